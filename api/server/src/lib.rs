@@ -1,0 +1,1 @@
+//! The palisade command, its HTTP face, and the durable report service.

@@ -1,0 +1,1 @@
+//! Shared workloads, the load tool, and comparisons with peers.

@@ -1,0 +1,1 @@
+//! An embedded, replicated storage engine: one quorum-replicated, fenced log, and projections of it.

@@ -1,0 +1,1 @@
+//! One ordered, agreed log out of several write-ahead logs.

@@ -1,0 +1,1 @@
+//! One node's durable, ordered frames for many groups.
