@@ -1,34 +1,42 @@
 //! One node's durable, ordered frames for many groups.
+//!
+//! A wal is a run of numbered batches in segment files. A batch changes the logs of one or more
+//! groups, whole or not at all; each group's log is a run of entries with an index, a small
+//! register beside it, and a trimmed front. One sync makes the batches of all groups durable.
+//!
+//! It has never heard of consensus: what a payload means is its caller's affair. What it promises:
+//!
+//! - **W1** A batch that was reported durable is found by every later recovery, or the verdict is
+//!   [`Verdict::Damaged`]. It is never silently missing.
+//! - **W2** A batch counts whole or not at all, over all its groups.
+//! - **W3** A failed sync is final: nothing is reported durable after it.
+//! - **W4** Bytes that were not written by this owner, for this segment, never pass.
+//!
+//! The files are described byte by byte in `docs/format.md`.
 
-/// A group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct GroupId(u64);
-/// An index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LogIndex(u64);
-impl GroupId {
-    /// Wraps.
-    #[must_use]
-    pub const fn new(raw: u64) -> Self {
-        Self(raw)
-    }
-    /// Raw.
-    #[must_use]
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-}
-impl LogIndex {
-    /// Before the log.
-    pub const ZERO: Self = Self(0);
-    /// Wraps.
-    #[must_use]
-    pub const fn new(raw: u64) -> Self {
-        Self(raw)
-    }
-    /// Raw.
-    #[must_use]
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-}
+mod commit;
+mod disk;
+mod error;
+mod frame;
+mod index;
+mod options;
+mod position;
+mod reader;
+mod recovery;
+mod segment;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod wal;
+mod writer;
+
+pub use commit::WalStats;
+pub use disk::{Disk, FileDisk};
+pub use error::{Disposition, WalError};
+pub use frame::Write;
+pub use options::{STATE_BYTES_MAX, WalOptions};
+pub use position::{BatchSeq, BytePos, GroupId, LogIndex, SegmentId};
+pub use reader::WalReader;
+pub use recovery::{Recovered, RecoveredGroup, Verdict};
+pub use segment::WalIdentity;
+pub use wal::Wal;
+pub use writer::{OnDurable, WalWriter};
