@@ -16,7 +16,7 @@ use crate::recovery::{Recovered, Recovery, Verdict};
 use crate::segment::{self, FileKind, WalIdentity, decode_header, encode_header};
 
 /// Prewritten files kept ready beside the segments in use.
-const SPARES: usize = 1;
+const SPARES: usize = 2;
 /// Zeros are written in pieces of this size.
 const ZEROS: usize = 1 << 20;
 
