@@ -358,7 +358,7 @@ fn a_failed_sync_is_final() {
 fn a_full_disk_refuses_and_recovers() {
     let disk = SimDisk::from_seed(1);
     let (mut wal, _) = open(&disk);
-    disk.set_faults(SimFaults { capacity_bytes: Some(3 * (16 << 10)), ..SimFaults::default() });
+    disk.set_faults(SimFaults { capacity_bytes: Some(4 * (16 << 10)), ..SimFaults::default() });
     let mut index = 0;
     let refused = loop {
         match wal.submit(&[append(1, index + 1, 2_000)]) {
