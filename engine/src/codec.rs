@@ -89,10 +89,6 @@ impl Reader {
     pub(crate) fn end(&self, what: &'static str) -> Result<(), DecodeError> {
         if self.rest.is_empty() { Ok(()) } else { Err(DecodeError { what }) }
     }
-
-    pub(crate) fn rest(self) -> Bytes {
-        self.rest
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use palisade_replication::sim::{GROUP, SimMachine};
+use palisade_replication::sim::SimMachine;
 use palisade_replication::{
     AppliedPosition, ApplyError, ClusterId, CommittedEntry, GroupId, NodeId, StateMachine,
 };
@@ -15,7 +15,7 @@ use crate::store::{Family, MemoryStore, StateRead};
 
 pub use crate::machine::RecordOutcome;
 pub use palisade_replication::sim::{
-    Completion as SimCompletion, OpId, SimCluster, SimOptions, SimRandom,
+    Completion as SimCompletion, GROUP, OpId, SimCluster, SimOptions, SimRandom,
 };
 
 /// The engine over a store that loses what was not flushed.
@@ -170,10 +170,4 @@ impl From<&RecordOutcome> for SimOutcome {
             Outcome::Refused(other) => Self::Refused(format!("{other:?}")),
         }
     }
-}
-
-/// A digest of the whole state: equal for equal state.
-#[must_use]
-pub fn digest_of(machine: &SimEngine) -> [u8; 32] {
-    machine.digest()
 }
