@@ -68,7 +68,8 @@ impl<'a> View<'a> {
 
     /// The record stands.
     pub(crate) fn keep_record(&mut self) {
-        self.committed.append(&mut self.record);
+        // Not `append`, which builds the whole map anew.
+        self.committed.extend(std::mem::take(&mut self.record));
     }
 
     /// The record has no effect.

@@ -74,8 +74,8 @@ pub async fn run_demo(settings: DemoSettings) -> Result<DemoSummary, String> {
         cluster.addresses().map(|address| format!("http://{address}")).join("  ")
     );
     let client = Client::new(cluster.addresses())?;
-    let loading = load::run(&mut cluster, &client, &flights).await?;
-    let reporting = report::run(&mut cluster, &client, &flights).await?;
+    let loading = load::run(&mut cluster, &flights).await?;
+    let reporting = report::run(&mut cluster, &flights).await?;
     let verified = verify::run(&client, &flights, &reporting.accepted).await?;
     let summary = DemoSummary { loading, reporting: reporting.stats, verified };
     table::print(&summary);
