@@ -197,7 +197,6 @@ impl Engine {
     }
 
     /// Begins a batch: operations on several resources that take effect together, at one offset.
-    #[must_use]
     pub fn batch(&self) -> Batch {
         Batch::new(self.clone())
     }

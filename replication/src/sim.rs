@@ -84,7 +84,7 @@ impl SimRandom {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.0;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -94,7 +94,7 @@ impl SimRandom {
 
     /// A number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
+        self.draw() % end.max(1)
     }
 
     /// True so many times of a thousand.
@@ -173,7 +173,7 @@ impl<M: SimMachine> SimCluster<M> {
         let nodes = (1..=options.nodes)
             .map(|id| {
                 let node = SimNode {
-                    disk: SimDisk::from_seed(random.next()),
+                    disk: SimDisk::from_seed(random.draw()),
                     machine: machine(NodeId::new(id)),
                     life: 0,
                     running: None,
@@ -288,7 +288,7 @@ impl<M: SimMachine> SimCluster<M> {
     /// Starts a node on what its disk holds.
     pub fn start(&mut self, id: NodeId) {
         self.note(b"start", id.get());
-        let (session, seed) = (self.random.next(), self.random.next());
+        let (session, seed) = (self.random.draw(), self.random.draw());
         let voters = self.node_ids();
         let node = self.nodes.get_mut(&id).expect("a known node");
         if node.running.is_some() {
