@@ -156,6 +156,8 @@ pub struct SimCluster<M: SimMachine> {
     event_count: u64,
     nodes: BTreeMap<NodeId, SimNode<M>>,
     blocked: BTreeSet<(NodeId, NodeId)>,
+    /// Nodes whose disk does not come back from a sync, and whether one is under way.
+    held: BTreeMap<NodeId, bool>,
     next_op: OpId,
     completions: VecDeque<(OpId, Completion<M::Outcome>)>,
     /// What every offset holds, as first applied anywhere.
@@ -189,6 +191,7 @@ impl<M: SimMachine> SimCluster<M> {
             event_count: 0,
             nodes,
             blocked: BTreeSet::new(),
+            held: BTreeMap::new(),
             next_op: 0,
             completions: VecDeque::new(),
             agreed: BTreeMap::new(),
@@ -345,6 +348,19 @@ impl<M: SimMachine> SimCluster<M> {
         }
     }
 
+    /// From now on the disk of a node does not come back from a sync.
+    pub fn hold_syncs(&mut self, node: NodeId) {
+        self.held.entry(node).or_insert(false);
+    }
+
+    /// The disk of a node comes back, from the sync it was held in too.
+    pub fn release_syncs(&mut self, node: NodeId) {
+        if self.held.remove(&node) == Some(true) {
+            let life = self.nodes[&node].life;
+            self.schedule(0, Event::Synced { node, life });
+        }
+    }
+
     /// Mends every way.
     pub fn heal(&mut self) {
         self.blocked.clear();
@@ -438,10 +454,15 @@ impl<M: SimMachine> SimCluster<M> {
                 }
             }
             Event::Synced { node, life } => {
-                if self.lives(node, life) {
-                    self.note(b"synced", node.get());
-                    self.synced(node);
+                if !self.lives(node, life) {
+                    return;
                 }
+                if let Some(waits) = self.held.get_mut(&node) {
+                    *waits = true;
+                    return;
+                }
+                self.note(b"synced", node.get());
+                self.synced(node);
             }
             Event::Apply { node, life } => {
                 if self.lives(node, life) {
