@@ -39,7 +39,7 @@ where
     for _ in 0..callers {
         let (request, numbers) = (request.clone(), Arc::clone(&numbers));
         tasks.spawn(async move {
-            let mut latency_us = Histogram::<u64>::new(3).map_err(|error| error.to_string())?;
+            let mut latency_us = latencies()?;
             loop {
                 let begun = Instant::now();
                 if begun >= end {
@@ -53,7 +53,7 @@ where
             }
         });
     }
-    let mut all = Histogram::<u64>::new(3).map_err(|error| error.to_string())?;
+    let mut all = latencies()?;
     while let Some(done) = tasks.join_next().await {
         let one = done.map_err(|error| error.to_string())??;
         all.add(one).map_err(|error| error.to_string())?;
@@ -64,6 +64,11 @@ where
         p50: quantile(0.5),
         p99: quantile(0.99),
     })
+}
+
+/// Microseconds, from one to a minute.
+fn latencies() -> Result<Histogram<u64>, String> {
+    Histogram::new_with_bounds(1, 60_000_000, 3).map_err(|error| error.to_string())
 }
 
 /// The sample in the middle, by its rate.
@@ -88,6 +93,11 @@ mod tests {
             Ok(())
         };
         assert!(closed_loop(2, length, answer).await.unwrap().per_second > 0.0);
+        let slow = |_| async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Ok(())
+        };
+        assert!(closed_loop(2, length, slow).await.unwrap().p50 >= Duration::from_millis(10));
         let fail = |number| async move { if number > 5 { Err("six".to_owned()) } else { Ok(()) } };
         assert_eq!(closed_loop(2, length, fail).await.unwrap_err(), "six");
     }
