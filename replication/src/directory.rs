@@ -22,7 +22,6 @@ use crate::identity::{ClusterId, Incarnation, NodeId};
 const MAGIC: &[u8; 8] = b"PLSDNODE";
 const VERSION: u32 = 1;
 const FILE: &str = "node";
-const FILE_NEW: &str = "node.new";
 const BYTES: usize = 56;
 const WAL_DIR: &str = "wal";
 
@@ -48,6 +47,15 @@ pub(crate) fn claim(
             if (found_cluster, found_node) != (cluster, node) {
                 return Err(NodeError::Foreign { cluster: found_cluster, node: found_node });
             }
+            if !wal_dir(data_dir).exists() {
+                // A node that forgot what it promised must not vote again.
+                return Err(NodeError::Damaged {
+                    what: format!(
+                        "{} has its {FILE} file but no log: restore it, or replace this node",
+                        data_dir.display()
+                    ),
+                });
+            }
             Ok(incarnation)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -61,8 +69,9 @@ pub(crate) fn claim(
                 });
             }
             let incarnation = Incarnation::new(random_u128().map_err(io("no randomness for"))?);
-            write_new(data_dir, &encode(cluster, node, incarnation))
+            write_new(data_dir, FILE, &encode(cluster, node, incarnation))
                 .map_err(io("could not write"))?;
+            fs::create_dir(wal_dir(data_dir)).map_err(io("could not create the log in"))?;
             Ok(incarnation)
         }
         Err(error) => Err(io("could not read")(error)),
@@ -117,12 +126,12 @@ fn decode(raw: &[u8], data_dir: &Path) -> Result<(ClusterId, NodeId, Incarnation
 }
 
 /// Whole or not at all: written aside, synced, renamed, and the directory synced.
-fn write_new(data_dir: &Path, raw: &[u8]) -> io::Result<()> {
-    let aside = data_dir.join(FILE_NEW);
+pub(crate) fn write_new(data_dir: &Path, name: &str, raw: &[u8]) -> io::Result<()> {
+    let aside = data_dir.join(format!("{name}.new"));
     let mut file = File::create(&aside)?;
     file.write_all(raw)?;
     file.sync_all()?;
-    fs::rename(&aside, data_dir.join(FILE))?;
+    fs::rename(&aside, data_dir.join(name))?;
     File::open(data_dir)?.sync_all()
 }
 
@@ -147,6 +156,15 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_lost_its_log_does_not_start_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cluster, node) = (ClusterId::new(1), NodeId::new(2));
+        claim(dir.path(), cluster, node).unwrap();
+        fs::remove_dir_all(wal_dir(dir.path())).unwrap();
+        assert!(matches!(claim(dir.path(), cluster, node), Err(NodeError::Damaged { .. })));
+    }
+
+    #[test]
     fn a_flipped_bit_is_noticed_and_a_log_without_the_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (cluster, node) = (ClusterId::new(1), NodeId::new(2));
@@ -163,7 +181,6 @@ mod tests {
             );
         }
         fs::remove_file(&path).unwrap();
-        fs::create_dir(wal_dir(dir.path())).unwrap();
         assert!(matches!(claim(dir.path(), cluster, node), Err(NodeError::Damaged { .. })));
     }
 }

@@ -30,6 +30,9 @@ use crate::wire::Envelope;
 
 /// Inputs taken in before a step, at most.
 const ROUND_INPUTS_MAX: usize = 4096;
+/// Bytes taken in before a step, give or take one message. What a step writes is one batch of the
+/// wal, which has a bound.
+const ROUND_BYTES_MAX: usize = 4 << 20;
 
 /// Something for the replica thread.
 #[derive(Debug)]
@@ -43,6 +46,16 @@ pub(crate) enum Event<O> {
     Flushed { group: GroupId, index: LogIndex },
     ApplierFailed(NodeError),
     Close,
+}
+
+impl<O> Event<O> {
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Propose { payload, .. } => payload.len(),
+            Self::Peer(envelope) => envelope.encoded_bytes(),
+            _ => 0,
+        }
+    }
 }
 
 /// One group as its replica thread sees it.
@@ -104,8 +117,13 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
                 ticks += 1;
                 self.on_tick(ticks);
             }
+            let mut round_bytes = 0;
             for _ in 0..ROUND_INPUTS_MAX {
+                if round_bytes > ROUND_BYTES_MAX {
+                    break;
+                }
                 let Some(taken) = event.take().or_else(|| self.outbox.take()) else { break };
+                round_bytes += taken.payload_bytes();
                 if let Event::Close = taken {
                     return Ok(());
                 }
@@ -129,8 +147,13 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
     fn on_event(&mut self, event: Event<O>) -> Result<(), NodeError> {
         match event {
             Event::Propose { group, payload, reply } => {
+                let wal_full = !self.unsubmitted.is_empty();
+                let retry_after_ms = self.tick.as_millis() as u64;
                 let hosted = self.hosted(group);
-                if let Some(refusal) = hosted.replica.refusal(payload.len()) {
+                let refusal =
+                    hosted.replica.refusal(payload.len()).or(wal_full
+                        .then_some(NodeError::Backpressure { queue: "wal", retry_after_ms }));
+                if let Some(refusal) = refusal {
                     let _ = reply.send(Err(refusal));
                     return Ok(());
                 }

@@ -1,5 +1,6 @@
 //! One ordered, agreed log out of several write-ahead logs.
 
+mod acquaintances;
 mod applier;
 mod directory;
 mod driver;

@@ -17,6 +17,7 @@ use palisade_wal::{FileDisk, GroupId, Wal, WalIdentity, WalOptions, WalWriter};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use crate::acquaintances::Acquaintances;
 use crate::applier::{Applier, Committed, GroupShared};
 use crate::directory;
 use crate::driver::{Driver, Event, Hosted};
@@ -30,6 +31,7 @@ use crate::replica::{Replica, ReplicaConfig};
 use crate::state_machine::StateMachine;
 use crate::tracker::Tracker;
 use crate::transport::{Speaker, TcpTransport};
+use crate::wire::Envelope;
 
 /// What a node needs to know to open.
 #[derive(Clone, Debug)]
@@ -123,6 +125,7 @@ impl<M: StateMachine> Node<M> {
         };
         let incarnation = directory::claim(&config.data_dir, config.cluster, config.node)?;
         let session = directory::random_u128().map_err(io("no randomness for"))? as u64;
+        let acquaintances = Acquaintances::open(&config.data_dir)?;
         let disk = FileDisk::open(directory::wal_dir(&config.data_dir))?;
         let identity = WalIdentity {
             cluster: config.cluster.get(),
@@ -173,10 +176,11 @@ impl<M: StateMachine> Node<M> {
             peers.remove(&config.node);
             let deliver = inbox.clone();
             let bytes_max = config.options.peer_queue_bytes_max;
-            TcpTransport::start(speaker, listener, peers, bytes_max, move |envelope| {
+            let take = move |envelope: Envelope| {
                 // A full inbox drops the message; replicas repeat what matters.
                 deliver.offer(envelope.encoded_bytes(), Event::Peer(envelope));
-            })
+            };
+            TcpTransport::start(speaker, acquaintances, listener, peers, bytes_max, take)
         };
         let (jobs_sender, jobs) = mpsc::channel();
         let applier = Applier {

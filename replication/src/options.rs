@@ -29,7 +29,8 @@ pub struct Options {
     /// A leader's own appends on their way to its disk. More than one lets the next entry be
     /// written while the last one syncs.
     pub appends_in_flight_max: usize,
-    /// Appends on their way to one follower.
+    /// Appends on their way to one follower. With `message_bytes_max` they must fit into
+    /// `peer_queue_bytes_max`, or a follower that is far behind would lose some of them again.
     pub messages_in_flight_max: usize,
     /// Largest append message.
     pub message_bytes_max: usize,
@@ -62,7 +63,7 @@ impl Default for Options {
             proposals_bytes_max: 16 << 20,
             reads_max: 16_384,
             appends_in_flight_max: 2,
-            messages_in_flight_max: 256,
+            messages_in_flight_max: 24,
             message_bytes_max: 1 << 20,
             uncommitted_bytes_max: 64 << 20,
             apply_backlog_bytes_max: 64 << 20,
@@ -112,7 +113,13 @@ impl Options {
                 "peer_queue_bytes_max must be at least 8 MiB",
             ),
         ];
-        match rules.iter().find(|(holds, _)| !holds) {
+        let window = self.messages_in_flight_max.saturating_mul(self.message_bytes_max);
+        let window_fits = window <= self.peer_queue_bytes_max;
+        let rules = rules.into_iter().chain([(
+            window_fits,
+            "messages_in_flight_max times message_bytes_max must fit into peer_queue_bytes_max",
+        )]);
+        match rules.collect::<Vec<_>>().iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(NodeError::InvalidArgument { what: (*rule).to_owned() }),
             None => Ok(()),
         }

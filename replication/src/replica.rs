@@ -818,7 +818,8 @@ fn raft_config(config: &ReplicaConfig, applied: AppliedPosition) -> Config {
         check_quorum: true,
         pre_vote: true,
         read_only_option: ReadOnlyOption::Safe,
-        batch_append: true,
+        // Merged appends know no bound: one message could hold all that a follower lacks.
+        batch_append: false,
         max_uncommitted_size: options.uncommitted_bytes_max as u64,
         max_committed_size_per_ready: options.message_bytes_max as u64,
         ..Config::default()

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! greeting   magic 8, version 4, cluster 16, from 8, to 8, incarnation 16, crc32 4
-//! answer     1 byte: 0 welcome, otherwise the reason
+//! answer     1 byte: 0 welcome, otherwise the reason; after a welcome, own incarnation 16
 //! frame      length 4, crc32 of the body 4, body: one envelope (see `wire`)
 //! ```
 //! Little-endian.
@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::acquaintances::Acquaintances;
 use crate::identity::{ClusterId, Incarnation, NodeId};
 use crate::options::RECORD_BYTES_LIMIT;
 use crate::wire::Envelope;
@@ -38,6 +39,7 @@ const WELCOME: u8 = 0;
 const REFUSED_CLUSTER: u8 = 1;
 const REFUSED_NODE: u8 = 2;
 const REFUSED_VERSION: u8 = 3;
+const REFUSED_INCARNATION: u8 = 4;
 const FRAME_HEADER_BYTES: usize = 8;
 /// Largest body that is read: a message of entries, each within its own bound, and their headers.
 const FRAME_BYTES_MAX: usize = 4 * RECORD_BYTES_LIMIT;
@@ -94,21 +96,24 @@ impl TcpTransport {
     /// Starts to listen and to dial on the current runtime. `deliver` takes what arrives.
     pub(crate) fn start(
         speaker: Speaker,
+        acquaintances: Acquaintances,
         listener: Option<TcpListener>,
         peers: BTreeMap<NodeId, SocketAddr>,
         queued_bytes_max: usize,
         deliver: impl Fn(Envelope) + Clone + Send + Sync + 'static,
     ) -> Self {
+        let acquaintances = Arc::new(acquaintances);
         let mut tasks = JoinSet::new();
         if let Some(listener) = listener {
-            tasks.spawn(listen(speaker, listener, deliver));
+            tasks.spawn(listen(speaker, Arc::clone(&acquaintances), listener, deliver));
         }
         let peers = peers
             .into_iter()
             .map(|(node, address)| {
                 let (sender, receiver) = mpsc::unbounded_channel();
                 let queued_bytes = Arc::new(AtomicUsize::new(0));
-                tasks.spawn(dial(speaker, node, address, receiver, Arc::clone(&queued_bytes)));
+                let peer = Peer { node, address, acquaintances: Arc::clone(&acquaintances) };
+                tasks.spawn(dial(speaker, peer, receiver, Arc::clone(&queued_bytes)));
                 (node, PeerQueue { sender, queued_bytes, queued_bytes_max })
             })
             .collect();
@@ -116,17 +121,24 @@ impl TcpTransport {
     }
 }
 
+/// Whom to dial.
+struct Peer {
+    node: NodeId,
+    address: SocketAddr,
+    acquaintances: Arc<Acquaintances>,
+}
+
 /// Keeps a connection to one peer and writes what is queued for it.
 async fn dial(
     speaker: Speaker,
-    node: NodeId,
-    address: SocketAddr,
+    peer: Peer,
     mut queue: mpsc::UnboundedReceiver<Envelope>,
     queued_bytes: Arc<AtomicUsize>,
 ) {
+    let node = peer.node;
     let mut pause = DIAL_PAUSE_MIN;
     loop {
-        match timeout(HANDSHAKE_TIMEOUT, greet(speaker, node, address)).await {
+        match timeout(HANDSHAKE_TIMEOUT, greet(speaker, &peer)).await {
             Ok(Ok(stream)) => {
                 pause = DIAL_PAUSE_MIN;
                 if let Err(error) = write_frames(stream, &mut queue, &queued_bytes).await {
@@ -147,17 +159,28 @@ async fn dial(
     }
 }
 
-async fn greet(speaker: Speaker, to: NodeId, address: SocketAddr) -> io::Result<TcpStream> {
+async fn greet(speaker: Speaker, peer: &Peer) -> io::Result<TcpStream> {
+    let (to, address) = (peer.node, peer.address);
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     stream.write_all(&encode_greeting(speaker, to)).await?;
     match stream.read_u8().await? {
-        WELCOME => Ok(stream),
+        WELCOME => {
+            let incarnation = Incarnation::new(stream.read_u128_le().await?);
+            if met(&peer.acquaintances, to, incarnation).await? {
+                return Ok(stream);
+            }
+            tracing::warn!(%to, %address, "the peer has lost the data directory it had");
+            Err(io::Error::other("it is another life of the peer"))
+        }
         reason => {
             let why = match reason {
                 REFUSED_CLUSTER => "it belongs to another cluster",
                 REFUSED_NODE => "it is another node",
                 REFUSED_VERSION => "it speaks another version",
+                REFUSED_INCARNATION => {
+                    "it knows another life of this node: this data directory is not the one it had"
+                }
                 _ => "it gave an unknown reason",
             };
             tracing::warn!(%to, %address, "the peer refused this node: {why}");
@@ -212,6 +235,7 @@ fn put_frame(out: &mut BytesMut, envelope: &Envelope) {
 
 async fn listen(
     speaker: Speaker,
+    acquaintances: Arc<Acquaintances>,
     listener: TcpListener,
     deliver: impl Fn(Envelope) + Clone + Send + Sync + 'static,
 ) {
@@ -223,9 +247,9 @@ async fn listen(
         };
         match stream {
             Ok((stream, address)) => {
-                let deliver = deliver.clone();
+                let (deliver, acquaintances) = (deliver.clone(), Arc::clone(&acquaintances));
                 connections.spawn(async move {
-                    if let Err(error) = serve(speaker, stream, deliver).await {
+                    if let Err(error) = serve(speaker, acquaintances, stream, deliver).await {
                         tracing::debug!(%address, %error, "a connection from a peer ended");
                     }
                 });
@@ -241,13 +265,21 @@ async fn listen(
 
 async fn serve(
     speaker: Speaker,
+    acquaintances: Arc<Acquaintances>,
     mut stream: TcpStream,
     deliver: impl Fn(Envelope),
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut greeting = [0; GREETING_BYTES];
     timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut greeting)).await??;
-    let from = match judge_greeting(speaker, &greeting) {
+    let judged = match judge_greeting(speaker, &greeting) {
+        Ok((from, incarnation)) => {
+            let known = met(&acquaintances, from, incarnation).await?;
+            if known { Ok(from) } else { Err(REFUSED_INCARNATION) }
+        }
+        Err(reason) => Err(reason),
+    };
+    let from = match judged {
         Ok(from) => from,
         Err(reason) => {
             stream.write_u8(reason).await?;
@@ -255,6 +287,7 @@ async fn serve(
         }
     };
     stream.write_u8(WELCOME).await?;
+    stream.write_u128_le(speaker.incarnation.get()).await?;
     let mut buffer = BytesMut::with_capacity(WRITE_BYTES_TARGET);
     loop {
         while let Some(envelope) = take_frame(&mut buffer)? {
@@ -268,6 +301,18 @@ async fn serve(
             return Ok(());
         }
     }
+}
+
+/// True if this life of the peer is the one that was met before, or the first. That one is written
+/// to a file, so not on a runtime thread.
+async fn met(
+    acquaintances: &Arc<Acquaintances>,
+    node: NodeId,
+    incarnation: Incarnation,
+) -> io::Result<bool> {
+    let acquaintances = Arc::clone(acquaintances);
+    let meet = move || acquaintances.meet(node, incarnation);
+    tokio::task::spawn_blocking(meet).await.map_err(io::Error::other)?
 }
 
 /// Takes one whole frame off the front of the buffer.
@@ -310,8 +355,11 @@ fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYTES] {
     raw[..].try_into().expect("a greeting has a fixed length")
 }
 
-/// Who greets, or the reason to refuse.
-fn judge_greeting(speaker: Speaker, raw: &[u8; GREETING_BYTES]) -> Result<NodeId, u8> {
+/// Who greets, and which life of it, or the reason to refuse.
+fn judge_greeting(
+    speaker: Speaker,
+    raw: &[u8; GREETING_BYTES],
+) -> Result<(NodeId, Incarnation), u8> {
     let mut fields = &raw[8..];
     let version = fields.get_u32_le();
     if &raw[..8] != MAGIC || version != VERSION {
@@ -328,7 +376,7 @@ fn judge_greeting(speaker: Speaker, raw: &[u8; GREETING_BYTES]) -> Result<NodeId
     if fields.get_u64_le() != speaker.node.get() || from == speaker.node.get() {
         return Err(REFUSED_NODE);
     }
-    Ok(NodeId::new(from))
+    Ok((NodeId::new(from), Incarnation::new(fields.get_u128_le())))
 }
 
 #[cfg(test)]
@@ -358,12 +406,21 @@ mod tests {
     async fn messages_arrive_whole_and_in_order() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let known = || Acquaintances::open(dir.path()).unwrap();
         let (sender, mut received) = mpsc::unbounded_channel();
         let deliver = move |envelope| sender.send(envelope).unwrap();
-        let _two =
-            TcpTransport::start(speaker(2), Some(listener), BTreeMap::new(), 1 << 20, deliver);
+        let _two = TcpTransport::start(
+            speaker(2),
+            known(),
+            Some(listener),
+            BTreeMap::new(),
+            1 << 20,
+            deliver,
+        );
         let one = TcpTransport::start(
             speaker(1),
+            known(),
             None,
             BTreeMap::from([(NodeId::new(2), address)]),
             1 << 20,
@@ -381,7 +438,7 @@ mod tests {
     fn a_greeting_is_judged_by_cluster_node_and_version() {
         let two = speaker(2);
         let good = encode_greeting(speaker(1), NodeId::new(2));
-        assert_eq!(judge_greeting(two, &good), Ok(NodeId::new(1)));
+        assert_eq!(judge_greeting(two, &good), Ok((NodeId::new(1), Incarnation::new(5))));
         assert_eq!(
             judge_greeting(two, &encode_greeting(speaker(1), NodeId::new(3))),
             Err(REFUSED_NODE)

@@ -161,3 +161,59 @@ impl Disk for FileDisk {
         self.dir_file.sync_all()
     }
 }
+
+/// What every disk must do, to be run over each of them.
+#[cfg(any(test, feature = "sim"))]
+pub mod conformance {
+    use super::Disk;
+
+    /// Runs the suite over an empty disk.
+    ///
+    /// # Panics
+    /// When the disk does not conform.
+    pub fn run(disk: &dyn Disk) {
+        let read = |name: &str, pos, length| {
+            let mut buffer = vec![0xff; length];
+            disk.read_at(name, pos, &mut buffer).map(|()| buffer)
+        };
+        assert!(disk.list().expect("a list").is_empty());
+        assert!(disk.len("absent").is_err());
+        assert!(read("absent", 0, 1).is_err());
+        disk.create("a", 100).expect("a new file");
+        assert_eq!(disk.len("a").expect("a length"), 100);
+        assert_eq!(read("a", 0, 100).expect("zeros"), vec![0; 100]);
+        assert!(read("a", 99, 2).is_err(), "fewer bytes than asked for are an error");
+        disk.write_at("a", 40, b"hello").expect("a write");
+        assert_eq!(read("a", 39, 7).expect("a read"), b"\0hello\0");
+        disk.sync("a").expect("a sync");
+        disk.create("b", 8).expect("a new file");
+        disk.rename("a", "c").expect("a rename");
+        disk.sync_dir().expect("a sync of the directory");
+        assert_eq!(disk.list().expect("a list"), ["b", "c"]);
+        assert_eq!(read("c", 40, 5).expect("a read"), b"hello");
+        assert!(read("a", 0, 1).is_err(), "the old name is gone");
+        disk.rename("b", "c").expect("a rename over another");
+        assert_eq!(disk.list().expect("a list"), ["c"]);
+        assert_eq!(disk.len("c").expect("a length"), 8);
+        disk.remove("c").expect("a removal");
+        assert!(disk.list().expect("a list").is_empty());
+        assert!(disk.remove("c").is_err());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_conforms() {
+        let dir = tempfile::tempdir().unwrap();
+        conformance::run(&FileDisk::open(dir.path()).unwrap());
+    }
+
+    #[cfg(feature = "sim")]
+    #[test]
+    fn a_simulated_disk_conforms() {
+        conformance::run(&crate::sim::SimDisk::from_seed(1));
+    }
+}

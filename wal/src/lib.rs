@@ -30,6 +30,8 @@ mod wal;
 mod writer;
 
 pub use commit::WalStats;
+#[cfg(any(test, feature = "sim"))]
+pub use disk::conformance;
 pub use disk::{Disk, FileDisk};
 pub use error::{Disposition, WalError};
 pub use frame::Write;

@@ -4,12 +4,13 @@
 //! replays the rest. Families are flushed together (`atomic_flush`), or a crash could leave them at
 //! different commits.
 
+use std::fs::{File, TryLockError};
 use std::path::Path;
 
 use bytes::Bytes;
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, ErrorKind, FlushOptions,
-    IteratorMode, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, IteratorMode,
+    Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
 
 use super::{EachRow, Family, StateRead, StateStore, StoreError, WriteSet};
@@ -22,10 +23,13 @@ const OPEN_FILES_MAX: i32 = 256;
 
 pub(crate) struct RocksStore {
     db: DB,
+    /// Held while the store is open. Its own, because RocksDB tells of a held lock by text only.
+    _lock: File,
 }
 
 impl RocksStore {
     pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
+        let lock = lock(dir)?;
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -42,12 +46,7 @@ impl RocksStore {
         let default = ColumnFamilyDescriptor::new("default", Options::default());
         let families = families.into_iter().chain([default]);
         match DB::open_cf_descriptors(&options, dir, families) {
-            Ok(db) => Ok(Self { db }),
-            Err(error) if error.kind() == ErrorKind::IOError && error.as_ref().contains("lock") => {
-                Err(Error::AlreadyExists {
-                    what: format!("the state in {} is open already", dir.display()),
-                })
-            }
+            Ok(db) => Ok(Self { db, _lock: lock }),
             Err(error) => Err(Error::InternalError {
                 what: format!("could not open the state in {}: {error}", dir.display()),
             }),
@@ -56,6 +55,21 @@ impl RocksStore {
 
     fn family(&self, family: Family) -> &ColumnFamily {
         self.db.cf_handle(family.name()).expect("every family is opened with the store")
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, Error> {
+    let failed = |error: std::io::Error| Error::InternalError {
+        what: format!("could not open the state in {}: {error}", dir.display()),
+    };
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    let lock = File::create(dir.join("palisade.lock")).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Error::AlreadyExists {
+            what: format!("the state in {} is open already", dir.display()),
+        }),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
     }
 }
 
