@@ -197,7 +197,6 @@ impl Engine {
     }
 
     /// Begins a batch: operations on several resources that take effect together, at one offset.
-    #[must_use]
     pub fn batch(&self) -> Batch {
         Batch::new(self.clone())
     }
@@ -376,6 +375,9 @@ fn refused(refusal: Refusal) -> Error {
         },
         Refusal::NotReserved => Error::PreconditionFailed {
             what: "the request is not reserved by this owner epoch".to_owned(),
+        },
+        Refusal::CompletedOtherwise { at } => Error::PreconditionFailed {
+            what: format!("the request was completed with another result, offset={at}"),
         },
         Refusal::AppendedTwice => Error::InvalidArgument {
             what: "a batch appends to the same log at most once".to_owned(),

@@ -9,7 +9,7 @@
 //! map          group resource key* !offset                  value
 //! idempotency  'k' group resource key*                      the request's record
 //!              't' group resource log_time key*             nothing: requests by age
-//!              'c' group resource                           how many requests are kept
+//!              'c' group resource                           which requests are kept
 //! ```
 //! `key*` is the user's key with every zero byte as `00 ff` and `00 01` at its end, so that keys
 //! keep their order and none is the beginning of another. `!offset` is the offset's complement: the
@@ -119,7 +119,7 @@ pub(crate) fn split_request_age(key: &[u8]) -> Option<(LogTime, Vec<u8>)> {
     Some((LogTime::new(u64::from_be_bytes(*log_time)), unescape(escaped)?))
 }
 
-pub(crate) fn request_count(group: GroupId, resource: ResourceId) -> Vec<u8> {
+pub(crate) fn request_window(group: GroupId, resource: ResourceId) -> Vec<u8> {
     prefix(Some(b'c'), group, resource)
 }
 

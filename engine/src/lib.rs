@@ -41,6 +41,8 @@ mod keys;
 mod log;
 mod machine;
 mod map;
+#[cfg(test)]
+mod model;
 mod projections;
 mod read;
 mod readers;
