@@ -183,6 +183,7 @@ impl StateMachine for EngineMachine {
 
 /// What a record's application answers; read through the handles.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "exported for the simulator"))]
 pub struct RecordOutcome(pub(crate) Outcome);
 
 impl Group {

@@ -142,7 +142,7 @@ impl Workload {
                     self.cluster.kill(leader);
                 }
             }
-            2 if round % 4 == 0 => {
+            2 if round.is_multiple_of(4) => {
                 for node in self.cluster.node_ids() {
                     self.cluster.power_off(node);
                 }

@@ -68,6 +68,9 @@ impl<O> Hosted<O> {
     }
 }
 
+/// Whose writes a batch holds.
+type Tickets = Vec<(GroupId, Ticket)>;
+
 pub(crate) struct Driver<O, T: Transport> {
     pub(crate) outbox: Outbox<Event<O>>,
     pub(crate) groups: BTreeMap<GroupId, Hosted<O>>,
@@ -77,13 +80,14 @@ pub(crate) struct Driver<O, T: Transport> {
     pub(crate) tick: Duration,
     pub(crate) resend_ticks: u32,
     /// Submitted batches of the wal and whose tickets each answers, in order.
-    pub(crate) submitted: VecDeque<(BatchSeq, Vec<(GroupId, Ticket)>)>,
+    pub(crate) submitted: VecDeque<(BatchSeq, Tickets)>,
     /// Batches the wal had no room for; nothing is appended past them.
-    pub(crate) unsubmitted: VecDeque<(Vec<Write>, Vec<(GroupId, Ticket)>)>,
+    pub(crate) unsubmitted: VecDeque<(Vec<Write>, Tickets)>,
 }
 
 impl<O: Send + 'static, T: Transport> Driver<O, T> {
     /// Runs until closed (`Ok`) or until something final happens.
+    #[expect(clippy::disallowed_methods, reason = "the driver owns the clock that ticks")]
     pub(crate) fn run(&mut self) -> Result<(), NodeError> {
         let mut next_tick = Instant::now() + self.tick;
         let mut ticks = 0_u64;
@@ -101,7 +105,7 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
                 self.on_tick(ticks);
             }
             for _ in 0..ROUND_INPUTS_MAX {
-                let Some(taken) = event.take().or_else(|| self.outbox.next()) else { break };
+                let Some(taken) = event.take().or_else(|| self.outbox.take()) else { break };
                 if let Event::Close = taken {
                     return Ok(());
                 }
@@ -245,6 +249,7 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the driver passes the wall clock in, for stamps")]
 fn wall_time() -> WallTime {
     // A clock before 1970 stamps zero; log time never falls whatever it says.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -72,7 +72,7 @@ impl<T> Outbox<T> {
     }
 
     /// The next event, if one is there.
-    pub(crate) fn next(&self) -> Option<T> {
+    pub(crate) fn take(&self) -> Option<T> {
         self.receiver.try_recv().ok().map(|event| self.taken(event))
     }
 
@@ -93,8 +93,8 @@ mod tests {
         assert!(inbox.offer(0, 2));
         assert!(!inbox.offer(0, 3));
         inbox.report(4);
-        assert_eq!(outbox.next(), Some(1));
+        assert_eq!(outbox.take(), Some(1));
         assert!(inbox.offer(10, 5));
-        assert_eq!([outbox.next(), outbox.next(), outbox.next()], [Some(2), Some(4), Some(5)]);
+        assert_eq!([outbox.take(), outbox.take(), outbox.take()], [Some(2), Some(4), Some(5)]);
     }
 }

@@ -315,9 +315,8 @@ fn decode_entry(index: LogIndex, payload: Bytes) -> Result<Entry, NodeError> {
         return Err(damaged("is too short"));
     }
     let (term, rest) = payload.split_at(8);
-    let mut entry = Entry::default();
-    entry.index = index.get();
-    entry.term = u64::from_le_bytes(term.try_into().expect("split at eight bytes"));
+    let term = u64::from_le_bytes(term.try_into().expect("split at eight bytes"));
+    let mut entry = Entry { index: index.get(), term, ..Entry::default() };
     entry.set_entry_type(match rest[0] {
         KIND_NORMAL => EntryType::EntryNormal,
         KIND_CONF_CHANGE => EntryType::EntryConfChange,

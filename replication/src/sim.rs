@@ -84,7 +84,7 @@ impl SimRandom {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.0;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -94,7 +94,7 @@ impl SimRandom {
 
     /// A number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
+        self.draw() % end.max(1)
     }
 
     /// True so many times of a thousand.
@@ -156,6 +156,8 @@ pub struct SimCluster<M: SimMachine> {
     event_count: u64,
     nodes: BTreeMap<NodeId, SimNode<M>>,
     blocked: BTreeSet<(NodeId, NodeId)>,
+    /// Nodes whose disk does not come back from a sync, and whether one is under way.
+    held: BTreeMap<NodeId, bool>,
     next_op: OpId,
     completions: VecDeque<(OpId, Completion<M::Outcome>)>,
     /// What every offset holds, as first applied anywhere.
@@ -173,7 +175,7 @@ impl<M: SimMachine> SimCluster<M> {
         let nodes = (1..=options.nodes)
             .map(|id| {
                 let node = SimNode {
-                    disk: SimDisk::from_seed(random.next()),
+                    disk: SimDisk::from_seed(random.draw()),
                     machine: machine(NodeId::new(id)),
                     life: 0,
                     running: None,
@@ -189,6 +191,7 @@ impl<M: SimMachine> SimCluster<M> {
             event_count: 0,
             nodes,
             blocked: BTreeSet::new(),
+            held: BTreeMap::new(),
             next_op: 0,
             completions: VecDeque::new(),
             agreed: BTreeMap::new(),
@@ -288,7 +291,7 @@ impl<M: SimMachine> SimCluster<M> {
     /// Starts a node on what its disk holds.
     pub fn start(&mut self, id: NodeId) {
         self.note(b"start", id.get());
-        let (session, seed) = (self.random.next(), self.random.next());
+        let (session, seed) = (self.random.draw(), self.random.draw());
         let voters = self.node_ids();
         let node = self.nodes.get_mut(&id).expect("a known node");
         if node.running.is_some() {
@@ -342,6 +345,19 @@ impl<M: SimMachine> SimCluster<M> {
             self.blocked.insert((from, to));
         } else {
             self.blocked.remove(&(from, to));
+        }
+    }
+
+    /// From now on the disk of a node does not come back from a sync.
+    pub fn hold_syncs(&mut self, node: NodeId) {
+        self.held.entry(node).or_insert(false);
+    }
+
+    /// The disk of a node comes back, from the sync it was held in too.
+    pub fn release_syncs(&mut self, node: NodeId) {
+        if self.held.remove(&node) == Some(true) {
+            let life = self.nodes[&node].life;
+            self.schedule(0, Event::Synced { node, life });
         }
     }
 
@@ -438,10 +454,15 @@ impl<M: SimMachine> SimCluster<M> {
                 }
             }
             Event::Synced { node, life } => {
-                if self.lives(node, life) {
-                    self.note(b"synced", node.get());
-                    self.synced(node);
+                if !self.lives(node, life) {
+                    return;
                 }
+                if let Some(waits) = self.held.get_mut(&node) {
+                    *waits = true;
+                    return;
+                }
+                self.note(b"synced", node.get());
+                self.synced(node);
             }
             Event::Apply { node, life } => {
                 if self.lives(node, life) {

@@ -230,6 +230,41 @@ fn acknowledged_records_survive_everything() {
     assert!(reads >= 5 * seeds.len(), "reads={reads}");
 }
 
+/// G1: a receipt needs a returned sync on two of three nodes, whichever they are.
+#[test]
+fn no_receipt_before_two_of_three_disks_have_synced() {
+    for seed in 0..30 {
+        let calm =
+            SimOptions { loss_per_mille: 0, duplicate_per_mille: 0, ..SimOptions::default() };
+        let mut cluster = SimCluster::new(seed, calm, |_| Journal::default());
+        cluster.run_for(5_000_000);
+        let leader = cluster.leader().expect("a calm cluster has a leader");
+        let mut others = cluster.node_ids();
+        others.retain(|node| *node != leader);
+        for held in [[leader, others[0]], [others[0], others[1]]] {
+            for node in held {
+                cluster.hold_syncs(node);
+            }
+            let caller = others[1];
+            let op = cluster.propose(caller, Bytes::from_static(b"record"));
+            // Long enough for many round trips, too short for an election.
+            cluster.run_for(200_000);
+            assert!(cluster.completion().is_none(), "seed={seed}: a receipt with one sync");
+            cluster.release_syncs(held[0]);
+            cluster.run_for(200_000);
+            let unheld_caller = held[1] != caller;
+            let receipt = cluster.completion();
+            // The caller answers once it has the record durable itself.
+            assert_eq!(receipt.is_some(), unheld_caller, "seed={seed}: {receipt:?}");
+            cluster.release_syncs(held[1]);
+            cluster.run_for(200_000);
+            let (done, completion) = receipt.or_else(|| cluster.completion()).expect("a receipt");
+            assert_eq!(done, op);
+            assert!(matches!(completion, Completion::Committed(_)), "seed={seed}: {completion:?}");
+        }
+    }
+}
+
 #[test]
 fn the_same_seed_gives_the_same_run() {
     for seed in 1000..1005 {

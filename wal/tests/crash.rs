@@ -278,12 +278,12 @@ proptest! {
             let name = if bit % 2 == 0 { "0000000000000001.seg" } else { "0000000000000002.seg" };
             disk.flip_bit(name, at.index(16 << 10), bit);
         }
-        if let Ok((mut wal, recovered)) = Wal::open(Arc::new(disk), IDENTITY, options()) {
-            if let Verdict::Damaged { .. } = recovered.verdict {
-                let write = Write::SetState { group: GroupId::new(1), payload: Bytes::new() };
-                let refused = matches!(wal.submit(&[write]), Err(WalError::Damaged { .. }));
-                prop_assert!(refused);
-            }
+        if let Ok((mut wal, recovered)) = Wal::open(Arc::new(disk), IDENTITY, options())
+            && let Verdict::Damaged { .. } = recovered.verdict
+        {
+            let write = Write::SetState { group: GroupId::new(1), payload: Bytes::new() };
+            let refused = matches!(wal.submit(&[write]), Err(WalError::Damaged { .. }));
+            prop_assert!(refused);
         }
     }
 }

@@ -108,6 +108,18 @@ impl Cluster {
             .map_err(|error| format!("could not kill node {}: {error}", at + 1))
     }
 
+    /// SIGKILL to every process before any has ended.
+    pub(super) fn kill_all(&mut self) -> Result<(), String> {
+        for node in &mut self.nodes {
+            if let Some(child) = &mut node.child {
+                child
+                    .kill()
+                    .map_err(|error| format!("could not kill node {}: {error}", node.id))?;
+            }
+        }
+        (0..3).try_for_each(|at| self.kill(at))
+    }
+
     /// Ends all processes and removes what they wrote, if it was made for the demo.
     pub(super) fn stop(&mut self) {
         for at in 0..3 {

@@ -22,11 +22,7 @@ const REPEAT_EVERY: u64 = 50;
 /// How long the killed leader stays down.
 const DOWN: Duration = Duration::from_millis(1500);
 
-pub(super) async fn run(
-    cluster: &mut Cluster,
-    client: &Client,
-    flights: &[Flight],
-) -> Result<PhaseStats, String> {
+pub(super) async fn run(cluster: &mut Cluster, flights: &[Flight]) -> Result<PhaseStats, String> {
     let progress = Arc::new(Progress::new("loaded", flights.len()));
     // Flights of one airport follow each other: each builds on the state the last one left.
     let mut lanes: BTreeMap<&str, Vec<(u64, Flight)>> = BTreeMap::new();

@@ -74,8 +74,14 @@ pub async fn run_demo(settings: DemoSettings) -> Result<DemoSummary, String> {
         cluster.addresses().map(|address| format!("http://{address}")).join("  ")
     );
     let client = Client::new(cluster.addresses())?;
-    let loading = load::run(&mut cluster, &client, &flights).await?;
-    let reporting = report::run(&mut cluster, &client, &flights).await?;
+    let loading = load::run(&mut cluster, &flights).await?;
+    let reporting = report::run(&mut cluster, &flights).await?;
+    cluster.kill_all()?;
+    println!("SIGKILL to all three nodes at once, then all are started again");
+    for at in 0..3 {
+        cluster.start_node(at)?;
+    }
+    client.wait_ready().await?;
     let verified = verify::run(&client, &flights, &reporting.accepted).await?;
     let summary = DemoSummary { loading, reporting: reporting.stats, verified };
     table::print(&summary);

@@ -35,11 +35,7 @@ pub(super) struct Reporting {
     pub(super) accepted: Vec<Accepted>,
 }
 
-pub(super) async fn run(
-    cluster: &mut Cluster,
-    client: &Client,
-    flights: &[Flight],
-) -> Result<Reporting, String> {
+pub(super) async fn run(cluster: &mut Cluster, flights: &[Flight]) -> Result<Reporting, String> {
     let wanted: BTreeSet<(String, String)> =
         flights.iter().map(|f| (f.origin.clone(), f.month().to_owned())).collect();
     let progress = Arc::new(Progress::new("requested", wanted.len()));
@@ -58,7 +54,7 @@ pub(super) async fn run(
             Ok(())
         });
     }
-    kill_in_the_middle(cluster, client, &progress, at, &mut tasks).await?;
+    kill_in_the_middle(cluster, &shared, &progress, at, &mut tasks).await?;
     let accepted =
         std::mem::take(&mut *accepted.lock().expect("no code panics while it holds the list"));
     Ok(Reporting { stats: progress.finish(), accepted })
