@@ -255,20 +255,20 @@ impl Model {
 // The machine under test.
 
 struct Replica<S> {
-    store: S,
+    store: Arc<S>,
     machine: EngineMachine,
 }
 
-impl<S: StateStore + Clone> Replica<S> {
-    fn open(store: S) -> Self {
+impl<S: StateStore> Replica<S> {
+    fn open(store: Arc<S>) -> Self {
         let (cluster, node) = (ClusterId::new(7), NodeId::new(1));
-        let shared = Arc::new(store.clone());
+        let shared = Arc::<S>::clone(&store);
         let machine = EngineMachine::open(shared, true, cluster, node, &[GROUP]).unwrap();
         Self { store, machine }
     }
 
     fn digest(&self) -> StateDigest {
-        digest(&self.store, GROUP).unwrap()
+        digest(&*self.store, GROUP).unwrap()
     }
 }
 
@@ -461,7 +461,7 @@ fn apply_all(replica: &mut Replica<MemoryStore>, commands: Vec<Command>) -> Vec<
     let outcomes: Vec<Outcome> = outcomes.into_iter().map(|outcome| outcome.0).skip(3).collect();
     let (model, wanted) = expected(&history);
     assert_eq!(outcomes, wanted[3..]);
-    assert_state(&replica.store, &model);
+    assert_state(&*replica.store, &model);
     outcomes
 }
 
@@ -478,17 +478,17 @@ proptest! {
         let (model, wanted) = expected(&history);
         let entries = entries(&history, &joins);
 
-        let mut plain = Replica::open(MemoryStore::default());
+        let mut plain = Replica::open(Arc::new(MemoryStore::default()));
         let outcomes: Vec<Outcome> = entries
             .iter()
             .flat_map(|entry| plain.machine.apply(GROUP, std::slice::from_ref(entry)).unwrap())
             .map(|outcome| outcome.0)
             .collect();
         prop_assert_eq!(&outcomes, &wanted);
-        assert_state(&plain.store, &model);
+        assert_state(&*plain.store, &model);
 
         // Commits of several entries, with flushes and crashes between them.
-        let mut rough = Replica::open(MemoryStore::default());
+        let mut rough = Replica::open(Arc::new(MemoryStore::default()));
         let mut events = events.into_iter();
         loop {
             let applied = rough.machine.applied(GROUP).index.get() as usize;
@@ -515,7 +515,7 @@ proptest! {
 
         // A shorter prefix has another digest: the chain alone tells.
         let cut = cut.index(entries.len());
-        let mut shorter = Replica::open(MemoryStore::default());
+        let mut shorter = Replica::open(Arc::new(MemoryStore::default()));
         shorter.machine.apply(GROUP, &entries[..cut]).unwrap();
         prop_assert_ne!(shorter.digest().head, plain.digest().head);
     }
@@ -535,12 +535,13 @@ mod rocks {
         let strategy = (any_history(), vec(any::<bool>(), 1..8), any::<Index>());
         let held = runner.run(&strategy, |(history, joins, cut)| {
             let entries = entries(&history, &joins);
-            let mut memory = Replica::open(MemoryStore::default());
+            let mut memory = Replica::open(Arc::new(MemoryStore::default()));
             memory.machine.apply(GROUP, &entries).unwrap();
 
             let dir = tempfile::tempdir().unwrap();
             let (before, after) = entries.split_at(cut.index(entries.len()));
-            let open = || Replica::open(Arc::new(RocksStore::open(dir.path()).unwrap()));
+            let open =
+                || Replica::open(Arc::new(RocksStore::open(&dir.path().join("state")).unwrap()));
             let mut rocks = open();
             for entry in before {
                 rocks.machine.apply(GROUP, std::slice::from_ref(entry)).unwrap();
@@ -560,7 +561,7 @@ mod rocks {
 /// G6: a repetition is answered as one, even when the guards of its batch hold no longer.
 #[test]
 fn a_repetition_is_told_before_its_guards_are_judged() {
-    let mut replica = Replica::open(MemoryStore::default());
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
     let submit = || {
         batch(vec![
             put_if("k", "accepted", Version::ABSENT),
@@ -577,7 +578,7 @@ fn a_repetition_is_told_before_its_guards_are_judged() {
 
 #[test]
 fn only_a_higher_owner_takes_over_and_only_the_holder_completes() {
-    let mut replica = Replica::open(MemoryStore::default());
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
     let outcomes = apply_all(
         &mut replica,
         [
@@ -624,8 +625,8 @@ fn only_a_higher_owner_takes_over_and_only_the_holder_completes() {
 /// G12: beyond its bound a store forgets the oldest requests, and says that it holds no more.
 #[test]
 fn a_full_store_of_requests_forgets_the_oldest() {
-    let store = MemoryStore::default();
-    let mut replica = Replica::open(store.clone());
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+    let store = Arc::clone(&replica.store);
     apply_all(&mut replica, vec![batch(vec![reserve("a", 1, 1)]), batch(vec![reserve("b", 1, 1)])]);
     // As if there were as many as there may be.
     let row = keys::request_window(GROUP, ResourceId(3));
@@ -655,7 +656,7 @@ fn a_full_store_of_requests_forgets_the_oldest() {
 /// G10: a gap in the offsets, or a record that cannot be read, stops the replica.
 #[test]
 fn what_does_not_fit_is_an_error_and_leaves_nothing() {
-    let mut replica = Replica::open(MemoryStore::default());
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
     let mut all = entries(&opened(), &[false]);
     replica.machine.apply(GROUP, &all[..1]).unwrap();
     let before = replica.digest();
