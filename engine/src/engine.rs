@@ -140,8 +140,16 @@ impl EngineBuilder {
             options: self.options,
             wal: self.wal,
         };
-        let readers = Readers::start(&store, READER_THREADS)?;
         let node = Node::open(config, machine).await?;
+        let readers = match Readers::start(&store, READER_THREADS) {
+            Ok(readers) => readers,
+            Err(error) => {
+                // The caller hears the first cause; a node that would not close as well is gone
+                // with this process.
+                let _ = node.close().await;
+                return Err(error);
+            }
+        };
         Ok(Engine {
             inner: Arc::new(Inner {
                 node,
@@ -302,6 +310,10 @@ impl Engine {
         options: ReadOptions,
         read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Error> {
+        // A halted replica may be damaged: it serves nothing, however stale (G10).
+        if let Some(cause) = self.inner.node.stopped() {
+            return Err(cause.into());
+        }
         match options.consistency {
             ReadConsistency::Local => {}
             ReadConsistency::Linearizable => {
