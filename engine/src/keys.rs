@@ -18,6 +18,7 @@
 use palisade_replication::{GroupId, LogTime, Offset};
 
 use crate::resource::ResourceId;
+use crate::store::Family;
 
 pub(crate) const OWNER: &[u8] = b"o";
 
@@ -45,6 +46,23 @@ pub(crate) fn resources(group: GroupId) -> (Vec<u8>, Vec<u8>) {
     from.extend_from_slice(&group.get().to_be_bytes());
     let end = after(&from);
     (from, end)
+}
+
+/// Everything that a family holds of a group: from, end. Families of state only.
+pub(crate) fn of_group(family: Family, group: GroupId) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let tags: &[Option<u8>] = match family {
+        Family::Meta => &[],
+        Family::Resources => &[Some(b'i')],
+        Family::Log | Family::Map => &[None],
+        Family::Idempotency => &[Some(b'c'), Some(b'k'), Some(b't')],
+    };
+    let range = |tag: &Option<u8>| {
+        let mut from: Vec<u8> = tag.iter().copied().collect();
+        from.extend_from_slice(&group.get().to_be_bytes());
+        let end = after(&from);
+        (from, end)
+    };
+    tags.iter().map(range).collect()
 }
 
 pub(crate) fn log(group: GroupId, resource: ResourceId, offset: Offset) -> Vec<u8> {
