@@ -36,6 +36,8 @@ mod command;
 mod digest;
 mod engine;
 mod error;
+#[cfg(test)]
+mod golden;
 mod idempotency;
 mod keys;
 mod log;
