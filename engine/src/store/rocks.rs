@@ -4,7 +4,6 @@
 //! replays the rest. Families are flushed together (`atomic_flush`), or a crash could leave them at
 //! different commits.
 
-use std::fmt::Display;
 use std::fs::{File, TryLockError};
 use std::path::Path;
 
@@ -25,27 +24,16 @@ const BLOCK_CACHE_BYTES: usize = 64 << 20;
 const OPEN_FILES_MAX: i32 = 512;
 /// Filter bits for each key: one look-up in a hundred of a key that is not there reads a block.
 const FILTER_BITS_PER_KEY: f64 = 10.0;
-/// The file beside the store whose lock says that a process has it open.
-const LOCK_EXTENSION: &str = "lock";
 
 pub(crate) struct RocksStore {
     db: DB,
-    /// Held as long as the store is: dropped after it.
+    /// Held while the store is open. Its own, because RocksDB tells of a held lock by text only.
     _lock: File,
 }
 
 impl RocksStore {
-    /// Opens the store in the directory, or makes it there.
     pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
-        let failed = |error: &dyn Display| Error::InternalError {
-            what: format!("could not open the state in {}: {error}", dir.display()),
-        };
-        let lock = lock(dir).map_err(|error| match error {
-            TryLockError::WouldBlock => Error::AlreadyExists {
-                what: format!("the state in {} is open already", dir.display()),
-            },
-            TryLockError::Error(error) => failed(&error),
-        })?;
+        let lock = lock(dir)?;
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -72,9 +60,12 @@ impl RocksStore {
         });
         let default = ColumnFamilyDescriptor::new("default", Options::default());
         let families = families.into_iter().chain([default]);
-        let db =
-            DB::open_cf_descriptors(&options, dir, families).map_err(|error| failed(&error))?;
-        Ok(Self { db, _lock: lock })
+        match DB::open_cf_descriptors(&options, dir, families) {
+            Ok(db) => Ok(Self { db, _lock: lock }),
+            Err(error) => Err(Error::InternalError {
+                what: format!("could not open the state in {}: {error}", dir.display()),
+            }),
+        }
     }
 
     fn family(&self, family: Family) -> &ColumnFamily {
@@ -82,13 +73,19 @@ impl RocksStore {
     }
 }
 
-/// Takes the lock beside the directory. RocksDB takes one of its own, but says so in words only.
-fn lock(dir: &Path) -> Result<File, TryLockError> {
-    let path = dir.with_extension(LOCK_EXTENSION);
-    let file = File::options().create(true).truncate(false).write(true).open(path);
-    let file = file.map_err(TryLockError::Error)?;
-    file.try_lock()?;
-    Ok(file)
+fn lock(dir: &Path) -> Result<File, Error> {
+    let failed = |error: std::io::Error| Error::InternalError {
+        what: format!("could not open the state in {}: {error}", dir.display()),
+    };
+    std::fs::create_dir_all(dir).map_err(failed)?;
+    let lock = File::create(dir.join("palisade.lock")).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Error::AlreadyExists {
+            what: format!("the state in {} is open already", dir.display()),
+        }),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
 }
 
 fn failed(error: rocksdb::Error) -> StoreError {
