@@ -151,6 +151,9 @@ pub(crate) enum Refusal {
         since: LogTime,
     },
     NotReserved,
+    CompletedOtherwise {
+        at: Offset,
+    },
     /// A record is one place in a log, so it holds one payload of it at most.
     AppendedTwice,
 }

@@ -3,6 +3,7 @@
 use palisade_replication::{GroupId, Offset};
 use sha2::{Digest, Sha256};
 
+use crate::keys;
 use crate::machine::{ChainHead, read_position};
 use crate::store::{Family, StateRead, StoreError};
 
@@ -27,13 +28,15 @@ pub(crate) fn digest(read: &dyn StateRead, group: GroupId) -> Result<StateDigest
             continue;
         }
         let mut hasher = Sha256::new();
-        read.scan(family, &[], &[0xff; 64], &mut |key, value| {
-            for part in [key, value] {
-                hasher.update((part.len() as u64).to_le_bytes());
-                hasher.update(part);
-            }
-            true
-        })?;
+        for (from, end) in keys::of_group(family, group) {
+            read.scan(family, &from, &end, &mut |key, value| {
+                for part in [key, value] {
+                    hasher.update((part.len() as u64).to_le_bytes());
+                    hasher.update(part);
+                }
+                true
+            })?;
+        }
         projections.push((family.name(), ChainHead(hasher.finalize().into())));
     }
     Ok(StateDigest { offset: position.offset, head, projections })

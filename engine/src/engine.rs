@@ -140,8 +140,16 @@ impl EngineBuilder {
             options: self.options,
             wal: self.wal,
         };
-        let readers = Readers::start(&store, READER_THREADS)?;
         let node = Node::open(config, machine).await?;
+        let readers = match Readers::start(&store, READER_THREADS) {
+            Ok(readers) => readers,
+            Err(error) => {
+                // The caller hears the first cause; a node that would not close as well is gone
+                // with this process.
+                let _ = node.close().await;
+                return Err(error);
+            }
+        };
         Ok(Engine {
             inner: Arc::new(Inner {
                 node,
@@ -302,6 +310,10 @@ impl Engine {
         options: ReadOptions,
         read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Error> {
+        // A halted replica may be damaged: it serves nothing, however stale (G10).
+        if let Some(cause) = self.inner.node.stopped() {
+            return Err(cause.into());
+        }
         match options.consistency {
             ReadConsistency::Local => {}
             ReadConsistency::Linearizable => {
@@ -375,6 +387,9 @@ fn refused(refusal: Refusal) -> Error {
         },
         Refusal::NotReserved => Error::PreconditionFailed {
             what: "the request is not reserved by this owner epoch".to_owned(),
+        },
+        Refusal::CompletedOtherwise { at } => Error::PreconditionFailed {
+            what: format!("the request was completed with another result, offset={at}"),
         },
         Refusal::AppendedTwice => Error::InvalidArgument {
             what: "a batch appends to the same log at most once".to_owned(),

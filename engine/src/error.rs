@@ -1,8 +1,12 @@
 //! What can go wrong, as a service sees it: a closed set, and for each what to do about it.
 
 use palisade_replication::{Disposition, NodeError, Offset};
+use palisade_wal::WalError;
 
 use crate::resource::FenceEpoch;
+
+/// When to come back if the disk has no room.
+const DISK_RETRY_AFTER_MS: u64 = 1000;
 
 /// A refusal or failure.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -121,6 +125,50 @@ impl Error {
         }
     }
 
+    /// What a person can do about it.
+    #[must_use]
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::LeaseExpired => {
+                "acquire the lease again; what it guarded is not yours until then"
+            }
+            Self::Revoked => "stop, and ask whoever revoked it",
+            Self::Fenced { .. } => {
+                "stop writing: another writer took over; to take over in turn, open the resource \
+                 with a higher epoch"
+            }
+            Self::Disconnected { outcome_unknown: false } => {
+                "nothing happened; try again, and check that a majority of the nodes is up"
+            }
+            Self::Disconnected { outcome_unknown: true } => {
+                "it may have taken effect; repeat it with the same request id, or look the request up"
+            }
+            Self::Degraded { .. } => "try again, or ask another node",
+            Self::Incompatible { .. } => {
+                "open it as what it is, or use another name or another directory"
+            }
+            Self::RateLimited { .. } => "nothing happened; wait as long as it says and try again",
+            Self::InternalError { .. } => {
+                "this node serves nothing more; read the cause, then restart or replace it"
+            }
+            Self::InvalidArgument { .. } => {
+                "change the request; it will never be accepted as it is"
+            }
+            Self::NotFound { .. } => "check the name and the group",
+            Self::AlreadyExists { .. } => "use the one that is there, or choose another name",
+            Self::IdempotencyConflict => {
+                "use a new request id for a new request; repeat an old one unchanged"
+            }
+            Self::DomainUnavailable { .. } => {
+                "call from a domain that the placement names; nothing is tried elsewhere"
+            }
+            Self::NotYetApplied { .. } => {
+                "wait for the offset, ask another replica, or read with less freshness"
+            }
+            Self::PreconditionFailed { .. } => "read the state again and decide anew",
+        }
+    }
+
     /// The variant's name, for programs in other languages.
     #[must_use]
     pub fn code(&self) -> &'static str {
@@ -156,9 +204,17 @@ impl From<NodeError> for Error {
                 expected: "this node's own data".to_owned(),
                 found: error.to_string(),
             },
-            NodeError::Wal(wal) if wal.disposition() == Disposition::Retry => {
-                Self::AlreadyExists { what: wal.to_string() }
-            }
+            NodeError::Wal(wal) => match &*wal {
+                WalError::AlreadyOpen { .. } => Self::AlreadyExists { what: wal.to_string() },
+                WalError::Backpressure { .. } | WalError::NoSpace => {
+                    Self::RateLimited { retry_after_ms: DISK_RETRY_AFTER_MS }
+                }
+                WalError::Foreign { .. } | WalError::UnknownVersion { .. } => Self::Incompatible {
+                    expected: "this node's own data, of a version this release knows".to_owned(),
+                    found: wal.to_string(),
+                },
+                _ => Self::InternalError { what: wal.to_string() },
+            },
             other => Self::InternalError { what: other.to_string() },
         }
     }

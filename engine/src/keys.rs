@@ -9,7 +9,7 @@
 //! map          group resource key* !offset                  value
 //! idempotency  'k' group resource key*                      the request's record
 //!              't' group resource log_time key*             nothing: requests by age
-//!              'c' group resource                           how many requests are kept
+//!              'c' group resource                           which requests are kept
 //! ```
 //! `key*` is the user's key with every zero byte as `00 ff` and `00 01` at its end, so that keys
 //! keep their order and none is the beginning of another. `!offset` is the offset's complement: the
@@ -18,6 +18,7 @@
 use palisade_replication::{GroupId, LogTime, Offset};
 
 use crate::resource::ResourceId;
+use crate::store::Family;
 
 pub(crate) const OWNER: &[u8] = b"o";
 
@@ -45,6 +46,23 @@ pub(crate) fn resources(group: GroupId) -> (Vec<u8>, Vec<u8>) {
     from.extend_from_slice(&group.get().to_be_bytes());
     let end = after(&from);
     (from, end)
+}
+
+/// Everything that a family holds of a group: from, end. Families of state only.
+pub(crate) fn of_group(family: Family, group: GroupId) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let tags: &[Option<u8>] = match family {
+        Family::Meta => &[],
+        Family::Resources => &[Some(b'i')],
+        Family::Log | Family::Map => &[None],
+        Family::Idempotency => &[Some(b'c'), Some(b'k'), Some(b't')],
+    };
+    let range = |tag: &Option<u8>| {
+        let mut from: Vec<u8> = tag.iter().copied().collect();
+        from.extend_from_slice(&group.get().to_be_bytes());
+        let end = after(&from);
+        (from, end)
+    };
+    tags.iter().map(range).collect()
 }
 
 pub(crate) fn log(group: GroupId, resource: ResourceId, offset: Offset) -> Vec<u8> {
@@ -119,7 +137,7 @@ pub(crate) fn split_request_age(key: &[u8]) -> Option<(LogTime, Vec<u8>)> {
     Some((LogTime::new(u64::from_be_bytes(*log_time)), unescape(escaped)?))
 }
 
-pub(crate) fn request_count(group: GroupId, resource: ResourceId) -> Vec<u8> {
+pub(crate) fn request_window(group: GroupId, resource: ResourceId) -> Vec<u8> {
     prefix(Some(b'c'), group, resource)
 }
 

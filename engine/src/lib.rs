@@ -36,11 +36,15 @@ mod command;
 mod digest;
 mod engine;
 mod error;
+#[cfg(test)]
+mod golden;
 mod idempotency;
 mod keys;
 mod log;
 mod machine;
 mod map;
+#[cfg(test)]
+mod model;
 mod projections;
 mod read;
 mod readers;

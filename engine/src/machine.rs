@@ -3,7 +3,9 @@
 //! One record is one offset. It takes effect entirely or not at all: operations are done in order
 //! over a view that reads its own writes, and the first that cannot be done takes all of them back.
 //! Who may do it is judged for all operations first, so that a fenced writer learns that it is
-//! fenced, whatever else is wrong.
+//! fenced, whatever else is wrong. Requests come next, so that a repetition is answered as one (G6)
+//! and not with a guard that its own first effect has moved. No other operation can tell: reserving
+//! and completing touch nothing that they touch.
 //!
 //! Records form a chain: `head(n) = SHA-256(head(n-1), offset, log time, payload)`. Equal heads at
 //! equal offsets mean equal logs (G8).
@@ -24,7 +26,7 @@ use crate::error::Error;
 use crate::keys;
 use crate::projections::resources::ResourceTable;
 use crate::projections::{At, Step, idempotency, log, map};
-use crate::resource::FailureDomain;
+use crate::resource::{FailureDomain, ResourceKind};
 use crate::store::{Family, StateRead, StateStore, StoreError, WriteSet};
 use crate::view::View;
 
@@ -215,7 +217,9 @@ impl Group {
         if appends_twice(&ops) {
             return Ok(Outcome::Refused(Refusal::AppendedTwice));
         }
-        for op in ops {
+        let (requests, others): (Vec<Op>, Vec<Op>) =
+            ops.into_iter().partition(|op| op.action.kind() == ResourceKind::Idempotency);
+        for op in requests.into_iter().chain(others) {
             match step(view, at, op)? {
                 Step::Done => {}
                 Step::Duplicate(completion) => return Ok(Outcome::Duplicate(completion)),

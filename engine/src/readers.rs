@@ -1,5 +1,6 @@
 //! Threads that read the store, so that no caller's runtime ever waits for it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -50,7 +51,7 @@ impl Readers {
         let running = self.running().take();
         if let Some(Running { jobs, threads }) = running {
             drop(jobs);
-            // A thread that panicked has ended too, and whoever waited for it was told.
+            // Reads do not unwind into their thread, so there is nothing to learn from a join.
             let joined = move || threads.into_iter().for_each(|thread| drop(thread.join()));
             let _ = tokio::task::spawn_blocking(joined).await;
         }
@@ -67,8 +68,10 @@ impl Readers {
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |store| {
+            let answer = catch_unwind(AssertUnwindSafe(|| read(&*store.snapshot())))
+                .unwrap_or_else(|_| Err(StoreError { what: "a read panicked".to_owned() }));
             // A caller that gave up is no loss.
-            let _ = reply.send(read(&*store.snapshot()));
+            let _ = reply.send(answer);
         });
         match self.running().as_ref().map(|running| running.jobs.try_send(job)) {
             Some(Ok(())) => {}
@@ -87,11 +90,30 @@ fn ended() -> Error {
 
 fn serve(store: &dyn StateStore, queue: &Mutex<Receiver<Job>>) {
     loop {
-        // A read that panicked poisons nothing: the queue is whole between two receives.
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match job {
             Ok(job) => job(store),
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    /// A bug in a read is its caller's error: the threads go on, and so does the host.
+    #[tokio::test]
+    async fn a_read_that_panics_takes_no_thread_with_it() {
+        let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+        let readers = Readers::start(&store, 1).unwrap();
+        for _ in 0..2 {
+            let failed = readers.read(|_| -> Result<(), StoreError> { panic!("a bug") }).await;
+            assert!(matches!(failed, Err(Error::InternalError { .. })), "{failed:?}");
+        }
+        assert_eq!(readers.read(|_| Ok(1)).await.unwrap(), 1);
+        readers.close().await;
+        assert!(readers.read(|_| Ok(1)).await.is_err());
     }
 }

@@ -4,30 +4,67 @@
 //! The record's own writes can be taken back, which is how a refused batch leaves no trace.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytes::Bytes;
 
 use crate::store::{Family, StateRead, StoreError, WriteSet};
 
-type Overlay = BTreeMap<(Family, Vec<u8>), Option<Bytes>>;
+/// A stored row: key and value.
+type Row = (Vec<u8>, Bytes);
 
 pub(crate) struct View<'a> {
     store: &'a dyn StateRead,
-    committed: Overlay,
-    record: Overlay,
+    committed: Layer,
+    record: Layer,
+}
+
+/// Writes that lie over what is stored: one map a family, so that a look-up borrows its key.
+#[derive(Default)]
+struct Layer {
+    families: [BTreeMap<Vec<u8>, Option<Bytes>>; Family::ALL.len()],
+}
+
+impl Layer {
+    /// What was written to the key, if anything was: a value, or its removal.
+    fn written(&self, family: Family, key: &[u8]) -> Option<&Option<Bytes>> {
+        self.families[family as usize].get(key)
+    }
+
+    fn write(&mut self, family: Family, key: Vec<u8>, value: Option<Bytes>) {
+        self.families[family as usize].insert(key, value);
+    }
+
+    /// The first value in the range whose key `above` has not written.
+    fn first(&self, family: Family, from: &[u8], end: &[u8], above: Option<&Self>) -> Option<Row> {
+        if end <= from {
+            return None;
+        }
+        self.families[family as usize]
+            .range::<[u8], _>((Bound::Included(from), Bound::Excluded(end)))
+            .filter(|(key, _)| above.is_none_or(|layer| layer.written(family, key).is_none()))
+            .find_map(|(key, value)| Some((key.clone(), value.clone()?)))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.families.iter().all(BTreeMap::is_empty)
+    }
 }
 
 impl<'a> View<'a> {
     pub(crate) fn new(store: &'a dyn StateRead) -> Self {
-        Self { store, committed: Overlay::new(), record: Overlay::new() }
+        Self { store, committed: Layer::default(), record: Layer::default() }
     }
 
     pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let at = (family, key.to_vec());
-        match self.record.get(&at).or_else(|| self.committed.get(&at)) {
+        match self.written(family, key) {
             Some(written) => Ok(written.clone()),
             None => self.store.get(family, key),
         }
+    }
+
+    fn written(&self, family: Family, key: &[u8]) -> Option<&Option<Bytes>> {
+        self.record.written(family, key).or_else(|| self.committed.written(family, key))
     }
 
     /// The first row from `from` up to before `end`.
@@ -36,52 +73,53 @@ impl<'a> View<'a> {
         family: Family,
         from: &[u8],
         end: &[u8],
-    ) -> Result<Option<(Vec<u8>, Bytes)>, StoreError> {
-        let range = (family, from.to_vec())..(family, end.to_vec());
-        let live = |overlay: &Overlay, hidden_by: Option<&Overlay>| {
-            overlay
-                .range(range.clone())
-                .filter(|(at, _)| hidden_by.is_none_or(|over| !over.contains_key(*at)))
-                .find_map(|((_, key), value)| Some((key.clone(), value.clone()?)))
-        };
-        let written = [live(&self.record, None), live(&self.committed, Some(&self.record))];
+    ) -> Result<Option<Row>, StoreError> {
         let mut stored = None;
         self.store.scan(family, from, end, &mut |key, value| {
-            let at = (family, key.to_vec());
-            if self.record.contains_key(&at) || self.committed.contains_key(&at) {
+            if self.written(family, key).is_some() {
                 return true;
             }
-            stored = Some((at.1, Bytes::copy_from_slice(value)));
+            stored = Some((key.to_vec(), Bytes::copy_from_slice(value)));
             false
         })?;
-        let found = written.into_iter().chain([stored]).flatten();
+        let record = self.record.first(family, from, end, None);
+        let committed = self.committed.first(family, from, end, Some(&self.record));
+        let found = [record, committed, stored].into_iter().flatten();
         Ok(found.min_by(|(a, _), (b, _)| a.cmp(b)))
     }
 
     pub(crate) fn put(&mut self, family: Family, key: Vec<u8>, value: Bytes) {
-        self.record.insert((family, key), Some(value));
+        self.record.write(family, key, Some(value));
     }
 
     pub(crate) fn remove(&mut self, family: Family, key: Vec<u8>) {
-        self.record.insert((family, key), None);
+        self.record.write(family, key, None);
     }
 
     /// The record stands.
+    ///
+    /// One insertion a write: `BTreeMap::append` would walk everything that stands already, for
+    /// every record, and take most of the time of an apply.
     pub(crate) fn keep_record(&mut self) {
-        // Not `append`, which builds the whole map anew.
-        self.committed.extend(std::mem::take(&mut self.record));
+        for (over, under) in self.record.families.iter_mut().zip(&mut self.committed.families) {
+            under.extend(std::mem::take(over));
+        }
     }
 
     /// The record has no effect.
     pub(crate) fn drop_record(&mut self) {
-        self.record.clear();
+        self.record = Layer::default();
     }
 
     /// Everything that stands.
     pub(crate) fn into_writes(self) -> WriteSet {
         assert!(self.record.is_empty(), "a record was neither kept nor dropped");
-        let writes =
-            self.committed.into_iter().map(|((family, key), value)| (family, key, value)).collect();
+        let rows = Family::ALL.into_iter().zip(self.committed.families);
+        let writes = rows
+            .flat_map(|(family, rows)| {
+                rows.into_iter().map(move |(key, value)| (family, key, value))
+            })
+            .collect();
         WriteSet { writes }
     }
 }

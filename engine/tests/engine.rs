@@ -183,6 +183,8 @@ async fn what_is_acknowledged_survives_a_restart_and_the_digest_is_equal() {
     assert!(matches!(held, Err(Error::AlreadyExists { .. })), "{held:?}");
     service.engine.close().await.unwrap();
     assert!(service.submit("late", "x").await.is_err(), "a closed engine takes nothing");
+    let read = service.map.get(&"r1".to_owned(), ReadConsistency::Local).await;
+    assert!(read.is_err(), "a closed engine serves nothing, however stale");
     drop(service);
 
     let foreign = Engine::builder(dir.path()).node(NodeId::new(2)).open().await.map(|_| ());

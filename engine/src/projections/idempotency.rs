@@ -1,9 +1,22 @@
 //! Idempotency: which requests are under way or done, and with what result (G6).
 //!
-//! A request is reserved by an owner, then completed with a result. Only an owner of a higher epoch
-//! may take over what another has reserved. Requests are kept for [`RETENTION_MS`] of log time from
-//! their reservation and at most [`REQUESTS_MAX`] of them; the oldest go first. A request that is
-//! gone is not known any more: the same id would then take effect again.
+//! A request is reserved by an owner, then completed with a result. Owners are told apart by their
+//! epochs: the same owner may reserve again what it holds, so that it can repeat a request whose
+//! answer was lost; only an owner of a higher epoch may take over what another holds. A completion
+//! belongs to the holder: a lower owner is fenced even when the work is done, and another result
+//! than the first is refused.
+//!
+//! Requests are kept for [`RETENTION_MS`] of log time from their reservation and at most
+//! [`REQUESTS_MAX`] of them; the oldest go first, a few with each new one. A request that is gone is
+//! not known any more: the same id would then take effect again.
+//!
+//! ```text
+//! request  fingerprint 32, owner, reserved at; completed: offset, log time, result
+//! window   how many requests are kept, a time before which none of them was reserved
+//! ```
+//! Numbers and byte strings as in `codec`.
+
+use std::cmp::Ordering;
 
 use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
@@ -89,8 +102,11 @@ pub(crate) fn reserve(
             view.remove(Family::Idempotency, age);
         }
         None => {
-            let count = count(view, at, resource)?;
-            evict(view, at, resource, count + 1)?;
+            let mut window = Window::load(view, at, resource)?;
+            window.admit(at);
+            window.evict(view, at, resource)?;
+            let row = keys::request_window(at.group, resource);
+            view.put(Family::Idempotency, row, window.encode());
         }
     }
     let request = Request { fingerprint, owner, since: at.log_time, completion: None };
@@ -112,14 +128,17 @@ pub(crate) fn complete(
     let Some(mut request) = find(view, &row)? else {
         return Ok(Step::Refused(Refusal::NotReserved));
     };
+    match owner.cmp(&request.owner) {
+        Ordering::Less => return Ok(Step::Refused(Refusal::Fenced { current: request.owner })),
+        Ordering::Greater => return Ok(Step::Refused(Refusal::NotReserved)),
+        Ordering::Equal => {}
+    }
     if let Some(completion) = request.completion {
-        return Ok(Step::Duplicate(completion));
-    }
-    if owner < request.owner {
-        return Ok(Step::Refused(Refusal::Fenced { current: request.owner }));
-    }
-    if request.owner < owner {
-        return Ok(Step::Refused(Refusal::NotReserved));
+        return Ok(if completion.result == result {
+            Step::Duplicate(completion)
+        } else {
+            Step::Refused(Refusal::CompletedOtherwise { at: completion.offset })
+        });
     }
     request.completion = Some(Completion { offset: at.offset, log_time: at.log_time, result });
     view.put(Family::Idempotency, row, request.encode());
@@ -131,37 +150,73 @@ fn find(view: &View<'_>, row: &[u8]) -> Result<Option<Request>, StoreError> {
     found.map(Request::decode).transpose().map_err(malformed)
 }
 
-fn count(view: &View<'_>, at: At, resource: ResourceId) -> Result<u64, StoreError> {
-    match view.get(Family::Idempotency, &keys::request_count(at.group, resource))? {
-        None => Ok(0),
-        Some(raw) => Reader::new(raw).number("request count").map_err(malformed),
-    }
+/// Which requests are kept: how many, and that none was reserved before `since`. It spares each new
+/// request the look at the oldest one.
+struct Window {
+    count: u64,
+    since: LogTime,
 }
 
-/// Pushes out what is too old, or too much, and stores the count that remains.
-fn evict(
-    view: &mut View<'_>,
-    at: At,
-    resource: ResourceId,
-    mut count: u64,
-) -> Result<(), StoreError> {
-    let (from, end) = keys::request_ages(at.group, resource);
-    for _ in 0..EVICTIONS_PER_RESERVE {
-        let Some((age, _)) = view.first(Family::Idempotency, &from, &end)? else { break };
-        let (since, key) = keys::split_request_age(&age)
-            .ok_or_else(|| StoreError { what: "malformed age key".into() })?;
-        let old = since.get() + RETENTION_MS < at.log_time.get();
-        if !old && count <= REQUESTS_MAX {
-            break;
-        }
-        view.remove(Family::Idempotency, keys::request(at.group, resource, &key));
-        view.remove(Family::Idempotency, age);
-        count -= 1;
+impl Window {
+    fn load(view: &View<'_>, at: At, resource: ResourceId) -> Result<Self, StoreError> {
+        let Some(raw) = view.get(Family::Idempotency, &keys::request_window(at.group, resource))?
+        else {
+            return Ok(Self { count: 0, since: at.log_time });
+        };
+        let decode = || {
+            let mut reader = Reader::new(raw);
+            let count = reader.number("request count")?;
+            let since = LogTime::new(reader.number("oldest request")?);
+            reader.end("request window")?;
+            Ok(Self { count, since })
+        };
+        decode().map_err(malformed)
     }
-    let mut raw = Vec::new();
-    put_number(&mut raw, count);
-    view.put(Family::Idempotency, keys::request_count(at.group, resource), raw.into());
-    Ok(())
+
+    fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(16);
+        put_number(&mut out, self.count);
+        put_number(&mut out, self.since.get());
+        out.into()
+    }
+
+    fn admit(&mut self, at: At) {
+        if self.count == 0 {
+            self.since = at.log_time;
+        }
+        self.count += 1;
+    }
+
+    /// Pushes out what is too old, or too much: the oldest first.
+    fn evict(
+        &mut self,
+        view: &mut View<'_>,
+        at: At,
+        resource: ResourceId,
+    ) -> Result<(), StoreError> {
+        let too_old = |since: LogTime| at.log_time.get().saturating_sub(since.get()) > RETENTION_MS;
+        let (from, end) = keys::request_ages(at.group, resource);
+        for _ in 0..EVICTIONS_PER_RESERVE {
+            if self.count <= REQUESTS_MAX && !too_old(self.since) {
+                break;
+            }
+            let Some((age, _)) = view.first(Family::Idempotency, &from, &end)? else {
+                // Only the request that is being admitted is left, and it is of now.
+                self.since = at.log_time;
+                break;
+            };
+            let (since, key) = keys::split_request_age(&age)
+                .ok_or_else(|| StoreError { what: "malformed age key".into() })?;
+            self.since = since;
+            if self.count <= REQUESTS_MAX && !too_old(since) {
+                break;
+            }
+            view.remove(Family::Idempotency, keys::request(at.group, resource, &key));
+            view.remove(Family::Idempotency, age);
+            self.count -= 1;
+        }
+        Ok(())
+    }
 }
 
 fn malformed(error: DecodeError) -> StoreError {

@@ -103,7 +103,8 @@ impl StateStore for MemoryStore {
         let mut inner = self.inner.write().expect("no code panics while it holds the store");
         for (family, key, value) in writes.writes {
             match value {
-                Some(value) => inner.rows.insert((family, key), value),
+                // A copy: the value is a part of its whole entry, and would keep all of it alive.
+                Some(value) => inner.rows.insert((family, key), Bytes::copy_from_slice(&value)),
                 None => inner.rows.remove(&(family, key)),
             };
         }

@@ -147,7 +147,39 @@ pub(crate) mod conformance {
         assert_eq!(rows(store, "", "z", 1), [row("a", "4")], "it stops when told");
         assert_eq!(rows(store, "z", "a", 9), [], "a range that ends before it begins is empty");
         assert_eq!(rows(&*store.snapshot(), "", "z", 9), [row("a", "4"), row("b", "1")]);
+
+        // A snapshot sees no later commit, whether or not the commit waits for it to end.
+        let (committed, commits) = std::sync::mpsc::channel();
+        let later = move || {
+            let writes = vec![(Family::Map, b"b".to_vec(), Some(bytes("5")))];
+            store.commit(WriteSet { writes }).expect("a commit");
+            committed.send(()).expect("the suite listens");
+        };
+        std::thread::scope(|scope| {
+            let snapshot = store.snapshot();
+            scope.spawn(later);
+            let waits = commits.recv_timeout(std::time::Duration::from_millis(50)).is_err();
+            assert_eq!(snapshot.get(Family::Map, b"b").expect("a read"), Some(bytes("1")));
+            assert_eq!(rows(&*snapshot, "", "z", 9), [row("a", "4"), row("b", "1")]);
+            drop(snapshot);
+            assert!(!waits || commits.recv().is_ok());
+        });
+        assert_eq!(rows(store, "", "z", 9), [row("a", "4"), row("b", "5")]);
+
+        // Keys are bytes, in the order of bytes; values may be empty.
+        let keys: [&[u8]; 4] = [b"", b"\x00", b"\x00\xff", b"\xff\xff"];
+        let writes = keys.map(|key| (Family::Resources, key.to_vec(), Some(Bytes::new())));
+        store.commit(WriteSet { writes: writes.into() }).expect("a commit");
+        let mut found = Vec::new();
+        let mut each = |key: &[u8], value: &[u8]| {
+            assert!(value.is_empty());
+            found.push(key.to_vec());
+            true
+        };
+        store.scan(Family::Resources, b"", b"\xff\xff\xff", &mut each).expect("a scan");
+        assert_eq!(found, keys);
+        store.commit(WriteSet::default()).expect("an empty commit");
         store.flush().expect("a flush");
-        assert_eq!(store.get(Family::Map, b"b").expect("a read"), Some(bytes("1")));
+        assert_eq!(store.get(Family::Map, b"b").expect("a read"), Some(bytes("5")));
     }
 }
