@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use palisade::{Disposition, Error};
+use palisade::Error;
 use serde_json::{Value, json};
 
 /// A refusal on its way to the caller.
@@ -29,20 +29,11 @@ impl ApiError {
 
 impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
-        let disposition = error.disposition();
-        let help = match disposition {
-            Disposition::Retry => "nothing happened; send the same request again",
-            Disposition::Indeterminate => {
-                "it may have taken effect; send the same request with the same id again"
-            }
-            Disposition::Reject => "correct the request; sending it again changes nothing",
-            Disposition::Halt => "this node has stopped; ask another, and look at this one's log",
-        };
         let mut body = json!({
             "error": error.code(),
             "message": error.to_string(),
-            "disposition": format!("{disposition:?}"),
-            "help": help,
+            "disposition": format!("{:?}", error.disposition()),
+            "help": error.help(),
         });
         let mut retry_after_s = None;
         let status = match &error {
