@@ -39,6 +39,8 @@ struct Inner {
     id: NodeId,
     domain: FailureDomain,
     request_timeout: Duration,
+    /// How many nodes hold a copy.
+    voters: u32,
 }
 
 /// How an engine is to be opened. Begins with a single voter that speaks to nobody.
@@ -130,6 +132,7 @@ impl EngineBuilder {
         })
         .await
         .map_err(|panic| Error::InternalError { what: format!("opening the state: {panic}") })??;
+        let voter_count = voters.len() as u32;
         let config = NodeConfig {
             cluster: self.cluster,
             node: self.node,
@@ -157,6 +160,7 @@ impl EngineBuilder {
                 id: self.node,
                 domain: self.domain,
                 request_timeout: self.request_timeout,
+                voters: voter_count,
             }),
         })
     }
@@ -259,6 +263,13 @@ impl Engine {
         spec: ResourceSpec,
     ) -> Result<ResourceId, Error> {
         let name = spec.name.clone();
+        // G1: a resource that asks for more copies than there can be is not made with fewer.
+        if spec.replicas.replicas() > self.inner.voters {
+            return Err(Error::Incompatible {
+                expected: format!("replicas={} of resource={name}", spec.replicas.replicas()),
+                found: format!("voters={}", self.inner.voters),
+            });
+        }
         if !spec.placement.allows(&self.inner.domain) {
             return Err(Error::DomainUnavailable {
                 domain: self.inner.domain.to_string(),

@@ -208,6 +208,10 @@ async fn another_schema_or_kind_is_incompatible_and_bad_arguments_are_refused() 
         ReplicatedMap::<String, String>::open(&service.engine, spec("log", 1)).await.map(|_| ());
     assert!(matches!(refused, Err(Error::Incompatible { .. })), "{refused:?}");
 
+    let three = ResourceSpec { replicas: ReplicaPolicy::majority(3), ..spec("three", 1) };
+    let refused = ReplicatedLog::<String>::open(&service.engine, three).await.map(|_| ());
+    assert!(matches!(refused, Err(Error::Incompatible { .. })), "one voter is not three copies");
+
     let long = "k".repeat(palisade::KEY_BYTES_MAX + 1);
     let refused = service.map.put(&long, &String::new()).await;
     assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use palisade::{Engine, FailureDomain};
+use palisade::{Engine, FailureDomain, ReplicaPolicy};
 use palisade_server::http::{BODY_BYTES_MAX, router_with};
 use palisade_server::reports::{
     Profile, ReportService, RequestState, Worker, aws_zone, gcp_region, multi_az_profile,
@@ -25,6 +25,7 @@ struct Server {
 async fn start_with(profile: Profile, in_flight_max: usize) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::builder(dir.path()).domain(aws_zone()).open().await.unwrap();
+    let profile = Profile { replicas: ReplicaPolicy::majority(1), ..profile };
     let service = ReportService::open(&engine, profile).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
