@@ -1,0 +1,65 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both first install what is
+# missing, and say what and why. `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Settings that every target shares (target folder, compiler, libclang); read after setup, which may
+# change what is found.
+ENV := . .ci/env
+
+# One profile (dev) for everything but benches, and --workspace wherever RocksDB takes part: cargo unites
+# features over the packages it is asked for, and another set of features is another RocksDB to build.
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+ifeq ($(NEXTEST),yes)
+TEST_RUN := cargo nextest run --locked
+else
+TEST_RUN := cargo test --locked
+endif
+
+# Seeds of `make sim`; `make sim SEEDS=100000` for a night.
+SEEDS ?= 5000
+# Further words for the command under `make demo` and `make bench`.
+ARGS ?=
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: ## install what a build needs and this machine lacks
+	@.ci/setup
+
+.PHONY: demo
+demo: setup ## three nodes, 20,000 flights, two killed leaders, one check (KEEP=1 leaves it up)
+	@$(ENV); echo "building; the first time, RocksDB takes most of it"; \
+	cargo build --locked --workspace --bins; \
+	cargo run --locked --quiet -p palisade-server --bin palisade -- demo $(if $(KEEP),--keep) $(ARGS)
+
+.PHONY: test
+test: setup check ## everything that must hold: make check, all tests, all doc examples
+	@$(ENV); $(TEST_RUN) --workspace
+	@$(ENV); cargo test --locked --workspace --doc
+
+.PHONY: check
+check: setup ## formatting, lints, docs, dependency rules; never edits a file
+	cargo fmt --all --check
+	@$(ENV); set -x; cargo clippy --locked --workspace --all-targets -- -D warnings
+	@$(ENV); set -x; cargo clippy --locked -p palisade --no-default-features --all-targets -- -D warnings
+	@$(ENV); set -x; RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+	@$(ENV); set -x; $(TEST_RUN) -p palisade --no-default-features --test tidy
+	@if cargo deny --version >/dev/null 2>&1; then set -x; cargo deny --config .deny.toml check bans licenses sources; fi
+
+.PHONY: fix
+fix: ## format the sources
+	cargo fmt --all
+
+.PHONY: sim
+sim: setup ## a long simulator campaign (SEEDS=5000)
+	@$(ENV); set -x; PALISADE_SIM_SEEDS=$(SEEDS) $(TEST_RUN) -p palisade --no-default-features --test simulation $(ARGS)
+
+.PHONY: bench
+bench: ## figures beside a peer on the same disk; release profile, installs etcd-server
+	@.ci/setup bench
+	@$(ENV); set -x; cargo run --locked --release -p palisade-benches -- $(ARGS)
