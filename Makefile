@@ -9,8 +9,9 @@ SHELL := /bin/bash
 # change what is found.
 ENV := . .ci/env
 
-# One profile (dev) for everything but benches, and --workspace wherever RocksDB takes part: cargo unites
-# features over the packages it is asked for, and another set of features is another RocksDB to build.
+# One profile (dev) for everything but benches, and --workspace wherever RocksDB takes part. Cargo unites
+# features over just the packages it is asked for; `-p palisade-server` alone gives a proc macro below
+# bindgen fewer of them, and with that another RocksDB to build.
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 ifeq ($(NEXTEST),yes)
 TEST_RUN := cargo nextest run --locked
@@ -33,9 +34,8 @@ setup: ## install what a build needs and this machine lacks
 
 .PHONY: demo
 demo: setup ## three nodes, 20,000 flights, two killed leaders, one check (KEEP=1 leaves it up)
-	@$(ENV); echo "building; the first time, RocksDB takes most of it"; \
-	cargo build --locked --workspace --bins; \
-	cargo run --locked --quiet -p palisade-server --bin palisade -- demo $(if $(KEEP),--keep) $(ARGS)
+	@$(ENV); cargo build --locked --workspace --bins
+	@$(ENV); exec "$$CARGO_TARGET_DIR/debug/palisade" demo $(if $(KEEP),--keep) $(ARGS)
 
 .PHONY: test
 test: setup check ## everything that must hold: make check, all tests, all doc examples
