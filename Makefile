@@ -12,11 +12,15 @@ ENV := . .ci/env
 # One profile (dev) for everything but benches, and --workspace wherever RocksDB takes part. Cargo unites
 # features over just the packages it is asked for; `-p palisade-server` alone gives a proc macro below
 # bindgen fewer of them, and with that another RocksDB to build.
-NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
-ifeq ($(NEXTEST),yes)
+
+# nextest where it is installed: it runs tests side by side and stops hung ones. It does not run doc examples.
+NEXTEST ?= $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+ifeq ($(strip $(NEXTEST)),yes)
 TEST_RUN := cargo nextest run --locked
+TEST_ALL := --workspace
 else
-TEST_RUN := cargo test --locked
+TEST_RUN := cargo test --locked --no-fail-fast
+TEST_ALL := --workspace --lib --bins --tests --examples
 endif
 
 # Seeds of `make sim`; `make sim SEEDS=100000` for a night.
@@ -39,15 +43,15 @@ demo: setup ## three nodes, 20,000 flights, two killed leaders, one check (KEEP=
 
 .PHONY: test
 test: setup check ## everything that must hold: make check, all tests, all doc examples
-	@$(ENV); $(TEST_RUN) --workspace
-	@$(ENV); cargo test --locked --workspace --doc
+	@$(ENV); $(TEST_RUN) $(TEST_ALL)
+	@$(ENV); cargo test --locked --workspace --doc --no-fail-fast
 
 .PHONY: check
 check: setup ## formatting, lints, docs, dependency rules; never edits a file
 	cargo fmt --all --check
 	@$(ENV); set -x; cargo clippy --locked --workspace --all-targets -- -D warnings
 	@$(ENV); set -x; cargo clippy --locked -p palisade --no-default-features --all-targets -- -D warnings
-	@$(ENV); set -x; RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+	@$(ENV); set -x; RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --lib
 	@$(ENV); set -x; $(TEST_RUN) -p palisade --no-default-features --test tidy
 	@if cargo deny --version >/dev/null 2>&1; then set -x; cargo deny --config .deny.toml check bans licenses sources; fi
 
