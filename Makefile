@@ -59,11 +59,12 @@ check: setup ## formatting, lints, docs, dependency rules; never edits a file
 fix: ## format the sources
 	cargo fmt --all
 
+# Not under nextest, which would stop it as a slow test; without RocksDB, which it has no use for.
 .PHONY: sim
 sim: setup ## a long simulator campaign (SEEDS=5000)
-	@$(ENV); set -x; PALISADE_SIM_SEEDS=$(SEEDS) $(TEST_RUN) -p palisade --no-default-features --test simulation $(ARGS)
+	@$(ENV); set -x; PALISADE_SIM_SEEDS=$(SEEDS) cargo test --locked -p palisade --no-default-features --test simulation -- --nocapture $(ARGS)
 
 .PHONY: bench
 bench: ## figures beside a peer on the same disk; release profile, installs etcd-server
 	@.ci/setup bench
-	@$(ENV); set -x; cargo run --locked --release -p palisade-benches -- $(ARGS)
+	@$(ENV); set -x; cargo run --locked --release -p palisade-benches --bin load -- $(ARGS)

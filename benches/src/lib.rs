@@ -1,1 +1,23 @@
 //! Shared workloads, the load tool, and comparisons with peers.
+//!
+//! One canonical workload: durable, replicated appends of 256 bytes by a closed loop of so many
+//! callers, over three nodes on one machine and one disk. `make bench` runs it and etcd in turn.
+
+mod closed_loop;
+mod etcd;
+mod palisade_nodes;
+
+pub use closed_loop::{Sample, closed_loop, median};
+pub use etcd::Etcd;
+pub use palisade_nodes::{HttpNodes, Nodes};
+
+/// Bytes of a record.
+pub const RECORD_BYTES: usize = 256;
+
+/// A record that differs from the ones before.
+#[must_use]
+pub fn record(number: u64) -> Vec<u8> {
+    let mut record = vec![b'x'; RECORD_BYTES];
+    record[..8].copy_from_slice(&number.to_le_bytes());
+    record
+}

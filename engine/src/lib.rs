@@ -1,1 +1,82 @@
 //! An embedded, replicated storage engine: one quorum-replicated, fenced log, and projections of it.
+//!
+//! A service links this crate and becomes one replica. Every change is a record in the group's log;
+//! logs, maps and idempotency stores are computed from it, so one offset speaks for all of them. A
+//! write returns a [`Receipt`] once a quorum has it on stable storage, and any replica can be read
+//! at least at the receipt's offset.
+//!
+//! ```
+//! use palisade::*;
+//!
+//! # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+//! let engine = Engine::builder(dir).open().await?;
+//! let spec = ResourceSpec {
+//!     name: LogicalResourceName::new("greetings")?,
+//!     schema: SchemaId::new("greeting.v1")?,
+//!     epoch: FenceEpoch::new(1),
+//!     replicas: ReplicaPolicy::majority(1),
+//!     placement: Placement::providers(["local"])?,
+//! };
+//! let map: ReplicatedMap<String, String> = ReplicatedMap::open(&engine, spec).await?;
+//! let receipt = map.put(&"hello".into(), &"world".into()).await?;
+//! let read = map.get(&"hello".into(), ReadConsistency::AtLeastOffset(receipt.offset)).await?;
+//! assert_eq!(read.unwrap().value, "world");
+//! engine.close().await
+//! # }
+//! # let dir = tempfile::tempdir().unwrap();
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+//! ```
+//!
+//! The guarantees have numbers, G1 to G12; the README lists them. `docs/architecture.md` is the map
+//! of this crate.
+
+mod batch;
+mod codec;
+mod command;
+mod digest;
+mod engine;
+mod error;
+#[cfg(test)]
+mod golden;
+mod idempotency;
+mod keys;
+mod log;
+mod machine;
+mod map;
+#[cfg(test)]
+mod model;
+mod projections;
+mod read;
+mod readers;
+mod receipt;
+mod resource;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod store;
+mod stored;
+mod view;
+
+pub use batch::Batch;
+pub use codec::DecodeError;
+pub use command::{
+    BATCH_OPS_MAX, Completion, Fingerprint, KEY_BYTES_MAX, VALUE_BYTES_MAX, Version,
+};
+pub use digest::StateDigest;
+pub use engine::{Engine, EngineBuilder};
+pub use error::Error;
+pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
+pub use log::{LogEntry, ReplicatedLog, SCAN_ENTRIES_MAX};
+pub use machine::ChainHead;
+pub use map::{RANGE_ROWS_MAX, ReplicatedMap, Versioned};
+pub use palisade_replication::{
+    ClusterId, Disposition, GroupId, GroupStatus, LogTime, NodeId, Offset, Options, Role, Term,
+    WalOptions,
+};
+pub use projections::idempotency::{REQUESTS_MAX, RETENTION_MS};
+pub use read::{ReadConsistency, ReadOptions};
+pub use receipt::Receipt;
+pub use resource::{
+    DomainRule, FailureDomain, FenceEpoch, FenceGuard, LogicalResourceName, Placement,
+    ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec, SchemaId,
+};
+pub use stored::{Key, Stored};

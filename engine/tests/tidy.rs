@@ -306,17 +306,17 @@ fn imports_catch_a_fake() {
 
 const TOP_FILES: &[&str] = &["Cargo.toml", "Cargo.lock", "Makefile", "LICENSE", "README.md"];
 
-/// `names` is the visible top level, `folders` the folders of all members.
-fn wrong_top_level(names: &BTreeSet<String>, folders: &[String]) -> Vec<String> {
+/// `names` is the visible top level, `paths` every file of the tree.
+fn wrong_top_level(names: &BTreeSet<String>, paths: &[String]) -> Vec<String> {
     let mut findings = Vec::new();
     for name in names {
         let is_layer = LAYERS.iter().any(|layer| layer.folder == name);
         if !is_layer && !TOP_FILES.contains(&name.as_str()) {
             findings.push(format!("{name}: not one of the fixed names"));
         }
-        let has_crate = folders.iter().any(|folder| folder.split('/').next() == Some(name));
-        if is_layer && !has_crate {
-            findings.push(format!("{name}: has no crate yet"));
+        let has_content = paths.iter().any(|path| path.split('/').next() == Some(name));
+        if is_layer && !has_content {
+            findings.push(format!("{name}: holds nothing yet"));
         }
     }
     let missing = TOP_FILES.iter().filter(|name| !names.contains(**name));
@@ -330,10 +330,10 @@ fn the_top_level_is_fixed() {
     let visible = entries.filter(|path| !is_build_folder(path)).map(|path| file_name(&path));
     hold(
         "The visible top level is fixed. Tool settings live in dotfiles, documents beside the code they \
-         describe, and a folder appears with its first crate.",
+         describe, and a folder appears with its first file.",
         wrong_top_level(
             &visible.filter(|name| !name.starts_with('.')).collect(),
-            &members().into_iter().map(|member| member.folder).collect::<Vec<_>>(),
+            &sources().into_iter().map(|(path, _)| path).collect::<Vec<_>>(),
         ),
     );
 }
@@ -342,14 +342,14 @@ fn the_top_level_is_fixed() {
 fn the_top_level_catches_a_fake() {
     let names =
         |extra: &[&str]| TOP_FILES.iter().chain(extra).map(|name| (*name).to_owned()).collect();
-    let folders = ["wal".to_owned(), "api/server".to_owned()];
-    assert_eq!(wrong_top_level(&names(&["wal", "api"]), &folders), [""; 0]);
+    let paths = ["wal/Cargo.toml".to_owned(), "api/server/Cargo.toml".to_owned()];
+    assert_eq!(wrong_top_level(&names(&["wal", "api"]), &paths), [""; 0]);
     assert_eq!(
-        wrong_top_level(&names(&["scripts"]), &folders),
+        wrong_top_level(&names(&["scripts"]), &paths),
         ["scripts: not one of the fixed names"]
     );
-    assert_eq!(wrong_top_level(&names(&["jepsen"]), &folders), ["jepsen: has no crate yet"]);
-    assert_eq!(wrong_top_level(&BTreeSet::new(), &folders).len(), TOP_FILES.len());
+    assert_eq!(wrong_top_level(&names(&["jepsen"]), &paths), ["jepsen: holds nothing yet"]);
+    assert_eq!(wrong_top_level(&BTreeSet::new(), &paths).len(), TOP_FILES.len());
 }
 
 fn wrong_manifest(member: &Member) -> Vec<String> {

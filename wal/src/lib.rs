@@ -1,1 +1,44 @@
 //! One node's durable, ordered frames for many groups.
+//!
+//! A wal is a run of numbered batches in segment files. A batch changes the logs of one or more
+//! groups, whole or not at all; each group's log is a run of entries with an index, a small
+//! register beside it, and a trimmed front. One sync makes the batches of all groups durable.
+//!
+//! It has never heard of consensus: what a payload means is its caller's affair. What it promises:
+//!
+//! - **W1** A batch that was reported durable is found by every later recovery, or the verdict is
+//!   [`Verdict::Damaged`]. It is never silently missing.
+//! - **W2** A batch counts whole or not at all, over all its groups.
+//! - **W3** A failed sync is final: nothing is reported durable after it.
+//! - **W4** Bytes that were not written by this owner, for this segment, never pass.
+//!
+//! The files are described byte by byte in `docs/format.md`.
+
+mod commit;
+mod disk;
+mod error;
+mod frame;
+mod index;
+mod options;
+mod position;
+mod reader;
+mod recovery;
+mod segment;
+#[cfg(feature = "sim")]
+pub mod sim;
+mod wal;
+mod writer;
+
+pub use commit::WalStats;
+#[cfg(any(test, feature = "sim"))]
+pub use disk::conformance;
+pub use disk::{Disk, FileDisk};
+pub use error::{Disposition, WalError};
+pub use frame::Write;
+pub use options::{STATE_BYTES_MAX, WalOptions};
+pub use position::{BatchSeq, BytePos, GroupId, LogIndex, SegmentId};
+pub use reader::WalReader;
+pub use recovery::{Recovered, RecoveredGroup, Verdict};
+pub use segment::WalIdentity;
+pub use wal::Wal;
+pub use writer::{OnDurable, WalWriter};

@@ -1,0 +1,402 @@
+//! The engine: open a node, propose, read, and say how it is doing.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use palisade_replication::{
+    ClusterId, GroupId, GroupStatus, Node, NodeConfig, NodeId, Offset, Options, WalOptions,
+};
+use tokio::time::timeout;
+
+use crate::batch::Batch;
+use crate::command::{Command, Outcome, Refusal, Version};
+use crate::digest::{StateDigest, digest};
+use crate::error::Error;
+use crate::machine::{ChainHead, EngineMachine, read_position};
+use crate::read::{ReadConsistency, ReadOptions};
+use crate::readers::Readers;
+use crate::receipt::Receipt;
+use crate::resource::{FailureDomain, ResourceId, ResourceKind, ResourceSpec};
+use crate::store::{StateRead, StateStore, StoreError};
+
+/// The group that holds an engine's resources.
+const GROUP: GroupId = GroupId::new(1);
+/// Threads that read the state.
+const READER_THREADS: usize = 2;
+
+/// A running engine; cheap to clone. Closing it, or dropping the last clone, stops the node.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: Node<EngineMachine>,
+    readers: Readers,
+    id: NodeId,
+    domain: FailureDomain,
+    request_timeout: Duration,
+}
+
+/// How an engine is to be opened. Begins with a single voter that speaks to nobody.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it is opened"]
+pub struct EngineBuilder {
+    dir: PathBuf,
+    cluster: ClusterId,
+    node: NodeId,
+    domain: FailureDomain,
+    listen: Option<SocketAddr>,
+    voters: BTreeMap<NodeId, SocketAddr>,
+    request_timeout: Duration,
+    options: Options,
+    wal: WalOptions,
+}
+
+impl EngineBuilder {
+    /// The cluster this node belongs to; zero if never said.
+    pub fn cluster(mut self, cluster: ClusterId) -> Self {
+        self.cluster = cluster;
+        self
+    }
+
+    /// This node's name, unique in its cluster; 1 if never said.
+    pub fn node(mut self, node: NodeId) -> Self {
+        self.node = node;
+        self
+    }
+
+    /// Where this node is; `local/local/local` if never said.
+    pub fn domain(mut self, domain: FailureDomain) -> Self {
+        self.domain = domain;
+        self
+    }
+
+    /// Where this node listens for the others.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
+    }
+
+    /// Names a voter and where it listens; to be said for every voter, this node among them.
+    pub fn voter(mut self, node: NodeId, address: SocketAddr) -> Self {
+        self.voters.insert(node, address);
+        self
+    }
+
+    /// How long a request waits for its quorum before its outcome is called unknown; 10 seconds
+    /// if never said.
+    pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
+        self.request_timeout = request_timeout;
+        self
+    }
+
+    /// Bounds and intervals of the replica.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Bounds of the write-ahead log.
+    pub fn wal(mut self, wal: WalOptions) -> Self {
+        self.wal = wal;
+        self
+    }
+
+    /// Opens the engine on the current tokio runtime. What the directory holds is recovered first.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for settings that do not fit together, [`Error::AlreadyExists`]
+    /// if the directory is open in another process, [`Error::Incompatible`] if it belongs to
+    /// another node or was written by a newer release, [`Error::InternalError`] if it is damaged.
+    pub async fn open(self) -> Result<Engine, Error> {
+        check_domain(&self.domain)?;
+        let mut voters = self.voters;
+        if voters.is_empty() {
+            voters.insert(self.node, SocketAddr::from(([127, 0, 0, 1], 0)));
+        } else if self.listen.is_none() && voters.len() > 1 {
+            return Err(Error::InvalidArgument {
+                what: "a node among several voters needs an address to listen on".to_owned(),
+            });
+        }
+        let (dir, cluster, node) = (self.dir.clone(), self.cluster, self.node);
+        let (store, machine) = tokio::task::spawn_blocking(move || {
+            let (store, keeps) = open_store(&dir)?;
+            let machine = EngineMachine::open(Arc::clone(&store), keeps, cluster, node, &[GROUP])?;
+            Ok::<_, Error>((store, machine))
+        })
+        .await
+        .map_err(|panic| Error::InternalError { what: format!("opening the state: {panic}") })??;
+        let config = NodeConfig {
+            cluster: self.cluster,
+            node: self.node,
+            data_dir: self.dir,
+            groups: vec![GROUP],
+            voters,
+            listen: self.listen,
+            options: self.options,
+            wal: self.wal,
+        };
+        let node = Node::open(config, machine).await?;
+        let readers = match Readers::start(&store, READER_THREADS) {
+            Ok(readers) => readers,
+            Err(error) => {
+                // The caller hears the first cause; a node that would not close as well is gone
+                // with this process.
+                let _ = node.close().await;
+                return Err(error);
+            }
+        };
+        Ok(Engine {
+            inner: Arc::new(Inner {
+                node,
+                readers,
+                id: self.node,
+                domain: self.domain,
+                request_timeout: self.request_timeout,
+            }),
+        })
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+fn open_store(dir: &Path) -> Result<(Arc<dyn StateStore>, bool), Error> {
+    std::fs::create_dir_all(dir).map_err(|error| Error::InternalError {
+        what: format!("could not create {}: {error}", dir.display()),
+    })?;
+    Ok((Arc::new(crate::store::RocksStore::open(&dir.join("state"))?), true))
+}
+
+#[cfg(not(feature = "rocksdb"))]
+#[allow(clippy::unnecessary_wraps, reason = "the other store can fail to open")]
+fn open_store(_dir: &Path) -> Result<(Arc<dyn StateStore>, bool), Error> {
+    Ok((Arc::new(crate::store::MemoryStore::default()), false))
+}
+
+impl Engine {
+    /// Begins to open an engine whose data is in this directory.
+    pub fn builder(dir: impl AsRef<Path>) -> EngineBuilder {
+        EngineBuilder {
+            dir: dir.as_ref().to_owned(),
+            cluster: ClusterId::new(0),
+            node: NodeId::new(1),
+            domain: FailureDomain::new("local", "local", "local"),
+            listen: None,
+            voters: BTreeMap::new(),
+            request_timeout: Duration::from_secs(10),
+            options: Options::default(),
+            wal: WalOptions::default(),
+        }
+    }
+
+    /// This node's name.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.inner.id
+    }
+
+    /// Where this node is.
+    #[must_use]
+    pub fn domain(&self) -> &FailureDomain {
+        &self.inner.domain
+    }
+
+    /// Begins a batch: operations on several resources that take effect together, at one offset.
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.clone())
+    }
+
+    /// The last record applied here.
+    ///
+    /// # Errors
+    /// [`Error::InternalError`] if the engine has stopped.
+    pub fn applied(&self) -> Result<Offset, Error> {
+        Ok(self.inner.node.applied(GROUP)?.offset)
+    }
+
+    /// How this node sees its group.
+    ///
+    /// # Errors
+    /// [`Error::RateLimited`] if it is too busy to say, [`Error::InternalError`] if it has stopped.
+    pub async fn status(&self) -> Result<GroupStatus, Error> {
+        Ok(self.inner.node.status(GROUP).await?)
+    }
+
+    /// The last record applied here, and the head of the chain of records up to it.
+    ///
+    /// # Errors
+    /// As for any read.
+    pub async fn chain_head(&self) -> Result<(Offset, ChainHead), Error> {
+        let (position, head) = self.inner.readers.read(|read| read_position(read, GROUP)).await?;
+        Ok((position.offset, head))
+    }
+
+    /// Digests of the whole state at one offset, read from front to back.
+    ///
+    /// # Errors
+    /// As for any read.
+    pub async fn digest(&self) -> Result<StateDigest, Error> {
+        self.inner.readers.read(|read| digest(read, GROUP)).await
+    }
+
+    /// Stops the node; everything is on stable storage when this returns.
+    ///
+    /// # Errors
+    /// [`Error::InternalError`] with the cause, if it had stopped by itself before.
+    pub async fn close(&self) -> Result<(), Error> {
+        let closed = self.inner.node.close().await;
+        self.inner.readers.close().await;
+        Ok(closed?)
+    }
+
+    /// Opens a resource for writing, making it if it is not there.
+    pub(crate) async fn open_resource(
+        &self,
+        kind: ResourceKind,
+        spec: ResourceSpec,
+    ) -> Result<ResourceId, Error> {
+        let name = spec.name.clone();
+        if !spec.placement.allows(&self.inner.domain) {
+            return Err(Error::DomainUnavailable {
+                domain: self.inner.domain.to_string(),
+                resource: name.to_string(),
+            });
+        }
+        let caller = self.inner.domain.clone();
+        match self.propose(&Command::Open { kind, spec, caller }).await? {
+            (_, Outcome::Opened { resource }) => Ok(resource),
+            (_, Outcome::Refused(refusal)) => Err(refused(refusal)),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Commits a batch and says where it took effect.
+    pub(crate) async fn commit(&self, command: &Command) -> Result<Receipt, Error> {
+        match self.propose(command).await? {
+            (receipt, Outcome::Applied) => Ok(receipt),
+            (receipt, Outcome::Duplicate(first)) => Ok(Receipt {
+                offset: first.offset,
+                log_time: first.log_time,
+                duplicate: true,
+                ..receipt
+            }),
+            (_, Outcome::Refused(refusal)) => Err(refused(refusal)),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    async fn propose(&self, command: &Command) -> Result<(Receipt, Outcome), Error> {
+        let payload = command.encode();
+        debug_assert_eq!(Command::decode(payload.clone()).as_ref(), Ok(command));
+        let proposal = self.inner.node.propose(GROUP, payload)?;
+        let committed = timeout(self.inner.request_timeout, proposal)
+            .await
+            .map_err(|_| Error::Disconnected { outcome_unknown: true })??;
+        let receipt = Receipt {
+            group: GROUP,
+            offset: committed.offset,
+            log_time: committed.log_time,
+            duplicate: false,
+        };
+        Ok((receipt, committed.outcome.0))
+    }
+
+    /// Reads one moment's state that is as fresh as asked.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        options: ReadOptions,
+        read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Error> {
+        // A halted replica may be damaged: it serves nothing, however stale (G10).
+        if let Some(cause) = self.inner.node.stopped() {
+            return Err(cause.into());
+        }
+        match options.consistency {
+            ReadConsistency::Local => {}
+            ReadConsistency::Linearizable => {
+                timeout(self.inner.request_timeout, self.inner.node.read_barrier(GROUP))
+                    .await
+                    .map_err(|_| Error::Disconnected { outcome_unknown: false })??;
+            }
+            ReadConsistency::AtLeastOffset(required) => {
+                self.at_least(required, options.wait).await?;
+            }
+        }
+        self.inner.readers.read(move |state| read(state, GROUP)).await
+    }
+
+    async fn at_least(&self, required: Offset, wait: Duration) -> Result<(), Error> {
+        let node = &self.inner.node;
+        if required <= node.applied(GROUP)?.offset {
+            return Ok(());
+        }
+        if !wait.is_zero()
+            && let Ok(waited) = timeout(wait, node.wait_applied(GROUP, required)).await
+        {
+            waited?;
+            return Ok(());
+        }
+        Err(Error::NotYetApplied { required, applied: node.applied(GROUP)?.offset })
+    }
+}
+
+/// Longest name of a provider, region or zone.
+const DOMAIN_PART_BYTES_MAX: usize = 64;
+
+pub(crate) fn check_domain(domain: &FailureDomain) -> Result<(), Error> {
+    let parts = [&domain.provider, &domain.region, &domain.zone];
+    if parts.iter().all(|part| (1..=DOMAIN_PART_BYTES_MAX).contains(&part.len())) {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument {
+        what: format!(
+            "domain={domain} needs a provider, region and zone of 1 to {DOMAIN_PART_BYTES_MAX} \
+             bytes"
+        ),
+    })
+}
+
+fn refused(refusal: Refusal) -> Error {
+    match refusal {
+        Refusal::Fenced { current } => Error::Fenced { current },
+        Refusal::NotOpened { epoch, current } => Error::PreconditionFailed {
+            what: format!("epoch={epoch} was not opened, current={current}"),
+        },
+        Refusal::UnknownResource { resource } => {
+            Error::NotFound { what: format!("resource number {}", resource.0) }
+        }
+        Refusal::Incompatible { expected, found } => Error::Incompatible { expected, found },
+        Refusal::DomainUnavailable { domain, resource } => {
+            Error::DomainUnavailable { domain: domain.to_string(), resource: resource.to_string() }
+        }
+        Refusal::VersionMismatch { expected, found } => {
+            let version = |version: Version| match version {
+                Version::ABSENT => "absent".to_owned(),
+                version => version.offset().to_string(),
+            };
+            Error::PreconditionFailed {
+                what: format!("version, expected={} found={}", version(expected), version(found)),
+            }
+        }
+        Refusal::IdempotencyConflict => Error::IdempotencyConflict,
+        Refusal::InProgress { owner, since } => Error::PreconditionFailed {
+            what: format!("the request is reserved by owner epoch={owner} since={since}"),
+        },
+        Refusal::NotReserved => Error::PreconditionFailed {
+            what: "the request is not reserved by this owner epoch".to_owned(),
+        },
+        Refusal::CompletedOtherwise { at } => Error::PreconditionFailed {
+            what: format!("the request was completed with another result, offset={at}"),
+        },
+        Refusal::AppendedTwice => Error::InvalidArgument {
+            what: "a batch appends to the same log at most once".to_owned(),
+        },
+    }
+}
+
+fn unexpected(outcome: &Outcome) -> Error {
+    Error::InternalError { what: format!("a record was answered with {outcome:?}") }
+}

@@ -1,0 +1,221 @@
+//! What can go wrong, as a service sees it: a closed set, and for each what to do about it.
+
+use palisade_replication::{Disposition, NodeError, Offset};
+use palisade_wal::WalError;
+
+use crate::resource::FenceEpoch;
+
+/// When to come back if the disk has no room.
+const DISK_RETRY_AFTER_MS: u64 = 1000;
+
+/// A refusal or failure.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The lease had ended. Acquire it again.
+    #[error("the lease has expired, acquire it again")]
+    LeaseExpired,
+    /// The right to do this was taken away.
+    #[error("the right was revoked")]
+    Revoked,
+    /// A newer writer has opened the resource. Stop writing, or open it with a higher epoch.
+    #[error("a newer writer has opened the resource, current={current}")]
+    Fenced {
+        /// Its epoch.
+        current: FenceEpoch,
+    },
+    /// The group could not be reached in time.
+    #[error("the group was not reached in time, outcome_unknown={outcome_unknown}")]
+    Disconnected {
+        /// True if the request may have taken effect: retry it with the same request id.
+        outcome_unknown: bool,
+    },
+    /// The node serves, but not this now.
+    #[error("degraded: {what}")]
+    Degraded {
+        /// What is missing.
+        what: String,
+    },
+    /// The two sides do not fit together.
+    #[error("incompatible, expected={expected} found={found}")]
+    Incompatible {
+        /// What was asked for.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// Too much at once. Nothing happened; come back later.
+    #[error("too much at once, try again, retry_after_ms={retry_after_ms}")]
+    RateLimited {
+        /// When to come back.
+        retry_after_ms: u64,
+    },
+    /// The engine has stopped, for the cause given. Restart it, and look at the cause.
+    #[error("the engine has stopped: {what}")]
+    InternalError {
+        /// The first cause.
+        what: String,
+    },
+    /// The caller broke a rule.
+    #[error("invalid argument: {what}")]
+    InvalidArgument {
+        /// The rule.
+        what: String,
+    },
+    /// It is not there.
+    #[error("not found: {what}")]
+    NotFound {
+        /// What was asked for.
+        what: String,
+    },
+    /// It is there already, or someone else has it.
+    #[error("already exists: {what}")]
+    AlreadyExists {
+        /// What was to be made.
+        what: String,
+    },
+    /// The request id was used before, for another request. Use a new one.
+    #[error("the request id was used before for another request")]
+    IdempotencyConflict,
+    /// The resource may not be used from there. It is not tried anywhere else.
+    #[error("resource={resource} may not be used from domain={domain}")]
+    DomainUnavailable {
+        /// From where it was tried.
+        domain: String,
+        /// The resource.
+        resource: String,
+    },
+    /// This replica has not come that far. Wait, ask for less, or ask another.
+    #[error("this replica has not come that far, required={required} applied={applied}")]
+    NotYetApplied {
+        /// What was asked for.
+        required: Offset,
+        /// How far it is.
+        applied: Offset,
+    },
+    /// The state is not what the caller expected. Read it again and decide anew.
+    #[error("precondition failed: {what}")]
+    PreconditionFailed {
+        /// What differs.
+        what: String,
+    },
+}
+
+impl Error {
+    /// What the caller should do. Exhaustive on purpose: a new variant has to choose.
+    #[must_use]
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Self::RateLimited { .. }
+            | Self::Degraded { .. }
+            | Self::NotYetApplied { .. }
+            | Self::Disconnected { outcome_unknown: false } => Disposition::Retry,
+            Self::Disconnected { outcome_unknown: true } => Disposition::Indeterminate,
+            Self::LeaseExpired
+            | Self::Revoked
+            | Self::Fenced { .. }
+            | Self::Incompatible { .. }
+            | Self::InvalidArgument { .. }
+            | Self::NotFound { .. }
+            | Self::AlreadyExists { .. }
+            | Self::IdempotencyConflict
+            | Self::DomainUnavailable { .. }
+            | Self::PreconditionFailed { .. } => Disposition::Reject,
+            Self::InternalError { .. } => Disposition::Halt,
+        }
+    }
+
+    /// What a person can do about it.
+    #[must_use]
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::LeaseExpired => {
+                "acquire the lease again; what it guarded is not yours until then"
+            }
+            Self::Revoked => "stop, and ask whoever revoked it",
+            Self::Fenced { .. } => {
+                "stop writing: another writer took over; to take over in turn, open the resource \
+                 with a higher epoch"
+            }
+            Self::Disconnected { outcome_unknown: false } => {
+                "nothing happened; try again, and check that a majority of the nodes is up"
+            }
+            Self::Disconnected { outcome_unknown: true } => {
+                "it may have taken effect; repeat it with the same request id, or look the request up"
+            }
+            Self::Degraded { .. } => "try again, or ask another node",
+            Self::Incompatible { .. } => {
+                "open it as what it is, or use another name or another directory"
+            }
+            Self::RateLimited { .. } => "nothing happened; wait as long as it says and try again",
+            Self::InternalError { .. } => {
+                "this node serves nothing more; read the cause, then restart or replace it"
+            }
+            Self::InvalidArgument { .. } => {
+                "change the request; it will never be accepted as it is"
+            }
+            Self::NotFound { .. } => "check the name and the group",
+            Self::AlreadyExists { .. } => "use the one that is there, or choose another name",
+            Self::IdempotencyConflict => {
+                "use a new request id for a new request; repeat an old one unchanged"
+            }
+            Self::DomainUnavailable { .. } => {
+                "call from a domain that the placement names; nothing is tried elsewhere"
+            }
+            Self::NotYetApplied { .. } => {
+                "wait for the offset, ask another replica, or read with less freshness"
+            }
+            Self::PreconditionFailed { .. } => "read the state again and decide anew",
+        }
+    }
+
+    /// The variant's name, for programs in other languages.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::LeaseExpired => "LeaseExpired",
+            Self::Revoked => "Revoked",
+            Self::Fenced { .. } => "Fenced",
+            Self::Disconnected { .. } => "Disconnected",
+            Self::Degraded { .. } => "Degraded",
+            Self::Incompatible { .. } => "Incompatible",
+            Self::RateLimited { .. } => "RateLimited",
+            Self::InternalError { .. } => "InternalError",
+            Self::InvalidArgument { .. } => "InvalidArgument",
+            Self::NotFound { .. } => "NotFound",
+            Self::AlreadyExists { .. } => "AlreadyExists",
+            Self::IdempotencyConflict => "IdempotencyConflict",
+            Self::DomainUnavailable { .. } => "DomainUnavailable",
+            Self::NotYetApplied { .. } => "NotYetApplied",
+            Self::PreconditionFailed { .. } => "PreconditionFailed",
+        }
+    }
+}
+
+impl From<NodeError> for Error {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::Backpressure { retry_after_ms, .. } => Self::RateLimited { retry_after_ms },
+            NodeError::Unavailable => Self::Disconnected { outcome_unknown: false },
+            NodeError::Indeterminate => Self::Disconnected { outcome_unknown: true },
+            NodeError::InvalidArgument { what } => Self::InvalidArgument { what },
+            NodeError::UnknownGroup { .. } => Self::NotFound { what: error.to_string() },
+            NodeError::Foreign { .. } | NodeError::OtherVoters { .. } => Self::Incompatible {
+                expected: "this node's own data".to_owned(),
+                found: error.to_string(),
+            },
+            NodeError::Wal(wal) => match &*wal {
+                WalError::AlreadyOpen { .. } => Self::AlreadyExists { what: wal.to_string() },
+                WalError::Backpressure { .. } | WalError::NoSpace => {
+                    Self::RateLimited { retry_after_ms: DISK_RETRY_AFTER_MS }
+                }
+                WalError::Foreign { .. } | WalError::UnknownVersion { .. } => Self::Incompatible {
+                    expected: "this node's own data, of a version this release knows".to_owned(),
+                    found: wal.to_string(),
+                },
+                _ => Self::InternalError { what: wal.to_string() },
+            },
+            other => Self::InternalError { what: other.to_string() },
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The stored formats of version 1, byte by byte: records as they lie in the log, rows as they lie in
+//! the store, and the chain of heads over them. `tests/golden/state-1.txt` is what every later
+//! release must still read, and still compute from the same records (G8).
+//!
+//! A change that is meant gets a new version and a new file. While a version has not been released,
+//! `PALISADE_GOLDEN=write cargo test -p palisade golden` writes the file anew.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use palisade_replication::{
+    ClusterId, CommittedEntry, GroupId, LogIndex, LogTime, NodeId, Offset, ProposalId, Record,
+    StateMachine, Term,
+};
+
+use crate::command::{Action, Command, Fingerprint, Op, Version};
+use crate::digest::digest;
+use crate::machine::EngineMachine;
+use crate::resource::{
+    DomainRule, FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy,
+    ResourceId, ResourceKind, ResourceSpec, SchemaId,
+};
+use crate::store::{Family, MemoryStore, StateRead};
+
+const GROUP: GroupId = GroupId::new(1);
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One record of each shape.
+fn commands() -> Vec<Command> {
+    let caller = FailureDomain::new("aws", "us-east-1", "us-east-1a");
+    let rule = |provider: &str, region: Option<&str>, zone: Option<&str>| DomainRule {
+        provider: provider.to_owned(),
+        region: region.map(str::to_owned),
+        zone: zone.map(str::to_owned),
+    };
+    let rules = [
+        rule("aws", Some("us-east-1"), Some("us-east-1a")),
+        rule("aws", Some("us-west-2"), None),
+        rule("gcp", None, None),
+    ];
+    let open = |kind: ResourceKind, name: &str, epoch| Command::Open {
+        kind,
+        spec: ResourceSpec {
+            name: LogicalResourceName::new(name).unwrap(),
+            schema: SchemaId::new("golden.v1").unwrap(),
+            epoch: FenceEpoch::new(epoch),
+            replicas: ReplicaPolicy::majority(3),
+            placement: Placement::new(rules.clone()).unwrap(),
+        },
+        caller: caller.clone(),
+    };
+    let op = |resource, epoch, action| Op {
+        resource: ResourceId(resource),
+        epoch: FenceEpoch::new(epoch),
+        action,
+    };
+    let batch = |ops| Command::Batch { caller: caller.clone(), ops };
+    let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+    let owner = FenceEpoch::new(300);
+    let fingerprint = Fingerprint::of(b"a request");
+    vec![
+        open(ResourceKind::Log, "commands", 1),
+        open(ResourceKind::Map, "states", 1),
+        open(ResourceKind::Idempotency, "requests", 1),
+        batch(vec![
+            op(3, 1, Action::Reserve { owner, fingerprint, key: bytes("r1") }),
+            op(1, 1, Action::Append { payload: bytes("a command") }),
+            op(2, 1, Action::Put { guard: None, key: bytes("k\0\x01"), value: bytes("a value") }),
+            op(3, 1, Action::Complete { owner, key: bytes("r1"), result: bytes("a result") }),
+        ]),
+        batch(vec![op(3, 1, Action::Reserve { owner, fingerprint, key: bytes("r2") })]),
+        batch(vec![
+            op(
+                2,
+                1,
+                Action::Put { guard: Some(Version::ABSENT), key: bytes(""), value: bytes("") },
+            ),
+            op(
+                2,
+                1,
+                Action::Delete { guard: Some(Version(Offset::new(4))), key: bytes("k\0\x01") },
+            ),
+        ]),
+        // A refused record: it has its place in the chain, and no row.
+        batch(vec![op(1, 0, Action::Append { payload: bytes("stale") })]),
+        open(ResourceKind::Log, "commands", 2),
+    ]
+}
+
+/// What the records come to, in words.
+fn state() -> String {
+    let store = Arc::new(MemoryStore::default());
+    let shared = Arc::<MemoryStore>::clone(&store);
+    let (cluster, node) = (ClusterId::new(7), NodeId::new(1));
+    let mut machine = EngineMachine::open(shared, true, cluster, node, &[GROUP]).unwrap();
+    let mut text = String::new();
+    for (at, command) in commands().into_iter().enumerate() {
+        let number = at as u64 + 1;
+        let payload = command.encode();
+        assert_eq!(Command::decode(payload.clone()), Ok(command));
+        let entry = CommittedEntry {
+            index: LogIndex::new(number),
+            term: Term::new(1),
+            log_time: LogTime::new(1_800_000_000_000 + number),
+            first_offset: Offset::new(number),
+            records: vec![Record {
+                id: ProposalId { session: 1, seq: number },
+                payload: payload.clone(),
+            }],
+        };
+        let outcomes = machine.apply(GROUP, &[entry]).unwrap();
+        let head = digest(&*store, GROUP).unwrap().head;
+        writeln!(text, "record {number}\n  {}", hex(&payload)).unwrap();
+        writeln!(text, "  {:?}\n  head {head}", outcomes[0].0).unwrap();
+    }
+    for family in Family::ALL {
+        let mut each = |key: &[u8], value: &[u8]| {
+            writeln!(text, "{} {}\n  {}", family.name(), hex(key), hex(value)).unwrap();
+            true
+        };
+        store.scan(family, &[], &[0xff; 64], &mut each).unwrap();
+    }
+    for (name, digest) in digest(&*store, GROUP).unwrap().projections {
+        writeln!(text, "digest {name} {digest}").unwrap();
+    }
+    text
+}
+
+#[test]
+fn version_one_stays_what_it_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/state-1.txt");
+    let found = state();
+    if std::env::var_os("PALISADE_GOLDEN").is_some_and(|value| value == "write") {
+        std::fs::write(&path, &found).unwrap();
+    }
+    let kept = std::fs::read_to_string(&path).unwrap();
+    for (at, (found, kept)) in found.lines().zip(kept.lines()).enumerate() {
+        assert_eq!(found, kept, "line {} of {}", at + 1, path.display());
+    }
+    assert_eq!(found.lines().count(), kept.lines().count());
+}
+
+/// The chain by hand: SHA-256 over the head before, offset, log time and payload.
+#[test]
+fn the_first_head_can_be_computed_by_anyone() {
+    use sha2::{Digest, Sha256};
+    let mut raw = vec![0; 32];
+    raw.extend_from_slice(&1_u64.to_le_bytes());
+    raw.extend_from_slice(&1_800_000_000_001_u64.to_le_bytes());
+    raw.extend_from_slice(&commands()[0].encode());
+    let head = hex(&Sha256::digest(&raw));
+    assert!(state().contains(&format!("head {head}\nrecord 2")), "{head}");
+}

@@ -1,0 +1,123 @@
+//! A replicated map: ordered keys, each value with the offset of its last change as its version.
+
+use std::marker::PhantomData;
+
+use crate::command::Version;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::log::decode;
+use crate::projections::map;
+use crate::read::ReadOptions;
+use crate::receipt::Receipt;
+use crate::resource::{FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
+use crate::stored::{Key, Stored};
+
+/// Most rows that one range returns.
+pub const RANGE_ROWS_MAX: usize = 4096;
+
+/// A handle to a map from `K` to `V`, opened by one writer generation.
+pub struct ReplicatedMap<K, V> {
+    engine: Engine,
+    pub(crate) resource: ResourceId,
+    pub(crate) epoch: FenceEpoch,
+    rows: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> Clone for ReplicatedMap<K, V> {
+    fn clone(&self) -> Self {
+        let Self { engine, resource, epoch, rows } = self;
+        Self { engine: engine.clone(), resource: *resource, epoch: *epoch, rows: *rows }
+    }
+}
+
+/// A value and its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned<V> {
+    /// The value.
+    pub value: V,
+    /// The offset of the change that made it.
+    pub version: Version,
+}
+
+impl<K: Key, V: Stored> ReplicatedMap<K, V> {
+    /// Opens the map for writing, making it if it is not there. A higher epoch than the current
+    /// fences every older writer.
+    ///
+    /// # Errors
+    /// As [`crate::ReplicatedLog::open`].
+    pub async fn open(engine: &Engine, spec: ResourceSpec) -> Result<Self, Error> {
+        let epoch = spec.epoch;
+        let resource = engine.open_resource(ResourceKind::Map, spec).await?;
+        Ok(Self { engine: engine.clone(), resource, epoch, rows: PhantomData })
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// As [`crate::Batch::commit`].
+    pub async fn put(&self, key: &K, value: &V) -> Result<Receipt, Error> {
+        self.engine.batch().put(self, key, value).commit().await
+    }
+
+    /// Sets a key if its version is this one.
+    ///
+    /// # Errors
+    /// [`Error::PreconditionFailed`] if it is another, and as [`crate::Batch::commit`].
+    pub async fn put_if(&self, key: &K, value: &V, version: Version) -> Result<Receipt, Error> {
+        self.engine.batch().put_if(self, key, value, version).commit().await
+    }
+
+    /// Removes a key; one that is not there stays so.
+    ///
+    /// # Errors
+    /// As [`crate::Batch::commit`].
+    pub async fn delete(&self, key: &K) -> Result<Receipt, Error> {
+        self.engine.batch().delete(self, key).commit().await
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`Error::NotYetApplied`] and others, as the options say.
+    pub async fn get(
+        &self,
+        key: &K,
+        options: impl Into<ReadOptions>,
+    ) -> Result<Option<Versioned<V>>, Error> {
+        let (resource, key) = (self.resource, key.to_bytes());
+        let found = self
+            .engine
+            .read(options.into(), move |read, group| map::get(read, group, resource, &key))
+            .await?;
+        found.map(|(value, version)| Ok(Versioned { value: decode(&value)?, version })).transpose()
+    }
+
+    /// The rows from `from` up to before `end`, or to the end of the map, in the order of their
+    /// keys, at most `limit` and [`RANGE_ROWS_MAX`].
+    ///
+    /// # Errors
+    /// [`Error::NotYetApplied`] and others, as the options say.
+    pub async fn range(
+        &self,
+        from: &K,
+        end: Option<&K>,
+        limit: usize,
+        options: impl Into<ReadOptions>,
+    ) -> Result<Vec<(K, Versioned<V>)>, Error> {
+        let (resource, from) = (self.resource, from.to_bytes());
+        let end = end.map(Stored::to_bytes);
+        let limit = limit.min(RANGE_ROWS_MAX);
+        let rows = self
+            .engine
+            .read(options.into(), move |read, group| {
+                map::range(read, group, resource, &from, end.as_deref(), limit)
+            })
+            .await?;
+        rows.into_iter()
+            .map(|(key, value, version)| {
+                let value = decode(&value)?;
+                Ok((decode(&key.into())?, Versioned { value, version }))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,40 @@
+//! How fresh a read must be.
+
+use std::time::Duration;
+
+use palisade_replication::Offset;
+
+/// What a read must reflect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ReadConsistency {
+    /// Everything that was acknowledged to anyone before the read began (G5).
+    Linearizable,
+    /// Every record up to this one, or a typed error (G4).
+    AtLeastOffset(Offset),
+    /// Whatever this replica has.
+    Local,
+}
+
+/// How to read: how fresh, and how long to wait for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadOptions {
+    pub(crate) consistency: ReadConsistency,
+    pub(crate) wait: Duration,
+}
+
+impl ReadOptions {
+    /// Waits up to so long for an offset to be applied here. Without it, a replica that is behind
+    /// says so at once.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+}
+
+impl From<ReadConsistency> for ReadOptions {
+    fn from(consistency: ReadConsistency) -> Self {
+        Self { consistency, wait: Duration::ZERO }
+    }
+}

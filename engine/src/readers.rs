@@ -1,0 +1,119 @@
+//! Threads that read the store, so that no caller's runtime ever waits for it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+use crate::error::Error;
+use crate::machine::stopped;
+use crate::store::{StateRead, StateStore, StoreError};
+
+/// Reads that may wait for a thread.
+const QUEUE_MAX: usize = 8192;
+/// When to come back if too many wait.
+const RETRY_AFTER_MS: u64 = 10;
+
+type Job = Box<dyn FnOnce(&dyn StateStore) + Send>;
+
+/// A few threads that read. They end when this is closed or dropped.
+pub(crate) struct Readers {
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    jobs: SyncSender<Job>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Readers {
+    pub(crate) fn start(store: &Arc<dyn StateStore>, threads: usize) -> Result<Self, Error> {
+        let (jobs, queue) = sync_channel::<Job>(QUEUE_MAX);
+        let queue = Arc::new(Mutex::new(queue));
+        let start = |number: usize| {
+            let (store, queue) = (Arc::clone(store), Arc::clone(&queue));
+            std::thread::Builder::new()
+                .name(format!("palisade-read-{number}"))
+                .spawn(move || serve(&*store, &queue))
+                .map_err(|error| Error::InternalError {
+                    what: format!("could not start a reader thread: {error}"),
+                })
+        };
+        let threads = (0..threads).map(start).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { running: Mutex::new(Some(Running { jobs, threads })) })
+    }
+
+    /// Ends the threads; they have let go of the store when this returns.
+    pub(crate) async fn close(&self) {
+        let running = self.running().take();
+        if let Some(Running { jobs, threads }) = running {
+            drop(jobs);
+            // Reads do not unwind into their thread, so there is nothing to learn from a join.
+            let joined = move || threads.into_iter().for_each(|thread| drop(thread.join()));
+            let _ = tokio::task::spawn_blocking(joined).await;
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a read on one moment's state.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn StateRead) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |store| {
+            let answer = catch_unwind(AssertUnwindSafe(|| read(&*store.snapshot())))
+                .unwrap_or_else(|_| Err(StoreError { what: "a read panicked".to_owned() }));
+            // A caller that gave up is no loss.
+            let _ = reply.send(answer);
+        });
+        match self.running().as_ref().map(|running| running.jobs.try_send(job)) {
+            Some(Ok(())) => {}
+            Some(Err(TrySendError::Full(_))) => {
+                return Err(Error::RateLimited { retry_after_ms: RETRY_AFTER_MS });
+            }
+            Some(Err(TrySendError::Disconnected(_))) | None => return Err(ended()),
+        }
+        answer.await.map_err(|_| ended())?.map_err(|error| stopped(&error))
+    }
+}
+
+fn ended() -> Error {
+    Error::InternalError { what: "it was closed".to_owned() }
+}
+
+fn serve(store: &dyn StateStore, queue: &Mutex<Receiver<Job>>) {
+    loop {
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match job {
+            Ok(job) => job(store),
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    /// A bug in a read is its caller's error: the threads go on, and so does the host.
+    #[tokio::test]
+    async fn a_read_that_panics_takes_no_thread_with_it() {
+        let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+        let readers = Readers::start(&store, 1).unwrap();
+        for _ in 0..2 {
+            let failed = readers.read(|_| -> Result<(), StoreError> { panic!("a bug") }).await;
+            assert!(matches!(failed, Err(Error::InternalError { .. })), "{failed:?}");
+        }
+        assert_eq!(readers.read(|_| Ok(1)).await.unwrap(), 1);
+        readers.close().await;
+        assert!(readers.read(|_| Ok(1)).await.is_err());
+    }
+}

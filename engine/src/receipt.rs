@@ -1,0 +1,17 @@
+//! The proof of a write.
+
+use palisade_replication::{GroupId, LogTime, Offset};
+
+/// Says where a write took effect. It is returned only once the record is on stable storage at a
+/// quorum of voters (G1) and applied on the node that was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The group whose log it is in.
+    pub group: GroupId,
+    /// Its place there: read at least at it to see the write.
+    pub offset: Offset,
+    /// The leader's stamp on it.
+    pub log_time: LogTime,
+    /// The request had taken effect before; this is its first receipt again (G6).
+    pub duplicate: bool,
+}

@@ -1,0 +1,341 @@
+//! Resources: their names, who may use them from where, and which writer is the current one.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::Error;
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Longest name, in bytes.
+            pub const BYTES_MAX: usize = 128;
+
+            /// Takes letters, digits, `-`, `_`, `.` and `/`, beginning with a letter or digit.
+            ///
+            /// # Errors
+            /// [`Error::InvalidArgument`] for anything else.
+            pub fn new(name: &str) -> Result<Self, Error> {
+                let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte);
+                let begins = name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+                if !begins || name.len() > Self::BYTES_MAX || !name.bytes().all(allowed) {
+                    return Err(Error::InvalidArgument {
+                        what: format!(
+                            concat!(
+                                $what,
+                                "={:?} must be 1 to {} letters, digits, '-', '_', '.' or '/', ",
+                                "beginning with a letter or digit"
+                            ),
+                            name,
+                            Self::BYTES_MAX
+                        ),
+                    });
+                }
+                Ok(Self(name.into()))
+            }
+
+            /// The name itself.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// What a resource is called, within its group.
+    LogicalResourceName, "resource name"
+}
+name! {
+    /// What shape its values have. A handle opened with another schema is refused.
+    SchemaId, "schema id"
+}
+
+/// Writer generation of a resource, only ever rising.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FenceEpoch(u64);
+
+impl FenceEpoch {
+    /// Wraps a raw number.
+    #[must_use]
+    pub const fn new(raw: u64) -> Self {
+        Self(raw)
+    }
+
+    /// Before any writer.
+    #[must_use]
+    pub const fn zero() -> Self {
+        Self(0)
+    }
+
+    /// The raw number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for FenceEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The fencing rule for a resource outside the log: it lets the current writer and no older one.
+///
+/// ```
+/// use palisade::{FenceEpoch, FenceGuard};
+///
+/// let mut guard = FenceGuard::new(FenceEpoch::new(1));
+/// assert!(guard.check(FenceEpoch::new(1)).is_ok());
+/// guard.advance(FenceEpoch::new(2)).unwrap();
+/// assert!(guard.check(FenceEpoch::new(1)).is_err());
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FenceGuard {
+    current: FenceEpoch,
+}
+
+impl FenceGuard {
+    /// Guards with this epoch as the current one.
+    #[must_use]
+    pub const fn new(current: FenceEpoch) -> Self {
+        Self { current }
+    }
+
+    /// Lets the current epoch pass.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] for an older one, [`Error::PreconditionFailed`] for one that was never
+    /// opened.
+    pub fn check(&self, epoch: FenceEpoch) -> Result<(), Error> {
+        match epoch.cmp(&self.current) {
+            std::cmp::Ordering::Equal => Ok(()),
+            std::cmp::Ordering::Less => Err(Error::Fenced { current: self.current }),
+            std::cmp::Ordering::Greater => Err(Error::PreconditionFailed {
+                what: format!("epoch={epoch} was not opened, current={}", self.current),
+            }),
+        }
+    }
+
+    /// Makes a newer epoch the current one; the current one again changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] for an older one.
+    pub fn advance(&mut self, epoch: FenceEpoch) -> Result<(), Error> {
+        if epoch < self.current {
+            return Err(Error::Fenced { current: self.current });
+        }
+        self.current = epoch;
+        Ok(())
+    }
+}
+
+/// What a resource is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum ResourceKind {
+    /// An ordered log of values.
+    Log,
+    /// An ordered map.
+    Map,
+    /// A table of requests and their results.
+    Idempotency,
+}
+
+impl fmt::Display for ResourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Log => "log",
+            Self::Map => "map",
+            Self::Idempotency => "idempotency",
+        })
+    }
+}
+
+/// How many replicas a resource asks for, and how many of them make a write durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplicaPolicy {
+    pub(crate) replicas: u32,
+}
+
+impl ReplicaPolicy {
+    /// A majority of so many replicas holds every acknowledged write on stable storage.
+    #[must_use]
+    pub const fn majority(replicas: u32) -> Self {
+        Self { replicas }
+    }
+
+    /// How many replicas.
+    #[must_use]
+    pub const fn replicas(self) -> u32 {
+        self.replicas
+    }
+}
+
+/// Where a node, a caller or a worker is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FailureDomain {
+    /// Who runs the machines.
+    pub provider: String,
+    /// Which of its regions.
+    pub region: String,
+    /// Which zone of the region.
+    pub zone: String,
+}
+
+impl FailureDomain {
+    /// Names a zone of a region of a provider.
+    pub fn new(
+        provider: impl Into<String>,
+        region: impl Into<String>,
+        zone: impl Into<String>,
+    ) -> Self {
+        Self { provider: provider.into(), region: region.into(), zone: zone.into() }
+    }
+}
+
+impl fmt::Display for FailureDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.provider, self.region, self.zone)
+    }
+}
+
+/// A set of failure domains: a provider, one of its regions, or one zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainRule {
+    /// Who runs the machines.
+    pub provider: String,
+    /// Which region, or all.
+    pub region: Option<String>,
+    /// Which zone, or all.
+    pub zone: Option<String>,
+}
+
+impl DomainRule {
+    fn allows(&self, domain: &FailureDomain) -> bool {
+        self.provider == domain.provider
+            && self.region.as_ref().is_none_or(|region| *region == domain.region)
+            && self.zone.as_ref().is_none_or(|zone| *zone == domain.zone)
+    }
+}
+
+/// From where a resource may be used. Placement is authorization (G9): everywhere else it is
+/// refused, and nothing is tried elsewhere behind the caller's back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    pub(crate) rules: Vec<DomainRule>,
+}
+
+impl Placement {
+    /// Most rules that one placement holds.
+    pub const RULES_MAX: usize = 32;
+
+    /// Allows what any of the rules allows.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] without a rule, with too many, or for a zone without its region.
+    pub fn new(rules: impl IntoIterator<Item = DomainRule>) -> Result<Self, Error> {
+        let rules: Vec<_> = rules.into_iter().collect();
+        let broken = if rules.is_empty() || rules.len() > Self::RULES_MAX {
+            Some("a placement has 1 to 32 rules")
+        } else if rules.iter().any(|rule| rule.zone.is_some() && rule.region.is_none()) {
+            Some("a rule that names a zone names its region")
+        } else if rules.iter().any(|rule| {
+            let parts = [Some(&rule.provider), rule.region.as_ref(), rule.zone.as_ref()];
+            parts.into_iter().flatten().any(|part| part.is_empty() || part.len() > 64)
+        }) {
+            Some("names in a rule have 1 to 64 bytes")
+        } else {
+            None
+        };
+        match broken {
+            Some(what) => Err(Error::InvalidArgument { what: what.to_owned() }),
+            None => Ok(Self { rules }),
+        }
+    }
+
+    /// Allows every domain of any provider named here.
+    ///
+    /// # Errors
+    /// As [`Placement::new`].
+    pub fn providers<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, Error> {
+        Self::new(names.into_iter().map(|provider| DomainRule {
+            provider: provider.to_owned(),
+            region: None,
+            zone: None,
+        }))
+    }
+
+    /// True if the resource may be used from there.
+    #[must_use]
+    pub fn allows(&self, domain: &FailureDomain) -> bool {
+        self.rules.iter().any(|rule| rule.allows(domain))
+    }
+}
+
+/// What a resource is to be, or is expected to be, when it is opened for writing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResourceSpec {
+    /// Its name.
+    pub name: LogicalResourceName,
+    /// The shape of its values.
+    pub schema: SchemaId,
+    /// The writer generation to open with. A higher one than the current fences all older writers.
+    pub epoch: FenceEpoch,
+    /// Its replicas.
+    pub replicas: ReplicaPolicy,
+    /// From where it may be used.
+    pub placement: Placement,
+}
+
+/// Short name of a resource within its group, given when it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResourceId(pub(crate) u32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed_once() {
+        for good in ["report-requests", "report-command.v1", "a/b_c", "0"] {
+            assert_eq!(LogicalResourceName::new(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "-a", "a b", "ä", &"a".repeat(129)] {
+            assert!(LogicalResourceName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_rule_allows_what_it_names_and_what_it_leaves_open() {
+        let rule = |region: Option<&str>, zone: Option<&str>| DomainRule {
+            provider: "aws".into(),
+            region: region.map(Into::into),
+            zone: zone.map(Into::into),
+        };
+        let at = |provider, region, zone| FailureDomain::new(provider, region, zone);
+        let zone = Placement::new([rule(Some("r1"), Some("a"))]).unwrap();
+        assert!(zone.allows(&at("aws", "r1", "a")));
+        assert!(!zone.allows(&at("aws", "r1", "b")));
+        let region = Placement::new([rule(Some("r1"), None)]).unwrap();
+        assert!(region.allows(&at("aws", "r1", "b")));
+        assert!(!region.allows(&at("aws", "r2", "b")));
+        let provider = Placement::providers(["aws"]).unwrap();
+        assert!(provider.allows(&at("aws", "r2", "b")));
+        assert!(!provider.allows(&at("gcp", "r2", "b")));
+        assert!(Placement::new([rule(None, Some("a"))]).is_err());
+        assert!(Placement::new([]).is_err());
+    }
+}

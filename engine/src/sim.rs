@@ -1,0 +1,173 @@
+//! The engine's state machine under the simulator of `palisade-replication`.
+
+use std::sync::Arc;
+
+use palisade_replication::sim::SimMachine;
+use palisade_replication::{
+    AppliedPosition, ApplyError, ClusterId, CommittedEntry, GroupId, NodeId, StateMachine,
+};
+
+use crate::command::{Action, Command, Fingerprint, Op, Outcome, Refusal};
+use crate::digest::digest;
+use crate::machine::EngineMachine;
+use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
+use crate::store::{Family, MemoryStore, StateRead};
+
+pub use crate::machine::RecordOutcome;
+pub use palisade_replication::sim::{
+    Completion as SimCompletion, GROUP, OpId, SimCluster, SimOptions, SimRandom,
+};
+
+/// The engine over a store that loses what was not flushed.
+pub struct SimEngine {
+    store: MemoryStore,
+    machine: EngineMachine,
+}
+
+impl SimEngine {
+    /// A fresh replica.
+    ///
+    /// # Panics
+    /// Never: an empty store in memory opens.
+    #[must_use]
+    pub fn new(node: NodeId) -> Self {
+        let store = MemoryStore::default();
+        let shared = Arc::new(store.clone());
+        let machine = EngineMachine::open(shared, true, ClusterId::new(1), node, &[GROUP])
+            .expect("an empty store opens");
+        Self { store, machine }
+    }
+
+    /// What the state holds of a log: offset and payload.
+    #[must_use]
+    pub fn log(&self, resource: ResourceId) -> Vec<(u64, Vec<u8>)> {
+        let mut rows = Vec::new();
+        let from = crate::keys::log(GROUP, resource, palisade_replication::Offset::ZERO);
+        let end = crate::keys::resource_end(GROUP, resource);
+        self.store
+            .scan(Family::Log, &from, &end, &mut |key, value| {
+                let offset = crate::keys::log_offset(key).expect("a log's key ends in an offset");
+                rows.push((offset.get(), value.to_vec()));
+                true
+            })
+            .expect("memory can be read");
+        rows
+    }
+
+    /// What the state holds of a map's key: value and version.
+    #[must_use]
+    pub fn map(&self, resource: ResourceId, key: &[u8]) -> Option<(Vec<u8>, u64)> {
+        crate::projections::map::get(&self.store, GROUP, resource, key)
+            .expect("memory can be read")
+            .map(|(value, version)| (value.to_vec(), version.offset().get()))
+    }
+}
+
+impl StateMachine for SimEngine {
+    type Outcome = RecordOutcome;
+
+    fn applied(&self, group: GroupId) -> AppliedPosition {
+        self.machine.applied(group)
+    }
+
+    fn apply(
+        &mut self,
+        group: GroupId,
+        entries: &[CommittedEntry],
+    ) -> Result<Vec<RecordOutcome>, ApplyError> {
+        self.machine.apply(group, entries)
+    }
+
+    fn flushed(&self, group: GroupId) -> AppliedPosition {
+        self.machine.flushed(group)
+    }
+
+    fn flush(&mut self) -> Result<(), ApplyError> {
+        self.machine.flush()
+    }
+}
+
+impl SimMachine for SimEngine {
+    fn crash(&mut self) {
+        self.store.crash();
+        self.machine.reload().expect("memory can be read");
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let digest = digest(&self.store, GROUP).expect("memory can be read");
+        // One number for all of it: any difference shows.
+        let text = format!("{digest:?}");
+        Fingerprint::of(text.as_bytes()).0
+    }
+}
+
+/// A record that opens a resource.
+#[must_use]
+pub fn open(kind: ResourceKind, spec: ResourceSpec, caller: FailureDomain) -> bytes::Bytes {
+    Command::Open { kind, spec, caller }.encode()
+}
+
+/// A submission as the report service makes it: reserve, append, put and complete in one batch.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Log, map and idempotency store.
+    pub resources: [ResourceId; 3],
+    /// The writer's epoch.
+    pub epoch: FenceEpoch,
+    /// The request's id.
+    pub key: Vec<u8>,
+    /// What it asks for.
+    pub payload: Vec<u8>,
+    /// On whose behalf.
+    pub caller: FailureDomain,
+}
+
+impl Submission {
+    /// Its record.
+    #[must_use]
+    pub fn encode(&self) -> bytes::Bytes {
+        let [log, map, requests] = self.resources;
+        let key = bytes::Bytes::copy_from_slice(&self.key);
+        let payload = bytes::Bytes::copy_from_slice(&self.payload);
+        let owner = self.epoch;
+        let fingerprint = Fingerprint::of(&self.payload);
+        let op = |resource, action| Op { resource, epoch: self.epoch, action };
+        let ops = vec![
+            op(requests, Action::Reserve { owner, fingerprint, key: key.clone() }),
+            op(log, Action::Append { payload: payload.clone() }),
+            op(map, Action::Put { guard: None, key: key.clone(), value: payload }),
+            op(requests, Action::Complete { owner, key, result: bytes::Bytes::new() }),
+        ];
+        Command::Batch { caller: self.caller.clone(), ops }.encode()
+    }
+}
+
+/// An outcome in words a test can match on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SimOutcome {
+    /// The resource is open.
+    Opened(ResourceId),
+    /// It took effect.
+    Applied,
+    /// It had taken effect before, at this offset.
+    Duplicate(u64),
+    /// A newer writer has opened the resource.
+    Fenced(FenceEpoch),
+    /// The id was used for something else.
+    Conflict,
+    /// Any other refusal.
+    Refused(String),
+}
+
+impl From<&RecordOutcome> for SimOutcome {
+    fn from(outcome: &RecordOutcome) -> Self {
+        match &outcome.0 {
+            Outcome::Opened { resource } => Self::Opened(*resource),
+            Outcome::Applied => Self::Applied,
+            Outcome::Duplicate(first) => Self::Duplicate(first.offset.get()),
+            Outcome::Refused(Refusal::Fenced { current }) => Self::Fenced(*current),
+            Outcome::Refused(Refusal::IdempotencyConflict) => Self::Conflict,
+            Outcome::Refused(other) => Self::Refused(format!("{other:?}")),
+        }
+    }
+}

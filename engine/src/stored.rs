@@ -1,0 +1,66 @@
+//! Values and keys as services have them, and as the log keeps them.
+
+use bytes::Bytes;
+
+use crate::codec::DecodeError;
+
+/// A value that can be kept in a log, a map or a result. Equal values should have equal bytes.
+pub trait Stored: Sized + Send + 'static {
+    /// Its bytes.
+    fn to_bytes(&self) -> Bytes;
+
+    /// The value of these bytes.
+    ///
+    /// # Errors
+    /// When they are not the bytes of a value.
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError>;
+}
+
+/// A key of a map. Its bytes are in the order of the keys.
+pub trait Key: Stored {}
+
+impl Stored for Bytes {
+    fn to_bytes(&self) -> Bytes {
+        self.clone()
+    }
+
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        Ok(bytes.clone())
+    }
+}
+
+impl Stored for Vec<u8> {
+    fn to_bytes(&self) -> Bytes {
+        Bytes::copy_from_slice(self)
+    }
+
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        Ok(bytes.to_vec())
+    }
+}
+
+impl Stored for String {
+    fn to_bytes(&self) -> Bytes {
+        Bytes::copy_from_slice(self.as_bytes())
+    }
+
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        Self::from_utf8(bytes.to_vec()).map_err(|_| DecodeError { what: "text" })
+    }
+}
+
+impl Stored for u64 {
+    fn to_bytes(&self) -> Bytes {
+        Bytes::copy_from_slice(&self.to_be_bytes())
+    }
+
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let raw = bytes[..].try_into().map_err(|_| DecodeError { what: "number" })?;
+        Ok(Self::from_be_bytes(raw))
+    }
+}
+
+impl Key for Bytes {}
+impl Key for Vec<u8> {}
+impl Key for String {}
+impl Key for u64 {}

@@ -1,0 +1,243 @@
+//! The engine as a service uses it: one node, real files, real syncs.
+
+use std::time::Duration;
+
+use palisade::{
+    Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogicalResourceName,
+    NodeId, Offset, Placement, ReadConsistency, ReadOptions, ReplicaPolicy,
+    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec,
+    SchemaId, Version,
+};
+use tempfile::TempDir;
+
+fn spec(name: &str, epoch: u64) -> ResourceSpec {
+    ResourceSpec {
+        name: LogicalResourceName::new(name).unwrap(),
+        schema: SchemaId::new("test.v1").unwrap(),
+        epoch: FenceEpoch::new(epoch),
+        replicas: ReplicaPolicy::majority(1),
+        placement: Placement::providers(["local"]).unwrap(),
+    }
+}
+
+struct Service {
+    engine: Engine,
+    log: ReplicatedLog<String>,
+    map: ReplicatedMap<String, String>,
+    requests: ReplicatedIdempotencyStore,
+}
+
+async fn open(dir: &TempDir, epoch: u64) -> Result<Service, Error> {
+    let engine = Engine::builder(dir.path()).open().await?;
+    with(engine, epoch).await
+}
+
+async fn with(engine: Engine, epoch: u64) -> Result<Service, Error> {
+    Ok(Service {
+        log: ReplicatedLog::open(&engine, spec("log", epoch)).await?,
+        map: ReplicatedMap::open(&engine, spec("map", epoch)).await?,
+        requests: ReplicatedIdempotencyStore::open(&engine, spec("requests", epoch)).await?,
+        engine,
+    })
+}
+
+const OWNER: FenceEpoch = FenceEpoch::new(1);
+
+impl Service {
+    /// Reserve, append, put and complete: one batch, one offset.
+    async fn submit(&self, id: &str, text: &str) -> Result<palisade::Receipt, Error> {
+        self.engine
+            .batch()
+            .reserve(&self.requests, id, Fingerprint::of(text.as_bytes()), OWNER)
+            .append(&self.log, &text.to_owned())
+            .put(&self.map, &id.to_owned(), &text.to_owned())
+            .complete(&self.requests, id, OWNER, "done".into())
+            .commit()
+            .await
+    }
+
+    async fn logged(&self) -> Vec<(Offset, String)> {
+        let entries =
+            self.log.scan(Offset::ZERO, 100, ReadConsistency::Linearizable).await.unwrap();
+        entries.into_iter().map(|entry| (entry.offset, entry.value)).collect()
+    }
+}
+
+/// G6 and G7: one offset for all parts of a batch, the first receipt again for a repetition, and
+/// another payload under the same id changes nothing.
+#[tokio::test]
+async fn a_submission_takes_effect_once_at_one_offset() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(&dir, 1).await.unwrap();
+    let receipt = service.submit("r1", "hello").await.unwrap();
+    assert!(!receipt.duplicate);
+    let fresh = ReadConsistency::AtLeastOffset(receipt.offset);
+    let row = service.map.get(&"r1".into(), fresh).await.unwrap().unwrap();
+    assert_eq!((row.value.as_str(), row.version.offset()), ("hello", receipt.offset));
+    assert_eq!(service.logged().await, [(receipt.offset, "hello".to_owned())]);
+
+    let again = service.submit("r1", "hello").await.unwrap();
+    assert!(again.duplicate);
+    assert_eq!((again.offset, again.log_time), (receipt.offset, receipt.log_time));
+    assert!(matches!(service.submit("r1", "other").await, Err(Error::IdempotencyConflict)));
+    assert_eq!(service.logged().await.len(), 1);
+    let status = service.requests.status("r1", ReadConsistency::Local).await.unwrap().unwrap();
+    let RequestStatus::Completed(completion) = status else { panic!("{status:?}") };
+    assert_eq!((completion.offset, &completion.result[..]), (receipt.offset, &b"done"[..]));
+    service.engine.close().await.unwrap();
+}
+
+/// A refused part takes the whole batch back (G7).
+#[tokio::test]
+async fn a_batch_with_a_failing_guard_leaves_no_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(&dir, 1).await.unwrap();
+    let first = service.map.put(&"k".into(), &"1".into()).await.unwrap();
+    let batch = |version| {
+        service
+            .engine
+            .batch()
+            .append(&service.log, &"entry".to_owned())
+            .reserve(&service.requests, "r", Fingerprint::of(b"x"), OWNER)
+            .put_if(&service.map, &"k".to_owned(), &"2".to_owned(), version)
+            .commit()
+    };
+    let refused = batch(Version::ABSENT).await.unwrap_err();
+    assert!(matches!(refused, Error::PreconditionFailed { .. }), "{refused}");
+    assert!(service.logged().await.is_empty());
+    assert_eq!(service.requests.status("r", ReadConsistency::Local).await.unwrap(), None);
+    let row = service.map.get(&"k".into(), ReadConsistency::Local).await.unwrap().unwrap();
+    assert_eq!(row.version.offset(), first.offset);
+    batch(row.version).await.unwrap();
+    assert_eq!(service.logged().await.len(), 1);
+}
+
+/// G3: a newer writer fences the older at once, and an older one cannot be opened again.
+#[tokio::test]
+async fn a_newer_epoch_fences_the_older_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = open(&dir, 1).await.unwrap();
+    old.submit("r1", "before").await.unwrap();
+    let new = with(old.engine.clone(), 2).await.unwrap();
+    let fenced = old.submit("r2", "stale").await.unwrap_err();
+    assert!(matches!(fenced, Error::Fenced { current } if current == FenceEpoch::new(2)));
+    assert_eq!(new.logged().await.len(), 1, "the stale submission has no effect");
+    assert!(matches!(with(old.engine.clone(), 1).await, Err(Error::Fenced { .. })));
+    new.submit("r2", "fresh").await.unwrap();
+}
+
+/// G4: never early. At once without a wait, at exactly the offset with one.
+#[tokio::test]
+async fn at_least_offset_fails_now_or_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(&dir, 1).await.unwrap();
+    let applied = service.engine.applied().unwrap();
+    let ahead = ReadConsistency::AtLeastOffset(applied.next());
+    let key = "k".to_owned();
+    let error = service.map.get(&key, ahead).await.unwrap_err();
+    assert!(matches!(
+        error,
+        Error::NotYetApplied { required, applied: found } if required == applied.next() && found == applied
+    ));
+    assert_eq!(error.disposition(), Disposition::Retry);
+    let short = ReadOptions::from(ahead).wait(Duration::from_millis(5));
+    assert!(matches!(service.map.get(&key, short).await, Err(Error::NotYetApplied { .. })));
+
+    let patient = ReadOptions::from(ahead).wait(Duration::from_secs(30));
+    let value = "v".to_owned();
+    let (read, written) =
+        tokio::join!(service.map.get(&key, patient), service.map.put(&key, &value));
+    let row = read.unwrap().unwrap();
+    assert_eq!(row.version.offset(), written.unwrap().offset);
+}
+
+/// G9: placement is judged for the node and for the caller.
+#[tokio::test]
+async fn a_domain_outside_the_placement_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(&dir, 1).await.unwrap();
+    let elsewhere = FailureDomain::new("gcp", "europe-west1", "b");
+    let refused = service
+        .engine
+        .batch()
+        .caller(elsewhere)
+        .append(&service.log, &"x".to_owned())
+        .commit()
+        .await;
+    assert!(matches!(refused, Err(Error::DomainUnavailable { .. })), "{refused:?}");
+    let placed =
+        ResourceSpec { placement: Placement::providers(["gcp"]).unwrap(), ..spec("other", 1) };
+    let refused = ReplicatedLog::<String>::open(&service.engine, placed).await.map(|_| ());
+    assert!(matches!(refused, Err(Error::DomainUnavailable { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_survives_a_restart_and_the_digest_is_equal() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(&dir, 1).await.unwrap();
+    for number in 0..50 {
+        service.submit(&format!("r{number}"), &format!("text {number}")).await.unwrap();
+    }
+    let before = service.engine.digest().await.unwrap();
+    let held = Engine::builder(dir.path()).open().await.map(|_| ());
+    assert!(matches!(held, Err(Error::AlreadyExists { .. })), "{held:?}");
+    service.engine.close().await.unwrap();
+    assert!(service.submit("late", "x").await.is_err(), "a closed engine takes nothing");
+    let read = service.map.get(&"r1".to_owned(), ReadConsistency::Local).await;
+    assert!(read.is_err(), "a closed engine serves nothing, however stale");
+    drop(service);
+
+    let foreign = Engine::builder(dir.path()).node(NodeId::new(2)).open().await.map(|_| ());
+    assert!(matches!(foreign, Err(Error::Incompatible { .. })), "{foreign:?}");
+    let engine = Engine::builder(dir.path()).open().await.unwrap();
+    let service = with(engine, 1).await.unwrap();
+    let after = service.engine.digest().await.unwrap();
+    assert_eq!(before.projections, after.projections);
+    assert!(service.submit("r7", "text 7").await.unwrap().duplicate);
+    assert_eq!(service.logged().await.len(), 50);
+}
+
+#[tokio::test]
+async fn another_schema_or_kind_is_incompatible_and_bad_arguments_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(&dir, 1).await.unwrap();
+    let other = ResourceSpec { schema: SchemaId::new("test.v2").unwrap(), ..spec("log", 1) };
+    let refused = ReplicatedLog::<String>::open(&service.engine, other).await.map(|_| ());
+    assert!(matches!(refused, Err(Error::Incompatible { .. })), "{refused:?}");
+    let refused =
+        ReplicatedMap::<String, String>::open(&service.engine, spec("log", 1)).await.map(|_| ());
+    assert!(matches!(refused, Err(Error::Incompatible { .. })), "{refused:?}");
+
+    let long = "k".repeat(palisade::KEY_BYTES_MAX + 1);
+    let refused = service.map.put(&long, &String::new()).await;
+    assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");
+    let large = "v".repeat(palisade::VALUE_BYTES_MAX + 1);
+    assert!(matches!(service.log.append(&large).await, Err(Error::InvalidArgument { .. })));
+    let batch = service.engine.batch();
+    let twice = batch.append(&service.log, &"a".into()).append(&service.log, &"b".into());
+    assert!(matches!(twice.commit().await, Err(Error::InvalidArgument { .. })));
+    assert!(matches!(service.engine.batch().commit().await, Err(Error::InvalidArgument { .. })));
+    let rows = service.map.range(&String::new(), None, 10, ReadConsistency::Linearizable).await;
+    assert!(rows.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn ranges_come_in_key_order_with_one_row_a_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(&dir, 1).await.unwrap();
+    for key in ["b", "a", "c", "a", "a/1"] {
+        service.map.put(&key.to_owned(), &format!("value of {key}")).await.unwrap();
+    }
+    service.map.delete(&"c".to_owned()).await.unwrap();
+    let keys = |from: &str, end: Option<&str>, limit| {
+        let (from, end) = (from.to_owned(), end.map(str::to_owned));
+        let map = service.map.clone();
+        async move {
+            let rows = map.range(&from, end.as_ref(), limit, ReadConsistency::Local).await.unwrap();
+            rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(keys("", None, 10).await, ["a", "a/1", "b"]);
+    assert_eq!(keys("a/", Some("b"), 10).await, ["a/1"]);
+    assert_eq!(keys("", None, 2).await, ["a", "a/1"]);
+}

@@ -1,0 +1,176 @@
+//! The thread that owns the state machine: committed entries in, outcomes out.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+
+use palisade_wal::GroupId;
+use tokio::sync::oneshot;
+
+use crate::driver::Event;
+use crate::entry::CommittedEntry;
+use crate::error::NodeError;
+use crate::identity::{LogTime, Offset};
+use crate::inbox::Inbox;
+use crate::state_machine::StateMachine;
+use crate::tracker::Tracker;
+
+/// Entries are applied together up to this size: one commit of the state for all of them.
+const APPLY_BYTES_TARGET: usize = 1 << 20;
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed<O> {
+    /// Its place in the log.
+    pub offset: Offset,
+    /// The leader's stamp on it.
+    pub log_time: LogTime,
+    /// What the state machine answered.
+    pub outcome: O,
+}
+
+pub(crate) type Reply<O> = oneshot::Sender<Result<Committed<O>, NodeError>>;
+
+/// What the threads of one node share about one group.
+#[derive(Debug)]
+pub(crate) struct GroupShared<O> {
+    pub(crate) tracker: Tracker,
+    /// Callers who wait for the outcome of their record, by its number in this session.
+    waiters: Mutex<BTreeMap<u64, Reply<O>>>,
+}
+
+impl<O> GroupShared<O> {
+    pub(crate) fn new(tracker: Tracker) -> Self {
+        Self { tracker, waiters: Mutex::new(BTreeMap::new()) }
+    }
+
+    pub(crate) fn wait(&self, seq: u64, reply: Reply<O>) {
+        self.waiters().insert(seq, reply);
+    }
+
+    /// Callers who have given up, taken out.
+    pub(crate) fn take_abandoned(&self) -> Vec<u64> {
+        let mut waiters = self.waiters();
+        let gone: Vec<u64> =
+            waiters.iter().filter(|(_, reply)| reply.is_closed()).map(|(seq, _)| *seq).collect();
+        for seq in &gone {
+            waiters.remove(seq);
+        }
+        gone
+    }
+
+    /// The node stops: what became of these is not known here.
+    pub(crate) fn stop(&self) {
+        for reply in std::mem::take(&mut *self.waiters()).into_values() {
+            // A caller that gave up is no loss.
+            let _ = reply.send(Err(NodeError::Indeterminate));
+        }
+        self.tracker.stop();
+    }
+
+    fn waiters(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Reply<O>>> {
+        self.waiters.lock().expect("no code panics while it holds the waiters")
+    }
+}
+
+/// Entries of one group to apply.
+#[derive(Debug)]
+pub(crate) struct ApplyJob {
+    pub(crate) group: GroupId,
+    pub(crate) entries: Vec<CommittedEntry>,
+}
+
+pub(crate) struct Applier<M: StateMachine> {
+    pub(crate) machine: M,
+    pub(crate) session: u64,
+    pub(crate) jobs: mpsc::Receiver<ApplyJob>,
+    pub(crate) groups: BTreeMap<GroupId, Arc<GroupShared<M::Outcome>>>,
+    pub(crate) inbox: Inbox<Event<M::Outcome>>,
+    pub(crate) flush_bytes_target: usize,
+}
+
+impl<M: StateMachine> Applier<M> {
+    /// Applies until the replica thread ends, then makes the state durable.
+    pub(crate) fn run(mut self) -> Result<(), NodeError> {
+        let mut unflushed_bytes = 0;
+        // A job that was taken while gathering, but belongs to another group.
+        let mut held: Option<ApplyJob> = None;
+        while let Some(mut job) = held.take().or_else(|| self.jobs.recv().ok()) {
+            let mut bytes = job_bytes(&job);
+            while bytes < APPLY_BYTES_TARGET {
+                match self.jobs.try_recv() {
+                    Ok(next) if next.group == job.group => {
+                        bytes += job_bytes(&next);
+                        job.entries.extend(next.entries);
+                    }
+                    Ok(next) => {
+                        held = Some(next);
+                        break;
+                    }
+                    Err(_) => break,
+                }
+            }
+            self.apply(job)?;
+            unflushed_bytes += bytes;
+            if unflushed_bytes >= self.flush_bytes_target {
+                unflushed_bytes = 0;
+                self.flush()?;
+            }
+        }
+        self.machine.flush()?;
+        Ok(())
+    }
+
+    fn apply(&mut self, job: ApplyJob) -> Result<(), NodeError> {
+        let group = job.group;
+        let shared = &self.groups[&group];
+        let outcomes = self.machine.apply(group, &job.entries)?;
+        let position = self.machine.applied(group);
+        let last = job.entries.last().expect("a job has entries");
+        assert_eq!(position.index, last.index, "the state machine stands where it applied to");
+        // The position first: whoever holds a receipt reads at least at it.
+        shared.tracker.advance(position);
+        let mut outcomes = outcomes.into_iter();
+        let mut replies = Vec::new();
+        {
+            let mut waiters = shared.waiters();
+            for entry in &job.entries {
+                let mut offset = entry.first_offset;
+                for record in &entry.records {
+                    let outcome = outcomes.next().expect("one outcome for each record");
+                    if record.id.session == self.session
+                        && let Some(reply) = waiters.remove(&record.id.seq)
+                    {
+                        let log_time = entry.log_time;
+                        replies.push((reply, Committed { offset, log_time, outcome }));
+                    }
+                    offset = offset.next();
+                }
+            }
+        }
+        assert!(outcomes.next().is_none(), "one outcome for each record");
+        for (reply, committed) in replies {
+            // A caller that gave up is no loss.
+            let _ = reply.send(Ok(committed));
+        }
+        self.inbox.report(Event::Applied { group, position });
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), NodeError> {
+        self.machine.flush()?;
+        for group in self.groups.keys() {
+            let index = self.machine.flushed(*group).index;
+            self.inbox.report(Event::Flushed { group: *group, index });
+        }
+        Ok(())
+    }
+}
+
+fn job_bytes(job: &ApplyJob) -> usize {
+    job.entries
+        .iter()
+        .flat_map(|entry| &entry.records)
+        .map(|record| record.payload.len() + crate::entry::RECORD_HEADER_BYTES)
+        .sum()
+}

@@ -1,0 +1,186 @@
+//! Whose data directory this is: a small file that says so before anything else is opened.
+//!
+//! ```text
+//! offset  size  field
+//!      0     8  magic        "PLSDNODE"
+//!      8     4  version      1
+//!     12    16  cluster
+//!     28     8  node
+//!     36    16  incarnation  drawn when the directory is made
+//!     52     4  crc32        over bytes 0..52
+//! ```
+//! Little-endian. A directory with a log but without this file is refused: it was tampered with.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::error::NodeError;
+use crate::identity::{ClusterId, Incarnation, NodeId};
+
+const MAGIC: &[u8; 8] = b"PLSDNODE";
+const VERSION: u32 = 1;
+const FILE: &str = "node";
+const BYTES: usize = 56;
+const WAL_DIR: &str = "wal";
+
+/// Where a node keeps its log, under its data directory.
+pub(crate) fn wal_dir(data_dir: &Path) -> std::path::PathBuf {
+    data_dir.join(WAL_DIR)
+}
+
+/// Checks that the directory is this node's, or makes it so. Returns its incarnation.
+pub(crate) fn claim(
+    data_dir: &Path,
+    cluster: ClusterId,
+    node: NodeId,
+) -> Result<Incarnation, NodeError> {
+    let io = |what: &str| {
+        let what = format!("{what} {}", data_dir.display());
+        move |source| NodeError::Io { what, source: Arc::new(source) }
+    };
+    fs::create_dir_all(data_dir).map_err(io("could not create"))?;
+    match fs::read(data_dir.join(FILE)) {
+        Ok(raw) => {
+            let (found_cluster, found_node, incarnation) = decode(&raw, data_dir)?;
+            if (found_cluster, found_node) != (cluster, node) {
+                return Err(NodeError::Foreign { cluster: found_cluster, node: found_node });
+            }
+            if !wal_dir(data_dir).exists() {
+                // A node that forgot what it promised must not vote again.
+                return Err(NodeError::Damaged {
+                    what: format!(
+                        "{} has its {FILE} file but no log: restore it, or replace this node",
+                        data_dir.display()
+                    ),
+                });
+            }
+            Ok(incarnation)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if wal_dir(data_dir).exists() {
+                return Err(NodeError::Damaged {
+                    what: format!(
+                        "{} holds a log but not its {FILE} file: restore the file, or replace \
+                         this node",
+                        data_dir.display()
+                    ),
+                });
+            }
+            let incarnation = Incarnation::new(random_u128().map_err(io("no randomness for"))?);
+            write_new(data_dir, FILE, &encode(cluster, node, incarnation))
+                .map_err(io("could not write"))?;
+            fs::create_dir(wal_dir(data_dir)).map_err(io("could not create the log in"))?;
+            Ok(incarnation)
+        }
+        Err(error) => Err(io("could not read")(error)),
+    }
+}
+
+/// A fresh random number from the operating system.
+pub(crate) fn random_u128() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+fn encode(cluster: ClusterId, node: NodeId, incarnation: Incarnation) -> [u8; BYTES] {
+    let mut raw = [0; BYTES];
+    raw[0..8].copy_from_slice(MAGIC);
+    raw[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    raw[12..28].copy_from_slice(&cluster.get().to_le_bytes());
+    raw[28..36].copy_from_slice(&node.get().to_le_bytes());
+    raw[36..52].copy_from_slice(&incarnation.get().to_le_bytes());
+    let crc = crc32fast::hash(&raw[..52]);
+    raw[52..].copy_from_slice(&crc.to_le_bytes());
+    raw
+}
+
+fn decode(raw: &[u8], data_dir: &Path) -> Result<(ClusterId, NodeId, Incarnation), NodeError> {
+    let damaged = |what: &str| NodeError::Damaged {
+        what: format!("{}/{FILE} {what}: restore it, or replace this node", data_dir.display()),
+    };
+    if raw.len() < 12 || &raw[..8] != MAGIC {
+        return Err(damaged("is not a node file"));
+    }
+    let version = u32::from_le_bytes(raw[8..12].try_into().expect("four bytes"));
+    if version != VERSION {
+        return Err(NodeError::Damaged {
+            what: format!(
+                "{}/{FILE} has unknown version={version}: open it with a newer release",
+                data_dir.display()
+            ),
+        });
+    }
+    if raw.len() != BYTES {
+        return Err(damaged("has a wrong length"));
+    }
+    if crc32fast::hash(&raw[..52]) != u32::from_le_bytes(raw[52..].try_into().expect("four bytes"))
+    {
+        return Err(damaged("has a wrong checksum"));
+    }
+    let wide = |at: usize| u128::from_le_bytes(raw[at..at + 16].try_into().expect("16 bytes"));
+    let node = u64::from_le_bytes(raw[28..36].try_into().expect("eight bytes"));
+    Ok((ClusterId::new(wide(12)), NodeId::new(node), Incarnation::new(wide(36))))
+}
+
+/// Whole or not at all: written aside, synced, renamed, and the directory synced.
+pub(crate) fn write_new(data_dir: &Path, name: &str, raw: &[u8]) -> io::Result<()> {
+    let aside = data_dir.join(format!("{name}.new"));
+    let mut file = File::create(&aside)?;
+    file.write_all(raw)?;
+    file.sync_all()?;
+    fs::rename(&aside, data_dir.join(name))?;
+    File::open(data_dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_belongs_to_who_made_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cluster, node) = (ClusterId::new(1), NodeId::new(2));
+        let incarnation = claim(dir.path(), cluster, node).unwrap();
+        assert_eq!(claim(dir.path(), cluster, node).unwrap(), incarnation);
+        assert!(matches!(
+            claim(dir.path(), ClusterId::new(9), node),
+            Err(NodeError::Foreign { .. })
+        ));
+        assert!(matches!(
+            claim(dir.path(), cluster, NodeId::new(3)),
+            Err(NodeError::Foreign { .. })
+        ));
+    }
+
+    #[test]
+    fn a_node_that_lost_its_log_does_not_start_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cluster, node) = (ClusterId::new(1), NodeId::new(2));
+        claim(dir.path(), cluster, node).unwrap();
+        fs::remove_dir_all(wal_dir(dir.path())).unwrap();
+        assert!(matches!(claim(dir.path(), cluster, node), Err(NodeError::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed_and_a_log_without_the_file_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cluster, node) = (ClusterId::new(1), NodeId::new(2));
+        claim(dir.path(), cluster, node).unwrap();
+        let path = dir.path().join(FILE);
+        let good = fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&path, &bad).unwrap();
+            assert!(
+                matches!(claim(dir.path(), cluster, node), Err(NodeError::Damaged { .. })),
+                "at={at}"
+            );
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(claim(dir.path(), cluster, node), Err(NodeError::Damaged { .. })));
+    }
+}

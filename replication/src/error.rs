@@ -1,0 +1,128 @@
+//! What can go wrong, one variant for each thing a caller could handle differently.
+
+use std::sync::Arc;
+
+use palisade_wal::{Disposition, WalError};
+
+use crate::identity::{ClusterId, NodeId};
+use crate::state_machine::ApplyError;
+
+/// Why a node refused, or stopped.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// A queue is full. Nothing happened.
+    #[error("{queue} is full, try again, retry_after_ms={retry_after_ms}")]
+    Backpressure {
+        /// Which bound was reached.
+        queue: &'static str,
+        /// When to come back.
+        retry_after_ms: u64,
+    },
+    /// The group has no leader this node can reach, and the request never left. Nothing happened.
+    #[error("no leader is reachable, try again")]
+    Unavailable,
+    /// The request left, and its fate is not known here.
+    #[error("the outcome is unknown, retry with the same request id")]
+    Indeterminate,
+    /// The caller is wrong.
+    #[error("invalid argument: {what}")]
+    InvalidArgument {
+        /// The rule that was broken.
+        what: String,
+    },
+    /// The group does not live on this node.
+    #[error("group is not hosted here, group={group}")]
+    UnknownGroup {
+        /// The group asked for.
+        group: u64,
+    },
+    /// The data directory belongs to someone else.
+    #[error("the data directory belongs to cluster={cluster} node={node}, open it as that one")]
+    Foreign {
+        /// Whose it is.
+        cluster: ClusterId,
+        /// Whose it is.
+        node: NodeId,
+    },
+    /// The stored membership is not the configured one.
+    #[error(
+        "stored voters differ from configured voters, stored={stored:?} configured={configured:?}"
+    )]
+    OtherVoters {
+        /// What the log says.
+        stored: Vec<u64>,
+        /// What the configuration says.
+        configured: Vec<u64>,
+    },
+    /// What is stored cannot be trusted or does not fit together.
+    #[error("{what}")]
+    Damaged {
+        /// What was found, and where.
+        what: String,
+    },
+    /// The write-ahead log failed or refused.
+    #[error("write-ahead log: {0}")]
+    Wal(#[source] Arc<WalError>),
+    /// The state machine cannot go on.
+    #[error("{0}")]
+    Apply(#[source] Arc<ApplyError>),
+    /// A file or socket of the node failed.
+    #[error("{what}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// The cause.
+        #[source]
+        source: Arc<std::io::Error>,
+    },
+    /// An invariant does not hold: a bug, here or below. The node stopped before it did harm.
+    #[error("an invariant failed: {what}")]
+    Invariant {
+        /// The failed assertion.
+        what: String,
+    },
+    /// The node stopped for the cause given, and takes nothing more.
+    #[error("the node has halted: {cause}")]
+    Halted {
+        /// What stopped it, first.
+        #[source]
+        cause: Arc<NodeError>,
+    },
+    /// The node was closed.
+    #[error("the node is closed")]
+    Closed,
+}
+
+impl NodeError {
+    /// What the caller should do.
+    #[must_use]
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Self::Backpressure { .. } | Self::Unavailable | Self::Closed => Disposition::Retry,
+            Self::Indeterminate => Disposition::Indeterminate,
+            Self::InvalidArgument { .. }
+            | Self::UnknownGroup { .. }
+            | Self::Foreign { .. }
+            | Self::OtherVoters { .. } => Disposition::Reject,
+            Self::Wal(error) => error.disposition(),
+            Self::Damaged { .. }
+            | Self::Apply(_)
+            | Self::Io { .. }
+            | Self::Invariant { .. }
+            | Self::Halted { .. } => Disposition::Halt,
+        }
+    }
+}
+
+impl From<WalError> for NodeError {
+    fn from(error: WalError) -> Self {
+        Self::Wal(Arc::new(error))
+    }
+}
+
+impl From<ApplyError> for NodeError {
+    fn from(error: ApplyError) -> Self {
+        Self::Apply(Arc::new(error))
+    }
+}

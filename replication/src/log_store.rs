@@ -1,0 +1,328 @@
+//! raft's view of its log: recent entries in memory, older ones read back from the wal.
+//!
+//! Entries enter when raft hands them out to be written, before they are durable: raft must be able
+//! to read them at once. What is not yet durable or not yet applied always stays in memory; older
+//! entries leave it when the cache is over its bound. Terms are known for every index without
+//! reading: a log holds few of them, so the first index of each is kept.
+//!
+//! ```text
+//!   base          evicted from memory      cached            last
+//!    |<-- read back from the wal -->|<-- recent entries -->|
+//! ```
+//!
+//! Reading the node's own log in the middle of a step is sound for a deterministic core: what a
+//! durable index holds is a function of earlier effects. A failed read is latched and halts the
+//! replica at the end of the step; raft itself only sees that the entries are not there now.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use palisade_wal::{GroupId, LogIndex, WalError, WalReader};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+
+use crate::entry::EntryBody;
+use crate::error::NodeError;
+use crate::identity::{LogTime, NodeId, Offset, Term};
+use crate::register::LogBase;
+
+/// Layout of an entry in the wal: term, kind, data. The index is the wal's own.
+const STORED_HEADER_BYTES: usize = 8 + 1;
+const KIND_NORMAL: u8 = 0;
+const KIND_CONF_CHANGE: u8 = 1;
+const KIND_CONF_CHANGE_V2: u8 = 2;
+/// How much of the log is read back at a time.
+const READ_BYTES: usize = 1 << 20;
+
+pub(crate) struct LogStore {
+    group: GroupId,
+    reader: WalReader,
+    base: LogBase,
+    last: LogIndex,
+    /// First index of each term above the base, ascending.
+    terms: Vec<(LogIndex, Term)>,
+    /// The newest entries, contiguous and ending at `last`.
+    cache: VecDeque<Entry>,
+    cache_bytes: usize,
+    /// What raft starts from.
+    initial: RaftState,
+    /// The first read that failed, until the replica takes it.
+    failure: RefCell<Option<WalError>>,
+}
+
+impl LogStore {
+    /// Reads the log of `group` once, to learn its terms and to fill the cache.
+    pub(crate) fn open(
+        group: GroupId,
+        reader: WalReader,
+        base: LogBase,
+        hard_state: (Term, u64, LogIndex),
+        voters: &[NodeId],
+        cache_bytes_max: usize,
+    ) -> Result<Self, NodeError> {
+        let (term, vote, commit) = hard_state;
+        let hard_state =
+            HardState { term: term.get(), vote, commit: commit.get(), ..HardState::default() };
+        let conf_state =
+            ConfState::from((voters.iter().map(|voter| voter.get()).collect::<Vec<_>>(), vec![]));
+        let mut store = Self {
+            group,
+            reader,
+            base,
+            last: base.index,
+            terms: Vec::new(),
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+            initial: RaftState::new(hard_state, conf_state),
+            failure: RefCell::new(None),
+        };
+        let Some((_, stored_last)) = store.reader.range(group) else { return Ok(store) };
+        while store.last < stored_last {
+            let read =
+                store.reader.read(group, store.last.next(), stored_last.next(), READ_BYTES)?;
+            if read.is_empty() {
+                return Err(NodeError::Damaged {
+                    what: format!("the log of group={group} ends before index={stored_last}"),
+                });
+            }
+            for (index, payload) in read {
+                let entry = decode_entry(index, payload)?;
+                store.push(entry);
+            }
+            store.evict(cache_bytes_max, store.last);
+        }
+        Ok(store)
+    }
+
+    pub(crate) fn base(&self) -> LogBase {
+        self.base
+    }
+
+    pub(crate) fn last(&self) -> LogIndex {
+        self.last
+    }
+
+    /// Adds entries that raft wants written, replacing any suffix they conflict with.
+    pub(crate) fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        assert!(first.index <= self.last.get() + 1, "raft left a gap in its log");
+        assert!(first.index > self.base.index.get(), "raft rewrote a trimmed entry");
+        self.truncate(LogIndex::new(first.index - 1));
+        for entry in entries {
+            self.push(entry.clone());
+        }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        assert_eq!(entry.index, self.last.get() + 1, "entries must be contiguous");
+        self.last = LogIndex::new(entry.index);
+        let term = Term::new(entry.term);
+        if self.terms.last().is_none_or(|(_, last_term)| *last_term != term) {
+            assert!(self.terms.last().is_none_or(|(_, last_term)| *last_term < term));
+            self.terms.push((self.last, term));
+        }
+        self.cache_bytes += cached_bytes(&entry);
+        self.cache.push_back(entry);
+    }
+
+    fn truncate(&mut self, up_to: LogIndex) {
+        while let Some(entry) = self.cache.back() {
+            if entry.index <= up_to.get() {
+                break;
+            }
+            self.cache_bytes -= cached_bytes(entry);
+            self.cache.pop_back();
+        }
+        self.terms.retain(|(first, _)| *first <= up_to);
+        self.last = self.last.min(up_to);
+    }
+
+    /// Drops the oldest cached entries up to `up_to` while the cache is over its bound.
+    pub(crate) fn evict(&mut self, cache_bytes_max: usize, up_to: LogIndex) {
+        while self.cache_bytes > cache_bytes_max {
+            let Some(entry) = self.cache.front() else { break };
+            if entry.index > up_to.get() {
+                break;
+            }
+            self.cache_bytes -= cached_bytes(entry);
+            self.cache.pop_front();
+        }
+    }
+
+    /// Forgets everything up to and including the new base.
+    pub(crate) fn trim(&mut self, base: LogBase) {
+        assert!(self.base.index < base.index);
+        assert!(base.index <= self.last);
+        self.evict(0, base.index);
+        // The term that the base lies in goes on above it, unless the next one starts there.
+        let term_after = self.term_of(base.index.next());
+        self.terms.retain(|(first, _)| *first > base.index);
+        if let Some(term) = term_after
+            && self.terms.first().is_none_or(|(first, _)| *first > base.index.next())
+        {
+            self.terms.insert(0, (base.index.next(), term));
+        }
+        self.base = base;
+    }
+
+    /// Term of an index from the base to the last, or `None`.
+    pub(crate) fn term_of(&self, index: LogIndex) -> Option<Term> {
+        if index == self.base.index {
+            return Some(self.base.term);
+        }
+        if index < self.base.index || self.last < index {
+            return None;
+        }
+        let after = self.terms.partition_point(|(first, _)| *first <= index);
+        self.terms.get(after.checked_sub(1)?).map(|(_, term)| *term)
+    }
+
+    /// Offset and log time at the end of the log up to `up_to`: those of the last entry that has
+    /// records.
+    pub(crate) fn tail(&self, up_to: LogIndex) -> Result<(Offset, LogTime), NodeError> {
+        let mut index = up_to;
+        while index > self.base.index {
+            let entry = self
+                .fetch(index.get(), index.get() + 1, usize::MAX)?
+                .pop()
+                .ok_or_else(|| missing(self.group, index))?;
+            if entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty() {
+                return EntryBody::decode_tail(&entry.data).map_err(|error| NodeError::Damaged {
+                    what: format!("group={} index={index}: {error}", self.group),
+                });
+            }
+            index = LogIndex::new(index.get() - 1);
+        }
+        Ok((self.base.offset, self.base.log_time))
+    }
+
+    /// The first read that failed since the last call.
+    pub(crate) fn take_failure(&self) -> Option<WalError> {
+        self.failure.borrow_mut().take()
+    }
+
+    /// Entries `low..high`, at least one if there is any, from memory or from the wal.
+    fn fetch(&self, low: u64, high: u64, bytes_max: usize) -> Result<Vec<Entry>, WalError> {
+        let cached_from = self.cache.front().map_or(self.last.get() + 1, |entry| entry.index);
+        let mut entries = Vec::new();
+        let mut bytes = 0;
+        let mut index = low;
+        while index < high.min(cached_from) {
+            let end = LogIndex::new(high.min(cached_from));
+            let budget = bytes_max.saturating_sub(bytes).min(READ_BYTES);
+            let read = self.reader.read(self.group, LogIndex::new(index), end, budget)?;
+            if read.is_empty() {
+                return Err(WalError::Missing { group: self.group, index: LogIndex::new(index) });
+            }
+            for (at, payload) in read {
+                let Ok(entry) = decode_entry(at, payload) else {
+                    return Err(WalError::Missing { group: self.group, index: at });
+                };
+                bytes += cached_bytes(&entry);
+                if !entries.is_empty() && bytes > bytes_max {
+                    return Ok(entries);
+                }
+                entries.push(entry);
+                index += 1;
+            }
+        }
+        for entry in self.cache.iter().skip(index.saturating_sub(cached_from) as usize) {
+            if entry.index >= high {
+                break;
+            }
+            bytes += cached_bytes(entry);
+            if !entries.is_empty() && bytes > bytes_max {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        Ok(entries)
+    }
+}
+
+impl Storage for LogStore {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(self.initial.clone())
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.base.index.get() {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        let bytes_max =
+            max_size.into().map_or(usize::MAX, |max| max.try_into().unwrap_or(usize::MAX));
+        self.fetch(low, high, bytes_max).map_err(|error| {
+            self.failure.borrow_mut().get_or_insert(error);
+            raft::Error::Store(StorageError::Unavailable)
+        })
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        let index = LogIndex::new(index);
+        match self.term_of(index) {
+            Some(term) => Ok(term.get()),
+            None if index < self.base.index => Err(raft::Error::Store(StorageError::Compacted)),
+            None => Err(raft::Error::Store(StorageError::Unavailable)),
+        }
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.base.index.get() + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last.get())
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        // The log is trimmed only below what every voter has flushed, so no voter asks for it.
+        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
+
+fn missing(group: GroupId, index: LogIndex) -> NodeError {
+    NodeError::from(WalError::Missing { group, index })
+}
+
+fn cached_bytes(entry: &Entry) -> usize {
+    entry.data.len() + size_of::<Entry>()
+}
+
+/// The wal's payload of an entry.
+pub(crate) fn encode_entry(entry: &Entry) -> Bytes {
+    assert!(entry.context.is_empty(), "entry contexts are not used");
+    let mut out = BytesMut::with_capacity(STORED_HEADER_BYTES + entry.data.len());
+    out.put_u64_le(entry.term);
+    out.put_u8(match entry.get_entry_type() {
+        EntryType::EntryNormal => KIND_NORMAL,
+        EntryType::EntryConfChange => KIND_CONF_CHANGE,
+        EntryType::EntryConfChangeV2 => KIND_CONF_CHANGE_V2,
+    });
+    out.put_slice(&entry.data);
+    out.freeze()
+}
+
+fn decode_entry(index: LogIndex, payload: Bytes) -> Result<Entry, NodeError> {
+    let damaged = |what| NodeError::Damaged { what: format!("log entry index={index} {what}") };
+    if payload.len() < STORED_HEADER_BYTES {
+        return Err(damaged("is too short"));
+    }
+    let (term, rest) = payload.split_at(8);
+    let term = u64::from_le_bytes(term.try_into().expect("split at eight bytes"));
+    let mut entry = Entry { index: index.get(), term, ..Entry::default() };
+    entry.set_entry_type(match rest[0] {
+        KIND_NORMAL => EntryType::EntryNormal,
+        KIND_CONF_CHANGE => EntryType::EntryConfChange,
+        KIND_CONF_CHANGE_V2 => EntryType::EntryConfChangeV2,
+        _ => return Err(damaged("has an unknown kind")),
+    });
+    entry.data = payload.slice(STORED_HEADER_BYTES..);
+    Ok(entry)
+}

@@ -1,0 +1,416 @@
+//! A running node: the handle that services hold, and the threads behind it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::{Context, Poll};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use palisade_wal::{FileDisk, GroupId, Wal, WalIdentity, WalOptions, WalWriter};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use crate::acquaintances::Acquaintances;
+use crate::applier::{Applier, Committed, GroupShared};
+use crate::directory;
+use crate::driver::{Driver, Event, Hosted};
+use crate::effects::GroupStatus;
+use crate::entry::AppliedPosition;
+use crate::error::NodeError;
+use crate::identity::{ClusterId, NodeId, Offset};
+use crate::inbox::{self, Inbox};
+use crate::options::Options;
+use crate::replica::{Replica, ReplicaConfig};
+use crate::state_machine::StateMachine;
+use crate::tracker::Tracker;
+use crate::transport::{Speaker, TcpTransport};
+use crate::wire::Envelope;
+
+/// What a node needs to know to open.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The cluster it belongs to.
+    pub cluster: ClusterId,
+    /// Its own name.
+    pub node: NodeId,
+    /// Where it keeps its log. One process at a time.
+    pub data_dir: PathBuf,
+    /// The groups it hosts.
+    pub groups: Vec<GroupId>,
+    /// Every voter, this node among them, and where the others listen.
+    pub voters: BTreeMap<NodeId, SocketAddr>,
+    /// Where to listen for the others. Without it only a single voter makes sense.
+    pub listen: Option<SocketAddr>,
+    /// Bounds and intervals.
+    pub options: Options,
+    /// Bounds of the write-ahead log.
+    pub wal: WalOptions,
+}
+
+/// A handle to a running node; cheap to clone. The node stops when the last one is dropped, or
+/// when it is closed.
+pub struct Node<M: StateMachine> {
+    shared: Arc<Shared<M::Outcome>>,
+}
+
+struct Shared<O> {
+    inbox: Inbox<Event<O>>,
+    groups: BTreeMap<GroupId, Arc<GroupShared<O>>>,
+    record_bytes_max: usize,
+    retry_after_ms: u64,
+    stopped: Arc<OnceLock<NodeError>>,
+    threads: Mutex<Option<Threads>>,
+}
+
+struct Threads {
+    driver: JoinHandle<()>,
+    applier: JoinHandle<()>,
+}
+
+impl<M: StateMachine> Clone for Node<M> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<O> Drop for Shared<O> {
+    fn drop(&mut self) {
+        self.inbox.report(Event::Close);
+    }
+}
+
+impl<M: StateMachine> Node<M> {
+    /// Takes up the node where its data directory and its state left it, and joins the others.
+    /// Must be called on a tokio runtime, which then carries its connections.
+    ///
+    /// # Errors
+    /// When the directory is someone else's or in use, when the log is damaged, or when the
+    /// address cannot be listened on.
+    pub async fn open(config: NodeConfig, machine: M) -> Result<Self, NodeError> {
+        config.options.validate()?;
+        let listener = match config.listen {
+            None => None,
+            Some(address) => {
+                Some(TcpListener::bind(address).await.map_err(|source| NodeError::Io {
+                    what: format!("could not listen on {address}"),
+                    source: Arc::new(source),
+                })?)
+            }
+        };
+        let runtime = tokio::runtime::Handle::current();
+        // Opening reads the whole log: not on a runtime thread, and never half cancelled.
+        tokio::task::spawn_blocking(move || {
+            Self::open_blocking(&config, machine, listener, &runtime)
+        })
+        .await
+        .map_err(|panic| NodeError::Invariant { what: format!("open: {panic}") })?
+    }
+
+    fn open_blocking(
+        config: &NodeConfig,
+        machine: M,
+        listener: Option<TcpListener>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Self, NodeError> {
+        let io = |what: &str| {
+            let what = format!("{what} {}", config.data_dir.display());
+            move |source| NodeError::Io { what, source: Arc::new(source) }
+        };
+        let incarnation = directory::claim(&config.data_dir, config.cluster, config.node)?;
+        let session = directory::random_u128().map_err(io("no randomness for"))? as u64;
+        let acquaintances = Acquaintances::open(&config.data_dir)?;
+        let disk = FileDisk::open(directory::wal_dir(&config.data_dir))?;
+        let identity = WalIdentity {
+            cluster: config.cluster.get(),
+            node: config.node.get(),
+            incarnation: incarnation.get(),
+        };
+        let (wal, recovered) = Wal::open(Arc::new(disk), identity, config.wal.clone())?;
+        if let Some(group) = recovered.groups.keys().find(|group| !config.groups.contains(group)) {
+            return Err(NodeError::InvalidArgument {
+                what: format!("the log holds group={group}, which is not configured"),
+            });
+        }
+
+        let (inbox, outbox) = inbox::channel(
+            config.options.proposals_bytes_max * 2 + config.options.peer_queue_bytes_max,
+        );
+        let voters: Vec<NodeId> = config.voters.keys().copied().collect();
+        let mut hosted = BTreeMap::new();
+        let mut shared_groups = BTreeMap::new();
+        for group in &config.groups {
+            let applied = machine.applied(*group);
+            let replica = Replica::open(
+                ReplicaConfig {
+                    group: *group,
+                    node: config.node,
+                    voters: voters.clone(),
+                    session,
+                    seed: session,
+                    options: config.options.clone(),
+                },
+                recovered.groups.get(group),
+                wal.reader(),
+                applied,
+            )?;
+            let shared = Arc::new(GroupShared::new(Tracker::new(applied)));
+            inbox.report(Event::Flushed { group: *group, index: machine.flushed(*group).index });
+            hosted.insert(*group, Hosted::new(replica, Arc::clone(&shared)));
+            shared_groups.insert(*group, shared);
+        }
+
+        let durable = inbox.clone();
+        let wal =
+            WalWriter::spawn(wal, Box::new(move |up_to| durable.report(Event::Durable(up_to))))?;
+        let transport = {
+            let _guard = runtime.enter();
+            let speaker = Speaker { cluster: config.cluster, node: config.node, incarnation };
+            let mut peers = config.voters.clone();
+            peers.remove(&config.node);
+            let deliver = inbox.clone();
+            let bytes_max = config.options.peer_queue_bytes_max;
+            let take = move |envelope: Envelope| {
+                // A full inbox drops the message; replicas repeat what matters.
+                deliver.offer(envelope.encoded_bytes(), Event::Peer(envelope));
+            };
+            TcpTransport::start(speaker, acquaintances, listener, peers, bytes_max, take)
+        };
+        let (jobs_sender, jobs) = mpsc::channel();
+        let applier = Applier {
+            machine,
+            session,
+            jobs,
+            groups: shared_groups.clone(),
+            inbox: inbox.clone(),
+            flush_bytes_target: config.options.flush_bytes_target,
+        };
+        let driver = Driver {
+            outbox,
+            groups: hosted,
+            wal,
+            transport,
+            jobs: jobs_sender,
+            tick: Duration::from_millis(config.options.tick_ms),
+            resend_ticks: config.options.resend_ticks,
+            submitted: VecDeque::new(),
+            unsubmitted: VecDeque::new(),
+        };
+        let stopped = Arc::new(OnceLock::new());
+        let threads = spawn_threads(config.node, driver, applier, &shared_groups, &stopped)
+            .map_err(io("could not start the threads of"))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                inbox,
+                groups: shared_groups,
+                record_bytes_max: config.options.record_bytes_max,
+                retry_after_ms: config.options.tick_ms,
+                stopped,
+                threads: Mutex::new(Some(threads)),
+            }),
+        })
+    }
+
+    /// Offers a record to the group's log. It takes its place in the queue at once; the answer
+    /// comes when this node has applied it. Dropping the answer gives up the wait, not the record.
+    ///
+    /// # Errors
+    /// When there is no room now, the record is too large, or the node has stopped: nothing
+    /// happened then.
+    pub fn propose(
+        &self,
+        group: GroupId,
+        payload: Bytes,
+    ) -> Result<Proposal<M::Outcome>, NodeError> {
+        self.check(group)?;
+        if payload.len() > self.shared.record_bytes_max {
+            return Err(NodeError::InvalidArgument {
+                what: format!(
+                    "record of {} bytes is over record_bytes_max={}",
+                    payload.len(),
+                    self.shared.record_bytes_max
+                ),
+            });
+        }
+        let (reply, receiver) = oneshot::channel();
+        let bytes = payload.len();
+        self.offer(bytes, Event::Propose { group, payload, reply })?;
+        Ok(Proposal { receiver })
+    }
+
+    /// Resolves once this node has applied everything that was committed when it was called.
+    ///
+    /// # Errors
+    /// When too many wait already, or the node stops.
+    pub async fn read_barrier(&self, group: GroupId) -> Result<AppliedPosition, NodeError> {
+        let shared = self.check(group)?;
+        let (reply, receiver) = oneshot::channel();
+        self.offer(0, Event::Read { group, reply })?;
+        let index = receiver.await.map_err(|_| self.stop_cause())??;
+        shared.tracker.index(index).await.ok_or_else(|| self.stop_cause())
+    }
+
+    /// How far this node has applied the group.
+    ///
+    /// # Errors
+    /// When the group is not hosted here.
+    pub fn applied(&self, group: GroupId) -> Result<AppliedPosition, NodeError> {
+        let shared = self.shared.groups.get(&group);
+        shared.map(|shared| shared.tracker.position()).ok_or_else(|| unknown(group))
+    }
+
+    /// Resolves once the offset is applied here. The caller adds its own deadline.
+    ///
+    /// # Errors
+    /// When the node stops first.
+    pub async fn wait_applied(
+        &self,
+        group: GroupId,
+        at_least: Offset,
+    ) -> Result<AppliedPosition, NodeError> {
+        let shared = self.check(group)?;
+        shared.tracker.offset(at_least).await.ok_or_else(|| self.stop_cause())
+    }
+
+    /// How this node sees the group.
+    ///
+    /// # Errors
+    /// When the node is too busy to say, or has stopped.
+    pub async fn status(&self, group: GroupId) -> Result<GroupStatus, NodeError> {
+        self.check(group)?;
+        let (reply, receiver) = oneshot::channel();
+        self.offer(0, Event::Status { group, reply })?;
+        receiver.await.map_err(|_| self.stop_cause())
+    }
+
+    /// Why the node stopped, if it has: its first cause, or that it was closed.
+    #[must_use]
+    pub fn stopped(&self) -> Option<NodeError> {
+        self.shared.stopped.get().cloned()
+    }
+
+    /// Stops the node: what is queued for the disk is written, the state is made durable, and all
+    /// threads have ended when this returns. Further calls, on any handle, say that it is closed.
+    ///
+    /// # Errors
+    /// When the node had halted before, with its cause.
+    pub async fn close(&self) -> Result<(), NodeError> {
+        self.shared.inbox.report(Event::Close);
+        let threads =
+            self.shared.threads.lock().expect("no code panics while it holds the threads").take();
+        if let Some(threads) = threads {
+            let joined = tokio::task::spawn_blocking(move || {
+                threads.driver.join().and(threads.applier.join())
+            })
+            .await;
+            if !matches!(joined, Ok(Ok(()))) {
+                return Err(NodeError::Invariant { what: "a thread of the node panicked".into() });
+            }
+        }
+        match self.stopped() {
+            Some(NodeError::Closed) | None => Ok(()),
+            Some(cause) => Err(cause),
+        }
+    }
+
+    fn check(&self, group: GroupId) -> Result<&GroupShared<M::Outcome>, NodeError> {
+        if let Some(cause) = self.shared.stopped.get() {
+            return Err(cause.clone());
+        }
+        self.shared.groups.get(&group).map(Arc::as_ref).ok_or_else(|| unknown(group))
+    }
+
+    fn offer(&self, bytes: usize, event: Event<M::Outcome>) -> Result<(), NodeError> {
+        if self.shared.inbox.offer(bytes, event) {
+            return Ok(());
+        }
+        // Full, or its reader gone.
+        Err(self.shared.stopped.get().cloned().unwrap_or(NodeError::Backpressure {
+            queue: "inbox",
+            retry_after_ms: self.shared.retry_after_ms,
+        }))
+    }
+
+    fn stop_cause(&self) -> NodeError {
+        self.shared.stopped.get().cloned().unwrap_or(NodeError::Closed)
+    }
+}
+
+/// The answer to a proposal, to be awaited.
+#[must_use = "the outcome of the record comes out of this"]
+#[derive(Debug)]
+pub struct Proposal<O> {
+    receiver: oneshot::Receiver<Result<Committed<O>, NodeError>>,
+}
+
+impl<O> Future for Proposal<O> {
+    type Output = Result<Committed<O>, NodeError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // Without an answer the node stopped, and the record may be with another by then.
+        Pin::new(&mut self.receiver)
+            .poll(cx)
+            .map(|answer| answer.unwrap_or(Err(NodeError::Indeterminate)))
+    }
+}
+
+fn unknown(group: GroupId) -> NodeError {
+    NodeError::UnknownGroup { group: group.get() }
+}
+
+/// Starts the replica thread and the applier thread. Whichever ends first, for whatever reason,
+/// latches the cause; a panic is a failed invariant, which stops this node and never its host.
+fn spawn_threads<M: StateMachine>(
+    node: NodeId,
+    mut driver: Driver<M::Outcome, TcpTransport>,
+    applier: Applier<M>,
+    groups: &BTreeMap<GroupId, Arc<GroupShared<M::Outcome>>>,
+    stopped: &Arc<OnceLock<NodeError>>,
+) -> std::io::Result<Threads> {
+    let failed = applier.inbox.clone();
+    let applier =
+        std::thread::Builder::new().name(format!("palisade-apply-{node}")).spawn(move || {
+            if let Err(cause) = guarded(|| applier.run()) {
+                failed.report(Event::ApplierFailed(cause));
+            }
+        })?;
+    let groups = groups.clone();
+    let stopped = Arc::clone(stopped);
+    let driver =
+        std::thread::Builder::new().name(format!("palisade-raft-{node}")).spawn(move || {
+            let mut ended = guarded(|| driver.run());
+            if ended.is_ok() {
+                // What was submitted is written and synced before the log is let go.
+                ended = driver.wal.close().map_err(NodeError::from);
+            }
+            let cause = match ended {
+                Ok(()) => NodeError::Closed,
+                Err(cause) => {
+                    tracing::error!(%node, %cause, "the node halts");
+                    NodeError::Halted { cause: Arc::new(cause) }
+                }
+            };
+            let _ = stopped.set(cause);
+            for shared in groups.values() {
+                shared.stop();
+            }
+        })?;
+    Ok(Threads { driver, applier })
+}
+
+fn guarded(run: impl FnOnce() -> Result<(), NodeError>) -> Result<(), NodeError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let what = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+            .unwrap_or_else(|| "a panic without a message".to_owned());
+        Err(NodeError::Invariant { what })
+    })
+}

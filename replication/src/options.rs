@@ -1,0 +1,130 @@
+//! Every bound and interval of a replica, by name (G12).
+
+use crate::error::NodeError;
+
+/// Bounds and intervals of a replica and its driver. The defaults suit a service on a local
+/// network; `validate` says what does not fit together.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Length of one tick, in milliseconds. Everything below that counts ticks is scaled by it.
+    pub tick_ms: u64,
+    /// Ticks without a word from the leader before an election; each term adds up to as many again.
+    pub election_ticks: u32,
+    /// Ticks between a leader's heartbeats.
+    pub heartbeat_ticks: u32,
+    /// Ticks after which an unanswered proposal or read is sent to the leader again.
+    pub resend_ticks: u32,
+    /// Ticks between two reports of the flushed position, by which the others trim their logs.
+    pub report_ticks: u32,
+    /// Largest payload of one record.
+    pub record_bytes_max: usize,
+    /// Records are packed into one entry up to this size.
+    pub entry_bytes_target: usize,
+    /// Own proposals that wait for their outcome, in records and in bytes.
+    pub proposals_max: usize,
+    /// See [`Options::proposals_max`].
+    pub proposals_bytes_max: usize,
+    /// Linearizable reads that wait for their barrier.
+    pub reads_max: usize,
+    /// A leader's own appends on their way to its disk. More than one lets the next entry be
+    /// written while the last one syncs.
+    pub appends_in_flight_max: usize,
+    /// Appends on their way to one follower. With `message_bytes_max` they must fit into
+    /// `peer_queue_bytes_max`, or a follower that is far behind would lose some of them again.
+    pub messages_in_flight_max: usize,
+    /// Largest append message.
+    pub message_bytes_max: usize,
+    /// Entries proposed and not yet committed. Over it the leader takes no more.
+    pub uncommitted_bytes_max: usize,
+    /// Entries handed to apply and not yet applied. Over it a follower takes no appends and a
+    /// leader no proposals.
+    pub apply_backlog_bytes_max: usize,
+    /// Recent entries kept in memory for followers and for apply.
+    pub entry_cache_bytes_max: usize,
+    /// Fewer trimmable entries than this are not worth a write.
+    pub trim_entries_min: u64,
+    /// State that is not yet flushed is flushed after this much applied log.
+    pub flush_bytes_target: usize,
+    /// Unread messages from one peer, and unsent ones to it. Over it the newest are dropped.
+    pub peer_queue_bytes_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            tick_ms: 20,
+            election_ticks: 25,
+            heartbeat_ticks: 3,
+            resend_ticks: 25,
+            report_ticks: 50,
+            record_bytes_max: 1 << 20,
+            entry_bytes_target: 512 << 10,
+            proposals_max: 16_384,
+            proposals_bytes_max: 16 << 20,
+            reads_max: 16_384,
+            appends_in_flight_max: 2,
+            messages_in_flight_max: 24,
+            message_bytes_max: 1 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            apply_backlog_bytes_max: 64 << 20,
+            entry_cache_bytes_max: 32 << 20,
+            trim_entries_min: 1024,
+            flush_bytes_target: 32 << 20,
+            peer_queue_bytes_max: 32 << 20,
+        }
+    }
+}
+
+impl Options {
+    /// Refuses values that cannot work together.
+    ///
+    /// # Errors
+    /// [`NodeError::InvalidArgument`], naming the rule.
+    pub fn validate(&self) -> Result<(), NodeError> {
+        let rules = [
+            (self.tick_ms >= 1, "tick_ms must be at least 1"),
+            (self.heartbeat_ticks >= 1, "heartbeat_ticks must be at least 1"),
+            (
+                self.election_ticks >= 3 * self.heartbeat_ticks,
+                "election_ticks must be at least three times heartbeat_ticks",
+            ),
+            (self.resend_ticks >= 1, "resend_ticks must be at least 1"),
+            (self.report_ticks >= 1, "report_ticks must be at least 1"),
+            (self.record_bytes_max >= 1, "record_bytes_max must be at least 1"),
+            (self.record_bytes_max <= RECORD_BYTES_LIMIT, "record_bytes_max must be at most 4 MiB"),
+            (
+                self.entry_bytes_target <= RECORD_BYTES_LIMIT,
+                "entry_bytes_target must be at most 4 MiB",
+            ),
+            (
+                self.proposals_bytes_max >= self.record_bytes_max,
+                "proposals_bytes_max must hold at least one record",
+            ),
+            (self.proposals_max >= 1, "proposals_max must be at least 1"),
+            (self.reads_max >= 1, "reads_max must be at least 1"),
+            (self.appends_in_flight_max >= 1, "appends_in_flight_max must be at least 1"),
+            (self.messages_in_flight_max >= 1, "messages_in_flight_max must be at least 1"),
+            (
+                self.uncommitted_bytes_max >= 2 * RECORD_BYTES_LIMIT,
+                "uncommitted_bytes_max must be at least 8 MiB",
+            ),
+            (
+                self.peer_queue_bytes_max >= 2 * RECORD_BYTES_LIMIT,
+                "peer_queue_bytes_max must be at least 8 MiB",
+            ),
+        ];
+        let window = self.messages_in_flight_max.saturating_mul(self.message_bytes_max);
+        let window_fits = window <= self.peer_queue_bytes_max;
+        let rules = rules.into_iter().chain([(
+            window_fits,
+            "messages_in_flight_max times message_bytes_max must fit into peer_queue_bytes_max",
+        )]);
+        match rules.collect::<Vec<_>>().iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(NodeError::InvalidArgument { what: (*rule).to_owned() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What `record_bytes_max` and `entry_bytes_target` may be raised to.
+pub(crate) const RECORD_BYTES_LIMIT: usize = 4 << 20;

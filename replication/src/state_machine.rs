@@ -1,0 +1,53 @@
+//! The border between the agreed order and what is computed from it.
+
+use std::fmt;
+
+use palisade_wal::GroupId;
+
+use crate::entry::{AppliedPosition, CommittedEntry};
+
+/// State computed from committed entries alone, for every group of a node.
+///
+/// The driver owns it on one thread; the simulator calls it in line. Nothing in it may read a
+/// clock, draw a random number or depend on the order of a hash map: the same entries give the
+/// same state and the same outcomes at every replica (G8).
+pub trait StateMachine: Send + 'static {
+    /// What the application of one record answers to its proposer.
+    type Outcome: Send + fmt::Debug + 'static;
+
+    /// Where the group's state stands now. After a crash: where the stored state stands, which
+    /// may lie before what was applied; the log replays the rest.
+    fn applied(&self, group: GroupId) -> AppliedPosition;
+
+    /// Applies entries in order and commits them together with the new applied position, all or
+    /// nothing. Returns one outcome per record, in order. A refused record is an outcome; an error
+    /// halts the node.
+    ///
+    /// # Errors
+    /// When the state cannot be read or stored, or contradicts the entries.
+    fn apply(
+        &mut self,
+        group: GroupId,
+        entries: &[CommittedEntry],
+    ) -> Result<Vec<Self::Outcome>, ApplyError>;
+
+    /// The position that would survive a loss of power now. The log is trimmed only below it.
+    fn flushed(&self, group: GroupId) -> AppliedPosition;
+
+    /// Makes everything applied so far survive a loss of power.
+    ///
+    /// # Errors
+    /// When the state cannot be stored; halts the node.
+    fn flush(&mut self) -> Result<(), ApplyError>;
+}
+
+/// Why a state machine cannot go on. The node halts with it as the cause.
+#[derive(Debug, thiserror::Error)]
+#[error("apply failed: {what}")]
+pub struct ApplyError {
+    /// What failed, for people.
+    pub what: String,
+    /// The cause below, where there is one.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}

@@ -1,0 +1,176 @@
+//! How far a group is applied here, and who waits for more.
+//!
+//! Waiters lie in order of what they wait for, so an apply wakes exactly those it serves.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+use palisade_wal::LogIndex;
+use tokio::sync::oneshot;
+
+use crate::entry::AppliedPosition;
+use crate::identity::Offset;
+
+/// The applied position of one group, shared between its driver and its readers.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    position: AppliedPosition,
+    next_id: u64,
+    by_offset: BTreeMap<(Offset, u64), oneshot::Sender<AppliedPosition>>,
+    by_index: BTreeMap<(LogIndex, u64), oneshot::Sender<AppliedPosition>>,
+}
+
+impl Tracker {
+    pub(crate) fn new(position: AppliedPosition) -> Self {
+        Self {
+            inner: Mutex::new(Inner {
+                position,
+                next_id: 0,
+                by_offset: BTreeMap::new(),
+                by_index: BTreeMap::new(),
+            }),
+        }
+    }
+
+    pub(crate) fn position(&self) -> AppliedPosition {
+        self.lock().position
+    }
+
+    /// Moves on, and wakes those who waited for no more than this.
+    pub(crate) fn advance(&self, position: AppliedPosition) {
+        let mut inner = self.lock();
+        assert!(inner.position.index <= position.index);
+        inner.position = position;
+        let by_offset = inner.by_offset.split_off(&(position.offset.next(), 0));
+        let offset_served = std::mem::replace(&mut inner.by_offset, by_offset);
+        let by_index = inner.by_index.split_off(&(position.index.next(), 0));
+        let index_served = std::mem::replace(&mut inner.by_index, by_index);
+        drop(inner);
+        for waiter in offset_served.into_values().chain(index_served.into_values()) {
+            // A waiter that gave up is no loss.
+            let _ = waiter.send(position);
+        }
+    }
+
+    /// Resolves once the offset is applied. `None` if the node stops first.
+    pub(crate) async fn offset(&self, offset: Offset) -> Option<AppliedPosition> {
+        let waiter = {
+            let mut inner = self.lock();
+            if offset <= inner.position.offset {
+                return Some(inner.position);
+            }
+            let id = inner.take_id();
+            let (sender, receiver) = oneshot::channel();
+            inner.by_offset.insert((offset, id), sender);
+            Waiter { tracker: self, key: Key::Offset((offset, id)), receiver }
+        };
+        waiter.wait().await
+    }
+
+    /// Resolves once the entry is applied. `None` if the node stops first.
+    pub(crate) async fn index(&self, index: LogIndex) -> Option<AppliedPosition> {
+        let waiter = {
+            let mut inner = self.lock();
+            if index <= inner.position.index {
+                return Some(inner.position);
+            }
+            let id = inner.take_id();
+            let (sender, receiver) = oneshot::channel();
+            inner.by_index.insert((index, id), sender);
+            Waiter { tracker: self, key: Key::Index((index, id)), receiver }
+        };
+        waiter.wait().await
+    }
+
+    /// The node stops: nobody will be served any more.
+    pub(crate) fn stop(&self) {
+        let mut inner = self.lock();
+        inner.by_offset.clear();
+        inner.by_index.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no code panics while it holds the tracker")
+    }
+}
+
+impl Inner {
+    fn take_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+}
+
+enum Key {
+    Offset((Offset, u64)),
+    Index((LogIndex, u64)),
+}
+
+/// Takes its place out of the queue when the caller stops waiting.
+struct Waiter<'a> {
+    tracker: &'a Tracker,
+    key: Key,
+    receiver: oneshot::Receiver<AppliedPosition>,
+}
+
+impl Waiter<'_> {
+    async fn wait(mut self) -> Option<AppliedPosition> {
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.tracker.lock();
+        match self.key {
+            Key::Offset(key) => inner.by_offset.remove(&key),
+            Key::Index(key) => inner.by_index.remove(&key),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::LogTime;
+
+    fn at(offset: u64) -> AppliedPosition {
+        AppliedPosition {
+            index: LogIndex::new(offset + 1),
+            offset: Offset::new(offset),
+            log_time: LogTime::ZERO,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_waiter_wakes_at_exactly_its_offset() {
+        let tracker = Tracker::new(AppliedPosition::ZERO);
+        let mut waiting = std::pin::pin!(tracker.offset(Offset::new(3)));
+        let mut poll = || {
+            let waker = std::task::Waker::noop();
+            waiting.as_mut().poll(&mut std::task::Context::from_waker(waker))
+        };
+        assert!(poll().is_pending());
+        tracker.advance(at(2));
+        assert!(poll().is_pending());
+        tracker.advance(at(3));
+        assert_eq!(poll(), std::task::Poll::Ready(Some(at(3))));
+        assert_eq!(tracker.offset(Offset::new(1)).await, Some(at(3)));
+    }
+
+    #[tokio::test]
+    async fn who_stops_waiting_leaves_no_trace() {
+        let tracker = Tracker::new(AppliedPosition::ZERO);
+        {
+            let mut waiting = std::pin::pin!(tracker.index(LogIndex::new(9)));
+            let waker = std::task::Waker::noop();
+            assert!(waiting.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+        }
+        assert!(tracker.lock().by_index.is_empty());
+    }
+}

@@ -1,0 +1,64 @@
+//! The bounds of a wal, by name.
+
+use crate::error::WalError;
+use crate::frame::{FRAME_HEADER_BYTES, ITEM_HEADER_BYTES};
+use crate::segment::SEGMENT_HEADER_BYTES;
+
+/// Largest register of a group.
+pub const STATE_BYTES_MAX: usize = 4096;
+
+/// Bounds of a wal.
+#[derive(Clone, Debug)]
+pub struct WalOptions {
+    /// Size of a segment file. It is written with zeros before use, so that a sync never has to
+    /// wait for the file system's own records.
+    pub segment_bytes: u64,
+    /// Largest batch, headers included.
+    pub batch_bytes_max: usize,
+    /// What may wait to be written.
+    pub queued_bytes_max: usize,
+    /// Segments beyond this multiple of what the live entries fill are freed, by moving the few
+    /// live entries of the oldest one to the end.
+    pub live_multiple_max: u64,
+}
+
+impl Default for WalOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 32 << 20,
+            batch_bytes_max: 16 << 20,
+            queued_bytes_max: 64 << 20,
+            live_multiple_max: 4,
+        }
+    }
+}
+
+impl WalOptions {
+    /// Refuses values that cannot work together.
+    pub(crate) fn validate(&self) -> Result<(), WalError> {
+        let rules = [
+            (
+                self.segment_bytes.is_multiple_of(8) && self.segment_bytes <= u64::from(u32::MAX),
+                "segment_bytes must be a multiple of 8 below 4 GiB",
+            ),
+            (
+                SEGMENT_HEADER_BYTES + self.batch_bytes_max as u64 <= self.segment_bytes,
+                "segment_bytes must hold its header and one batch of batch_bytes_max",
+            ),
+            (
+                self.batch_bytes_max
+                    >= FRAME_HEADER_BYTES + 2 * ITEM_HEADER_BYTES + STATE_BYTES_MAX,
+                "batch_bytes_max must hold at least a register",
+            ),
+            (
+                self.queued_bytes_max >= self.batch_bytes_max,
+                "queued_bytes_max must hold one batch of batch_bytes_max",
+            ),
+            (self.live_multiple_max >= 2, "live_multiple_max must be at least 2"),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            Some((_, rule)) => Err(WalError::InvalidArgument { what: (*rule).to_owned() }),
+            None => Ok(()),
+        }
+    }
+}

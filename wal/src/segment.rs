@@ -1,0 +1,179 @@
+//! Segment files: their names, and the header that says whose they are.
+//!
+//! ```text
+//! offset  size  field        rule
+//!      0     8  magic        "PLSDWAL\n"
+//!      8     4  version      1
+//!     12     4  crc32        over bytes 0..12 and 16..96
+//!     16    16  cluster
+//!     32     8  node
+//!     40    16  incarnation
+//!     56     8  segment      as in the file's name
+//!     64     8  first_seq    of the first frame; every batch below it was synced before
+//!     72    24  zeros
+//! ```
+//! Little-endian. A file gets its header, is synced, and only then its name: a segment by name
+//! always has one.
+
+use crc32fast::Hasher;
+
+use crate::error::WalError;
+use crate::position::{BatchSeq, SegmentId};
+
+pub(crate) const SEGMENT_HEADER_BYTES: u64 = 96;
+const MAGIC: &[u8; 8] = b"PLSDWAL\n";
+const VERSION: u32 = 1;
+
+/// Whose wal it is. Part of every checksum, so that another owner's frames cannot pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalIdentity {
+    /// The cluster.
+    pub cluster: u128,
+    /// The node in it.
+    pub node: u64,
+    /// The life of its data directory.
+    pub incarnation: u128,
+}
+
+impl WalIdentity {
+    /// The state that every frame checksum of this owner starts from.
+    pub(crate) fn domain(&self) -> Hasher {
+        let mut hasher = Hasher::new();
+        hasher.update(&self.cluster.to_le_bytes());
+        hasher.update(&self.node.to_le_bytes());
+        hasher.update(&self.incarnation.to_le_bytes());
+        hasher
+    }
+}
+
+/// What a segment's header says beside its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SegmentHeader {
+    pub(crate) segment: SegmentId,
+    pub(crate) first_seq: BatchSeq,
+}
+
+pub(crate) fn file_name(segment: SegmentId) -> String {
+    format!("{:016x}.seg", segment.get())
+}
+
+/// A prewritten file that waits to become a segment.
+pub(crate) fn spare_name(number: u64) -> String {
+    format!("{number:016x}.spare")
+}
+
+pub(crate) enum FileKind {
+    Segment(SegmentId),
+    Spare(u64),
+    Other,
+}
+
+pub(crate) fn kind_of(name: &str) -> FileKind {
+    let number =
+        |stem: &str| (stem.len() == 16).then(|| u64::from_str_radix(stem, 16).ok()).flatten();
+    if let Some(number) = name.strip_suffix(".seg").and_then(number) {
+        FileKind::Segment(SegmentId::new(number))
+    } else if let Some(number) = name.strip_suffix(".spare").and_then(number) {
+        FileKind::Spare(number)
+    } else {
+        FileKind::Other
+    }
+}
+
+pub(crate) fn encode_header(
+    identity: &WalIdentity,
+    header: SegmentHeader,
+) -> [u8; SEGMENT_HEADER_BYTES as usize] {
+    let mut raw = [0; SEGMENT_HEADER_BYTES as usize];
+    raw[0..8].copy_from_slice(MAGIC);
+    raw[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    raw[16..32].copy_from_slice(&identity.cluster.to_le_bytes());
+    raw[32..40].copy_from_slice(&identity.node.to_le_bytes());
+    raw[40..56].copy_from_slice(&identity.incarnation.to_le_bytes());
+    raw[56..64].copy_from_slice(&header.segment.get().to_le_bytes());
+    raw[64..72].copy_from_slice(&header.first_seq.get().to_le_bytes());
+    let crc = header_crc(&raw);
+    raw[12..16].copy_from_slice(&crc.to_le_bytes());
+    raw
+}
+
+/// `Ok(None)` if the bytes are not a header, an error if they are someone else's or newer.
+pub(crate) fn decode_header(
+    identity: &WalIdentity,
+    file: &str,
+    raw: &[u8],
+) -> Result<Option<SegmentHeader>, WalError> {
+    let Some(raw) = raw.get(..SEGMENT_HEADER_BYTES as usize) else { return Ok(None) };
+    if &raw[..8] != MAGIC {
+        return Ok(None);
+    }
+    let word = |at: usize| u32::from_le_bytes(raw[at..at + 4].try_into().expect("four bytes"));
+    let long = |at: usize| u64::from_le_bytes(raw[at..at + 8].try_into().expect("eight bytes"));
+    let wide = |at: usize| u128::from_le_bytes(raw[at..at + 16].try_into().expect("16 bytes"));
+    if header_crc(raw) != word(12) {
+        return Ok(None);
+    }
+    if word(8) != VERSION {
+        return Err(WalError::UnknownVersion { file: file.to_owned(), found: word(8) });
+    }
+    let found = WalIdentity { cluster: wide(16), node: long(32), incarnation: wide(40) };
+    if found != *identity {
+        let difference = if found.cluster != identity.cluster {
+            format!("cluster={:032x}", found.cluster)
+        } else if found.node != identity.node {
+            format!("node={}", found.node)
+        } else {
+            format!("incarnation={:032x}", found.incarnation)
+        };
+        return Err(WalError::Foreign { file: file.to_owned(), difference });
+    }
+    Ok(Some(SegmentHeader {
+        segment: SegmentId::new(long(56)),
+        first_seq: BatchSeq::new(long(64)),
+    }))
+}
+
+fn header_crc(raw: &[u8]) -> u32 {
+    let mut hasher = Hasher::new();
+    hasher.update(&raw[..12]);
+    hasher.update(&raw[16..SEGMENT_HEADER_BYTES as usize]);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDENTITY: WalIdentity = WalIdentity { cluster: 1, node: 2, incarnation: 3 };
+
+    #[test]
+    fn header_round_trips_and_refuses_others() {
+        let header = SegmentHeader { segment: SegmentId::new(5), first_seq: BatchSeq::new(6) };
+        let raw = encode_header(&IDENTITY, header);
+        assert_eq!(decode_header(&IDENTITY, "f", &raw).unwrap(), Some(header));
+        for other in [
+            WalIdentity { cluster: 9, ..IDENTITY },
+            WalIdentity { node: 9, ..IDENTITY },
+            WalIdentity { incarnation: 9, ..IDENTITY },
+        ] {
+            assert!(matches!(decode_header(&other, "f", &raw), Err(WalError::Foreign { .. })));
+        }
+        for at in 0..raw.len() {
+            let mut bad = raw;
+            bad[at] ^= 1;
+            assert_eq!(decode_header(&IDENTITY, "f", &bad).unwrap(), None, "at={at}");
+            assert_eq!(decode_header(&IDENTITY, "f", &raw[..at]).unwrap(), None, "cut={at}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_version_is_refused_by_name() {
+        let header = SegmentHeader { segment: SegmentId::new(5), first_seq: BatchSeq::new(6) };
+        let mut raw = encode_header(&IDENTITY, header);
+        raw[8] = 2;
+        let crc = header_crc(&raw);
+        raw[12..16].copy_from_slice(&crc.to_le_bytes());
+        let error = decode_header(&IDENTITY, "f", &raw).unwrap_err();
+        assert!(matches!(error, WalError::UnknownVersion { found: 2, .. }), "{error}");
+    }
+}
