@@ -1,55 +1,70 @@
-# Everything runs with the same compiler, flags and target folder, or RocksDB would be built again.
-cache := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/palisade
-export CARGO_TARGET_DIR ?= $(cache)/target
-export CCACHE_DIR ?= $(cache)/ccache
-export CCACHE_MAXSIZE ?= 5G
-export CARGO_TERM_COLOR ?= auto
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both first install what is
+# missing, and say what and why. `make help` lists the rest.
 
-# Looked up when a command runs, after setup has installed what was missing.
-with = $(if $(shell command -v ccache),CC="ccache gcc" CXX="ccache g++") $(if $(wildcard $(cache)/libclang/clang/native),LIBCLANG_PATH="$(cache)/libclang/clang/native" BINDGEN_EXTRA_CLANG_ARGS="-I$(shell gcc -print-file-name=include)")
-nextest = $(shell command -v cargo-nextest)
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
 
-.PHONY: help setup demo test check fix unit doctest sim bench
+# Settings that every target shares (target folder, compiler, libclang); read after setup, which may
+# change what is found.
+ENV := . .ci/env
 
-help: ## Lists the targets.
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+# One profile (dev) for everything but benches, and --workspace wherever RocksDB takes part. Cargo unites
+# features over just the packages it is asked for; `-p palisade-server` alone gives a proc macro below
+# bindgen fewer of them, and with that another RocksDB to build.
 
-setup: ## Installs what is missing to build, and says what and why.
-	@.ci/setup
-
-demo: setup ## Three nodes, 20,000 flights, two killed leaders; KEEP=1 leaves them up.
-	@echo "building; the first time this compiles RocksDB, about 15 minutes on two cores"
-	@$(with) cargo run --quiet --locked -p palisade-server --bin palisade -- demo $(if $(KEEP),--keep) $(ARGS)
-
-test: setup ## Every check and every test.
-	@echo "building; the first time this compiles RocksDB, about 15 minutes on two cores"
-	@$(MAKE) --no-print-directory check
-	@$(MAKE) --no-print-directory unit
-	@$(MAKE) --no-print-directory doctest
-
-check: ## Format, lints, docs, and the engine without RocksDB; changes no file.
-	cargo fmt --all --check
-	@$(with) cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
-	@$(with) RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
-	@$(with) cargo clippy --locked -p palisade --no-default-features --quiet -- -D warnings
-	@$(if $(shell command -v cargo-deny),cargo deny --all-features check bans licenses sources,echo "cargo-deny is not installed: the tidy test alone holds the dependency rules")
-
-unit:
-ifneq ($(nextest),)
-	@$(with) cargo nextest run --locked --workspace
+# nextest where it is installed: it runs tests side by side and stops hung ones. It does not run doc examples.
+NEXTEST ?= $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+ifeq ($(strip $(NEXTEST)),yes)
+TEST_RUN := cargo nextest run --locked
+TEST_ALL := --workspace
 else
-	@$(with) cargo test --locked --workspace --lib --bins --tests
+TEST_RUN := cargo test --locked --no-fail-fast
+TEST_ALL := --workspace --lib --bins --tests --examples
 endif
 
-doctest:
-	@$(with) cargo test --locked --workspace --doc
+# Seeds of `make sim`; `make sim SEEDS=100000` for a night.
+SEEDS ?= 5000
+# Further words for the command under `make demo` and `make bench`.
+ARGS ?=
 
-fix: ## Formats the code.
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: ## install what a build needs and this machine lacks
+	@.ci/setup
+
+.PHONY: demo
+demo: setup ## three nodes, 20,000 flights, two killed leaders, one check (KEEP=1 leaves it up)
+	@$(ENV); cargo build --locked --workspace --bins
+	@$(ENV); exec "$$CARGO_TARGET_DIR/debug/palisade" demo $(if $(KEEP),--keep) $(ARGS)
+
+.PHONY: test
+test: setup check ## everything that must hold: make check, all tests, all doc examples
+	@$(ENV); $(TEST_RUN) $(TEST_ALL)
+	@$(ENV); cargo test --locked --workspace --doc --no-fail-fast
+
+.PHONY: check
+check: setup ## formatting, lints, docs, dependency rules; never edits a file
+	cargo fmt --all --check
+	@$(ENV); set -x; cargo clippy --locked --workspace --all-targets -- -D warnings
+	@$(ENV); set -x; cargo clippy --locked -p palisade --no-default-features --all-targets -- -D warnings
+	@$(ENV); set -x; RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --lib
+	@$(ENV); set -x; $(TEST_RUN) -p palisade --no-default-features --test tidy
+	@if cargo deny --version >/dev/null 2>&1; then set -x; cargo deny --config .deny.toml check bans licenses sources; fi
+
+.PHONY: fix
+fix: ## format the sources
 	cargo fmt --all
 
-sim: setup ## A long simulator campaign: SEEDS=10000.
-	@$(with) PALISADE_SIM_SEEDS=$(or $(SEEDS),10000) cargo test --locked -p palisade --test simulation -- --nocapture
+# Not under nextest, which would stop it as a slow test; without RocksDB, which it has no use for.
+.PHONY: sim
+sim: setup ## a long simulator campaign (SEEDS=5000)
+	@$(ENV); set -x; PALISADE_SIM_SEEDS=$(SEEDS) cargo test --locked -p palisade --no-default-features --test simulation -- --nocapture $(ARGS)
 
-bench: ## First figures beside etcd; installs etcd-server.
-	@.ci/setup etcd-server
-	@$(with) cargo run --quiet --locked --release -p palisade-benches --bin load -- $(ARGS)
+.PHONY: bench
+bench: ## figures beside a peer on the same disk; release profile, installs etcd-server
+	@.ci/setup bench
+	@$(ENV); set -x; cargo run --locked --release -p palisade-benches --bin load -- $(ARGS)
