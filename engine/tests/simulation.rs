@@ -1,7 +1,7 @@
 //! The report flow on three simulated nodes under crashes, power loss, partitions and message loss:
 //! G1 to G4 and G6 to G8, seed by seed.
 //!
-//! Replay one seed with `PALISADE_SIM_SEED=<seed> cargo test -p palisade --test simulation`; run
+//! Replay one seed with `PALISADE_SIM_SEED=<seed> cargo test -p palisade --no-default-features --test simulation`; run
 //! more of them with `PALISADE_SIM_SEEDS=<count>`.
 #![cfg(feature = "sim")]
 
@@ -322,7 +322,7 @@ fn the_report_flow_keeps_its_guarantees() {
         let run = std::panic::catch_unwind(|| run(*seed)).unwrap_or_else(|panic| {
             eprintln!(
                 "seed {seed} failed; replay it with \
-                 PALISADE_SIM_SEED={seed} cargo test -p palisade --test simulation"
+                 PALISADE_SIM_SEED={seed} cargo test -p palisade --no-default-features --test simulation"
             );
             std::panic::resume_unwind(panic)
         });
