@@ -84,6 +84,16 @@ impl Readers {
     }
 }
 
+impl Drop for Readers {
+    /// As the node's threads: they must not outlive the handle.
+    fn drop(&mut self) {
+        if let Some(Running { jobs, threads }) = self.running().take() {
+            drop(jobs);
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+        }
+    }
+}
+
 fn ended() -> Error {
     Error::InternalError { what: "it was closed".to_owned() }
 }

@@ -81,8 +81,15 @@ impl<M: StateMachine> Clone for Node<M> {
 }
 
 impl<O> Drop for Shared<O> {
+    /// Waits for the threads: a process that ends while they use the state would abort in the
+    /// state store's own destructors. Closing first keeps this wait off the caller's runtime.
     fn drop(&mut self) {
         self.inbox.report(Event::Close);
+        if let Some(threads) = self.threads.get_mut().ok().and_then(Option::take) {
+            // Why they ended is latched already; nobody is left to be told.
+            let _ = threads.driver.join();
+            let _ = threads.applier.join();
+        }
     }
 }
 
