@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_replication::{
-    ClusterId, GroupId, GroupStatus, Node, NodeConfig, NodeId, Offset, Options, WalOptions,
+    ClusterId, GroupId, GroupStatus, Incarnation, Member, MemberChange, MemberRole, Node,
+    NodeConfig, NodeId, Offset, Options, WalOptions,
 };
 use tokio::time::timeout;
 
@@ -39,8 +40,6 @@ struct Inner {
     id: NodeId,
     domain: FailureDomain,
     request_timeout: Duration,
-    /// How many nodes hold a copy.
-    voters: u32,
 }
 
 /// How an engine is to be opened. Begins with a single voter that speaks to nobody.
@@ -52,7 +51,8 @@ pub struct EngineBuilder {
     node: NodeId,
     domain: FailureDomain,
     listen: Option<SocketAddr>,
-    voters: BTreeMap<NodeId, SocketAddr>,
+    voters: BTreeMap<NodeId, Member>,
+    joins: bool,
     request_timeout: Duration,
     options: Options,
     wal: WalOptions,
@@ -83,9 +83,16 @@ impl EngineBuilder {
         self
     }
 
-    /// Names a voter and where it listens; to be said for every voter, this node among them.
+    /// Names a first voter and where it listens; to be said for every one, this node among them.
+    /// Once the engine has run, its log says who takes part.
     pub fn voter(mut self, node: NodeId, address: SocketAddr) -> Self {
-        self.voters.insert(node, address);
+        self.voters.insert(node, Member { address: Some(address), ..Member::default() });
+        self
+    }
+
+    /// This node is to be made a member by those who are: see [`Engine::change_members`].
+    pub fn joins(mut self) -> Self {
+        self.joins = true;
         self
     }
 
@@ -117,12 +124,18 @@ impl EngineBuilder {
     pub async fn open(self) -> Result<Engine, Error> {
         check_domain(&self.domain)?;
         let mut voters = self.voters;
-        if voters.is_empty() {
-            voters.insert(self.node, SocketAddr::from(([127, 0, 0, 1], 0)));
-        } else if self.listen.is_none() && voters.len() > 1 {
+        if self.joins && !voters.is_empty() {
             return Err(Error::InvalidArgument {
-                what: "a node among several voters needs an address to listen on".to_owned(),
+                what: "a node that joins names no first voters".to_owned(),
             });
+        }
+        if self.listen.is_none() && (self.joins || voters.len() > 1) {
+            return Err(Error::InvalidArgument {
+                what: "a node among several needs an address to listen on".to_owned(),
+            });
+        }
+        if voters.is_empty() && !self.joins {
+            voters.insert(self.node, Member::default());
         }
         let (dir, cluster, node) = (self.dir.clone(), self.cluster, self.node);
         let (store, machine) = tokio::task::spawn_blocking(move || {
@@ -132,7 +145,6 @@ impl EngineBuilder {
         })
         .await
         .map_err(|panic| Error::InternalError { what: format!("opening the state: {panic}") })??;
-        let voter_count = voters.len() as u32;
         let config = NodeConfig {
             cluster: self.cluster,
             node: self.node,
@@ -160,7 +172,6 @@ impl EngineBuilder {
                 id: self.node,
                 domain: self.domain,
                 request_timeout: self.request_timeout,
-                voters: voter_count,
             }),
         })
     }
@@ -190,6 +201,7 @@ impl Engine {
             domain: FailureDomain::new("local", "local", "local"),
             listen: None,
             voters: BTreeMap::new(),
+            joins: false,
             request_timeout: Duration::from_secs(10),
             options: Options::default(),
             wal: WalOptions::default(),
@@ -229,12 +241,42 @@ impl Engine {
         Ok(self.inner.node.status(GROUP).await?)
     }
 
+    /// Changes who takes part; this node must lead. A new node is opened with
+    /// [`EngineBuilder::joins`], added as a learner, and promoted once it has caught up. A dead one
+    /// gives its place to a learner with [`MemberChange::Replace`].
+    ///
+    /// # Errors
+    /// [`Error::PreconditionFailed`] with the reason if the change is not made, for one that would
+    /// not be safe among others; [`Error::Disconnected`] if its outcome is not known.
+    pub async fn change_members(&self, change: MemberChange) -> Result<(), Error> {
+        timeout(self.inner.request_timeout, self.inner.node.change_members(GROUP, change))
+            .await
+            .map_err(|_| Error::Disconnected { outcome_unknown: true })??;
+        Ok(())
+    }
+
+    /// Asks for the leadership to be handed to another voter; this node must lead, or nothing
+    /// happens. [`Engine::status`] says whether it was.
+    ///
+    /// # Errors
+    /// [`Error::RateLimited`] if the node is too busy, [`Error::InternalError`] if it has stopped.
+    pub fn transfer_leadership(&self, to: NodeId) -> Result<(), Error> {
+        Ok(self.inner.node.transfer_leadership(GROUP, to)?)
+    }
+
+    /// Which life of its data directory this node is in: part of who it is when it is added.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.inner.node.incarnation()
+    }
+
     /// The last record applied here, and the head of the chain of records up to it.
     ///
     /// # Errors
     /// As for any read.
     pub async fn chain_head(&self) -> Result<(Offset, ChainHead), Error> {
-        let (position, head) = self.inner.readers.read(|read| read_position(read, GROUP)).await?;
+        let applied = self.applied()?;
+        let (position, head) = self.read_state(applied, read_position).await?;
         Ok((position.offset, head))
     }
 
@@ -243,7 +285,7 @@ impl Engine {
     /// # Errors
     /// As for any read.
     pub async fn digest(&self) -> Result<StateDigest, Error> {
-        self.inner.readers.read(|read| digest(read, GROUP)).await
+        self.read_state(self.applied()?, digest).await
     }
 
     /// Stops the node; everything is on stable storage when this returns.
@@ -264,10 +306,14 @@ impl Engine {
     ) -> Result<ResourceId, Error> {
         let name = spec.name.clone();
         // G1: a resource that asks for more copies than there can be is not made with fewer.
-        if spec.replicas.replicas() > self.inner.voters {
+        let members = self.status().await?.members;
+        let is_voter = |(_, role): &(NodeId, MemberRole)| *role == MemberRole::Voter;
+        let voters = members.roles().filter(is_voter).count();
+        // A node that has heard of nobody yet cannot tell; the leader's domain checks still hold.
+        if voters > 0 && spec.replicas.replicas() as usize > voters {
             return Err(Error::Incompatible {
                 expected: format!("replicas={} of resource={name}", spec.replicas.replicas()),
-                found: format!("voters={}", self.inner.voters),
+                found: format!("voters={voters}"),
             });
         }
         if !spec.placement.allows(&self.inner.domain) {
@@ -325,18 +371,35 @@ impl Engine {
         if let Some(cause) = self.inner.node.stopped() {
             return Err(cause.into());
         }
-        match options.consistency {
-            ReadConsistency::Local => {}
+        let required = match options.consistency {
+            ReadConsistency::Local => self.inner.node.applied(GROUP)?.offset,
             ReadConsistency::Linearizable => {
                 timeout(self.inner.request_timeout, self.inner.node.read_barrier(GROUP))
                     .await
-                    .map_err(|_| Error::Disconnected { outcome_unknown: false })??;
+                    .map_err(|_| Error::Disconnected { outcome_unknown: false })??
+                    .offset
             }
             ReadConsistency::AtLeastOffset(required) => {
                 self.at_least(required, options.wait).await?;
+                required
             }
-        }
-        self.inner.readers.read(move |state| read(state, GROUP)).await
+        };
+        self.read_state(required, read).await
+    }
+
+    /// Reads one moment's state, which says itself how fresh it is (G4): a state that a snapshot is
+    /// about to replace stands nowhere.
+    async fn read_state<T: Send + 'static>(
+        &self,
+        required: Offset,
+        read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Error> {
+        let found = self.inner.readers.read(move |state| {
+            let (position, _) = read_position(state, GROUP)?;
+            let fresh = required <= position.offset;
+            Ok(if fresh { Ok(read(state, GROUP)?) } else { Err(position.offset) })
+        });
+        found.await?.map_err(|applied| Error::NotYetApplied { required, applied })
     }
 
     async fn at_least(&self, required: Offset, wait: Duration) -> Result<(), Error> {

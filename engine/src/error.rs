@@ -200,7 +200,7 @@ impl From<NodeError> for Error {
             NodeError::Indeterminate => Self::Disconnected { outcome_unknown: true },
             NodeError::InvalidArgument { what } => Self::InvalidArgument { what },
             NodeError::UnknownGroup { .. } => Self::NotFound { what: error.to_string() },
-            NodeError::Foreign { .. } | NodeError::OtherVoters { .. } => Self::Incompatible {
+            NodeError::Foreign { .. } => Self::Incompatible {
                 expected: "this node's own data".to_owned(),
                 found: error.to_string(),
             },
@@ -215,6 +215,7 @@ impl From<NodeError> for Error {
                 },
                 _ => Self::InternalError { what: wal.to_string() },
             },
+            NodeError::Change(refusal) => Self::PreconditionFailed { what: refusal.to_string() },
             other => Self::InternalError { what: other.to_string() },
         }
     }

@@ -52,6 +52,7 @@ mod receipt;
 mod resource;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod snapshot;
 mod store;
 mod stored;
 mod view;
@@ -69,8 +70,8 @@ pub use log::{LogEntry, ReplicatedLog, SCAN_ENTRIES_MAX};
 pub use machine::ChainHead;
 pub use map::{RANGE_ROWS_MAX, ReplicatedMap, Versioned};
 pub use palisade_replication::{
-    ClusterId, Disposition, GroupId, GroupStatus, LogTime, NodeId, Offset, Options, Role, Term,
-    WalOptions,
+    ChangeRefusal, ClusterId, Disposition, GroupId, GroupStatus, Incarnation, LogTime, Member,
+    MemberChange, MemberRole, Membership, NodeId, Offset, Options, Role, Term, WalOptions,
 };
 pub use projections::idempotency::{REQUESTS_MAX, RETENTION_MS};
 pub use read::{ReadConsistency, ReadOptions};

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use palisade_replication::{
-    AppliedPosition, ApplyError, ClusterId, CommittedEntry, GroupId, LogIndex, LogTime, NodeId,
-    Offset, StateMachine,
+    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Exporter, GroupId, LogIndex, LogTime,
+    NodeId, Offset, StateMachine,
 };
 use sha2::{Digest, Sha256};
 
@@ -27,6 +27,7 @@ use crate::keys;
 use crate::projections::resources::ResourceTable;
 use crate::projections::{At, Step, idempotency, log, map};
 use crate::resource::{FailureDomain, ResourceKind};
+use crate::snapshot::{self, StateExport};
 use crate::store::{Family, StateRead, StateStore, StoreError, WriteSet};
 use crate::view::View;
 
@@ -168,6 +169,21 @@ impl StateMachine for EngineMachine {
 
     fn flushed(&self, group: GroupId) -> AppliedPosition {
         self.groups.get(&group).map_or(AppliedPosition::ZERO, |group| group.flushed)
+    }
+
+    fn exporter(&self) -> Exporter {
+        let store = Arc::clone(&self.store);
+        Arc::new(move |group| Box::new(StateExport { store: Arc::clone(&store), group }))
+    }
+
+    fn install(
+        &mut self,
+        group: GroupId,
+        position: AppliedPosition,
+        chunks: &mut dyn Iterator<Item = Result<Bytes, ApplyError>>,
+    ) -> Result<(), ApplyError> {
+        snapshot::install(&*self.store, group, position, chunks)?;
+        self.load(group).map_err(|error| failed(&error.to_string()))
     }
 
     fn flush(&mut self) -> Result<(), ApplyError> {

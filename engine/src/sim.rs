@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use palisade_replication::sim::SimMachine;
 use palisade_replication::{
-    AppliedPosition, ApplyError, ClusterId, CommittedEntry, GroupId, NodeId, StateMachine,
+    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Exporter, GroupId, NodeId, StateMachine,
 };
 
 use crate::command::{Action, Command, Fingerprint, Op, Outcome, Refusal};
 use crate::digest::digest;
-use crate::machine::EngineMachine;
+use crate::machine::{EngineMachine, read_position};
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
 use crate::store::{Family, MemoryStore, StateRead};
 
 pub use crate::machine::RecordOutcome;
 pub use palisade_replication::sim::{
-    Completion as SimCompletion, GROUP, OpId, SimCluster, SimOptions, SimRandom,
+    Completion as SimCompletion, GROUP, Nemesis, OpId, SimCluster, SimFault, SimOptions, SimRandom,
 };
 
 /// The engine over a store that loses what was not flushed.
@@ -85,6 +85,19 @@ impl StateMachine for SimEngine {
     fn flush(&mut self) -> Result<(), ApplyError> {
         self.machine.flush()
     }
+
+    fn exporter(&self) -> Exporter {
+        self.machine.exporter()
+    }
+
+    fn install(
+        &mut self,
+        group: GroupId,
+        position: AppliedPosition,
+        chunks: &mut dyn Iterator<Item = Result<bytes::Bytes, ApplyError>>,
+    ) -> Result<(), ApplyError> {
+        self.machine.install(group, position, chunks)
+    }
 }
 
 impl SimMachine for SimEngine {
@@ -93,8 +106,13 @@ impl SimMachine for SimEngine {
         self.machine.reload().expect("memory can be read");
     }
 
-    fn digest(&self) -> [u8; 32] {
-        let digest = digest(&self.store, GROUP).expect("memory can be read");
+    fn head(&self, group: GroupId) -> [u8; 32] {
+        let (_, head) = read_position(&self.store, group).expect("memory can be read");
+        head.0
+    }
+
+    fn digest(&self, group: GroupId) -> [u8; 32] {
+        let digest = digest(&self.store, group).expect("memory can be read");
         // One number for all of it: any difference shows.
         let text = format!("{digest:?}");
         Fingerprint::of(text.as_bytes()).0

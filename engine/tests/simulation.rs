@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use palisade::sim::{
-    GROUP, SimCluster, SimCompletion, SimEngine, SimOptions, SimOutcome, Submission, open,
+    GROUP, Nemesis, SimCluster, SimCompletion, SimEngine, SimOptions, SimOutcome, SimRandom,
+    Submission, open,
 };
 use palisade::{
     FailureDomain, FenceEpoch, LogicalResourceName, NodeId, Placement, ReplicaPolicy, ResourceId,
@@ -61,6 +62,7 @@ struct Run {
 
 struct Workload {
     cluster: Cluster,
+    nemesis: Nemesis,
     resources: [ResourceId; 3],
     epoch: u64,
     waiting: BTreeMap<u64, Asked>,
@@ -82,7 +84,7 @@ impl Workload {
         // Before any fault: the resources.
         for (kind, name) in KINDS {
             let node = cluster.node_ids()[0];
-            let op = cluster.propose(node, open(kind, spec(name, 1), domain()));
+            let op = cluster.propose(node, GROUP, open(kind, spec(name, 1), domain()));
             let resource = 'opened: loop {
                 cluster.run_for(100_000);
                 assert!(cluster.now_us() < 60_000_000, "no leader within a minute");
@@ -101,6 +103,7 @@ impl Workload {
             opened.push(resource);
         }
         Self {
+            nemesis: Nemesis::swarm(&mut SimRandom::from_seed(seed ^ 0x5eed)),
             cluster,
             resources: opened.try_into().expect("three resources"),
             epoch: 1,
@@ -127,48 +130,12 @@ impl Workload {
             payload: asked.payload.clone(),
             caller: domain(),
         };
-        let op = self.cluster.propose(asked.node, submission.encode());
+        let op = self.cluster.propose(asked.node, GROUP, submission.encode());
         self.waiting.insert(op, asked);
     }
 
-    fn nemesis(&mut self, round: u64) {
-        match self.cluster.random().below(12) {
-            0 => {
-                let node = self.pick();
-                self.cluster.power_off(node);
-            }
-            1 => {
-                if let Some(leader) = self.cluster.leader() {
-                    self.cluster.kill(leader);
-                }
-            }
-            2 if round.is_multiple_of(4) => {
-                for node in self.cluster.node_ids() {
-                    self.cluster.power_off(node);
-                }
-            }
-            3 => {
-                let (from, to) = (self.pick(), self.pick());
-                self.cluster.set_blocked(from, to, true);
-            }
-            4 => {
-                let node = self.cluster.leader().unwrap_or(NodeId::new(1));
-                for other in self.cluster.node_ids() {
-                    self.cluster.set_blocked(node, other, true);
-                    self.cluster.set_blocked(other, node, true);
-                }
-            }
-            5 | 6 => self.cluster.heal(),
-            _ => {
-                for node in self.cluster.node_ids() {
-                    self.cluster.start(node);
-                }
-            }
-        }
-    }
-
-    fn round(&mut self, round: u64) {
-        self.nemesis(round);
+    fn round(&mut self) {
+        self.nemesis.act(&mut self.cluster);
         for _ in 0..self.cluster.random().below(6) {
             let node = self.pick();
             // Few keys, so that repetitions and conflicts are common; stale writers now and then.
@@ -184,7 +151,7 @@ impl Workload {
             let epoch = self.epoch + 1;
             for (kind, name) in KINDS {
                 let node = self.pick();
-                let op = self.cluster.propose(node, open(kind, spec(name, epoch), domain()));
+                let op = self.cluster.propose(node, GROUP, open(kind, spec(name, epoch), domain()));
                 let asked = Asked { node, key: u64::MAX, payload: Vec::new(), epoch };
                 self.waiting.insert(op, asked);
             }
@@ -197,6 +164,9 @@ impl Workload {
 
     fn settle(&mut self) {
         while let Some((op, completion)) = self.cluster.completion() {
+            if self.nemesis.asked(op) {
+                continue;
+            }
             let asked = self.waiting.remove(&op).expect("every operation is answered once");
             let SimCompletion::Committed(committed) = completion else { continue };
             let offset = committed.offset.get();
@@ -260,21 +230,26 @@ impl Workload {
         for node in self.cluster.node_ids() {
             self.cluster.start(node);
         }
-        // A last submission through each node: liveness after the faults.
-        for node in self.cluster.node_ids() {
+        self.cluster.run_for(10_000_000);
+        // A last submission through each member: liveness after the faults.
+        let members = self.cluster.members(GROUP);
+        assert!(!members.is_empty(), "liveness: a leader within 10 s");
+        for node in &members {
             let key = 1_000 + node.get();
-            self.submit(Asked { node, key, payload: b"last".to_vec(), epoch: self.epoch });
+            self.submit(Asked { node: *node, key, payload: b"last".to_vec(), epoch: self.epoch });
         }
         self.cluster.run_for(20_000_000);
         self.settle();
+        // Who is no member any more may wait for ever.
+        self.waiting.retain(|_, asked| members.contains(&asked.node));
         assert!(self.waiting.is_empty(), "liveness: without an answer: {:?}", self.waiting);
 
-        let nodes = self.cluster.node_ids();
-        let states: BTreeSet<_> = nodes
+        self.cluster.assert_converged();
+        let states: BTreeSet<_> = members
             .iter()
             .map(|node| {
                 let machine = self.cluster.machine(*node);
-                (machine.log(self.resources[0]), machine.digest())
+                (machine.log(self.resources[0]), machine.digest(GROUP))
             })
             .collect();
         assert_eq!(states.len(), 1, "G8: replicas did not converge");
@@ -300,8 +275,8 @@ impl Workload {
 
 fn run(seed: u64) -> Run {
     let mut workload = Workload::start(seed);
-    for round in 0..50 {
-        workload.round(round);
+    for _ in 0..50 {
+        workload.round();
     }
     workload.finish()
 }
@@ -362,8 +337,11 @@ fn in_flight_records_of_a_stale_writer_have_no_effect() {
         for key in 0..30 {
             if key == 10 {
                 for (kind, name) in KINDS {
-                    let op =
-                        workload.cluster.propose(nodes[1], open(kind, spec(name, 2), domain()));
+                    let op = workload.cluster.propose(
+                        nodes[1],
+                        GROUP,
+                        open(kind, spec(name, 2), domain()),
+                    );
                     let asked =
                         Asked { node: nodes[1], key: u64::MAX, payload: Vec::new(), epoch: 2 };
                     workload.waiting.insert(op, asked);
@@ -396,7 +374,7 @@ fn an_unreadable_record_is_never_skipped() {
     let mut cluster = Cluster::new(1, SimOptions::default(), SimEngine::new);
     cluster.run_for(3_000_000);
     let node = cluster.node_ids()[0];
-    let _ = cluster.propose(node, Bytes::from_static(b"\xff not a command"));
+    let _ = cluster.propose(node, GROUP, Bytes::from_static(b"\xff not a command"));
     let halted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         cluster.run_for(3_000_000);
     }));

@@ -24,16 +24,19 @@ const FILE: &str = "peers";
 const PEERS_MAX: usize = 1024;
 
 /// The lives of peers that this node knows.
-#[derive(Debug)]
 pub(crate) struct Acquaintances {
     data_dir: PathBuf,
     known: Mutex<BTreeMap<NodeId, Incarnation>>,
+    on_meet: OnMeet,
 }
+
+/// Told of every peer that is met, once, and at the start of those that were.
+pub(crate) type OnMeet = Box<dyn Fn(NodeId, Incarnation) + Send + Sync>;
 
 impl Acquaintances {
     /// Takes up what was written.
-    pub(crate) fn open(data_dir: &Path) -> Result<Self, NodeError> {
-        let known = match fs::read(data_dir.join(FILE)) {
+    pub(crate) fn open(data_dir: &Path, on_meet: OnMeet) -> Result<Self, NodeError> {
+        let known: BTreeMap<_, _> = match fs::read(data_dir.join(FILE)) {
             Ok(raw) => decode(&raw).ok_or_else(|| NodeError::Damaged {
                 what: format!("{}/{FILE} is damaged: restore it", data_dir.display()),
             })?,
@@ -43,10 +46,11 @@ impl Acquaintances {
                 return Err(NodeError::Io { what, source: Arc::new(error) });
             }
         };
-        Ok(Self { data_dir: data_dir.to_owned(), known: Mutex::new(known) })
+        known.iter().for_each(|(node, life)| on_meet(*node, *life));
+        Ok(Self { data_dir: data_dir.to_owned(), known: Mutex::new(known), on_meet })
     }
 
-    /// True if this life of the peer is the one that was met before, or the first.
+    /// Remembers this life of the peer if it is the first. True if it is the one remembered.
     pub(crate) fn meet(&self, node: NodeId, incarnation: Incarnation) -> io::Result<bool> {
         let mut known = self.known.lock().expect("no code panics while it holds the list");
         match known.get(&node) {
@@ -57,6 +61,7 @@ impl Acquaintances {
                 with.insert(node, incarnation);
                 write_new(&self.data_dir, FILE, &encode(&with))?;
                 *known = with;
+                (self.on_meet)(node, incarnation);
                 Ok(true)
             }
         }
@@ -101,11 +106,11 @@ mod tests {
     fn another_life_of_a_known_peer_is_noticed_after_a_restart_too() {
         let dir = tempfile::tempdir().unwrap();
         let (peer, life) = (NodeId::new(2), Incarnation::new(7));
-        let known = Acquaintances::open(dir.path()).unwrap();
+        let known = Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap();
         assert!(known.meet(peer, life).unwrap());
         assert!(known.meet(peer, life).unwrap());
         assert!(!known.meet(peer, Incarnation::new(8)).unwrap());
-        let known = Acquaintances::open(dir.path()).unwrap();
+        let known = Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap();
         assert!(!known.meet(peer, Incarnation::new(8)).unwrap());
         assert!(known.meet(NodeId::new(3), Incarnation::new(8)).unwrap());
 
@@ -113,6 +118,9 @@ mod tests {
         let mut raw = fs::read(&path).unwrap();
         raw[20] ^= 1;
         fs::write(&path, raw).unwrap();
-        assert!(matches!(Acquaintances::open(dir.path()), Err(NodeError::Damaged { .. })));
+        assert!(matches!(
+            Acquaintances::open(dir.path(), Box::new(|_, _| ())),
+            Err(NodeError::Damaged { .. })
+        ));
     }
 }

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 
-use palisade_wal::GroupId;
+use palisade_wal::{GroupId, LogIndex};
 use tokio::sync::oneshot;
 
 use crate::driver::Event;
+use crate::effects::Apply;
 use crate::entry::CommittedEntry;
 use crate::error::NodeError;
 use crate::identity::{LogTime, Offset};
 use crate::inbox::Inbox;
+use crate::shelf::Shelf;
 use crate::state_machine::StateMachine;
 use crate::tracker::Tracker;
 
@@ -59,6 +61,18 @@ impl<O> GroupShared<O> {
         gone
     }
 
+    /// What became of these nobody here will see.
+    pub(crate) fn give_up(&self, seqs: &[u64]) {
+        if seqs.is_empty() {
+            return;
+        }
+        let mut waiters = self.waiters();
+        for reply in seqs.iter().filter_map(|seq| waiters.remove(seq)) {
+            // A caller that gave up is no loss.
+            let _ = reply.send(Err(NodeError::Indeterminate));
+        }
+    }
+
     /// The node stops: what became of these is not known here.
     pub(crate) fn stop(&self) {
         for reply in std::mem::take(&mut *self.waiters()).into_values() {
@@ -73,15 +87,16 @@ impl<O> GroupShared<O> {
     }
 }
 
-/// Entries of one group to apply.
+/// What one group's state is to take in, in order.
 #[derive(Debug)]
 pub(crate) struct ApplyJob {
     pub(crate) group: GroupId,
-    pub(crate) entries: Vec<CommittedEntry>,
+    pub(crate) steps: Vec<Apply>,
 }
 
 pub(crate) struct Applier<M: StateMachine> {
     pub(crate) machine: M,
+    pub(crate) shelf: Arc<Shelf>,
     pub(crate) session: u64,
     pub(crate) jobs: mpsc::Receiver<ApplyJob>,
     pub(crate) groups: BTreeMap<GroupId, Arc<GroupShared<M::Outcome>>>,
@@ -101,7 +116,7 @@ impl<M: StateMachine> Applier<M> {
                 match self.jobs.try_recv() {
                     Ok(next) if next.group == job.group => {
                         bytes += job_bytes(&next);
-                        job.entries.extend(next.entries);
+                        job.steps.extend(next.steps);
                     }
                     Ok(next) => {
                         held = Some(next);
@@ -110,7 +125,7 @@ impl<M: StateMachine> Applier<M> {
                     Err(_) => break,
                 }
             }
-            self.apply(job)?;
+            self.take(job)?;
             unflushed_bytes += bytes;
             if unflushed_bytes >= self.flush_bytes_target {
                 unflushed_bytes = 0;
@@ -121,12 +136,37 @@ impl<M: StateMachine> Applier<M> {
         Ok(())
     }
 
-    fn apply(&mut self, job: ApplyJob) -> Result<(), NodeError> {
+    fn take(&mut self, job: ApplyJob) -> Result<(), NodeError> {
         let group = job.group;
-        let shared = &self.groups[&group];
-        let outcomes = self.machine.apply(group, &job.entries)?;
+        let mut entries = Vec::with_capacity(job.steps.len());
+        for step in job.steps {
+            match step {
+                Apply::Entry(entry) => entries.push(entry),
+                Apply::Install(index) => {
+                    self.apply(group, &std::mem::take(&mut entries))?;
+                    self.install(group, index)?;
+                }
+            }
+        }
+        self.apply(group, &entries)
+    }
+
+    /// Puts a received snapshot in place of the state.
+    fn install(&mut self, group: GroupId, index: LogIndex) -> Result<(), NodeError> {
+        install(&mut self.machine, &self.shelf, group, index)?;
         let position = self.machine.applied(group);
-        let last = job.entries.last().expect("a job has entries");
+        self.groups[&group].tracker.advance(position);
+        self.inbox.report(Event::Applied { group, position });
+        let index = self.machine.flushed(group).index;
+        self.inbox.report(Event::Flushed { group, index });
+        Ok(())
+    }
+
+    fn apply(&mut self, group: GroupId, entries: &[CommittedEntry]) -> Result<(), NodeError> {
+        let Some(last) = entries.last() else { return Ok(()) };
+        let shared = &self.groups[&group];
+        let outcomes = self.machine.apply(group, entries)?;
+        let position = self.machine.applied(group);
         assert_eq!(position.index, last.index, "the state machine stands where it applied to");
         // The position first: whoever holds a receipt reads at least at it.
         shared.tracker.advance(position);
@@ -134,7 +174,7 @@ impl<M: StateMachine> Applier<M> {
         let mut replies = Vec::new();
         {
             let mut waiters = shared.waiters();
-            for entry in &job.entries {
+            for entry in entries {
                 let mut offset = entry.first_offset;
                 for record in &entry.records {
                     let outcome = outcomes.next().expect("one outcome for each record");
@@ -167,9 +207,39 @@ impl<M: StateMachine> Applier<M> {
     }
 }
 
+/// Puts a received snapshot in place of a group's state, and removes it then.
+pub(crate) fn install<M: StateMachine>(
+    machine: &mut M,
+    shelf: &Shelf,
+    group: GroupId,
+    index: LogIndex,
+) -> Result<(), NodeError> {
+    let io = |what: &str| {
+        let what = format!("{what} a snapshot of group={group}");
+        move |source| NodeError::Io { what, source: Arc::new(source) }
+    };
+    if machine.applied(group).index < index {
+        let manifest = shelf.received(group, index).map_err(io("could not find"))?;
+        let manifest = manifest.ok_or_else(|| NodeError::Damaged {
+            what: format!(
+                "the state of group={group} is behind its log, which begins after index={index}, \
+                 and no snapshot is there to make up for it: replace this replica"
+            ),
+        })?;
+        let mut chunks = (0..manifest.chunks.len()).map(|at| shelf.chunk(&manifest, at));
+        machine.install(group, manifest.position, &mut chunks)?;
+        assert_eq!(machine.applied(group), manifest.position, "a snapshot is of one place");
+    }
+    shelf.discard(group).map_err(io("could not remove"))
+}
+
 fn job_bytes(job: &ApplyJob) -> usize {
-    job.entries
+    job.steps
         .iter()
+        .filter_map(|step| match step {
+            Apply::Entry(entry) => Some(entry),
+            Apply::Install(_) => None,
+        })
         .flat_map(|entry| &entry.records)
         .map(|record| record.payload.len() + crate::entry::RECORD_HEADER_BYTES)
         .sum()

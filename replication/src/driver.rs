@@ -3,6 +3,7 @@
 //! ```text
 //!  callers ---> inbox ---> replica thread ---> wal thread     (write, sync)   ---> inbox
 //!  peers   --->   |                       ---> applier thread (state machine) ---> inbox, callers
+//!                                         ---> shelf thread   (snapshots)     ---> inbox, peers
 //!                                         ---> transport      (tokio tasks)
 //! ```
 //!
@@ -10,28 +11,31 @@
 //! tick comes first and only once a round: after a pause of the whole process one tick is counted,
 //! not one for each that was missed, so messages are heard before an election starts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use palisade_wal::{BatchSeq, GroupId, LogIndex, WalError, WalWriter, Write};
+use palisade_wal::{BatchSeq, GroupId, LogIndex, WalError, WalWriter};
 use tokio::sync::oneshot;
 
 use crate::applier::{ApplyJob, GroupShared, Reply};
-use crate::effects::{Effects, GroupStatus, Input, Ticket, WallTime};
+use crate::effects::{Effects, GroupStatus, Input, WallTime};
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
+use crate::host::Host;
+use crate::identity::{Incarnation, NodeId};
 use crate::inbox::Outbox;
-use crate::replica::Replica;
+use crate::keeper::ShelfJob;
+use crate::membership::{Member, MemberChange};
 use crate::transport::Transport;
 use crate::wire::Envelope;
 
 /// Inputs taken in before a step, at most.
 const ROUND_INPUTS_MAX: usize = 4096;
-/// Bytes taken in before a step, give or take one message. What a step writes is one batch of the
-/// wal, which has a bound.
+/// Bytes taken in before a step, give or take one message. What a step of one group writes is one
+/// batch of the wal, which has a bound.
 const ROUND_BYTES_MAX: usize = 4 << 20;
 
 /// Something for the replica thread.
@@ -39,11 +43,17 @@ const ROUND_BYTES_MAX: usize = 4 << 20;
 pub(crate) enum Event<O> {
     Propose { group: GroupId, payload: Bytes, reply: Reply<O> },
     Read { group: GroupId, reply: oneshot::Sender<Result<LogIndex, NodeError>> },
+    Change { group: GroupId, change: MemberChange, reply: oneshot::Sender<Result<(), NodeError>> },
+    Transfer { group: GroupId, to: NodeId },
     Status { group: GroupId, reply: oneshot::Sender<GroupStatus> },
-    Peer(Envelope),
+    Peer { envelope: Envelope, life: Incarnation },
     Durable(Result<BatchSeq, Arc<WalError>>),
     Applied { group: GroupId, position: AppliedPosition },
     Flushed { group: GroupId, index: LogIndex },
+    Shelf { group: GroupId, input: Input },
+    Send(Envelope),
+    Recognized { by: NodeId, same: bool },
+    Met { node: NodeId, life: Incarnation },
     ApplierFailed(NodeError),
     Close,
 }
@@ -52,50 +62,43 @@ impl<O> Event<O> {
     fn payload_bytes(&self) -> usize {
         match self {
             Self::Propose { payload, .. } => payload.len(),
-            Self::Peer(envelope) => envelope.encoded_bytes(),
+            Self::Peer { envelope, .. } => envelope.encoded_bytes(),
             _ => 0,
         }
     }
 }
 
-/// One group as its replica thread sees it.
-pub(crate) struct Hosted<O> {
-    pub(crate) replica: Replica,
-    pub(crate) shared: Arc<GroupShared<O>>,
-    inputs: Vec<Input>,
+/// Who waits for what in one group.
+pub(crate) struct Callers<O> {
+    shared: Arc<GroupShared<O>>,
     next_seq: u64,
     next_token: u64,
     reads: BTreeMap<u64, oneshot::Sender<Result<LogIndex, NodeError>>>,
+    changes: BTreeMap<u64, oneshot::Sender<Result<(), NodeError>>>,
 }
 
-impl<O> Hosted<O> {
-    pub(crate) fn new(replica: Replica, shared: Arc<GroupShared<O>>) -> Self {
+impl<O> Callers<O> {
+    pub(crate) fn new(shared: Arc<GroupShared<O>>) -> Self {
         Self {
-            replica,
             shared,
-            inputs: Vec::new(),
             next_seq: 0,
             next_token: 0,
             reads: BTreeMap::new(),
+            changes: BTreeMap::new(),
         }
     }
 }
 
-/// Whose writes a batch holds.
-type Tickets = Vec<(GroupId, Ticket)>;
-
 pub(crate) struct Driver<O, T: Transport> {
     pub(crate) outbox: Outbox<Event<O>>,
-    pub(crate) groups: BTreeMap<GroupId, Hosted<O>>,
+    pub(crate) host: Host,
+    pub(crate) callers: BTreeMap<GroupId, Callers<O>>,
     pub(crate) wal: WalWriter,
     pub(crate) transport: T,
     pub(crate) jobs: mpsc::Sender<ApplyJob>,
+    pub(crate) shelf: mpsc::Sender<ShelfJob>,
     pub(crate) tick: Duration,
     pub(crate) resend_ticks: u32,
-    /// Submitted batches of the wal and whose tickets each answers, in order.
-    pub(crate) submitted: VecDeque<(BatchSeq, Tickets)>,
-    /// Batches the wal had no room for; nothing is appended past them.
-    pub(crate) unsubmitted: VecDeque<(Vec<Write>, Tickets)>,
 }
 
 impl<O: Send + 'static, T: Transport> Driver<O, T> {
@@ -134,141 +137,125 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
     }
 
     fn on_tick(&mut self, ticks: u64) {
-        for hosted in self.groups.values_mut() {
-            hosted.inputs.push(Input::Tick);
-            if ticks.is_multiple_of(u64::from(self.resend_ticks)) {
-                let gone = hosted.shared.take_abandoned();
-                hosted.inputs.extend(gone.into_iter().map(|seq| Input::Abandon { seq }));
-                hosted.reads.retain(|_, reply| !reply.is_closed());
+        self.host.tick();
+        if !ticks.is_multiple_of(u64::from(self.resend_ticks)) {
+            return;
+        }
+        for (group, callers) in &mut self.callers {
+            for seq in callers.shared.take_abandoned() {
+                self.host.input(*group, Input::Abandon { seq });
             }
+            callers.reads.retain(|_, reply| !reply.is_closed());
         }
     }
 
     fn on_event(&mut self, event: Event<O>) -> Result<(), NodeError> {
         match event {
-            Event::Propose { group, payload, reply } => {
-                let wal_full = !self.unsubmitted.is_empty();
-                let retry_after_ms = self.tick.as_millis() as u64;
-                let hosted = self.hosted(group);
-                let refusal =
-                    hosted.replica.refusal(payload.len()).or(wal_full
-                        .then_some(NodeError::Backpressure { queue: "wal", retry_after_ms }));
-                if let Some(refusal) = refusal {
-                    let _ = reply.send(Err(refusal));
-                    return Ok(());
-                }
-                hosted.next_seq += 1;
-                let seq = hosted.next_seq;
-                hosted.shared.wait(seq, reply);
-                hosted.inputs.push(Input::Propose { seq, payload });
-            }
+            Event::Propose { group, payload, reply } => self.on_propose(group, payload, reply),
             Event::Read { group, reply } => {
-                let hosted = self.hosted(group);
-                if !hosted.replica.takes_reads() {
+                if !self.host.replica(group).is_some_and(|replica| replica.takes_reads()) {
                     let queue = "reads_max";
                     let _ = reply.send(Err(NodeError::Backpressure { queue, retry_after_ms: 10 }));
                     return Ok(());
                 }
-                hosted.next_token += 1;
-                let token = hosted.next_token;
-                hosted.reads.insert(token, reply);
-                hosted.inputs.push(Input::Read { token });
+                let callers = self.callers(group);
+                callers.next_token += 1;
+                let token = callers.next_token;
+                callers.reads.insert(token, reply);
+                self.host.input(group, Input::Read { token });
             }
+            Event::Change { group, change, reply } => {
+                let callers = self.callers(group);
+                callers.next_token += 1;
+                let token = callers.next_token;
+                callers.changes.insert(token, reply);
+                self.host.input(group, Input::Change { token, change });
+            }
+            Event::Transfer { group, to } => self.host.input(group, Input::Transfer { to }),
             Event::Status { group, reply } => {
-                let _ = reply.send(self.hosted(group).replica.status());
-            }
-            Event::Peer(envelope) => {
-                // While the wal is full, hearing more would only make more to write.
-                if self.unsubmitted.is_empty()
-                    && let Some(hosted) = self.groups.get_mut(&envelope.group)
-                {
-                    hosted.inputs.push(Input::Peer(envelope));
+                if let Some(replica) = self.host.replica(group) {
+                    let _ = reply.send(replica.status());
                 }
             }
-            Event::Durable(Ok(up_to)) => self.on_durable(up_to),
+            Event::Peer { envelope, life } => self.host.deliver(envelope, life),
+            Event::Durable(Ok(up_to)) => self.host.durable(up_to),
             Event::Durable(Err(error)) => return Err(NodeError::Wal(error)),
             Event::Applied { group, position } => {
-                self.hosted(group).inputs.push(Input::Applied { position });
+                self.host.input(group, Input::Applied { position });
             }
-            Event::Flushed { group, index } => {
-                self.hosted(group).inputs.push(Input::Flushed { index });
-            }
+            Event::Flushed { group, index } => self.host.input(group, Input::Flushed { index }),
+            Event::Shelf { group, input } => self.host.input(group, input),
+            Event::Recognized { by, same } => self.host.recognized(by, same),
+            Event::Met { node, life } => self.host.meet(node, life),
+            Event::Send(envelope) => self.transport.send(envelope),
             Event::ApplierFailed(error) => return Err(error),
             Event::Close => unreachable!("handled by the loop"),
         }
         Ok(())
     }
 
-    fn hosted(&mut self, group: GroupId) -> &mut Hosted<O> {
-        self.groups.get_mut(&group).expect("the handle checked the group")
+    fn on_propose(&mut self, group: GroupId, payload: Bytes, reply: Reply<O>) {
+        let Some(replica) = self.host.replica(group) else { return };
+        let retry_after_ms = self.tick.as_millis() as u64;
+        let stuck = self
+            .host
+            .is_stuck()
+            .then_some(NodeError::Backpressure { queue: "wal", retry_after_ms });
+        if let Some(refusal) = replica.refusal(payload.len()).or(stuck) {
+            // A caller that gave up is no loss.
+            let _ = reply.send(Err(refusal));
+            return;
+        }
+        let callers = self.callers(group);
+        callers.next_seq += 1;
+        let seq = callers.next_seq;
+        callers.shared.wait(seq, reply);
+        self.host.input(group, Input::Propose { seq, payload });
     }
 
-    fn on_durable(&mut self, up_to: BatchSeq) {
-        while self.submitted.front().is_some_and(|(seq, _)| *seq <= up_to) {
-            let (_, tickets) = self.submitted.pop_front().expect("front was there");
-            for (group, ticket) in tickets {
-                self.hosted(group).inputs.push(Input::Durable { ticket });
-            }
-        }
+    fn callers(&mut self, group: GroupId) -> &mut Callers<O> {
+        self.callers.get_mut(&group).expect("the handle checked the group")
     }
 
     /// Steps every replica that has something to hear, and performs what they owe.
     fn step(&mut self) -> Result<(), NodeError> {
-        let now = wall_time();
-        let mut writes = Vec::new();
-        let mut tickets = Vec::new();
-        let mut all = Vec::new();
-        for (group, hosted) in &mut self.groups {
-            if hosted.inputs.is_empty() {
-                continue;
-            }
-            let mut effects = hosted.replica.step(now, hosted.inputs.drain(..))?;
-            for write in effects.writes.drain(..) {
-                tickets.push((*group, write.ticket));
-                writes.extend(write.writes);
-            }
-            all.push((*group, effects));
+        let effects = self.host.step(wall_time(), |writes| self.wal.submit(writes))?;
+        for envelope in effects.send {
+            self.transport.send(envelope);
         }
-        // The disk first: it is the slowest.
-        if !writes.is_empty() {
-            self.unsubmitted.push_back((writes, tickets));
-        }
-        self.submit()?;
-        for (group, effects) in all {
+        for (group, effects) in effects.groups {
             self.perform(group, effects);
         }
         Ok(())
     }
 
-    fn submit(&mut self) -> Result<(), NodeError> {
-        while let Some((writes, tickets)) = self.unsubmitted.pop_front() {
-            match self.wal.submit(&writes) {
-                Ok(seq) => self.submitted.push_back((seq, tickets)),
-                Err(WalError::Backpressure { .. } | WalError::NoSpace) => {
-                    self.unsubmitted.push_front((writes, tickets));
-                    break;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
     fn perform(&mut self, group: GroupId, effects: Effects) {
-        for envelope in effects.send {
-            self.transport.send(envelope);
-        }
         if !effects.apply.is_empty() {
             // The applier only ends before this thread when it failed, which it has reported.
-            let _ = self.jobs.send(ApplyJob { group, entries: effects.apply });
+            let _ = self.jobs.send(ApplyJob { group, steps: effects.apply });
         }
-        let hosted = self.hosted(group);
+        for work in effects.shelf {
+            // As the applier.
+            let _ = self.shelf.send(ShelfJob { group, work });
+        }
+        if effects.members_changed {
+            let replica = self.host.replica(group).expect("it has just stepped");
+            let members: Vec<(NodeId, Member)> =
+                replica.members().members.iter().map(|(id, m)| (*id, m.clone())).collect();
+            self.transport.know(&members);
+        }
+        let callers = self.callers(group);
         for (token, index) in effects.reads {
-            if let Some(reply) = hosted.reads.remove(&token) {
-                // A caller that gave up is no loss.
+            if let Some(reply) = callers.reads.remove(&token) {
                 let _ = reply.send(Ok(index));
             }
         }
+        for (token, result) in effects.changes {
+            if let Some(reply) = callers.changes.remove(&token) {
+                let _ = reply.send(result);
+            }
+        }
+        callers.shared.give_up(&effects.unknown);
     }
 }
 

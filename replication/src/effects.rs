@@ -4,39 +4,47 @@ use bytes::Bytes;
 use palisade_wal::{LogIndex, Write};
 
 use crate::entry::{AppliedPosition, CommittedEntry};
-use crate::identity::{NodeId, Offset, Term};
-use crate::wire::Envelope;
+use crate::error::NodeError;
+use crate::identity::{Incarnation, NodeId, Offset, Term};
+use crate::membership::{MemberChange, Membership};
+use crate::snapshot::{Manifest, SnapshotId};
+use crate::wire::{Beat, Envelope};
 
 /// Milliseconds since the Unix epoch as the driver's wall clock says. Only a leader uses it, and
 /// only to stamp entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WallTime(u64);
+pub(crate) struct WallTime(u64);
 
 impl WallTime {
     /// Wraps a number of milliseconds.
     #[must_use]
-    pub const fn from_ms(ms: u64) -> Self {
+    pub(crate) const fn from_ms(ms: u64) -> Self {
         Self(ms)
     }
 
     /// The number of milliseconds.
     #[must_use]
-    pub const fn as_ms(self) -> u64 {
+    pub(crate) const fn as_ms(self) -> u64 {
         self.0
     }
 }
 
 /// Names one write that a replica owes an answer for. Rises within a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Ticket(pub(crate) u64);
+pub(crate) struct Ticket(pub(crate) u64);
 
 /// One thing that happened.
 #[derive(Clone, Debug)]
-pub enum Input {
+pub(crate) enum Input {
     /// One tick of the driver's clock passed.
     Tick,
     /// A message from another replica arrived.
-    Peer(Envelope),
+    Peer {
+        /// What it says.
+        envelope: Envelope,
+        /// Which life of its sender sent it.
+        life: Incarnation,
+    },
     /// A caller wants a record in the log. Numbers rise within the session.
     Propose {
         /// The caller's number in this session.
@@ -69,29 +77,122 @@ pub enum Input {
         /// The last entry covered.
         index: LogIndex,
     },
+    /// A node says whether it knows this one in this life, and in no other.
+    Recognized {
+        /// Who says it.
+        by: NodeId,
+        /// Whether it does.
+        same: bool,
+    },
+    /// A heartbeat or its answer, out of a message that held those of many groups.
+    Beat {
+        /// Who sent it.
+        from: NodeId,
+        /// In which life.
+        life: Incarnation,
+        /// What it says.
+        beat: Beat,
+    },
+    /// A caller wants another membership.
+    Change {
+        /// What the driver calls this request.
+        token: u64,
+        /// Which change.
+        change: MemberChange,
+    },
+    /// A caller wants another leader.
+    Transfer {
+        /// A voter.
+        to: NodeId,
+    },
+    /// The state was exported as this snapshot, or could not be.
+    Exported(Option<Manifest>),
+    /// There is room for a snapshot that is to be received.
+    Begun {
+        /// Which.
+        snapshot: SnapshotId,
+        /// The chunks that are not there yet.
+        missing: Vec<u32>,
+    },
+    /// A chunk was written and synced, or was not what it should have been.
+    Stored {
+        /// Of which snapshot.
+        snapshot: SnapshotId,
+        /// Which.
+        chunk: u32,
+        /// Whether it is there now.
+        held: bool,
+    },
+}
+
+/// What the state machine is to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Apply {
+    /// Take this entry in.
+    Entry(CommittedEntry),
+    /// Put the received snapshot of this index in place of the state.
+    Install(LogIndex),
+}
+
+/// What is to be done with snapshots on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ShelfEffect {
+    /// Export the state as it stands; answer with [`Input::Exported`].
+    Export,
+    /// Send a chunk of an export, if it is there.
+    Serve {
+        /// To whom.
+        to: NodeId,
+        /// Of which snapshot.
+        snapshot: SnapshotId,
+        /// Which chunk.
+        chunk: u32,
+    },
+    /// Make room for a snapshot; answer with [`Input::Begun`].
+    Begin {
+        /// Which.
+        manifest: Manifest,
+    },
+    /// Check and keep a chunk; answer with [`Input::Stored`].
+    Store {
+        /// Of which snapshot.
+        manifest: Manifest,
+        /// Which chunk.
+        chunk: u32,
+        /// What arrived.
+        bytes: Bytes,
+    },
 }
 
 /// A batch for the wal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WriteEffect {
+pub(crate) struct WriteEffect {
     /// Answer with [`Input::Durable`] once it is synced.
-    pub ticket: Ticket,
+    pub(crate) ticket: Ticket,
     /// To be written as one batch.
-    pub writes: Vec<Write>,
+    pub(crate) writes: Vec<Write>,
 }
 
 /// Work the driver owes the core, in the order it is owed.
 #[must_use = "dropped effects are lost writes or lost messages"]
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Effects {
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
     /// Append and sync, each as one batch and in this order.
-    pub writes: Vec<WriteEffect>,
+    pub(crate) writes: Vec<WriteEffect>,
     /// Safe to send now: nothing in them promises what is not yet durable.
-    pub send: Vec<Envelope>,
+    pub(crate) send: Vec<Envelope>,
     /// Committed and durable here; apply in this order.
-    pub apply: Vec<CommittedEntry>,
+    pub(crate) apply: Vec<Apply>,
     /// These reads may be served once this entry is applied here.
-    pub reads: Vec<(u64, LogIndex)>,
+    pub(crate) reads: Vec<(u64, LogIndex)>,
+    /// What became of changes of membership that were asked for.
+    pub(crate) changes: Vec<(u64, Result<(), NodeError>)>,
+    /// Own proposals whose outcome nobody here will see.
+    pub(crate) unknown: Vec<u64>,
+    /// Work on snapshots.
+    pub(crate) shelf: Vec<ShelfEffect>,
+    /// The membership is not what it was.
+    pub(crate) members_changed: bool,
 }
 
 /// What a replica is in its term.
@@ -103,10 +204,14 @@ pub enum Role {
     Candidate,
     /// Orders the log.
     Leader,
+    /// Receives the log, counts for nothing.
+    Learner,
+    /// Is no member: it was removed, or waits to be added.
+    Outsider,
 }
 
 /// How a replica sees its group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupStatus {
     /// Its own role.
     pub role: Role,
@@ -124,4 +229,18 @@ pub struct GroupStatus {
     pub offset: Offset,
     /// Own proposals that wait for their outcome.
     pub proposals_count: usize,
+    /// Who takes part, as far as this replica knows.
+    pub members: Membership,
+}
+
+impl Effects {
+    /// True if there is anything beside writes and messages.
+    pub(crate) fn owes_more(&self) -> bool {
+        !self.apply.is_empty()
+            || !self.reads.is_empty()
+            || !self.changes.is_empty()
+            || !self.unknown.is_empty()
+            || !self.shelf.is_empty()
+            || self.members_changed
+    }
 }

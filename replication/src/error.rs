@@ -5,6 +5,7 @@ use std::sync::Arc;
 use palisade_wal::{Disposition, WalError};
 
 use crate::identity::{ClusterId, NodeId};
+use crate::membership::ChangeRefusal;
 use crate::state_machine::ApplyError;
 
 /// Why a node refused, or stopped.
@@ -45,16 +46,9 @@ pub enum NodeError {
         /// Whose it is.
         node: NodeId,
     },
-    /// The stored membership is not the configured one.
-    #[error(
-        "stored voters differ from configured voters, stored={stored:?} configured={configured:?}"
-    )]
-    OtherVoters {
-        /// What the log says.
-        stored: Vec<u64>,
-        /// What the configuration says.
-        configured: Vec<u64>,
-    },
+    /// The membership was not changed.
+    #[error("the membership was not changed: {0}")]
+    Change(#[from] ChangeRefusal),
     /// What is stored cannot be trusted or does not fit together.
     #[error("{what}")]
     Damaged {
@@ -101,10 +95,10 @@ impl NodeError {
         match self {
             Self::Backpressure { .. } | Self::Unavailable | Self::Closed => Disposition::Retry,
             Self::Indeterminate => Disposition::Indeterminate,
-            Self::InvalidArgument { .. }
-            | Self::UnknownGroup { .. }
-            | Self::Foreign { .. }
-            | Self::OtherVoters { .. } => Disposition::Reject,
+            Self::InvalidArgument { .. } | Self::UnknownGroup { .. } | Self::Foreign { .. } => {
+                Disposition::Reject
+            }
+            Self::Change(refusal) => refusal.disposition(),
             Self::Wal(error) => error.disposition(),
             Self::Damaged { .. }
             | Self::Apply(_)

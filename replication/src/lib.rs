@@ -7,9 +7,13 @@ mod driver;
 mod effects;
 mod entry;
 mod error;
+mod frame;
+mod host;
 mod identity;
 mod inbox;
+mod keeper;
 mod log_store;
+mod membership;
 mod node;
 mod options;
 mod proposals;
@@ -17,22 +21,28 @@ mod raft_log;
 mod reads;
 mod register;
 mod replica;
+mod shelf;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod snapshot;
 mod state_machine;
 mod tracker;
 mod transport;
 mod wire;
 
 pub use applier::Committed;
-pub use effects::{Effects, GroupStatus, Input, Role, Ticket, WallTime, WriteEffect};
+pub use effects::{GroupStatus, Role};
 pub use entry::{AppliedPosition, CommittedEntry, ProposalId, RECORD_HEADER_BYTES, Record};
 pub use error::NodeError;
 pub use identity::{ClusterId, Incarnation, LogTime, NodeId, Offset, Term};
+pub use membership::{
+    ChangeRefusal, DOMAIN_BYTES_MAX, MEMBERS_MAX, Member, MemberChange, MemberRole, Membership,
+    PROMOTION_LAG_MAX,
+};
 pub use node::{Node, NodeConfig, Proposal};
 pub use options::Options;
 pub use palisade_wal::{Disposition, GroupId, LogIndex, WalOptions};
-pub use replica::{Replica, ReplicaConfig};
-pub use state_machine::{ApplyError, StateMachine};
+pub use snapshot::{CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, SnapshotId};
+pub use state_machine::{ApplyError, Export, Exporter, StateMachine, TakeChunk};
 pub use transport::Transport;
-pub use wire::{Body, Envelope, Forward, WireError};
+pub use wire::{Beat, Body, Envelope, Forward, WireError};

@@ -14,7 +14,7 @@
 //! durable index holds is a function of earlier effects. A failed read is latched and halts the
 //! replica at the end of the step; raft itself only sees that the entries are not there now.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -24,8 +24,10 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
 use crate::entry::EntryBody;
 use crate::error::NodeError;
-use crate::identity::{LogTime, NodeId, Offset, Term};
-use crate::register::LogBase;
+use crate::identity::{LogTime, Offset, Term};
+use crate::register::{LogBase, Register};
+use crate::replica::conf_state;
+use crate::snapshot::Manifest;
 
 /// Layout of an entry in the wal: term, kind, data. The index is the wal's own.
 const STORED_HEADER_BYTES: usize = 8 + 1;
@@ -47,8 +49,24 @@ pub(crate) struct LogStore {
     cache_bytes: usize,
     /// What raft starts from.
     initial: RaftState,
+    /// Changes of membership that were in the log when it was opened.
+    found_changes: Vec<Entry>,
+    /// What a follower that needs older entries gets instead.
+    offer: Option<Offer>,
+    /// Such a follower asked and there was no offer for it.
+    wanted: Cell<bool>,
     /// The first read that failed, until the replica takes it.
     failure: RefCell<Option<WalError>>,
+}
+
+/// A snapshot that can be sent.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) manifest: Manifest,
+    pub(crate) term: Term,
+    pub(crate) members: ConfState,
+    /// What the message says beside that: see `replica::snapshots`.
+    pub(crate) data: Bytes,
 }
 
 impl LogStore {
@@ -58,14 +76,12 @@ impl LogStore {
         reader: WalReader,
         base: LogBase,
         hard_state: (Term, u64, LogIndex),
-        voters: &[NodeId],
+        members: ConfState,
         cache_bytes_max: usize,
     ) -> Result<Self, NodeError> {
         let (term, vote, commit) = hard_state;
         let hard_state =
             HardState { term: term.get(), vote, commit: commit.get(), ..HardState::default() };
-        let conf_state =
-            ConfState::from((voters.iter().map(|voter| voter.get()).collect::<Vec<_>>(), vec![]));
         let mut store = Self {
             group,
             reader,
@@ -74,7 +90,10 @@ impl LogStore {
             terms: Vec::new(),
             cache: VecDeque::new(),
             cache_bytes: 0,
-            initial: RaftState::new(hard_state, conf_state),
+            initial: RaftState::new(hard_state, members),
+            found_changes: Vec::new(),
+            offer: None,
+            wanted: Cell::new(false),
             failure: RefCell::new(None),
         };
         let Some((_, stored_last)) = store.reader.range(group) else { return Ok(store) };
@@ -88,6 +107,9 @@ impl LogStore {
             }
             for (index, payload) in read {
                 let entry = decode_entry(index, payload)?;
+                if entry.get_entry_type() != EntryType::EntryNormal {
+                    store.found_changes.push(entry.clone());
+                }
                 store.push(entry);
             }
             store.evict(cache_bytes_max, store.last);
@@ -101,6 +123,58 @@ impl LogStore {
 
     pub(crate) fn last(&self) -> LogIndex {
         self.last
+    }
+
+    /// Changes of membership that were in the log when it was opened, once.
+    pub(crate) fn take_found_changes(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.found_changes)
+    }
+
+    /// True if a follower needs a snapshot that is not offered; asked once.
+    pub(crate) fn take_wanted(&self) -> bool {
+        self.wanted.take()
+    }
+
+    pub(crate) fn offer(&self) -> Option<&Offer> {
+        self.offer.as_ref()
+    }
+
+    pub(crate) fn set_offer(&mut self, offer: Option<Offer>) {
+        self.offer = offer;
+    }
+
+    /// The store of a group that begins, made from that of one that has nothing.
+    pub(crate) fn reborn(&self, register: &Register) -> Self {
+        let hard_state = HardState {
+            term: register.term.get(),
+            vote: register.vote,
+            commit: register.commit.get(),
+            ..HardState::default()
+        };
+        Self {
+            group: self.group,
+            reader: self.reader.clone(),
+            base: register.base,
+            last: register.base.index,
+            terms: Vec::new(),
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+            initial: RaftState::new(hard_state, conf_state(&register.members)),
+            found_changes: Vec::new(),
+            offer: None,
+            wanted: Cell::new(false),
+            failure: RefCell::new(None),
+        }
+    }
+
+    /// Everything goes; the log begins anew after a snapshot.
+    pub(crate) fn reset(&mut self, base: LogBase) {
+        self.base = base;
+        self.last = base.index;
+        self.terms.clear();
+        self.cache.clear();
+        self.cache_bytes = 0;
+        self.offer = None;
     }
 
     /// Adds entries that raft wants written, replacing any suffix they conflict with.
@@ -281,9 +355,26 @@ impl Storage for LogStore {
         Ok(self.last.get())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        // The log is trimmed only below what every voter has flushed, so no voter asks for it.
-        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let fits = |offer: &&Offer| {
+            let index = offer.manifest.position.index;
+            let members = &offer.members;
+            let named = [&members.voters, &members.learners, &members.voters_outgoing];
+            index >= self.base.index
+                && index.get() >= request_index
+                && named.into_iter().any(|set| set.contains(&to))
+        };
+        let Some(offer) = self.offer.as_ref().filter(fits) else {
+            self.wanted.set(true);
+            return Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        };
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = offer.manifest.position.index.get();
+        metadata.term = offer.term.get();
+        metadata.set_conf_state(offer.members.clone());
+        snapshot.data = offer.data.clone();
+        Ok(snapshot)
     }
 }
 

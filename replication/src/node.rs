@@ -1,6 +1,6 @@
 //! A running node: the handle that services hold, and the threads behind it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,18 +20,25 @@ use tokio::sync::oneshot;
 use crate::acquaintances::Acquaintances;
 use crate::applier::{Applier, Committed, GroupShared};
 use crate::directory;
-use crate::driver::{Driver, Event, Hosted};
+use crate::driver::{Callers, Driver, Event};
 use crate::effects::GroupStatus;
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
-use crate::identity::{ClusterId, NodeId, Offset};
+use crate::host::Host;
+use crate::identity::{ClusterId, Incarnation, NodeId, Offset};
 use crate::inbox::{self, Inbox};
+use crate::keeper::Keeper;
+use crate::membership::{Member, MemberChange, Membership};
 use crate::options::Options;
 use crate::replica::{Replica, ReplicaConfig};
+use crate::shelf::Shelf;
 use crate::state_machine::StateMachine;
 use crate::tracker::Tracker;
 use crate::transport::{Speaker, TcpTransport};
 use crate::wire::Envelope;
+
+/// Where a node keeps snapshots, under its data directory.
+const SNAPSHOTS_DIR: &str = "snapshots";
 
 /// What a node needs to know to open.
 #[derive(Clone, Debug)]
@@ -44,8 +51,9 @@ pub struct NodeConfig {
     pub data_dir: PathBuf,
     /// The groups it hosts.
     pub groups: Vec<GroupId>,
-    /// Every voter, this node among them, and where the others listen.
-    pub voters: BTreeMap<NodeId, SocketAddr>,
+    /// The first voters of groups that have never run, this node among them. Empty for a node that
+    /// waits to be made a member. Once a group has run, its own log says who takes part.
+    pub voters: BTreeMap<NodeId, Member>,
     /// Where to listen for the others. Without it only a single voter makes sense.
     pub listen: Option<SocketAddr>,
     /// Bounds and intervals.
@@ -63,6 +71,7 @@ pub struct Node<M: StateMachine> {
 struct Shared<O> {
     inbox: Inbox<Event<O>>,
     groups: BTreeMap<GroupId, Arc<GroupShared<O>>>,
+    incarnation: Incarnation,
     record_bytes_max: usize,
     retry_after_ms: u64,
     stopped: Arc<OnceLock<NodeError>>,
@@ -72,6 +81,13 @@ struct Shared<O> {
 struct Threads {
     driver: JoinHandle<()>,
     applier: JoinHandle<()>,
+    keeper: JoinHandle<()>,
+}
+
+impl Threads {
+    fn join(self) -> std::thread::Result<()> {
+        self.driver.join().and(self.applier.join()).and(self.keeper.join())
+    }
 }
 
 impl<M: StateMachine> Clone for Node<M> {
@@ -87,8 +103,7 @@ impl<O> Drop for Shared<O> {
         self.inbox.report(Event::Close);
         if let Some(threads) = self.threads.get_mut().ok().and_then(Option::take) {
             // Why they ended is latched already; nobody is left to be told.
-            let _ = threads.driver.join();
-            let _ = threads.applier.join();
+            let _ = threads.join();
         }
     }
 }
@@ -132,7 +147,6 @@ impl<M: StateMachine> Node<M> {
         };
         let incarnation = directory::claim(&config.data_dir, config.cluster, config.node)?;
         let session = directory::random_u128().map_err(io("no randomness for"))? as u64;
-        let acquaintances = Acquaintances::open(&config.data_dir)?;
         let disk = FileDisk::open(directory::wal_dir(&config.data_dir))?;
         let identity = WalIdentity {
             cluster: config.cluster.get(),
@@ -149,8 +163,13 @@ impl<M: StateMachine> Node<M> {
         let (inbox, outbox) = inbox::channel(
             config.options.proposals_bytes_max * 2 + config.options.peer_queue_bytes_max,
         );
-        let voters: Vec<NodeId> = config.voters.keys().copied().collect();
-        let mut hosted = BTreeMap::new();
+        let meet = inbox.clone();
+        let on_meet = Box::new(move |node, life| meet.report(Event::Met { node, life }));
+        let acquaintances = Acquaintances::open(&config.data_dir, on_meet)?;
+        let first =
+            (!config.voters.is_empty()).then(|| Membership::of_voters(config.voters.clone()));
+        let mut replicas = BTreeMap::new();
+        let mut callers = BTreeMap::new();
         let mut shared_groups = BTreeMap::new();
         for group in &config.groups {
             let applied = machine.applied(*group);
@@ -158,7 +177,7 @@ impl<M: StateMachine> Node<M> {
                 ReplicaConfig {
                     group: *group,
                     node: config.node,
-                    voters: voters.clone(),
+                    first: first.clone(),
                     session,
                     seed: session,
                     options: config.options.clone(),
@@ -169,7 +188,8 @@ impl<M: StateMachine> Node<M> {
             )?;
             let shared = Arc::new(GroupShared::new(Tracker::new(applied)));
             inbox.report(Event::Flushed { group: *group, index: machine.flushed(*group).index });
-            hosted.insert(*group, Hosted::new(replica, Arc::clone(&shared)));
+            replicas.insert(*group, replica);
+            callers.insert(*group, Callers::new(Arc::clone(&shared)));
             shared_groups.insert(*group, shared);
         }
 
@@ -179,19 +199,44 @@ impl<M: StateMachine> Node<M> {
         let transport = {
             let _guard = runtime.enter();
             let speaker = Speaker { cluster: config.cluster, node: config.node, incarnation };
-            let mut peers = config.voters.clone();
-            peers.remove(&config.node);
+            let known = replicas.values().flat_map(|replica| &replica.members().members);
+            let peers: BTreeMap<NodeId, SocketAddr> = known
+                .chain(&config.voters)
+                .filter(|(node, _)| **node != config.node)
+                .filter_map(|(node, member)| Some((*node, member.address?)))
+                .collect();
             let deliver = inbox.clone();
             let bytes_max = config.options.peer_queue_bytes_max;
-            let take = move |envelope: Envelope| {
+            let take = move |envelope: Envelope, life| {
                 // A full inbox drops the message; replicas repeat what matters.
-                deliver.offer(envelope.encoded_bytes(), Event::Peer(envelope));
+                deliver.offer(envelope.encoded_bytes(), Event::Peer { envelope, life });
             };
-            TcpTransport::start(speaker, acquaintances, listener, peers, bytes_max, take)
+            let tell = inbox.clone();
+            let recognized = Arc::new(move |by, same| tell.report(Event::Recognized { by, same }));
+            TcpTransport::start(
+                speaker,
+                acquaintances,
+                listener,
+                peers,
+                bytes_max,
+                recognized,
+                take,
+            )
+        };
+        let shelf = FileDisk::open(config.data_dir.join(SNAPSHOTS_DIR))?;
+        let shelf = Arc::new(Shelf::open(Arc::new(shelf)).map_err(io("no snapshots in"))?);
+        let (shelf_sender, shelf_jobs) = mpsc::channel();
+        let keeper = Keeper {
+            node: config.node,
+            shelf: Arc::clone(&shelf),
+            exporter: machine.exporter(),
+            jobs: shelf_jobs,
+            inbox: inbox.clone(),
         };
         let (jobs_sender, jobs) = mpsc::channel();
         let applier = Applier {
             machine,
+            shelf,
             session,
             jobs,
             groups: shared_groups.clone(),
@@ -200,22 +245,23 @@ impl<M: StateMachine> Node<M> {
         };
         let driver = Driver {
             outbox,
-            groups: hosted,
+            host: Host::new(config.node, replicas),
+            callers,
             wal,
             transport,
             jobs: jobs_sender,
+            shelf: shelf_sender,
             tick: Duration::from_millis(config.options.tick_ms),
             resend_ticks: config.options.resend_ticks,
-            submitted: VecDeque::new(),
-            unsubmitted: VecDeque::new(),
         };
         let stopped = Arc::new(OnceLock::new());
-        let threads = spawn_threads(config.node, driver, applier, &shared_groups, &stopped)
+        let threads = spawn_threads(config.node, driver, applier, keeper, &shared_groups, &stopped)
             .map_err(io("could not start the threads of"))?;
         Ok(Self {
             shared: Arc::new(Shared {
                 inbox,
                 groups: shared_groups,
+                incarnation,
                 record_bytes_max: config.options.record_bytes_max,
                 retry_after_ms: config.options.tick_ms,
                 stopped,
@@ -285,6 +331,39 @@ impl<M: StateMachine> Node<M> {
         shared.tracker.offset(at_least).await.ok_or_else(|| self.stop_cause())
     }
 
+    /// Changes the membership of the group; this node must lead it. Resolves once the change is
+    /// through.
+    ///
+    /// # Errors
+    /// [`NodeError::Change`] with the reason if it is not made, [`NodeError::Indeterminate`] if the
+    /// leadership moved meanwhile: look at the status then.
+    pub async fn change_members(
+        &self,
+        group: GroupId,
+        change: MemberChange,
+    ) -> Result<(), NodeError> {
+        self.check(group)?;
+        let (reply, receiver) = oneshot::channel();
+        self.offer(0, Event::Change { group, change, reply })?;
+        receiver.await.map_err(|_| self.stop_cause())?
+    }
+
+    /// Asks the leader to hand the group to another voter; this node must lead it, or nothing
+    /// happens. Look at the status to see whether it did.
+    ///
+    /// # Errors
+    /// When the node is too busy, or has stopped.
+    pub fn transfer_leadership(&self, group: GroupId, to: NodeId) -> Result<(), NodeError> {
+        self.check(group)?;
+        self.offer(0, Event::Transfer { group, to })
+    }
+
+    /// Which life of its data directory this node is in. Who adds it to a group names it.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.shared.incarnation
+    }
+
     /// How this node sees the group.
     ///
     /// # Errors
@@ -312,10 +391,7 @@ impl<M: StateMachine> Node<M> {
         let threads =
             self.shared.threads.lock().expect("no code panics while it holds the threads").take();
         if let Some(threads) = threads {
-            let joined = tokio::task::spawn_blocking(move || {
-                threads.driver.join().and(threads.applier.join())
-            })
-            .await;
+            let joined = tokio::task::spawn_blocking(move || threads.join()).await;
             if !matches!(joined, Ok(Ok(()))) {
                 return Err(NodeError::Invariant { what: "a thread of the node panicked".into() });
             }
@@ -377,6 +453,7 @@ fn spawn_threads<M: StateMachine>(
     node: NodeId,
     mut driver: Driver<M::Outcome, TcpTransport>,
     applier: Applier<M>,
+    keeper: Keeper<M::Outcome>,
     groups: &BTreeMap<GroupId, Arc<GroupShared<M::Outcome>>>,
     stopped: &Arc<OnceLock<NodeError>>,
 ) -> std::io::Result<Threads> {
@@ -387,6 +464,9 @@ fn spawn_threads<M: StateMachine>(
                 failed.report(Event::ApplierFailed(cause));
             }
         })?;
+    let keeper = std::thread::Builder::new()
+        .name(format!("palisade-shelf-{node}"))
+        .spawn(move || keeper.run())?;
     let groups = groups.clone();
     let stopped = Arc::clone(stopped);
     let driver =
@@ -408,7 +488,7 @@ fn spawn_threads<M: StateMachine>(
                 shared.stop();
             }
         })?;
-    Ok(Threads { driver, applier })
+    Ok(Threads { driver, applier, keeper })
 }
 
 fn guarded(run: impl FnOnce() -> Result<(), NodeError>) -> Result<(), NodeError> {

@@ -43,6 +43,18 @@ pub struct Options {
     pub entry_cache_bytes_max: usize,
     /// Fewer trimmable entries than this are not worth a write.
     pub trim_entries_min: u64,
+    /// A member that lacks more entries than this no longer holds the log: it gets a snapshot.
+    pub lag_entries_max: u64,
+    /// A follower with more unapplied entries than this does not campaign.
+    pub unapplied_entries_max: u64,
+    /// Ticks after which a leader whose disk does not come back steps aside.
+    pub slow_disk_ticks: u32,
+    /// Ticks without a word after which the transfer of a snapshot is given up, and begun again.
+    pub snapshot_patience_ticks: u32,
+    /// How fast a snapshot is asked for, in each group.
+    pub snapshot_bytes_per_second: u64,
+    /// A commit must reach two failure domains. The members must be in at least two.
+    pub two_domains: bool,
     /// State that is not yet flushed is flushed after this much applied log.
     pub flush_bytes_target: usize,
     /// Unread messages from one peer, and unsent ones to it. Over it the newest are dropped.
@@ -69,6 +81,12 @@ impl Default for Options {
             apply_backlog_bytes_max: 64 << 20,
             entry_cache_bytes_max: 32 << 20,
             trim_entries_min: 1024,
+            lag_entries_max: 65_536,
+            unapplied_entries_max: 65_536,
+            slow_disk_ticks: 50,
+            snapshot_patience_ticks: 250,
+            snapshot_bytes_per_second: 64 << 20,
+            two_domains: false,
             flush_bytes_target: 32 << 20,
             peer_queue_bytes_max: 32 << 20,
         }
@@ -90,6 +108,15 @@ impl Options {
             ),
             (self.resend_ticks >= 1, "resend_ticks must be at least 1"),
             (self.report_ticks >= 1, "report_ticks must be at least 1"),
+            (self.slow_disk_ticks >= 1, "slow_disk_ticks must be at least 1"),
+            (
+                self.snapshot_patience_ticks > 2 * self.resend_ticks,
+                "snapshot_patience_ticks must be more than twice resend_ticks",
+            ),
+            (
+                self.snapshot_bytes_per_second * self.tick_ms >= 1000,
+                "snapshot_bytes_per_second must be at least one byte a tick",
+            ),
             (self.record_bytes_max >= 1, "record_bytes_max must be at least 1"),
             (self.record_bytes_max <= RECORD_BYTES_LIMIT, "record_bytes_max must be at most 4 MiB"),
             (

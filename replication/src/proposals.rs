@@ -57,6 +57,10 @@ impl Pending {
         self.by_seq.len()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_seq.is_empty()
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -120,6 +124,17 @@ impl Pending {
                 self.waiting_count += 1;
             }
         }
+    }
+
+    /// Forgets whatever was sent: a part of the log that may hold it will never be seen here.
+    pub(crate) fn give_up_sent(&mut self) -> Vec<u64> {
+        let sent = |proposal: &Proposal| proposal.stage != Stage::Waiting;
+        let gone: Vec<u64> =
+            self.by_seq.iter().filter(|(_, p)| sent(p)).map(|(seq, _)| *seq).collect();
+        for seq in &gone {
+            self.resolve(*seq);
+        }
+        gone
     }
 
     /// These were taken back before they were proposed.

@@ -1,4 +1,5 @@
-//! The group's register in the wal: what raft must never forget, and where the log begins.
+//! The group's register in the wal: what raft must never forget, where the log begins, and who
+//! takes part.
 //!
 //! ```text
 //! offset  size  field
@@ -10,7 +11,8 @@
 //!     33     8  trim_term        the term of that entry
 //!     41     8  trim_offset      the last record up to there
 //!     49     8  trim_log_time    the log time up to there
-//!     57     2  voters           count, then 8 bytes each, ascending
+//!     57     8  members_index    the last change of membership that is in what follows
+//!     65        members          see `membership`
 //! ```
 //! Little-endian. It is written in one batch with the entries it speaks of.
 
@@ -18,11 +20,11 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use palisade_wal::LogIndex;
 
 use crate::error::NodeError;
-use crate::identity::{LogTime, NodeId, Offset, Term};
+use crate::identity::{LogTime, Offset, Term};
+use crate::membership::Membership;
 
 const VERSION: u8 = 1;
-/// More voters than this are refused: a group is a handful of replicas.
-pub(crate) const VOTERS_MAX: usize = 31;
+const FIXED_BYTES: usize = 65;
 
 /// Where a replica's log begins: what was known of the last trimmed entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +36,19 @@ pub(crate) struct LogBase {
 }
 
 impl LogBase {
-    pub(crate) const ZERO: Self = Self {
+    /// A node that is to join: it has nothing, not even the beginning.
+    pub(crate) const NOTHING: Self = Self {
         index: LogIndex::ZERO,
         term: Term::ZERO,
+        offset: Offset::ZERO,
+        log_time: LogTime::ZERO,
+    };
+
+    /// The first voters begin after an entry that nobody has, so that a node with nothing can only
+    /// be helped by a snapshot. It brings the membership, which the log's beginning does not hold.
+    pub(crate) const GENESIS: Self = Self {
+        index: LogIndex::new(1),
+        term: Term::new(1),
         offset: Offset::ZERO,
         log_time: LogTime::ZERO,
     };
@@ -49,19 +61,38 @@ pub(crate) struct Register {
     pub(crate) vote: u64,
     pub(crate) commit: LogIndex,
     pub(crate) base: LogBase,
-    pub(crate) voters: Vec<NodeId>,
+    pub(crate) members_index: LogIndex,
+    pub(crate) members: Membership,
 }
 
 impl Register {
     /// A group that has never run, with its first voters.
-    pub(crate) fn fresh(voters: Vec<NodeId>) -> Self {
-        debug_assert!(voters.is_sorted());
-        Self { term: Term::ZERO, vote: 0, commit: LogIndex::ZERO, base: LogBase::ZERO, voters }
+    pub(crate) fn genesis(members: Membership) -> Self {
+        let base = LogBase::GENESIS;
+        Self {
+            term: base.term,
+            vote: 0,
+            commit: base.index,
+            base,
+            members_index: base.index,
+            members,
+        }
+    }
+
+    /// A node that waits to be made a member.
+    pub(crate) fn joining() -> Self {
+        Self {
+            term: Term::ZERO,
+            vote: 0,
+            commit: LogIndex::ZERO,
+            base: LogBase::NOTHING,
+            members_index: LogIndex::ZERO,
+            members: Membership::default(),
+        }
     }
 
     pub(crate) fn encode(&self) -> Bytes {
-        assert!(self.voters.len() <= VOTERS_MAX);
-        let mut out = BytesMut::with_capacity(59 + 8 * self.voters.len());
+        let mut out = BytesMut::with_capacity(FIXED_BYTES + 2 + 64 * self.members.members.len());
         out.put_u8(VERSION);
         out.put_u64_le(self.term.get());
         out.put_u64_le(self.vote);
@@ -70,16 +101,14 @@ impl Register {
         out.put_u64_le(self.base.term.get());
         out.put_u64_le(self.base.offset.get());
         out.put_u64_le(self.base.log_time.get());
-        out.put_u16_le(self.voters.len() as u16);
-        for voter in &self.voters {
-            out.put_u64_le(voter.get());
-        }
+        out.put_u64_le(self.members_index.get());
+        self.members.encode(&mut out);
         out.freeze()
     }
 
     pub(crate) fn decode(mut raw: &[u8]) -> Result<Self, NodeError> {
         let damaged = |what: &str| NodeError::Damaged { what: format!("group register {what}") };
-        if raw.len() < 59 {
+        if raw.len() < FIXED_BYTES {
             return Err(damaged("is too short"));
         }
         let version = raw.get_u8();
@@ -97,21 +126,24 @@ impl Register {
             offset: Offset::new(raw.get_u64_le()),
             log_time: LogTime::new(raw.get_u64_le()),
         };
-        let count = usize::from(raw.get_u16_le());
-        if count > VOTERS_MAX || raw.len() != 8 * count {
+        let members_index = LogIndex::new(raw.get_u64_le());
+        let members = Membership::decode(&mut raw).ok_or_else(|| damaged("names no members"))?;
+        if !raw.is_empty() {
             return Err(damaged("has a wrong length"));
         }
-        let voters = (0..count).map(|_| NodeId::new(raw.get_u64_le())).collect();
-        Ok(Self { term, vote, commit, base, voters })
+        Ok(Self { term, vote, commit, base, members_index, members })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::NodeId;
+    use crate::membership::Member;
 
     #[test]
     fn register_round_trips_and_refuses_what_it_does_not_know() {
+        let members = (1..4).map(|id| (NodeId::new(id), Member::default())).collect();
         let register = Register {
             term: Term::new(7),
             vote: 2,
@@ -122,7 +154,8 @@ mod tests {
                 offset: Offset::new(1000),
                 log_time: LogTime::new(12),
             },
-            voters: vec![NodeId::new(1), NodeId::new(2), NodeId::new(3)],
+            members_index: LogIndex::new(33),
+            members: Membership::of_voters(members),
         };
         let encoded = register.encode();
         assert_eq!(Register::decode(&encoded).unwrap(), register);

@@ -1,7 +1,9 @@
 //! The border between the agreed order and what is computed from it.
 
 use std::fmt;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use palisade_wal::GroupId;
 
 use crate::entry::{AppliedPosition, CommittedEntry};
@@ -39,6 +41,40 @@ pub trait StateMachine: Send + 'static {
     /// # Errors
     /// When the state cannot be stored; halts the node.
     fn flush(&mut self) -> Result<(), ApplyError>;
+
+    /// Gives what writes out a group's state as it stands when it is run, on another thread and
+    /// beside further applies.
+    fn exporter(&self) -> Exporter;
+
+    /// Puts a state that another replica exported in place of this one, and makes it survive a loss
+    /// of power before it returns. Over a crash inside, [`StateMachine::applied`] is either zero or
+    /// the position given; the same install is then done again. `chunks` gives what was exported,
+    /// in order, and must be read to its end.
+    ///
+    /// # Errors
+    /// When a chunk cannot be read or the state cannot be stored; halts the node.
+    fn install(
+        &mut self,
+        group: GroupId,
+        position: AppliedPosition,
+        chunks: &mut dyn Iterator<Item = Result<Bytes, ApplyError>>,
+    ) -> Result<(), ApplyError>;
+}
+
+/// Gives what writes out a group's state.
+pub type Exporter = Arc<dyn Fn(GroupId) -> Box<dyn Export> + Send + Sync>;
+
+/// Takes chunks of a state, each with the position that the state is of.
+pub type TakeChunk<'a> = dyn FnMut(AppliedPosition, Bytes) -> Result<(), ApplyError> + 'a;
+
+/// Writes out a group's state in bounded pieces.
+pub trait Export: Send {
+    /// Gives all chunks of one moment's state to `take`, at least one, each about
+    /// [`crate::CHUNK_BYTES_TARGET`] long and the same at every replica that stands there.
+    ///
+    /// # Errors
+    /// What `take` gave, or the state's own.
+    fn run(&mut self, take: &mut TakeChunk<'_>) -> Result<(), ApplyError>;
 }
 
 /// Why a state machine cannot go on. The node halts with it as the cause.

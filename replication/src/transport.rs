@@ -8,8 +8,9 @@
 //!
 //! ```text
 //! greeting   magic 8, version 4, cluster 16, from 8, to 8, incarnation 16, crc32 4
-//! answer     1 byte: 0 welcome, otherwise the reason; after a welcome, own incarnation 16
-//! frame      length 4, crc32 of the body 4, body: one envelope (see `wire`)
+//! answer     1 byte: 0 welcome, otherwise the reason; after a welcome, own incarnation 16, and 1
+//!            byte: 1 if the greeter is known in this life and in no other
+//! frames     see `frame`
 //! ```
 //! Little-endian.
 
@@ -23,13 +24,15 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::acquaintances::Acquaintances;
+use crate::frame::{invalid, put_frame, take_frame};
 use crate::identity::{ClusterId, Incarnation, NodeId};
-use crate::options::RECORD_BYTES_LIMIT;
+use crate::membership::Member;
 use crate::wire::Envelope;
 
 const MAGIC: &[u8; 8] = b"PLSDPEER";
@@ -39,10 +42,6 @@ const WELCOME: u8 = 0;
 const REFUSED_CLUSTER: u8 = 1;
 const REFUSED_NODE: u8 = 2;
 const REFUSED_VERSION: u8 = 3;
-const REFUSED_INCARNATION: u8 = 4;
-const FRAME_HEADER_BYTES: usize = 8;
-/// Largest body that is read: a message of entries, each within its own bound, and their headers.
-const FRAME_BYTES_MAX: usize = 4 * RECORD_BYTES_LIMIT;
 /// Frames are gathered up to this size before they are written.
 const WRITE_BYTES_TARGET: usize = 256 << 10;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,6 +53,9 @@ const DIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
 pub trait Transport: Send + 'static {
     /// Never blocks. A message that finds no room is dropped.
     fn send(&self, envelope: Envelope);
+
+    /// Where these members listen, as far as it is known.
+    fn know(&mut self, members: &[(NodeId, Member)]);
 }
 
 /// Who speaks, as every connection is opened with.
@@ -64,16 +66,26 @@ pub(crate) struct Speaker {
     pub(crate) incarnation: Incarnation,
 }
 
+/// Told with every connection whether the peer knows this node in this life and in no other.
+pub(crate) type OnRecognized = Arc<dyn Fn(NodeId, bool) + Send + Sync>;
+
 /// The transport between processes.
-#[derive(Debug)]
 pub(crate) struct TcpTransport {
+    speaker: Speaker,
+    acquaintances: Arc<Acquaintances>,
+    recognized: OnRecognized,
+    runtime: Handle,
+    queued_bytes_max: usize,
     peers: BTreeMap<NodeId, PeerQueue>,
-    /// Aborts its tasks when dropped.
-    _tasks: JoinSet<()>,
+    /// Aborts its task when dropped.
+    _listening: JoinSet<()>,
 }
 
 #[derive(Debug)]
 struct PeerQueue {
+    address: SocketAddr,
+    /// Aborts its task when dropped.
+    _dialling: JoinSet<()>,
     sender: mpsc::UnboundedSender<Envelope>,
     queued_bytes: Arc<AtomicUsize>,
     queued_bytes_max: usize,
@@ -90,6 +102,17 @@ impl Transport for TcpTransport {
         // The task only ends with the transport itself.
         let _ = peer.sender.send(envelope);
     }
+
+    fn know(&mut self, members: &[(NodeId, Member)]) {
+        for (node, member) in members {
+            let Some(address) = member.address.filter(|_| *node != self.speaker.node) else {
+                continue;
+            };
+            if self.peers.get(node).is_none_or(|peer| peer.address != address) {
+                self.dial(*node, address);
+            }
+        }
+    }
 }
 
 impl TcpTransport {
@@ -100,24 +123,46 @@ impl TcpTransport {
         listener: Option<TcpListener>,
         peers: BTreeMap<NodeId, SocketAddr>,
         queued_bytes_max: usize,
-        deliver: impl Fn(Envelope) + Clone + Send + Sync + 'static,
+        recognized: OnRecognized,
+        deliver: impl Fn(Envelope, Incarnation) + Clone + Send + Sync + 'static,
     ) -> Self {
         let acquaintances = Arc::new(acquaintances);
-        let mut tasks = JoinSet::new();
+        let mut listening = JoinSet::new();
         if let Some(listener) = listener {
-            tasks.spawn(listen(speaker, Arc::clone(&acquaintances), listener, deliver));
+            listening.spawn(listen(speaker, Arc::clone(&acquaintances), listener, deliver));
         }
-        let peers = peers
-            .into_iter()
-            .map(|(node, address)| {
-                let (sender, receiver) = mpsc::unbounded_channel();
-                let queued_bytes = Arc::new(AtomicUsize::new(0));
-                let peer = Peer { node, address, acquaintances: Arc::clone(&acquaintances) };
-                tasks.spawn(dial(speaker, peer, receiver, Arc::clone(&queued_bytes)));
-                (node, PeerQueue { sender, queued_bytes, queued_bytes_max })
-            })
-            .collect();
-        Self { peers, _tasks: tasks }
+        let mut transport = Self {
+            speaker,
+            acquaintances,
+            recognized,
+            runtime: Handle::current(),
+            queued_bytes_max,
+            peers: BTreeMap::new(),
+            _listening: listening,
+        };
+        for (node, address) in peers {
+            transport.dial(node, address);
+        }
+        transport
+    }
+
+    /// Begins to dial a peer, or the same one elsewhere.
+    fn dial(&mut self, node: NodeId, address: SocketAddr) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let peer = Peer {
+            node,
+            address,
+            acquaintances: Arc::clone(&self.acquaintances),
+            recognized: Arc::clone(&self.recognized),
+        };
+        let mut dialling = JoinSet::new();
+        dialling
+            .spawn_on(dial(self.speaker, peer, receiver, Arc::clone(&queued_bytes)), &self.runtime);
+        let queued_bytes_max = self.queued_bytes_max;
+        let queue =
+            PeerQueue { address, _dialling: dialling, sender, queued_bytes, queued_bytes_max };
+        self.peers.insert(node, queue);
     }
 }
 
@@ -126,6 +171,7 @@ struct Peer {
     node: NodeId,
     address: SocketAddr,
     acquaintances: Arc<Acquaintances>,
+    recognized: OnRecognized,
 }
 
 /// Keeps a connection to one peer and writes what is queued for it.
@@ -167,20 +213,16 @@ async fn greet(speaker: Speaker, peer: &Peer) -> io::Result<TcpStream> {
     match stream.read_u8().await? {
         WELCOME => {
             let incarnation = Incarnation::new(stream.read_u128_le().await?);
-            if met(&peer.acquaintances, to, incarnation).await? {
-                return Ok(stream);
-            }
-            tracing::warn!(%to, %address, "the peer has lost the data directory it had");
-            Err(io::Error::other("it is another life of the peer"))
+            let same = stream.read_u8().await? == 1;
+            meet(&peer.acquaintances, to, incarnation).await?;
+            (peer.recognized)(to, same);
+            Ok(stream)
         }
         reason => {
             let why = match reason {
                 REFUSED_CLUSTER => "it belongs to another cluster",
                 REFUSED_NODE => "it is another node",
                 REFUSED_VERSION => "it speaks another version",
-                REFUSED_INCARNATION => {
-                    "it knows another life of this node: this data directory is not the one it had"
-                }
                 _ => "it gave an unknown reason",
             };
             tracing::warn!(%to, %address, "the peer refused this node: {why}");
@@ -222,22 +264,11 @@ async fn write_frames(
     }
 }
 
-fn put_frame(out: &mut BytesMut, envelope: &Envelope) {
-    let start = out.len();
-    out.put_bytes(0, FRAME_HEADER_BYTES);
-    envelope.encode(out);
-    let body = start + FRAME_HEADER_BYTES;
-    let length = (out.len() - body) as u32;
-    let crc = crc32fast::hash(&out[body..]);
-    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
-    out[start + 4..body].copy_from_slice(&crc.to_le_bytes());
-}
-
 async fn listen(
     speaker: Speaker,
     acquaintances: Arc<Acquaintances>,
     listener: TcpListener,
-    deliver: impl Fn(Envelope) + Clone + Send + Sync + 'static,
+    deliver: impl Fn(Envelope, Incarnation) + Clone + Send + Sync + 'static,
 ) {
     let mut connections = JoinSet::new();
     loop {
@@ -267,20 +298,22 @@ async fn serve(
     speaker: Speaker,
     acquaintances: Arc<Acquaintances>,
     mut stream: TcpStream,
-    deliver: impl Fn(Envelope),
+    deliver: impl Fn(Envelope, Incarnation),
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut greeting = [0; GREETING_BYTES];
     timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut greeting)).await??;
+    let mut same = false;
     let judged = match judge_greeting(speaker, &greeting) {
         Ok((from, incarnation)) => {
-            let known = met(&acquaintances, from, incarnation).await?;
-            if known { Ok(from) } else { Err(REFUSED_INCARNATION) }
+            // Written down before it is said.
+            same = meet(&acquaintances, from, incarnation).await?;
+            Ok((from, incarnation))
         }
         Err(reason) => Err(reason),
     };
-    let from = match judged {
-        Ok(from) => from,
+    let (from, incarnation) = match judged {
+        Ok(peer) => peer,
         Err(reason) => {
             stream.write_u8(reason).await?;
             return Err(io::Error::other(format!("refused, reason={reason}")));
@@ -288,13 +321,14 @@ async fn serve(
     };
     stream.write_u8(WELCOME).await?;
     stream.write_u128_le(speaker.incarnation.get()).await?;
+    stream.write_u8(same.into()).await?;
     let mut buffer = BytesMut::with_capacity(WRITE_BYTES_TARGET);
     loop {
         while let Some(envelope) = take_frame(&mut buffer)? {
             if envelope.from != from || envelope.to != speaker.node {
                 return Err(invalid("the peer spoke for someone else"));
             }
-            deliver(envelope);
+            deliver(envelope, incarnation);
         }
         buffer.reserve(WRITE_BYTES_TARGET);
         if stream.read_buf(&mut buffer).await? == 0 {
@@ -303,43 +337,20 @@ async fn serve(
     }
 }
 
-/// True if this life of the peer is the one that was met before, or the first. That one is written
-/// to a file, so not on a runtime thread.
-async fn met(
+/// Remembers which life of the peer was met first, in a file, and so not on a runtime thread. What
+/// another life may say is for each group's membership to judge.
+async fn meet(
     acquaintances: &Arc<Acquaintances>,
     node: NodeId,
     incarnation: Incarnation,
 ) -> io::Result<bool> {
     let acquaintances = Arc::clone(acquaintances);
     let meet = move || acquaintances.meet(node, incarnation);
-    tokio::task::spawn_blocking(meet).await.map_err(io::Error::other)?
-}
-
-/// Takes one whole frame off the front of the buffer.
-fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Envelope>> {
-    if buffer.len() < FRAME_HEADER_BYTES {
-        return Ok(None);
+    let same = tokio::task::spawn_blocking(meet).await.map_err(io::Error::other)??;
+    if !same {
+        tracing::warn!(%node, "the peer is not in the life it was met in: its data directory is new");
     }
-    let word = |at: usize| u32::from_le_bytes(buffer[at..at + 4].try_into().expect("four bytes"));
-    let (length, crc) = (word(0) as usize, word(4));
-    if length > FRAME_BYTES_MAX {
-        return Err(invalid("a frame is longer than any message may be"));
-    }
-    if buffer.len() < FRAME_HEADER_BYTES + length {
-        return Ok(None);
-    }
-    buffer.advance(FRAME_HEADER_BYTES);
-    let body = buffer.split_to(length).freeze();
-    if crc32fast::hash(&body) != crc {
-        return Err(invalid("a frame has a wrong checksum"));
-    }
-    Envelope::decode(body)
-        .map(Some)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
-fn invalid(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+    Ok(same)
 }
 
 fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYTES] {
@@ -407,15 +418,16 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let known = || Acquaintances::open(dir.path()).unwrap();
+        let known = || Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap();
         let (sender, mut received) = mpsc::unbounded_channel();
-        let deliver = move |envelope| sender.send(envelope).unwrap();
+        let deliver = move |envelope, _| sender.send(envelope).unwrap();
         let _two = TcpTransport::start(
             speaker(2),
             known(),
             Some(listener),
             BTreeMap::new(),
             1 << 20,
+            Arc::new(|_, _| ()),
             deliver,
         );
         let one = TcpTransport::start(
@@ -424,7 +436,8 @@ mod tests {
             None,
             BTreeMap::from([(NodeId::new(2), address)]),
             1 << 20,
-            |_| {},
+            Arc::new(|_, _| ()),
+            |_, _| {},
         );
         for index in 0..100 {
             one.send(envelope(1, 2, index));
@@ -457,23 +470,5 @@ mod tests {
             bad[at] ^= 4;
             assert!(judge_greeting(two, &bad).is_err(), "at={at}");
         }
-    }
-
-    #[test]
-    fn a_damaged_or_endless_frame_ends_the_connection() {
-        let mut out = BytesMut::new();
-        put_frame(&mut out, &envelope(1, 2, 3));
-        let good = out.clone();
-        assert_eq!(take_frame(&mut out).unwrap(), Some(envelope(1, 2, 3)));
-        for cut in 0..good.len() {
-            assert_eq!(take_frame(&mut BytesMut::from(&good[..cut])).unwrap(), None);
-        }
-        for at in 4..good.len() {
-            let mut bad = good.clone();
-            bad[at] ^= 1;
-            assert!(take_frame(&mut bad).is_err(), "at={at}");
-        }
-        let mut endless = BytesMut::from(&[0xff; 16][..]);
-        assert!(take_frame(&mut endless).is_err());
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! offset  size  field
-//!      0     1  kind    1 raft, 2 forward, 3 flushed
-//!      1     8  group
+//!      0     1  kind    1 raft, 2 forward, 3 flushed, 4 beats, 5 fetch, 6 chunk
+//!      1     8  group   0 for beats, which name their own
 //!      9     8  from
 //!     17     8  to
 //!     25        raft:     an opaque message of the consensus library
 //!               forward:  term 8, session 8, resolved_up_to 8, count 4,
 //!                         then count times seq 8, length 4, payload
 //!               flushed:  index 8
+//!               beats:    count times group 8, term 8, commit 8, answer 1
+//!               fetch:    snapshot 16, chunk 4
+//!               chunk:    snapshot 16, chunk 4, then its bytes
 //! ```
 //! Little-endian. Length and checksum belong to the frame around it, in the transport.
 
@@ -17,12 +20,20 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use palisade_wal::{GroupId, LogIndex};
 
 use crate::identity::{NodeId, Term};
+use crate::snapshot::SnapshotId;
 
 const HEADER_BYTES: usize = 1 + 3 * 8;
 const KIND_RAFT: u8 = 1;
 const KIND_FORWARD: u8 = 2;
 const KIND_FLUSHED: u8 = 3;
+const KIND_BEATS: u8 = 4;
+const KIND_FETCH: u8 = 5;
+const KIND_CHUNK: u8 = 6;
 const FORWARDED_HEADER_BYTES: usize = 8 + 4;
+const BEAT_BYTES: usize = 3 * 8 + 1;
+const CHUNK_HEADER_BYTES: usize = 16 + 4;
+/// The group that an envelope of beats names.
+pub(crate) const NO_GROUP: GroupId = GroupId::new(0);
 
 /// A message from one replica of a group to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +61,37 @@ pub enum Body {
         /// The last entry covered.
         index: LogIndex,
     },
+    /// Heartbeats of many groups, or their answers, in one message.
+    Beats(Vec<Beat>),
+    /// The sender wants a chunk of a snapshot it was offered.
+    Fetch {
+        /// Which snapshot.
+        snapshot: SnapshotId,
+        /// Which chunk.
+        chunk: u32,
+    },
+    /// A chunk that was asked for.
+    Chunk {
+        /// Which snapshot.
+        snapshot: SnapshotId,
+        /// Which chunk.
+        chunk: u32,
+        /// What it is.
+        bytes: Bytes,
+    },
+}
+
+/// A leader's word to a follower of one group that it leads still, or the follower's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beat {
+    /// The group.
+    pub group: GroupId,
+    /// The sender's term.
+    pub term: Term,
+    /// What the receiver may know to be committed, or what the follower knows.
+    pub commit: LogIndex,
+    /// The follower's answer.
+    pub answer: bool,
 }
 
 /// Records on their way from the node that was called to the leader.
@@ -97,6 +139,9 @@ impl Envelope {
                         .sum::<usize>()
                 }
                 Body::Flushed { .. } => 8,
+                Body::Beats(beats) => BEAT_BYTES * beats.len(),
+                Body::Fetch { .. } => CHUNK_HEADER_BYTES,
+                Body::Chunk { bytes, .. } => CHUNK_HEADER_BYTES + bytes.len(),
             }
     }
 
@@ -108,6 +153,9 @@ impl Envelope {
             Body::Raft(_) => KIND_RAFT,
             Body::Forward(_) => KIND_FORWARD,
             Body::Flushed { .. } => KIND_FLUSHED,
+            Body::Beats(_) => KIND_BEATS,
+            Body::Fetch { .. } => KIND_FETCH,
+            Body::Chunk { .. } => KIND_CHUNK,
         });
         out.put_u64_le(self.group.get());
         out.put_u64_le(self.from.get());
@@ -126,6 +174,23 @@ impl Envelope {
                 }
             }
             Body::Flushed { index } => out.put_u64_le(index.get()),
+            Body::Beats(beats) => {
+                for beat in beats {
+                    out.put_u64_le(beat.group.get());
+                    out.put_u64_le(beat.term.get());
+                    out.put_u64_le(beat.commit.get());
+                    out.put_u8(beat.answer.into());
+                }
+            }
+            Body::Fetch { snapshot, chunk } => {
+                out.put_slice(&snapshot.0);
+                out.put_u32_le(*chunk);
+            }
+            Body::Chunk { snapshot, chunk, bytes } => {
+                out.put_slice(&snapshot.0);
+                out.put_u32_le(*chunk);
+                out.put_slice(bytes);
+            }
         }
         debug_assert_eq!(out.len() - start, self.encoded_bytes());
     }
@@ -150,10 +215,43 @@ impl Envelope {
                 8 => Body::Flushed { index: LogIndex::new(raw.get_u64_le()) },
                 _ => return Err(WireError::TrailingBytes),
             },
+            KIND_BEATS => Body::Beats(decode_beats(raw)?),
+            KIND_FETCH | KIND_CHUNK => {
+                if raw.len() < CHUNK_HEADER_BYTES {
+                    return Err(WireError::Truncated);
+                }
+                let mut id = [0; 16];
+                raw.copy_to_slice(&mut id);
+                let (snapshot, chunk) = (SnapshotId(id), raw.get_u32_le());
+                match kind {
+                    KIND_CHUNK => Body::Chunk { snapshot, chunk, bytes: raw },
+                    _ if raw.is_empty() => Body::Fetch { snapshot, chunk },
+                    _ => return Err(WireError::TrailingBytes),
+                }
+            }
             kind => return Err(WireError::UnknownKind { kind }),
         };
         Ok(Self { group, from, to, body })
     }
+}
+
+fn decode_beats(mut raw: Bytes) -> Result<Vec<Beat>, WireError> {
+    if raw.is_empty() || !raw.len().is_multiple_of(BEAT_BYTES) {
+        return Err(WireError::Truncated);
+    }
+    let mut beats = Vec::with_capacity(raw.len() / BEAT_BYTES);
+    while !raw.is_empty() {
+        let group = GroupId::new(raw.get_u64_le());
+        let term = Term::new(raw.get_u64_le());
+        let commit = LogIndex::new(raw.get_u64_le());
+        let answer = match raw.get_u8() {
+            0 => false,
+            1 => true,
+            kind => return Err(WireError::UnknownKind { kind }),
+        };
+        beats.push(Beat { group, term, commit, answer });
+    }
+    Ok(beats)
 }
 
 impl Forward {

@@ -1,216 +1,192 @@
-//! A register of appended numbers under crashes, partitions, loss and reordering.
+//! Whole clusters under everything that the nemesis knows, seed by seed.
 //!
-//! Replay one seed with
-//! `PALISADE_SIM_SEED=<seed> cargo test -p palisade-replication --test simulation`.
+//! Replay one seed with `PALISADE_SIM_SEED=<seed> cargo test -p palisade-replication --test
+//! simulation`; run more of them with `PALISADE_SIM_SEEDS=<count>`.
+
+mod journal;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use palisade_replication::sim::{Completion, GROUP, SimCluster, SimMachine, SimOptions};
-use palisade_replication::{
-    AppliedPosition, ApplyError, CommittedEntry, GroupId, NodeId, Offset, StateMachine,
+use journal::Journal;
+use palisade_replication::sim::{
+    Completion, GROUP, Nemesis, SimCluster, SimMachine, SimOptions, SimRandom,
 };
+use palisade_replication::{GroupId, NodeId, Offset, StateMachine};
 
-/// Keeps every payload by offset.
-#[derive(Clone, Default)]
-struct Journal {
-    applied: Option<AppliedPosition>,
-    records: Vec<Bytes>,
-    flushed: Option<(AppliedPosition, usize)>,
-}
+type Cluster = SimCluster<Journal>;
 
-impl StateMachine for Journal {
-    type Outcome = usize;
-
-    fn applied(&self, _group: GroupId) -> AppliedPosition {
-        self.applied.unwrap_or(AppliedPosition::ZERO)
-    }
-
-    fn apply(
-        &mut self,
-        group: GroupId,
-        entries: &[CommittedEntry],
-    ) -> Result<Vec<usize>, ApplyError> {
-        let mut outcomes = Vec::new();
-        for entry in entries {
-            let applied = self.applied(group);
-            assert_eq!(entry.index, applied.index.next());
-            assert_eq!(entry.first_offset, applied.offset.next());
-            assert!(applied.log_time <= entry.log_time);
-            for record in &entry.records {
-                self.records.push(record.payload.clone());
-                outcomes.push(self.records.len());
-            }
-            let offset = Offset::new(self.records.len() as u64);
-            self.applied =
-                Some(AppliedPosition { index: entry.index, offset, log_time: entry.log_time });
-        }
-        Ok(outcomes)
-    }
-
-    fn flushed(&self, _group: GroupId) -> AppliedPosition {
-        self.flushed.map_or(AppliedPosition::ZERO, |(position, _)| position)
-    }
-
-    fn flush(&mut self) -> Result<(), ApplyError> {
-        self.flushed = self.applied.map(|position| (position, self.records.len()));
-        Ok(())
-    }
-}
-
-impl SimMachine for Journal {
-    fn crash(&mut self) {
-        let (position, count) = self.flushed.unzip();
-        self.applied = position;
-        self.records.truncate(count.unwrap_or(0));
-    }
-
-    fn digest(&self) -> [u8; 32] {
-        let mut digest = [0; 32];
-        for record in &self.records {
-            for (at, byte) in record.iter().enumerate() {
-                digest[at % 32] = u8::wrapping_mul(digest[at % 32], 31).wrapping_add(*byte);
-            }
-        }
-        digest
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Run {
     trace: u64,
     acked: usize,
     leaderships: usize,
     reads: usize,
+    simulated_us: u64,
+    coverage: BTreeMap<&'static str, u64>,
+}
+
+/// A workload of numbered records and linearizable reads.
+struct Workload {
+    cluster: Cluster,
+    nemesis: Nemesis,
+    next: u64,
+    waiting: BTreeMap<u64, (GroupId, u64)>,
+    acked: BTreeMap<(GroupId, u64), Offset>,
+    reading: BTreeMap<u64, (NodeId, GroupId, usize)>,
+    reads: usize,
+}
+
+impl Workload {
+    fn new(seed: u64) -> Self {
+        let mut random = SimRandom::from_seed(seed ^ 0x5eed);
+        let nodes = 3 + random.below(3);
+        let groups = [1, 1, 2, 4][random.below(4) as usize];
+        let defaults = SimOptions::default();
+        let options = SimOptions {
+            nodes,
+            groups,
+            loss_per_mille: [0, 20, 200][random.below(3) as usize],
+            delay_us_max: [1_000, 5_000, 60_000][random.below(3) as usize],
+            ..defaults
+        };
+        Self {
+            cluster: Cluster::new(seed, options, |_| Journal::default()),
+            nemesis: Nemesis::swarm(&mut random),
+            next: 0,
+            waiting: BTreeMap::new(),
+            acked: BTreeMap::new(),
+            reading: BTreeMap::new(),
+            reads: 0,
+        }
+    }
+
+    fn pick(&mut self) -> (NodeId, GroupId) {
+        let nodes = self.cluster.node_ids();
+        let groups: Vec<GroupId> = self.cluster.groups().collect();
+        (*self.cluster.random().pick(&nodes), *self.cluster.random().pick(&groups))
+    }
+
+    fn propose(&mut self, node: NodeId, group: GroupId) {
+        self.next += 1;
+        let payload = Bytes::copy_from_slice(&self.next.to_le_bytes());
+        let op = self.cluster.propose(node, group, payload);
+        self.waiting.insert(op, (group, self.next));
+    }
+
+    fn acked_in(&self, group: GroupId) -> usize {
+        self.acked.keys().filter(|(of, _)| *of == group).count()
+    }
+
+    fn round(&mut self) {
+        self.nemesis.act(&mut self.cluster);
+        for _ in 0..self.cluster.random().below(12) {
+            let (node, group) = self.pick();
+            self.propose(node, group);
+        }
+        let (node, group) = self.pick();
+        let acked_before = self.acked_in(group);
+        let op = self.cluster.read(node, group);
+        self.reading.insert(op, (node, group, acked_before));
+        let us = 20_000 + self.cluster.random().below(400_000);
+        self.cluster.run_for(us);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        while let Some((op, completion)) = self.cluster.completion() {
+            if self.nemesis.asked(op) {
+                continue;
+            }
+            let proposed = self.waiting.remove(&op);
+            let read = self.reading.remove(&op);
+            match completion {
+                Completion::Committed(committed) => {
+                    let (group, number) = proposed.expect("only records are committed");
+                    assert!(self.acked.insert((group, number), committed.offset).is_none());
+                }
+                Completion::Readable => {
+                    // G5: it reflects at least what was acknowledged before it was asked.
+                    let (node, group, acked_before) = read.expect("only reads are readable");
+                    let held = self.cluster.machine(node).records(group).len();
+                    assert!(held >= acked_before, "G5: group={group} {held} < {acked_before}");
+                    self.reads += 1;
+                }
+                Completion::Refused(_) | Completion::Unknown | Completion::Changed => {}
+            }
+        }
+    }
+
+    /// Everything is mended: what is waited for is settled within a bounded time.
+    fn finish(mut self) -> Run {
+        self.cluster.heal();
+        self.cluster.calm();
+        for node in self.cluster.node_ids() {
+            self.cluster.start(node);
+        }
+        self.cluster.run_for(10_000_000);
+        let groups: Vec<GroupId> = self.cluster.groups().collect();
+        for group in &groups {
+            let leader = self.cluster.leader(*group).expect("liveness: a leader within 10 s");
+            self.propose(leader, *group);
+        }
+        self.cluster.run_for(20_000_000);
+        self.settle();
+        // Who is no member any more may wait for ever.
+        let outside = |cluster: &Cluster, group: GroupId| cluster.members(group);
+        self.reading.retain(|_, (node, group, _)| outside(&self.cluster, *group).contains(node));
+        assert!(self.reading.is_empty(), "liveness: reads without an answer: {:?}", self.reading);
+        let now = self.next;
+        let late = self.waiting.values().filter(|(_, number)| now - number < groups.len() as u64);
+        assert_eq!(late.count(), 0, "liveness: no answer after mending");
+
+        self.cluster.assert_converged();
+        for group in &groups {
+            for node in self.cluster.members(*group) {
+                let machine = self.cluster.machine(node);
+                let records = machine.records(*group);
+                // G1 and exactly once: what was acknowledged is there, where the receipt says, once.
+                for ((_, number), offset) in self.acked.iter().filter(|((g, _), _)| g == group) {
+                    let record = records.get(offset.get() as usize - 1);
+                    let expected = Bytes::copy_from_slice(&number.to_le_bytes());
+                    assert_eq!(record, Some(&expected), "G1: group={group} offset={offset}");
+                }
+                let distinct: BTreeSet<&Bytes> = records.iter().collect();
+                assert_eq!(distinct.len(), records.len(), "a record was committed twice");
+                assert_eq!(machine.applied(*group).offset.get(), records.len() as u64);
+                assert_eq!(machine.digest(*group), machine.head(*group));
+            }
+        }
+        Run {
+            trace: self.cluster.trace(),
+            acked: self.acked.len(),
+            leaderships: self.cluster.leaderships(),
+            reads: self.reads,
+            simulated_us: self.cluster.now_us(),
+            coverage: self.cluster.coverage().clone(),
+        }
+    }
 }
 
 fn run(seed: u64) -> Run {
-    let mut cluster = SimCluster::new(seed, SimOptions::default(), |_| Journal::default());
-    let mut next = 0_u64;
-    let mut waiting: BTreeMap<u64, u64> = BTreeMap::new();
-    let mut acked: BTreeMap<u64, Offset> = BTreeMap::new();
-    let mut reading: BTreeMap<u64, (NodeId, usize)> = BTreeMap::new();
-    let mut reads = 0;
-    for round in 0..60 {
-        // The nemesis: at most a minority is kept down, but all may lose power at once.
-        match cluster.random().below(12) {
-            0 => {
-                let node = pick(&mut cluster);
-                cluster.power_off(node);
-            }
-            1 => {
-                if let Some(leader) = cluster.leader() {
-                    cluster.kill(leader);
-                }
-            }
-            2 if round % 3 == 0 => {
-                for node in cluster.node_ids() {
-                    cluster.power_off(node);
-                }
-            }
-            3 => {
-                let (from, to) = (pick(&mut cluster), pick(&mut cluster));
-                cluster.set_blocked(from, to, true);
-            }
-            4 => {
-                let node = pick(&mut cluster);
-                for other in cluster.node_ids() {
-                    cluster.set_blocked(node, other, true);
-                    cluster.set_blocked(other, node, true);
-                }
-            }
-            5 | 6 => cluster.heal(),
-            _ => {
-                for node in cluster.node_ids() {
-                    cluster.start(node);
-                }
-            }
-        }
-        for _ in 0..cluster.random().below(8) {
-            let node = pick(&mut cluster);
-            next += 1;
-            let op = cluster.propose(node, Bytes::copy_from_slice(&next.to_le_bytes()));
-            waiting.insert(op, next);
-        }
-        let node = pick(&mut cluster);
-        let op = cluster.read(node);
-        reading.insert(op, (node, acked.len()));
-        let us = 20_000 + cluster.random().below(300_000);
-        cluster.run_for(us);
-        reads += settle(&mut cluster, &mut waiting, &mut acked, &mut reading);
+    let mut workload = Workload::new(seed);
+    for _ in 0..120 {
+        workload.round();
     }
-    // Everything is mended: what is still waited for must be settled within a bounded time.
-    cluster.heal();
-    cluster.calm();
-    for node in cluster.node_ids() {
-        cluster.start(node);
-    }
-    let last = cluster.node_ids()[0];
-    waiting
-        .insert(cluster.propose(last, Bytes::copy_from_slice(&u64::MAX.to_le_bytes())), u64::MAX);
-    cluster.run_for(20_000_000);
-    reads += settle(&mut cluster, &mut waiting, &mut acked, &mut reading);
-    assert!(waiting.is_empty(), "liveness: proposals without an answer: {waiting:?}");
-    assert!(reading.is_empty(), "liveness: reads without an answer: {reading:?}");
-
-    let mut digests = BTreeSet::new();
-    for node in cluster.node_ids() {
-        let journal = cluster.machine(node);
-        digests.insert((journal.applied(GROUP).offset, journal.digest()));
-        // G1 and exactly once: what was acknowledged is there, where the receipt says, once.
-        for (number, offset) in &acked {
-            assert_eq!(journal.records[offset.get() as usize - 1], number.to_le_bytes()[..]);
-        }
-        let distinct: BTreeSet<&Bytes> = journal.records.iter().collect();
-        assert_eq!(distinct.len(), journal.records.len(), "a record was committed twice");
-    }
-    assert_eq!(digests.len(), 1, "replicas did not converge");
-    Run { trace: cluster.trace(), acked: acked.len(), leaderships: cluster.leaderships(), reads }
-}
-
-fn pick(cluster: &mut SimCluster<Journal>) -> NodeId {
-    let nodes = cluster.node_ids();
-    nodes[cluster.random().below(nodes.len() as u64) as usize]
-}
-
-fn settle(
-    cluster: &mut SimCluster<Journal>,
-    waiting: &mut BTreeMap<u64, u64>,
-    acked: &mut BTreeMap<u64, Offset>,
-    reading: &mut BTreeMap<u64, (NodeId, usize)>,
-) -> usize {
-    let mut reads = 0;
-    while let Some((op, completion)) = cluster.completion() {
-        let number = waiting.remove(&op);
-        let read = reading.remove(&op);
-        match completion {
-            Completion::Committed(committed) => {
-                assert!(acked.insert(number.unwrap(), committed.offset).is_none());
-            }
-            Completion::Readable => {
-                // G5: it reflects at least what was acknowledged before it was asked.
-                let (node, acked_before) = read.unwrap();
-                assert!(cluster.machine(node).records.len() >= acked_before);
-                reads += 1;
-            }
-            Completion::Refused(_) | Completion::Unknown => {}
-        }
-    }
-    reads
+    workload.finish()
 }
 
 fn seeds(count: u64) -> Vec<u64> {
-    match std::env::var("PALISADE_SIM_SEED") {
-        Ok(seed) => vec![seed.parse().expect("PALISADE_SIM_SEED is a number")],
-        Err(_) => (0..count).collect(),
+    let number = |name| std::env::var(name).ok().map(|raw| raw.parse::<u64>().expect("a number"));
+    match number("PALISADE_SIM_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..number("PALISADE_SIM_SEEDS").unwrap_or(count)).collect(),
     }
 }
 
 #[test]
 fn acknowledged_records_survive_everything() {
-    let mut acked = 0;
-    let mut leaderships = 0;
-    let mut reads = 0;
+    let mut total = Run::default();
     let seeds = seeds(100);
     for seed in &seeds {
         let run = std::panic::catch_unwind(|| run(*seed)).unwrap_or_else(|panic| {
@@ -220,25 +196,40 @@ fn acknowledged_records_survive_everything() {
             );
             std::panic::resume_unwind(panic)
         });
-        acked += run.acked;
-        leaderships += run.leaderships;
-        reads += run.reads;
+        total.acked += run.acked;
+        total.leaderships += run.leaderships;
+        total.reads += run.reads;
+        total.simulated_us += run.simulated_us;
+        for (what, count) in run.coverage {
+            *total.coverage.entry(what).or_default() += count;
+        }
     }
-    // Something happened: a run in which nothing is acknowledged proves nothing.
-    assert!(acked >= 50 * seeds.len(), "acked={acked}");
-    assert!(leaderships >= 2 * seeds.len(), "leaderships={leaderships}");
-    assert!(reads >= 5 * seeds.len(), "reads={reads}");
+    println!("{} seeds, {} simulated s: {total:#?}", seeds.len(), total.simulated_us / 1_000_000);
+    if seeds.len() >= 100 {
+        // Something happened: a run in which nothing is acknowledged proves nothing.
+        assert!(total.acked >= 50 * seeds.len(), "acked={}", total.acked);
+        assert!(total.leaderships >= 2 * seeds.len(), "leaderships={}", total.leaderships);
+        assert!(total.reads >= 5 * seeds.len(), "reads={}", total.reads);
+        for what in ["snapshot installed", "membership change asked", "wipe", "pause", "disk hangs"]
+        {
+            assert!(total.coverage.get(what).is_some_and(|count| *count > 0), "no {what}");
+        }
+    }
 }
 
 /// G1: a receipt needs a returned sync on two of three nodes, whichever they are.
 #[test]
 fn no_receipt_before_two_of_three_disks_have_synced() {
     for seed in 0..30 {
-        let calm =
-            SimOptions { loss_per_mille: 0, duplicate_per_mille: 0, ..SimOptions::default() };
-        let mut cluster = SimCluster::new(seed, calm, |_| Journal::default());
+        let calm = SimOptions {
+            loss_per_mille: 0,
+            duplicate_per_mille: 0,
+            corrupt_per_mille: 0,
+            ..SimOptions::default()
+        };
+        let mut cluster = Cluster::new(seed, calm, |_| Journal::default());
         cluster.run_for(5_000_000);
-        let leader = cluster.leader().expect("a calm cluster has a leader");
+        let leader = cluster.leader(GROUP).expect("a calm cluster has a leader");
         let mut others = cluster.node_ids();
         others.retain(|node| *node != leader);
         for held in [[leader, others[0]], [others[0], others[1]]] {
@@ -246,7 +237,7 @@ fn no_receipt_before_two_of_three_disks_have_synced() {
                 cluster.hold_syncs(node);
             }
             let caller = others[1];
-            let op = cluster.propose(caller, Bytes::from_static(b"record"));
+            let op = cluster.propose(caller, GROUP, Bytes::from_static(b"record"));
             // Long enough for many round trips, too short for an election.
             cluster.run_for(200_000);
             assert!(cluster.completion().is_none(), "seed={seed}: a receipt with one sync");

@@ -111,6 +111,13 @@ impl StateStore for MemoryStore {
         Ok(())
     }
 
+    fn clear(&self, family: Family, from: &[u8], end: &[u8]) -> Result<(), StoreError> {
+        let mut inner = self.inner.write().expect("no code panics while it holds the store");
+        let inside = |key: &[u8]| from <= key && key < end;
+        inner.rows.retain(|(of, key), _| *of != family || !inside(key));
+        Ok(())
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         let mut inner = self.inner.write().expect("no code panics while it holds the store");
         inner.flushed = inner.rows.clone();

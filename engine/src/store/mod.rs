@@ -98,6 +98,12 @@ pub(crate) trait StateStore: StateRead + Send + Sync + 'static {
     /// When the store cannot be written.
     fn commit(&self, writes: WriteSet) -> Result<(), StoreError>;
 
+    /// Removes every key of a family from `from` up to before `end`.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    fn clear(&self, family: Family, from: &[u8], end: &[u8]) -> Result<(), StoreError>;
+
     /// Returns once everything committed survives a loss of power.
     ///
     /// # Errors
@@ -179,6 +185,9 @@ pub(crate) mod conformance {
         store.scan(Family::Resources, b"", b"\xff\xff\xff", &mut each).expect("a scan");
         assert_eq!(found, keys);
         store.commit(WriteSet::default()).expect("an empty commit");
+        store.clear(Family::Resources, b"\x00", b"\xff").expect("a removal of a range");
+        let left = |key: &[u8]| store.get(Family::Resources, key).expect("a read").is_some();
+        assert_eq!(keys.map(left), [true, false, false, true]);
         store.flush().expect("a flush");
         assert_eq!(store.get(Family::Map, b"b").expect("a read"), Some(bytes("5")));
     }

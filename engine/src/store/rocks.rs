@@ -178,6 +178,14 @@ impl StateStore for RocksStore {
         self.db.write_opt(batch, &options).map_err(failed)
     }
 
+    fn clear(&self, family: Family, from: &[u8], end: &[u8]) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        batch.delete_range_cf(self.family(family), from, end);
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(batch, &options).map_err(failed)
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         let families: Vec<_> = Family::ALL.iter().map(|family| self.family(*family)).collect();
         let mut options = FlushOptions::default();

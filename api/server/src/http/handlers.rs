@@ -185,6 +185,8 @@ pub(super) async fn status(State(service): State<ReportService>) -> Answer {
         Role::Leader => "leader",
         Role::Follower => "follower",
         Role::Candidate => "candidate",
+        Role::Learner => "learner",
+        Role::Outsider => "outsider",
     };
     let body = json!({
         "node": engine.node().get(),

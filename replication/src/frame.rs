@@ -1,0 +1,84 @@
+//! Messages on a connection: length 4, CRC-32 of the body 4, body: one envelope (see `wire`).
+//! Little-endian.
+
+use std::io;
+
+use bytes::{Buf, BufMut, BytesMut};
+
+use crate::options::RECORD_BYTES_LIMIT;
+use crate::wire::Envelope;
+
+const HEADER_BYTES: usize = 8;
+/// Largest body that is read: a message of entries, each within its own bound, and their headers.
+const BODY_BYTES_MAX: usize = 4 * RECORD_BYTES_LIMIT;
+
+pub(crate) fn put_frame(out: &mut BytesMut, envelope: &Envelope) {
+    let start = out.len();
+    out.put_bytes(0, HEADER_BYTES);
+    envelope.encode(out);
+    let body = start + HEADER_BYTES;
+    let length = (out.len() - body) as u32;
+    let crc = crc32fast::hash(&out[body..]);
+    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    out[start + 4..body].copy_from_slice(&crc.to_le_bytes());
+}
+
+/// Takes one whole frame off the front of the buffer, if it is there.
+pub(crate) fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Envelope>> {
+    if buffer.len() < HEADER_BYTES {
+        return Ok(None);
+    }
+    let word = |at: usize| u32::from_le_bytes(buffer[at..at + 4].try_into().expect("four bytes"));
+    let (length, crc) = (word(0) as usize, word(4));
+    if length > BODY_BYTES_MAX {
+        return Err(invalid("a frame is longer than any message may be"));
+    }
+    if buffer.len() < HEADER_BYTES + length {
+        return Ok(None);
+    }
+    buffer.advance(HEADER_BYTES);
+    let body = buffer.split_to(length).freeze();
+    if crc32fast::hash(&body) != crc {
+        return Err(invalid("a frame has a wrong checksum"));
+    }
+    Envelope::decode(body)
+        .map(Some)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+pub(crate) fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_wal::{GroupId, LogIndex};
+
+    use super::*;
+    use crate::identity::NodeId;
+    use crate::wire::Body;
+
+    #[test]
+    fn a_damaged_or_endless_frame_is_noticed() {
+        let envelope = Envelope {
+            group: GroupId::new(1),
+            from: NodeId::new(1),
+            to: NodeId::new(2),
+            body: Body::Flushed { index: LogIndex::new(3) },
+        };
+        let mut out = BytesMut::new();
+        put_frame(&mut out, &envelope);
+        let good = out.clone();
+        assert_eq!(take_frame(&mut out).unwrap(), Some(envelope));
+        for cut in 0..good.len() {
+            assert_eq!(take_frame(&mut BytesMut::from(&good[..cut])).unwrap(), None);
+        }
+        for at in 4..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            assert!(take_frame(&mut bad).is_err(), "at={at}");
+        }
+        let mut endless = BytesMut::from(&[0xff; 16][..]);
+        assert!(take_frame(&mut endless).is_err());
+    }
+}

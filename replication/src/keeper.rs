@@ -1,0 +1,88 @@
+//! The thread that owns a node's shelf in production: it receives and serves chunks, and exports on
+//! a thread beside it, so that a long export holds up nobody.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use palisade_wal::GroupId;
+
+use crate::driver::Event;
+use crate::effects::{Input, ShelfEffect};
+use crate::identity::NodeId;
+use crate::inbox::Inbox;
+use crate::shelf::Shelf;
+use crate::state_machine::Exporter;
+use crate::wire::{Body, Envelope};
+
+/// Work on snapshots of one group.
+#[derive(Debug)]
+pub(crate) struct ShelfJob {
+    pub(crate) group: GroupId,
+    pub(crate) work: ShelfEffect,
+}
+
+pub(crate) struct Keeper<O> {
+    pub(crate) node: NodeId,
+    pub(crate) shelf: Arc<Shelf>,
+    pub(crate) exporter: Exporter,
+    pub(crate) jobs: mpsc::Receiver<ShelfJob>,
+    pub(crate) inbox: Inbox<Event<O>>,
+}
+
+impl<O: Send + 'static> Keeper<O> {
+    /// Works until the replica thread ends.
+    pub(crate) fn run(self) {
+        let mut exports = Vec::new();
+        while let Ok(ShelfJob { group, work }) = self.jobs.recv() {
+            match work {
+                ShelfEffect::Export => exports.extend(self.export(group)),
+                ShelfEffect::Serve { to, snapshot, chunk } => {
+                    if let Some(bytes) = self.shelf.serve(group, snapshot, chunk) {
+                        let body = Body::Chunk { snapshot, chunk, bytes };
+                        let envelope = Envelope { group, from: self.node, to, body };
+                        self.inbox.report(Event::Send(envelope));
+                    }
+                }
+                ShelfEffect::Begin { manifest } => match self.shelf.begin(&manifest) {
+                    Ok(missing) => {
+                        self.report(group, Input::Begun { snapshot: manifest.id(), missing });
+                    }
+                    // Without an answer the transfer is given up and begun again.
+                    Err(error) => tracing::warn!(%group, %error, "no room for a snapshot"),
+                },
+                ShelfEffect::Store { manifest, chunk, bytes } => {
+                    let held = self.shelf.store(&manifest, chunk, &bytes).unwrap_or_else(|error| {
+                        tracing::warn!(%group, %error, "could not keep a chunk of a snapshot");
+                        false
+                    });
+                    self.report(group, Input::Stored { snapshot: manifest.id(), chunk, held });
+                }
+            }
+        }
+        for export in exports {
+            // It reports itself.
+            let _ = export.join();
+        }
+    }
+
+    fn report(&self, group: GroupId, input: Input) {
+        self.inbox.report(Event::Shelf { group, input });
+    }
+
+    fn export(&self, group: GroupId) -> Option<std::thread::JoinHandle<()>> {
+        let exporter = Arc::clone(&self.exporter);
+        let (shelf, inbox) = (Arc::clone(&self.shelf), self.inbox.clone());
+        let spawned =
+            std::thread::Builder::new().name("palisade-export".to_owned()).spawn(move || {
+                let manifest = match shelf.export(group, &mut *exporter(group)) {
+                    Ok(manifest) => Some(manifest),
+                    Err(error) => {
+                        tracing::warn!(%group, %error, "could not export a snapshot");
+                        None
+                    }
+                };
+                inbox.report(Event::Shelf { group, input: Input::Exported(manifest) });
+            });
+        spawned.map_err(|_| self.report(group, Input::Exported(None))).ok()
+    }
+}

@@ -1,0 +1,182 @@
+//! Proposals: what a leader packs into entries, and what everyone else forwards to it.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use raft::StateRole;
+
+use super::{Replica, invariant};
+use crate::effects::{Effects, WallTime};
+use crate::entry::{EntryBody, ProposalId, Record};
+use crate::error::NodeError;
+use crate::identity::{LogTime, NodeId, Offset, Term};
+use crate::membership::MEMBERS_MAX;
+use crate::proposals::ProposedInTerm;
+use crate::wire::{Body, Forward};
+
+/// What only a leader has.
+#[derive(Debug)]
+pub(super) struct Leading {
+    pub(super) term: Term,
+    pub(super) next_offset: Offset,
+    log_time: LogTime,
+    proposed: ProposedInTerm,
+    /// Records taken in and not yet proposed.
+    batch: VecDeque<Record>,
+    batch_bytes: usize,
+}
+
+impl Leading {
+    fn take_in(&mut self, id: ProposalId, payload: Bytes) {
+        self.batch_bytes += payload.len();
+        self.batch.push_back(Record { id, payload });
+    }
+}
+
+impl Replica {
+    /// Reacts to a change of leader or term since the last look.
+    pub(super) fn notice_leadership(&mut self, effects: &mut Effects) -> Result<(), NodeError> {
+        let term = Term::new(self.raw.raft.term);
+        let known = (self.leader(), term);
+        if known != self.known {
+            self.known = known;
+            // Whoever was to confirm the barrier is gone.
+            self.reads.restart(u64::MAX);
+            self.report_flushed(effects);
+        }
+        let leads = self.raw.raft.state == StateRole::Leader;
+        if let Some(leading) = self.leading.take_if(|leading| !leads || leading.term != term) {
+            // Own records that were not proposed can go to the next leader at once.
+            let session = self.config.session;
+            let own = leading.batch.iter().filter(|record| record.id.session == session);
+            self.pending.unsend(own.map(|record| record.id.seq));
+            self.stop_leading(effects);
+        }
+        if leads && self.leading.is_none() {
+            // Everything before this term is in the store; the term's own empty entry, which may
+            // not be there yet, takes no offset.
+            let store = self.raw.store();
+            let (offset, log_time) = store.tail(store.last())?;
+            self.leading = Some(Leading {
+                term,
+                next_offset: offset.next(),
+                log_time,
+                proposed: ProposedInTerm::default(),
+                batch: VecDeque::new(),
+                batch_bytes: 0,
+            });
+            self.assign_domains();
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_forward(&mut self, forward: Forward) {
+        let intake_max = self.config.options.proposals_bytes_max * MEMBERS_MAX;
+        let Some(leading) = self.leading.as_mut().filter(|l| l.term == forward.term) else {
+            return;
+        };
+        leading.proposed.resolved(forward.session, forward.resolved_up_to);
+        for (seq, payload) in forward.records {
+            // A record that finds no room is not remembered, so the origin's next try counts.
+            if leading.batch_bytes + payload.len() > intake_max {
+                break;
+            }
+            if leading.proposed.first_time(forward.session, seq) {
+                leading.take_in(ProposalId { session: forward.session, seq }, payload);
+            }
+        }
+    }
+
+    pub(super) fn dispatch_proposals(
+        &mut self,
+        now: WallTime,
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
+        let options = &self.config.options;
+        let (session, tick) = (self.config.session, self.tick);
+        if let Some(leading) = &mut self.leading {
+            for (seq, payload) in self.pending.send(leading.term, tick) {
+                if leading.proposed.first_time(session, seq) {
+                    leading.take_in(ProposalId { session, seq }, payload);
+                }
+            }
+            leading.proposed.resolved(session, self.pending.resolved_up_to());
+            let busy = self.outstanding.len() >= options.appends_in_flight_max
+                || self.backlog_bytes > options.apply_backlog_bytes_max;
+            if !busy && !leading.batch.is_empty() {
+                return self.propose_entry(now);
+            }
+        } else if let Some(leader) = self.leader().filter(|leader| *leader != self.config.node) {
+            let term = Term::new(self.raw.raft.term);
+            let records = self.pending.send(term, tick);
+            self.forward(leader, term, records, effects);
+        }
+        Ok(())
+    }
+
+    /// Sends records to the leader, in messages of a bounded size.
+    pub(super) fn forward(
+        &self,
+        leader: NodeId,
+        term: Term,
+        records: Vec<(u64, Bytes)>,
+        effects: &mut Effects,
+    ) {
+        let session = self.config.session;
+        let resolved_up_to = self.pending.resolved_up_to();
+        let mut send = |records| {
+            let forward = Forward { term, session, resolved_up_to, records };
+            effects.send.push(self.envelope(leader, Body::Forward(forward)));
+        };
+        let mut message = Vec::new();
+        let mut bytes = 0;
+        for (seq, payload) in records {
+            if bytes + payload.len() > self.config.options.message_bytes_max && !message.is_empty()
+            {
+                send(std::mem::take(&mut message));
+                bytes = 0;
+            }
+            bytes += payload.len();
+            message.push((seq, payload));
+        }
+        if !message.is_empty() {
+            send(message);
+        }
+    }
+
+    /// Packs what has arrived into one entry. Called while the disk has room for another append, so
+    /// the size of a batch follows from what arrives during a sync, and no timer is involved.
+    fn propose_entry(&mut self, now: WallTime) -> Result<(), NodeError> {
+        let leading = self.leading.as_mut().expect("only a leader proposes");
+        let log_time = leading.log_time.max(LogTime::new(now.as_ms()));
+        let mut records = Vec::with_capacity(leading.batch.len());
+        let mut bytes = 0;
+        while let Some(record) = leading.batch.front() {
+            let full = bytes + record.payload.len() > self.config.options.entry_bytes_target;
+            if full && !records.is_empty() {
+                break;
+            }
+            bytes += record.payload.len();
+            records.extend(leading.batch.pop_front());
+        }
+        leading.batch_bytes -= bytes;
+        let body = EntryBody { first_offset: leading.next_offset, log_time, records };
+        match self.raw.propose(Vec::new(), body.encode().into()) {
+            Ok(()) => {
+                leading.next_offset = body.last_offset().next();
+                leading.log_time = log_time;
+                Ok(())
+            }
+            Err(raft::Error::ProposalDropped) => {
+                // Too much is uncommitted, or leadership is being handed over: the records keep
+                // their place and are tried again with the next input.
+                leading.batch_bytes += bytes;
+                for record in body.records.into_iter().rev() {
+                    leading.batch.push_front(record);
+                }
+                Ok(())
+            }
+            Err(error) => Err(invariant(format!("raft refused an entry: {error}"))),
+        }
+    }
+}

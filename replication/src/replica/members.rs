@@ -1,0 +1,237 @@
+//! Changes of membership and leadership, as this replica carries them out.
+
+use std::collections::BTreeSet;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use palisade_wal::LogIndex;
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
+};
+
+use super::{Replica, invariant};
+use crate::effects::Effects;
+use crate::error::NodeError;
+use crate::identity::NodeId;
+use crate::membership::{
+    ChangeRefusal, ChangeStep, Member, MemberChange, Membership, Standing, decode_member,
+    encode_member,
+};
+
+/// A change that was asked for here and is not through.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Changing {
+    token: u64,
+    /// Its entry.
+    index: LogIndex,
+}
+
+impl Replica {
+    pub(super) fn on_change(&mut self, token: u64, change: &MemberChange, effects: &mut Effects) {
+        match self.propose_change(change) {
+            Ok(index) => self.changing = Some(Changing { token, index }),
+            Err(refusal) => effects.changes.push((token, Err(refusal))),
+        }
+    }
+
+    fn propose_change(&mut self, change: &MemberChange) -> Result<LogIndex, NodeError> {
+        let raft = &self.raw.raft;
+        if !self.leads() {
+            return Err(ChangeRefusal::NotLeader { leader: self.leader() }.into());
+        }
+        if !raft.commit_to_current_term() {
+            return Err(ChangeRefusal::NotReady.into());
+        }
+        if self.changing.is_some() || raft.has_pending_conf() || raft.lead_transferee.is_some() {
+            return Err(ChangeRefusal::InProgress.into());
+        }
+        let steps = self.members.judge(self.config.node, change, |node| self.standing(node))?;
+        let mut proposal = ConfChangeV2::default();
+        // Two majorities are only to be feared where voters change.
+        let voters = &self.members.voters;
+        if steps.iter().any(|step| match step {
+            ChangeStep::Voter(_) => true,
+            ChangeStep::Learner(node) | ChangeStep::Remove(node) => voters.contains(node),
+        }) {
+            proposal.set_transition(ConfChangeTransition::Implicit);
+        }
+        let singles = steps.iter().map(|step| {
+            let (kind, node) = match step {
+                ChangeStep::Voter(node) => (ConfChangeType::AddNode, node),
+                ChangeStep::Learner(node) => (ConfChangeType::AddLearnerNode, node),
+                ChangeStep::Remove(node) => (ConfChangeType::RemoveNode, node),
+            };
+            let mut single = ConfChangeSingle::default();
+            single.set_change_type(kind);
+            single.node_id = node.get();
+            single
+        });
+        proposal.set_changes(singles.collect::<Vec<_>>().into());
+        proposal.context = self.describe_change(change);
+        match self.raw.propose_conf_change(Vec::new(), proposal) {
+            Ok(()) => Ok(LogIndex::new(self.raw.raft.raft_log.last_index())),
+            Err(raft::Error::ProposalDropped) => Err(NodeError::Backpressure {
+                queue: "uncommitted_bytes_max",
+                retry_after_ms: self.config.options.tick_ms,
+            }),
+            Err(error) => Err(invariant(format!("raft refused a change: {error}"))),
+        }
+    }
+
+    /// Who the added node is, and which life of the other members the leader has met: a member that
+    /// joins later would take any life of a first voter for the one.
+    fn describe_change(&self, change: &MemberChange) -> Bytes {
+        let mut out = BytesMut::new();
+        let mut put = |node: NodeId, member: &Member| {
+            out.put_u64_le(node.get());
+            encode_member(member, &mut out);
+        };
+        for (node, member) in &self.members.members {
+            if let Some(life) = self.met.get(node).filter(|_| member.incarnation.is_none()) {
+                put(*node, &Member { incarnation: Some(*life), ..member.clone() });
+            }
+        }
+        if let MemberChange::AddLearner { node, member } = change {
+            put(*node, member);
+        }
+        out.freeze()
+    }
+
+    fn standing(&self, node: NodeId) -> Standing {
+        let last = self.raw.raft.raft_log.last_index();
+        let matched = self.raw.raft.prs().get(node.get()).map_or(0, |progress| progress.matched);
+        // Who has confirmed nothing may have nothing, however short the log is.
+        let lag = if matched == 0 { u64::MAX } else { last.saturating_sub(matched) };
+        Standing { active: self.hears(node), lag }
+    }
+
+    /// True if the member has said anything within an election timeout.
+    fn hears(&self, node: NodeId) -> bool {
+        let patience = u64::from(self.config.options.election_ticks);
+        self.heard.get(&node).is_some_and(|tick| self.tick - tick <= patience)
+    }
+
+    /// A change is committed, and durable here.
+    pub(super) fn apply_change(
+        &mut self,
+        index: LogIndex,
+        change: &ConfChangeV2,
+    ) -> Result<(), NodeError> {
+        let known = decode_known(&change.context).ok_or_else(|| NodeError::Damaged {
+            what: format!("entry index={index} names a member that cannot be read"),
+        })?;
+        let state = self
+            .raw
+            .apply_conf_change(change)
+            .map_err(|error| invariant(format!("change index={index}: {error}")))?;
+        take_state(&mut self.members, &state);
+        self.members.describe(known);
+        self.members_index = index;
+        self.register_dirty = true;
+        self.members_changed();
+        if self.leads()
+            && !self.members.voters.contains(&self.config.node)
+            && !self.members.is_joint()
+        {
+            // A leader that is taken out by what its predecessor proposed: raft would go on with a
+            // leader that it does not know. The next one is told to start at once.
+            if let Some(next) = self.best_successor() {
+                self.raw.raft.send_timeout_now(next.get());
+            }
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, 0);
+        }
+        Ok(())
+    }
+
+    /// Drops what was kept of those who are gone.
+    pub(super) fn members_changed(&mut self) {
+        let members = &self.members.members;
+        self.flushed.retain(|node, _| members.contains_key(node));
+        self.heard.retain(|node, _| members.contains_key(node));
+        self.outgoing.retain(|node| members.contains_key(&node));
+        self.assign_domains();
+    }
+
+    /// Answers who asked for a change that is through now.
+    pub(super) fn settle_change(&mut self, index: LogIndex, effects: &mut Effects) {
+        effects.members_changed = true;
+        if !self.members.is_joint()
+            && let Some(changing) = self.changing.take_if(|changing| changing.index <= index)
+        {
+            effects.changes.push((changing.token, Ok(())));
+        }
+    }
+
+    /// The next leader may yet commit a change that was asked for here.
+    pub(super) fn stop_leading(&mut self, effects: &mut Effects) {
+        if let Some(changing) = self.changing.take() {
+            effects.changes.push((changing.token, Err(NodeError::Indeterminate)));
+        }
+    }
+
+    pub(super) fn on_transfer(&mut self, to: NodeId) {
+        if self.leads() && self.members.voters.contains(&to) {
+            self.raw.transfer_leader(to.get());
+        }
+    }
+
+    /// The voter that answers and lacks least.
+    pub(super) fn best_successor(&self) -> Option<NodeId> {
+        self.members
+            .voters
+            .iter()
+            .copied()
+            .filter(|voter| *voter != self.config.node && self.hears(*voter))
+            .min_by_key(|voter| self.standing(*voter).lag)
+    }
+
+    /// Tells raft which members fail together, if a commit must reach two failure domains.
+    pub(super) fn assign_domains(&mut self) {
+        if !self.config.options.two_domains {
+            return;
+        }
+        let mut names: Vec<&String> = self.members.members.values().map(|m| &m.domain).collect();
+        names.sort_unstable();
+        names.dedup();
+        let numbered: Vec<(u64, u64)> = self
+            .members
+            .members
+            .iter()
+            .map(|(node, member)| {
+                let at = names.binary_search(&&member.domain).expect("every domain is listed");
+                (node.get(), at as u64 + 1)
+            })
+            .collect();
+        self.raw.raft.enable_group_commit(true);
+        self.raw.raft.assign_commit_groups(&numbered);
+    }
+}
+
+/// raft's view of a membership.
+pub(crate) fn conf_state(members: &Membership) -> ConfState {
+    let ids = |set: &BTreeSet<NodeId>| set.iter().map(|node| node.get()).collect::<Vec<_>>();
+    let mut state = ConfState::from((ids(&members.voters), ids(&members.learners)));
+    state.voters_outgoing = ids(&members.outgoing);
+    state.learners_next = ids(&members.learners_next);
+    state.auto_leave = members.auto_leave;
+    state
+}
+
+fn take_state(members: &mut Membership, state: &ConfState) {
+    let nodes = |ids: &[u64]| ids.iter().map(|id| NodeId::new(*id)).collect();
+    members.voters = nodes(&state.voters);
+    members.learners = nodes(&state.learners);
+    members.outgoing = nodes(&state.voters_outgoing);
+    members.learners_next = nodes(&state.learners_next);
+    members.auto_leave = state.auto_leave;
+}
+
+/// What a change says beside raft's part: who exactly nodes are.
+fn decode_known(mut raw: &[u8]) -> Option<Vec<(NodeId, Member)>> {
+    let mut known = Vec::new();
+    while !raw.is_empty() {
+        let node = NodeId::new(raw.try_get_u64_le().ok()?);
+        known.push((node, decode_member(&mut raw)?));
+    }
+    Some(known)
+}

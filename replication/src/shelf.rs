@@ -1,0 +1,256 @@
+//! Snapshots on disk: those exported here for others, and those being received.
+//!
+//! ```text
+//! out-{group}-{index}.manifest             out-{group}-{index}.{chunk}
+//! in-{group}-{index}-{id}.manifest         in-{group}-{index}-{id}.{chunk}
+//! ```
+//! An exported snapshot counts once its manifest is there, which is written last. A received one is
+//! checked chunk by chunk against its manifest, when a chunk is stored and again when it is
+//! installed, so what a crash leaves of it is used as far as it is whole. At most one of each kind
+//! is kept for a group; exports of a former life are removed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use palisade_wal::{Disk, GroupId, LogIndex};
+
+use crate::entry::AppliedPosition;
+use crate::snapshot::{CHUNK_BYTES_MAX, ChunkSum, Manifest, SnapshotId};
+use crate::state_machine::{ApplyError, Export};
+
+/// Largest manifest file that is read.
+const MANIFEST_BYTES_MAX: u64 = 16 << 20;
+
+/// The snapshots of one node. Shared by the threads that export, serve, receive and install.
+pub(crate) struct Shelf {
+    disk: Arc<dyn Disk>,
+    exported: Mutex<BTreeMap<GroupId, Manifest>>,
+}
+
+impl Shelf {
+    /// Removes what a former life exported; what it received stays.
+    pub(crate) fn open(disk: Arc<dyn Disk>) -> io::Result<Self> {
+        for name in disk.list()? {
+            if name.starts_with("out-") {
+                disk.remove(&name)?;
+            }
+        }
+        Ok(Self { disk, exported: Mutex::default() })
+    }
+
+    /// Writes the state of a group as it stands now, in place of an earlier export.
+    pub(crate) fn export(
+        &self,
+        group: GroupId,
+        export: &mut dyn Export,
+    ) -> Result<Manifest, ApplyError> {
+        if let Some(old) = self.exported().remove(&group) {
+            self.remove_all(&out_stem(group, old.position.index)).map_err(failed)?;
+        }
+        let mut manifest = Manifest { group, position: AppliedPosition::ZERO, chunks: Vec::new() };
+        export.run(&mut |position, chunk: Bytes| {
+            manifest.position = position;
+            let name = chunk_name(&out_stem(group, position.index), manifest.chunks.len());
+            self.write_new(&name, &chunk).map_err(failed)?;
+            manifest.chunks.push(ChunkSum::of(&chunk));
+            Ok(())
+        })?;
+        if manifest.position == AppliedPosition::ZERO {
+            return Err(ApplyError { what: "there is no state to export".into(), source: None });
+        }
+        let name = manifest_name(&out_stem(group, manifest.position.index));
+        self.write_new(&name, &manifest.encode()).map_err(failed)?;
+        self.disk.sync_dir().map_err(failed)?;
+        self.exported().insert(group, manifest.clone());
+        Ok(manifest)
+    }
+
+    /// A chunk of the group's export, if it is the one named and still whole.
+    pub(crate) fn serve(&self, group: GroupId, id: SnapshotId, chunk: u32) -> Option<Bytes> {
+        let (index, sum) = {
+            let exported = self.exported();
+            let manifest = exported.get(&group).filter(|manifest| manifest.id() == id)?;
+            (manifest.position.index, *manifest.chunks.get(chunk as usize)?)
+        };
+        self.read_chunk(&out_stem(group, index), chunk as usize, &sum)
+    }
+
+    /// Makes room for a snapshot that is to be received, and says which chunks are missing.
+    pub(crate) fn begin(&self, manifest: &Manifest) -> io::Result<Vec<u32>> {
+        let stem = in_stem(manifest);
+        for name in self.disk.list()? {
+            if name.starts_with(&in_prefix(manifest.group)) && !name.starts_with(&stem) {
+                self.disk.remove(&name)?;
+            }
+        }
+        let missing = (0..manifest.chunks.len())
+            .filter(|at| self.read_chunk(&stem, *at, &manifest.chunks[*at]).is_none())
+            .map(|at| at as u32)
+            .collect();
+        self.write_new(&manifest_name(&stem), &manifest.encode())?;
+        self.disk.sync_dir()?;
+        Ok(missing)
+    }
+
+    /// Keeps a chunk if it is what the manifest says. Returns whether it was.
+    pub(crate) fn store(&self, manifest: &Manifest, chunk: u32, raw: &[u8]) -> io::Result<bool> {
+        let Some(sum) = manifest.chunks.get(chunk as usize) else { return Ok(false) };
+        if ChunkSum::of(raw) != *sum {
+            return Ok(false);
+        }
+        self.write_new(&chunk_name(&in_stem(manifest), chunk as usize), raw)?;
+        // The log begins anew on the strength of it.
+        self.disk.sync_dir()?;
+        Ok(true)
+    }
+
+    /// The received snapshot of a group at this index, if there is one, whole or not.
+    pub(crate) fn received(&self, group: GroupId, index: LogIndex) -> io::Result<Option<Manifest>> {
+        for name in self.disk.list()? {
+            if !name.starts_with(&in_prefix(group)) || !name.ends_with(".manifest") {
+                continue;
+            }
+            let length = self.disk.len(&name)?.min(MANIFEST_BYTES_MAX);
+            let mut raw = vec![0; length as usize];
+            self.disk.read_at(&name, 0, &mut raw)?;
+            let manifest = Manifest::decode(&raw);
+            let manifest = manifest.filter(|m| manifest_name(&in_stem(m)) == name);
+            if let Some(manifest) = manifest.filter(|m| m.position.index == index) {
+                return Ok(Some(manifest));
+            }
+        }
+        Ok(None)
+    }
+
+    /// One chunk of a received snapshot, checked.
+    pub(crate) fn chunk(&self, manifest: &Manifest, at: usize) -> Result<Bytes, ApplyError> {
+        self.read_chunk(&in_stem(manifest), at, &manifest.chunks[at]).ok_or_else(|| ApplyError {
+            what: format!("chunk {at} of snapshot {} is missing or damaged", manifest.id()),
+            source: None,
+        })
+    }
+
+    /// Removes what was received for a group.
+    pub(crate) fn discard(&self, group: GroupId) -> io::Result<()> {
+        self.remove_all(&in_prefix(group))
+    }
+
+    fn exported(&self) -> MutexGuard<'_, BTreeMap<GroupId, Manifest>> {
+        self.exported.lock().expect("no code panics while it holds the exports")
+    }
+
+    /// `None` for a chunk that is not there, not readable or not what it should be: all the same to
+    /// whoever needs it.
+    fn read_chunk(&self, stem: &str, at: usize, sum: &ChunkSum) -> Option<Bytes> {
+        let name = chunk_name(stem, at);
+        let length = self.disk.len(&name).ok()?;
+        if length != u64::from(sum.length) || length > CHUNK_BYTES_MAX as u64 {
+            return None;
+        }
+        let mut raw = vec![0; sum.length as usize];
+        self.disk.read_at(&name, 0, &mut raw).ok()?;
+        (ChunkSum::of(&raw) == *sum).then(|| raw.into())
+    }
+
+    fn write_new(&self, name: &str, raw: &[u8]) -> io::Result<()> {
+        self.disk.create(name, 0)?;
+        self.disk.write_at(name, 0, raw)?;
+        self.disk.sync(name)
+    }
+
+    fn remove_all(&self, prefix: &str) -> io::Result<()> {
+        for name in self.disk.list()? {
+            if name.starts_with(prefix) {
+                self.disk.remove(&name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn failed(source: io::Error) -> ApplyError {
+    ApplyError { what: "could not write a snapshot".into(), source: Some(Box::new(source)) }
+}
+
+fn out_stem(group: GroupId, index: LogIndex) -> String {
+    format!("out-{:016x}-{:016x}.", group.get(), index.get())
+}
+
+fn in_prefix(group: GroupId) -> String {
+    format!("in-{:016x}-", group.get())
+}
+
+fn in_stem(manifest: &Manifest) -> String {
+    let (prefix, index) = (in_prefix(manifest.group), manifest.position.index.get());
+    format!("{prefix}{index:016x}-{}.", manifest.id())
+}
+
+fn chunk_name(stem: &str, at: usize) -> String {
+    format!("{stem}{at:08x}")
+}
+
+fn manifest_name(stem: &str) -> String {
+    format!("{stem}manifest")
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_wal::sim::SimDisk;
+
+    use super::*;
+    use crate::identity::{LogTime, Offset};
+    use crate::state_machine::TakeChunk;
+
+    const GROUP: GroupId = GroupId::new(1);
+
+    struct Rows(u64, Vec<&'static [u8]>);
+
+    impl Export for Rows {
+        fn run(&mut self, take: &mut TakeChunk<'_>) -> Result<(), ApplyError> {
+            let position = AppliedPosition {
+                index: LogIndex::new(self.0),
+                offset: Offset::new(self.0),
+                log_time: LogTime::ZERO,
+            };
+            self.1.iter().try_for_each(|chunk| take(position, Bytes::from_static(chunk)))
+        }
+    }
+
+    #[test]
+    fn what_is_exported_here_is_received_there_over_a_crash() {
+        let (out_disk, in_disk) = (SimDisk::from_seed(1), SimDisk::from_seed(2));
+        let from = Shelf::open(Arc::new(out_disk.clone())).unwrap();
+        let to = Shelf::open(Arc::new(in_disk.clone())).unwrap();
+        let manifest = from.export(GROUP, &mut Rows(7, vec![b"one", b"two", b"three"])).unwrap();
+        let id = manifest.id();
+        assert_eq!(to.begin(&manifest).unwrap(), [0, 1, 2]);
+        for at in [2, 0] {
+            let chunk = from.serve(GROUP, id, at).unwrap();
+            assert!(to.store(&manifest, at, &chunk).unwrap());
+        }
+        assert!(!to.store(&manifest, 1, b"other").unwrap());
+        in_disk.crash();
+        let to = Shelf::open(Arc::new(in_disk.clone())).unwrap();
+        assert_eq!(to.begin(&manifest).unwrap(), [1], "it goes on where it was");
+        assert!(to.store(&manifest, 1, &from.serve(GROUP, id, 1).unwrap()).unwrap());
+        assert_eq!(to.received(GROUP, LogIndex::new(7)).unwrap().as_ref(), Some(&manifest));
+        assert_eq!(&to.chunk(&manifest, 2).unwrap()[..], b"three");
+
+        // Damage is noticed wherever it lies.
+        in_disk.flip_bit(&chunk_name(&in_stem(&manifest), 2), 1, 3);
+        assert!(to.chunk(&manifest, 2).is_err());
+        assert_eq!(to.begin(&manifest).unwrap(), [2]);
+        out_disk.flip_bit(&chunk_name(&out_stem(GROUP, LogIndex::new(7)), 0), 0, 0);
+        assert_eq!(from.serve(GROUP, id, 0), None);
+
+        // A newer one takes its place; exports do not outlive their process.
+        let newer = from.export(GROUP, &mut Rows(8, vec![b"four"])).unwrap();
+        assert_eq!(from.serve(GROUP, id, 1), None);
+        to.begin(&newer).unwrap();
+        assert_eq!(to.received(GROUP, LogIndex::new(7)).unwrap(), None);
+        Shelf::open(Arc::new(out_disk.clone())).unwrap();
+        assert!(out_disk.list().unwrap().is_empty());
+    }
+}

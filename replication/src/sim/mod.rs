@@ -1,0 +1,647 @@
+//! A whole cluster in one thread, from one seed: the same hosts, replicas, wals and shelves as in
+//! production, over simulated disks, a simulated network and simulated clocks.
+//!
+//! Everything that happens is an event at a time; ties are broken by the order of scheduling, and
+//! whatever is random is drawn from one generator. So a seed gives one run, and [`SimCluster::trace`]
+//! gives one number for it.
+//!
+//! The cluster itself checks what every use of it must keep: one leader a term, no offset ever holds
+//! two different records (G2), and state digests agree at equal offsets (G8). The workload checks
+//! the rest.
+
+mod nemesis;
+mod network;
+mod node;
+mod random;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use palisade_wal::sim::SimDisk;
+use palisade_wal::{GroupId, LogIndex};
+
+use crate::applier::Committed;
+use crate::effects::{GroupStatus, Input};
+use crate::entry::CommittedEntry;
+use crate::error::NodeError;
+use crate::identity::{Incarnation, NodeId, Offset, Term};
+use crate::membership::{Member, MemberChange, Membership};
+use crate::options::Options;
+use crate::state_machine::StateMachine;
+
+pub use nemesis::{Nemesis, SimFault};
+use network::Network;
+use node::{Running, SimNode};
+pub use random::SimRandom;
+
+/// The first group of a simulated cluster.
+pub const GROUP: GroupId = GroupId::new(1);
+/// Simulated time starts here, so that stamps look like times.
+const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// A state machine that can lose power.
+pub trait SimMachine: StateMachine {
+    /// Falls back to what was flushed.
+    fn crash(&mut self);
+    /// Something cheap that is equal for equal histories.
+    fn head(&self, group: GroupId) -> [u8; 32];
+    /// A digest of the whole state, equal for equal state.
+    fn digest(&self, group: GroupId) -> [u8; 32];
+}
+
+/// How the simulated world is made, and how unkind it is all the time.
+#[derive(Clone, Debug)]
+pub struct SimOptions {
+    /// How many nodes are voters of every group at first. They are numbered from 1.
+    pub nodes: u64,
+    /// How many groups. They are numbered from 1.
+    pub groups: u64,
+    /// Of a thousand messages, how many are lost.
+    pub loss_per_mille: u64,
+    /// Of a thousand messages, how many arrive twice.
+    pub duplicate_per_mille: u64,
+    /// Of a thousand messages, how many arrive altered.
+    pub corrupt_per_mille: u64,
+    /// Longest way of a message, in microseconds.
+    pub delay_us_max: u64,
+    /// Longest sync, in microseconds.
+    pub sync_us_max: u64,
+    /// Of a thousand applies, how many are followed by a flush of the state.
+    pub flush_per_mille: u64,
+    /// A node's clock may run so much faster or slower, in thousandths.
+    pub drift_per_mille: u64,
+    /// Bounds of the replicas.
+    pub replica: Options,
+}
+
+impl Default for SimOptions {
+    fn default() -> Self {
+        let replica = Options {
+            tick_ms: 10,
+            trim_entries_min: 16,
+            lag_entries_max: 200,
+            snapshot_patience_ticks: 100,
+            resend_ticks: 20,
+            report_ticks: 40,
+            ..Options::default()
+        };
+        Self {
+            nodes: 3,
+            groups: 1,
+            loss_per_mille: 20,
+            duplicate_per_mille: 20,
+            corrupt_per_mille: 2,
+            delay_us_max: 5_000,
+            sync_us_max: 3_000,
+            flush_per_mille: 100,
+            drift_per_mille: 50,
+            replica,
+        }
+    }
+}
+
+/// Names an operation of the workload.
+pub type OpId = u64;
+
+/// What became of an operation.
+#[derive(Debug)]
+pub enum Completion<O> {
+    /// The record is committed and applied where it was proposed.
+    Committed(Committed<O>),
+    /// The read may be served from the state of its node now.
+    Readable,
+    /// The membership is what was asked for.
+    Changed,
+    /// It was refused: nothing happened.
+    Refused(NodeError),
+    /// The node it was given to went down, or will never see it: it may have happened.
+    Unknown,
+}
+
+enum Event {
+    Tick {
+        node: NodeId,
+        life: u64,
+    },
+    Deliver(network::Parcel),
+    Synced {
+        node: NodeId,
+        life: u64,
+    },
+    Apply {
+        node: NodeId,
+        life: u64,
+    },
+    /// Something for a replica that took its time.
+    Later {
+        node: NodeId,
+        life: u64,
+        group: GroupId,
+        input: Input,
+    },
+}
+
+/// A cluster of simulated nodes.
+pub struct SimCluster<M: SimMachine> {
+    options: SimOptions,
+    machine: Box<dyn Fn(NodeId) -> M>,
+    random: SimRandom,
+    now_us: u64,
+    events: BTreeMap<(u64, u64), Event>,
+    event_count: u64,
+    nodes: BTreeMap<NodeId, SimNode<M>>,
+    network: Network,
+    next_op: OpId,
+    completions: VecDeque<(OpId, Completion<M::Outcome>)>,
+    /// What every offset holds, as first applied anywhere.
+    agreed: BTreeMap<(GroupId, Offset), Bytes>,
+    heads: BTreeMap<(GroupId, Offset), [u8; 32]>,
+    trace: u64,
+    leaders: BTreeMap<(GroupId, Term), NodeId>,
+    coverage: BTreeMap<&'static str, u64>,
+    /// Whether to say what happens, for people who replay a seed.
+    tells: bool,
+}
+
+impl<M: SimMachine> SimCluster<M> {
+    /// Starts all nodes on empty disks.
+    #[must_use]
+    pub fn new(seed: u64, options: SimOptions, machine: impl Fn(NodeId) -> M + 'static) -> Self {
+        let mut cluster = Self {
+            random: SimRandom::from_seed(seed),
+            machine: Box::new(machine),
+            now_us: 0,
+            events: BTreeMap::new(),
+            event_count: 0,
+            nodes: BTreeMap::new(),
+            network: Network::default(),
+            next_op: 0,
+            completions: VecDeque::new(),
+            agreed: BTreeMap::new(),
+            heads: BTreeMap::new(),
+            trace: 0xcbf2_9ce4_8422_2325,
+            leaders: BTreeMap::new(),
+            coverage: BTreeMap::new(),
+            tells: std::env::var_os("PALISADE_SIM_TELL").is_some(),
+            options,
+        };
+        let first: BTreeMap<NodeId, Member> = (1..=cluster.options.nodes)
+            .map(|id| {
+                let domain = format!("zone-{}", id % 2);
+                (NodeId::new(id), Member { domain, ..Member::default() })
+            })
+            .collect();
+        let first = Membership::of_voters(first);
+        for id in 1..=cluster.options.nodes {
+            cluster.make_node(NodeId::new(id), Some(first.clone()));
+        }
+        for id in cluster.node_ids() {
+            cluster.start(id);
+        }
+        cluster
+    }
+
+    /// The groups that every node hosts.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<M> {
+        (1..=self.options.groups).map(GroupId::new)
+    }
+
+    fn make_node(&mut self, id: NodeId, first: Option<Membership>) {
+        let drift = self.options.drift_per_mille;
+        let node = SimNode {
+            disk: SimDisk::from_seed(self.random.draw()),
+            shelf_disk: SimDisk::from_seed(self.random.draw()),
+            machine: (self.machine)(id),
+            incarnation: Incarnation::new(u128::from(self.random.draw()) + 1),
+            first,
+            wiped: false,
+            acquaintances: BTreeMap::new(),
+            life: 0,
+            tick_us: self.options.replica.tick_ms
+                * (1000 - drift + self.random.below(2 * drift + 1)),
+            clock_ms: 0,
+            stopped_until: 0,
+            held: None,
+            running: None,
+            halted: None,
+        };
+        self.nodes.insert(id, node);
+    }
+
+    /// Which life of its data directory a node is in.
+    #[must_use]
+    pub fn incarnation(&self, id: NodeId) -> Incarnation {
+        self.nodes[&id].incarnation
+    }
+
+    /// Who a node is now.
+    #[must_use]
+    pub fn describe(&self, id: NodeId) -> (NodeId, Member) {
+        let domain = format!("zone-{}", id.get() % 2);
+        (id, Member { incarnation: Some(self.incarnation(id)), domain, address: None })
+    }
+
+    /// Makes a node that waits to be made a member, and starts it. Says who it is.
+    pub fn add_node(&mut self) -> (NodeId, Member) {
+        let id = NodeId::new(self.nodes.keys().last().map_or(1, |last| last.get() + 1));
+        self.make_node(id, None);
+        self.start(id);
+        self.describe(id)
+    }
+
+    /// The node loses its data directory and comes back under its name with an empty one, as
+    /// somebody who does not know better would start it: as a first voter if it was one.
+    pub fn wipe(&mut self, id: NodeId) {
+        self.count("wipe");
+        self.power_off(id);
+        let first = self.nodes[&id].first.clone();
+        let life = self.nodes[&id].life;
+        self.make_node(id, first);
+        let node = self.nodes.get_mut(&id).expect("just made");
+        (node.life, node.wiped) = (life + 1, true);
+        self.start(id);
+    }
+
+    /// All nodes, up or not.
+    #[must_use]
+    pub fn node_ids(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// The nodes that are up.
+    #[must_use]
+    pub fn up(&self) -> Vec<NodeId> {
+        self.nodes.iter().filter(|(_, n)| n.running.is_some()).map(|(id, _)| *id).collect()
+    }
+
+    /// A node that is up and believes it leads the group.
+    #[must_use]
+    pub fn leader(&self, group: GroupId) -> Option<NodeId> {
+        let leads = |node: &SimNode<M>| {
+            let replica = node.running.as_ref().and_then(|r| r.host.replica(group));
+            replica.is_some_and(|replica| replica.leads()).then(|| replica.map(|r| r.term()))
+        };
+        let led = self.nodes.iter().filter_map(|(id, node)| Some((leads(node)?, *id)));
+        led.max().map(|(_, id)| id)
+    }
+
+    /// How a node that is up sees a group.
+    #[must_use]
+    pub fn status(&self, node: NodeId, group: GroupId) -> Option<GroupStatus> {
+        let running = self.nodes.get(&node)?.running.as_ref()?;
+        running.host.replica(group).map(|replica| replica.status())
+    }
+
+    /// Why a node halted by itself, if it did since it was last started.
+    #[must_use]
+    pub fn halted(&self, node: NodeId) -> Option<&NodeError> {
+        self.nodes.get(&node)?.halted.as_ref()
+    }
+
+    /// The state machine of a node, also while it is down.
+    #[must_use]
+    pub fn machine(&self, node: NodeId) -> &M {
+        &self.nodes[&node].machine
+    }
+
+    /// The disk of a node's log.
+    #[must_use]
+    pub fn disk(&self, node: NodeId) -> &SimDisk {
+        &self.nodes[&node].disk
+    }
+
+    /// The cluster's generator, for a workload that wants to be part of the same seed.
+    pub fn random(&mut self) -> &mut SimRandom {
+        &mut self.random
+    }
+
+    /// Microseconds since the start.
+    #[must_use]
+    pub fn now_us(&self) -> u64 {
+        self.now_us
+    }
+
+    /// One number for everything that happened so far.
+    #[must_use]
+    pub fn trace(&self) -> u64 {
+        self.trace
+    }
+
+    /// How many different (group, term) have had a leader so far.
+    #[must_use]
+    pub fn leaderships(&self) -> usize {
+        self.leaders.len()
+    }
+
+    /// How often each kind of fault, and each rare step of the protocol, has happened.
+    #[must_use]
+    pub fn coverage(&self) -> &BTreeMap<&'static str, u64> {
+        &self.coverage
+    }
+
+    /// Says what happens, if someone replays this run with `PALISADE_SIM_TELL=1`.
+    pub fn tell(&self, what: impl FnOnce() -> String) {
+        if self.tells {
+            let (s, us) = (self.now_us / 1_000_000, self.now_us % 1_000_000);
+            eprintln!("{s:5}.{us:06} {}", what());
+        }
+    }
+
+    pub(crate) fn count(&mut self, what: &'static str) {
+        *self.coverage.entry(what).or_default() += 1;
+    }
+
+    /// The disk and the process of a node lose power. What was asked of it becomes unknown.
+    pub fn power_off(&mut self, id: NodeId) {
+        self.count("power off");
+        self.stop(id);
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        node.disk.crash();
+        node.shelf_disk.crash();
+        node.machine.crash();
+    }
+
+    /// The process of a node is killed; its operating system goes on and keeps what was written.
+    pub fn kill(&mut self, id: NodeId) {
+        self.count("kill");
+        self.stop(id);
+        self.nodes.get_mut(&id).expect("a known node").machine.crash();
+    }
+
+    fn stop(&mut self, id: NodeId) {
+        self.note(b"stop", id.get());
+        self.tell(|| format!("node {id} stops"));
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        node.life += 1;
+        node.stopped_until = 0;
+        node.held = None;
+        if let Some(running) = node.running.take() {
+            let lost = running.into_waiting();
+            self.completions.extend(lost.map(|op| (op, Completion::Unknown)));
+        }
+    }
+
+    /// The process of a node is stopped for so long and then goes on, as after SIGSTOP.
+    pub fn pause(&mut self, id: NodeId, us: u64) {
+        self.count("pause");
+        let until = self.now_us + us;
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        node.stopped_until = node.stopped_until.max(until);
+    }
+
+    /// A node's wall clock jumps.
+    pub fn jump_clock(&mut self, id: NodeId, ms: i64) {
+        self.count("clock jump");
+        self.nodes.get_mut(&id).expect("a known node").clock_ms += ms;
+    }
+
+    /// Cuts or mends the way from one node to another.
+    pub fn set_blocked(&mut self, from: NodeId, to: NodeId, blocked: bool) {
+        if blocked {
+            self.count("blocked way");
+        }
+        self.network.set_blocked(from, to, blocked);
+    }
+
+    /// From now on the disk of a node does not come back from a sync.
+    pub fn hold_syncs(&mut self, id: NodeId) {
+        self.count("disk hangs");
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        node.held.get_or_insert(false);
+    }
+
+    /// The disk of a node comes back, from the sync it was held in too.
+    pub fn release_syncs(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        if node.held.take() == Some(true) {
+            let life = node.life;
+            self.schedule(0, Event::Synced { node: id, life });
+        }
+    }
+
+    /// Mends every way and every disk, and lets stopped processes go on.
+    pub fn heal(&mut self) {
+        self.network.heal();
+        for id in self.node_ids() {
+            self.release_syncs(id);
+            let now = self.now_us;
+            let node = self.nodes.get_mut(&id).expect("a known node");
+            node.stopped_until = node.stopped_until.min(now);
+        }
+    }
+
+    /// Messages are no longer lost, doubled or altered.
+    pub fn calm(&mut self) {
+        self.options.loss_per_mille = 0;
+        self.options.duplicate_per_mille = 0;
+        self.options.corrupt_per_mille = 0;
+    }
+
+    /// Gives a record to a node. Its completion comes later.
+    pub fn propose(&mut self, id: NodeId, group: GroupId, payload: Bytes) -> OpId {
+        let op = self.take_op();
+        let refusal = match self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) {
+            None => Some(NodeError::Closed),
+            Some(running) => match running.propose(group, op, &payload) {
+                Ok(seq) => {
+                    self.input(id, group, Input::Propose { seq, payload });
+                    None
+                }
+                Err(refusal) => Some(refusal),
+            },
+        };
+        self.completions.extend(refusal.map(|refusal| (op, Completion::Refused(refusal))));
+        op
+    }
+
+    /// Asks a node for a linearizable read. Its completion comes later.
+    pub fn read(&mut self, id: NodeId, group: GroupId) -> OpId {
+        self.ask(id, group, |token| Input::Read { token })
+    }
+
+    /// Asks a node to change the membership. Its completion comes later.
+    pub fn change(&mut self, id: NodeId, group: GroupId, change: MemberChange) -> OpId {
+        self.ask(id, group, |token| Input::Change { token, change })
+    }
+
+    /// Asks a node to hand its leadership over, if it has it.
+    pub fn transfer(&mut self, id: NodeId, group: GroupId, to: NodeId) {
+        self.count("leadership transfer asked");
+        self.input(id, group, Input::Transfer { to });
+    }
+
+    fn ask(&mut self, id: NodeId, group: GroupId, input: impl FnOnce(u64) -> Input) -> OpId {
+        let op = self.take_op();
+        match self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) {
+            None => self.completions.push_back((op, Completion::Refused(NodeError::Closed))),
+            Some(running) => {
+                running.asked.insert(op);
+                self.input(id, group, input(op));
+            }
+        }
+        op
+    }
+
+    /// What has been completed since the last call, oldest first.
+    pub fn completion(&mut self) -> Option<(OpId, Completion<M::Outcome>)> {
+        self.completions.pop_front()
+    }
+
+    /// Lets so much time pass.
+    pub fn run_for(&mut self, us: u64) {
+        let end = self.now_us + us;
+        while let Some(entry) = self.events.first_entry() {
+            if entry.key().0 > end {
+                break;
+            }
+            let ((at, _), event) = entry.remove_entry();
+            self.now_us = at;
+            self.handle(event);
+        }
+        self.now_us = end;
+    }
+
+    fn take_op(&mut self) -> OpId {
+        self.next_op += 1;
+        self.next_op
+    }
+
+    fn schedule(&mut self, after_us: u64, event: Event) {
+        self.event_count += 1;
+        self.events.insert((self.now_us + after_us, self.event_count), event);
+    }
+
+    fn handle(&mut self, event: Event) {
+        let (id, life) = match &event {
+            Event::Deliver(parcel) => (parcel.envelope.to, None),
+            Event::Tick { node, life }
+            | Event::Synced { node, life }
+            | Event::Apply { node, life }
+            | Event::Later { node, life, .. } => (*node, Some(*life)),
+        };
+        let node = &self.nodes[&id];
+        if node.running.is_none() || life.is_some_and(|life| life != node.life) {
+            return;
+        }
+        if let Some(wait) = node.stopped_until.checked_sub(self.now_us).filter(|wait| *wait > 0) {
+            // What arrives at a stopped process waits for it.
+            self.schedule(wait, event);
+            return;
+        }
+        match event {
+            Event::Tick { node: id, life } => {
+                self.note(b"tick", id.get());
+                let next = self.nodes[&id].tick_us;
+                self.schedule(next, Event::Tick { node: id, life });
+                self.greet(id);
+                self.running(id).host.tick();
+                self.step(id);
+            }
+            Event::Deliver(parcel) => self.deliver(parcel),
+            Event::Synced { .. } => {
+                if let Some(waits) = &mut self.nodes.get_mut(&id).expect("a known node").held {
+                    *waits = true;
+                    return;
+                }
+                self.note(b"synced", id.get());
+                self.synced(id);
+            }
+            Event::Apply { .. } => self.apply(id),
+            Event::Later { group, input, .. } => self.input(id, group, input),
+        }
+    }
+
+    fn running(&mut self, id: NodeId) -> &mut Running {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        node.running.as_mut().expect("it is up")
+    }
+
+    fn input(&mut self, id: NodeId, group: GroupId, input: Input) {
+        if let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) {
+            running.host.input(group, input);
+            self.step(id);
+        }
+    }
+
+    /// G2: an offset holds one record for ever, wherever it is applied.
+    fn check_records(&mut self, group: GroupId, entry: &CommittedEntry) {
+        let mut offset = entry.first_offset;
+        for record in &entry.records {
+            let agreed = self.agreed.entry((group, offset));
+            let agreed = agreed.or_insert_with(|| record.payload.clone());
+            assert_eq!(*agreed, record.payload, "G2: group={group} offset={offset}");
+            offset = offset.next();
+        }
+    }
+
+    /// G8: equal offsets, equal histories.
+    fn check_head(&mut self, id: NodeId, group: GroupId) {
+        let machine = &self.nodes[&id].machine;
+        let (offset, head) = (machine.applied(group).offset, machine.head(group));
+        let agreed = self.heads.entry((group, offset)).or_insert(head);
+        assert_eq!(*agreed, head, "G8: node={id} group={group} offset={offset}");
+    }
+
+    /// At most one leader a term.
+    fn check_leaders(&mut self, id: NodeId) {
+        let Some(running) = &self.nodes[&id].running else { return };
+        let mut news = Vec::new();
+        for (group, replica) in running.host.replicas().filter(|(_, replica)| replica.leads()) {
+            let term = replica.term();
+            let leader = *self.leaders.entry((group, term)).or_insert_with(|| {
+                news.push(format!("group {group}: node {id} leads in term {term}"));
+                id
+            });
+            assert_eq!(leader, id, "two leaders: group={group} term={term}");
+        }
+        for news in news {
+            self.tell(|| news);
+        }
+    }
+
+    /// Folds what happens into the trace (FNV-1a).
+    fn note(&mut self, what: &[u8], who: u64) {
+        let stamp = self.now_us.to_le_bytes();
+        for byte in stamp.iter().chain(&who.to_le_bytes()).chain(what) {
+            self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+
+    /// Every group's digest of every node in it is the same, at the same place.
+    ///
+    /// # Panics
+    /// When replicas differ (G8), naming them.
+    pub fn assert_converged(&self) {
+        for group in self.groups() {
+            let mut states: BTreeMap<(LogIndex, Offset, [u8; 32]), Vec<NodeId>> = BTreeMap::new();
+            for id in self.members(group) {
+                let machine = &self.nodes[&id].machine;
+                let position = machine.applied(group);
+                let digest = machine.digest(group);
+                states.entry((position.index, position.offset, digest)).or_default().push(id);
+            }
+            if states.len() != 1 {
+                for id in self.node_ids() {
+                    let running = self.nodes[&id].running.as_ref();
+                    let replica = running.and_then(|running| running.host.replica(group));
+                    let told = replica.map(crate::replica::Replica::told);
+                    self.tell(|| format!("node {id} group {group}: {}", told.unwrap_or_default()));
+                }
+            }
+            assert_eq!(states.len(), 1, "G8: group={group} did not converge: {states:?}");
+        }
+    }
+
+    /// The nodes that are members of a group, as its leader sees it, or nobody without one. One that
+    /// lost its data directory is none, whatever its name, before it is added again.
+    #[must_use]
+    pub fn members(&self, group: GroupId) -> BTreeSet<NodeId> {
+        let status = self.leader(group).and_then(|leader| self.status(leader, group));
+        let members = status.map(|status| status.members.members).unwrap_or_default();
+        let is_it = |(id, member): (NodeId, Member)| {
+            let node = &self.nodes[&id];
+            (!node.wiped || member.incarnation == Some(node.incarnation)).then_some(id)
+        };
+        members.into_iter().filter_map(is_it).collect()
+    }
+}

@@ -1,0 +1,258 @@
+//! What goes wrong in a simulated cluster, and how often: drawn anew for each seed (a swarm), so
+//! that runs differ not only in when a fault strikes but in which there are.
+
+use std::collections::BTreeSet;
+
+use palisade_wal::GroupId;
+
+use super::{OpId, SimCluster, SimMachine, SimRandom};
+use crate::identity::NodeId;
+use crate::membership::{MemberChange, MemberRole};
+
+/// One kind of mischief, or of mending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SimFault {
+    /// A node loses power.
+    PowerOff,
+    /// The process of a leader is killed.
+    KillLeader,
+    /// All nodes lose power at once.
+    PowerOffAll,
+    /// One way between two nodes is cut.
+    CutWay,
+    /// A leader is cut off from all others.
+    IsolateLeader,
+    /// Nodes fall into two halves that do not hear each other.
+    Split,
+    /// A process is stopped for a while.
+    Pause,
+    /// A wall clock jumps.
+    ClockJump,
+    /// A disk does not come back from a sync for a while.
+    DiskHang,
+    /// Leadership is handed over.
+    Transfer,
+    /// Members come and go.
+    Members,
+    /// A node comes back with an empty data directory.
+    Wipe,
+    /// Ways, disks and processes are mended.
+    Heal,
+    /// All nodes are started.
+    StartAll,
+}
+
+const ALL: [SimFault; 14] = [
+    SimFault::PowerOff,
+    SimFault::KillLeader,
+    SimFault::PowerOffAll,
+    SimFault::CutWay,
+    SimFault::IsolateLeader,
+    SimFault::Split,
+    SimFault::Pause,
+    SimFault::ClockJump,
+    SimFault::DiskHang,
+    SimFault::Transfer,
+    SimFault::Members,
+    SimFault::Wipe,
+    SimFault::Heal,
+    SimFault::StartAll,
+];
+
+/// Chooses and carries out faults, one at a time.
+#[derive(Clone, Debug)]
+pub struct Nemesis {
+    /// How likely each is, beside the others.
+    weights: Vec<(SimFault, u64)>,
+    /// Nodes that lost their directory and are not replaced yet.
+    wiped: BTreeSet<NodeId>,
+    /// Changes it has asked for.
+    asked: BTreeSet<OpId>,
+}
+
+impl Nemesis {
+    /// Draws which faults there are, and how likely.
+    #[must_use]
+    pub fn swarm(random: &mut SimRandom) -> Self {
+        let mut weights: Vec<(SimFault, u64)> = ALL
+            .into_iter()
+            .map(|fault| match fault {
+                // Without mending, nothing happens after a while.
+                SimFault::Heal | SimFault::StartAll => (fault, 10 + random.below(30)),
+                SimFault::PowerOffAll | SimFault::Wipe => (fault, random.below(3)),
+                _ => (fault, if random.below(2) == 0 { 0 } else { 1 + random.below(12) }),
+            })
+            .collect();
+        weights.retain(|(_, weight)| *weight > 0);
+        Self { weights, wiped: BTreeSet::new(), asked: BTreeSet::new() }
+    }
+
+    /// Only these, equally likely, and mending.
+    #[must_use]
+    pub fn only(faults: &[SimFault]) -> Self {
+        let faults = faults.iter().chain(&[SimFault::Heal, SimFault::StartAll]);
+        let weights = faults.map(|fault| (*fault, 10)).collect();
+        Self { weights, wiped: BTreeSet::new(), asked: BTreeSet::new() }
+    }
+
+    /// True if the operation is one of its own changes.
+    pub fn asked(&mut self, op: OpId) -> bool {
+        self.asked.remove(&op)
+    }
+
+    /// Lets one thing happen.
+    pub fn act<M: SimMachine>(&mut self, cluster: &mut SimCluster<M>) {
+        let total: u64 = self.weights.iter().map(|(_, weight)| weight).sum();
+        let mut at = cluster.random().below(total);
+        let chosen = self.weights.iter().find(|(_, weight)| match at.checked_sub(*weight) {
+            Some(rest) => {
+                at = rest;
+                false
+            }
+            None => true,
+        });
+        let (fault, _) = *chosen.expect("the weights sum up");
+        self.carry_out(fault, cluster);
+    }
+
+    fn carry_out<M: SimMachine>(&mut self, fault: SimFault, cluster: &mut SimCluster<M>) {
+        let nodes = cluster.node_ids();
+        let groups: Vec<GroupId> = cluster.groups().collect();
+        let node = *cluster.random().pick(&nodes);
+        let group = *cluster.random().pick(&groups);
+        cluster.tell(|| format!("nemesis: {fault:?}, node {node}, group {group}"));
+        match fault {
+            SimFault::PowerOff => cluster.power_off(node),
+            SimFault::KillLeader => {
+                if let Some(leader) = cluster.leader(group) {
+                    cluster.kill(leader);
+                }
+            }
+            SimFault::PowerOffAll => nodes.iter().for_each(|node| cluster.power_off(*node)),
+            SimFault::CutWay => {
+                let other = *cluster.random().pick(&nodes);
+                cluster.set_blocked(node, other, true);
+            }
+            SimFault::IsolateLeader => {
+                let leader = cluster.leader(group).unwrap_or(node);
+                cut(cluster, &[leader], &nodes);
+            }
+            SimFault::Split => {
+                let side: Vec<NodeId> =
+                    nodes.iter().copied().filter(|_| cluster.random().below(2) == 0).collect();
+                cut(cluster, &side, &nodes);
+            }
+            SimFault::Pause => {
+                let us = 1_000 + cluster.random().below(4_000_000);
+                cluster.pause(node, us);
+            }
+            SimFault::ClockJump => {
+                let ms = cluster.random().below(7_200_000) as i64 - 3_600_000;
+                cluster.jump_clock(node, ms);
+            }
+            SimFault::DiskHang => cluster.hold_syncs(node),
+            SimFault::Transfer => {
+                if let Some(leader) = cluster.leader(group) {
+                    cluster.transfer(leader, group, node);
+                }
+            }
+            SimFault::Members => self.change_members(cluster, group),
+            SimFault::Wipe => self.wipe(cluster, node),
+            SimFault::Heal => cluster.heal(),
+            SimFault::StartAll => nodes.iter().for_each(|node| cluster.start(*node)),
+        }
+    }
+
+    /// A copy is only thrown away while every other is where it should be.
+    fn wipe<M: SimMachine>(&mut self, cluster: &mut SimCluster<M>, node: NodeId) {
+        self.forget_replaced(cluster);
+        let groups: Vec<GroupId> = cluster.groups().collect();
+        let safe = groups.iter().all(|group| {
+            let leader = cluster.leader(*group).and_then(|id| cluster.status(id, *group));
+            leader.is_some_and(|status| {
+                status.members.voters.len() >= 3 && !status.members.is_joint()
+            })
+        });
+        if self.wiped.is_empty() && safe {
+            self.wiped.insert(node);
+            cluster.wipe(node);
+        }
+    }
+
+    fn forget_replaced<M: SimMachine>(&mut self, cluster: &SimCluster<M>) {
+        let groups: Vec<GroupId> = cluster.groups().collect();
+        self.wiped.retain(|node| {
+            let life = cluster.incarnation(*node);
+            groups.iter().any(|group| {
+                let Some(leader) = cluster.leader(*group) else { return true };
+                let status = cluster.status(leader, *group).expect("a leader is up");
+                let member = status.members.member(*node);
+                member.is_some_and(|member| member.incarnation != Some(life))
+            })
+        });
+    }
+
+    fn change_members<M: SimMachine>(&mut self, cluster: &mut SimCluster<M>, group: GroupId) {
+        let Some(leader) = cluster.leader(group) else { return };
+        let status = cluster.status(leader, group).expect("a leader is up");
+        let members = status.members;
+        let with = |wanted| {
+            let has = move |(node, role): (NodeId, MemberRole)| (role == wanted).then_some(node);
+            members.roles().filter_map(has).collect::<Vec<_>>()
+        };
+        let (voters, learners) = (with(MemberRole::Voter), with(MemberRole::Learner));
+        let wiped = voters.iter().chain(&learners).copied().find(|node| self.wiped.contains(node));
+        let change = match (wiped, cluster.random().below(6)) {
+            // Whoever lost its directory is to be replaced before anything else.
+            (Some(old), _) => match learners.iter().copied().find(|new| *new != old) {
+                Some(new) if voters.contains(&old) => MemberChange::Replace { old, new },
+                _ if learners.contains(&old) || voters.len() > 3 => {
+                    MemberChange::Remove { node: old }
+                }
+                _ => self.newcomer(cluster, group),
+            },
+            (None, 0 | 1) if members.members.len() < 7 => self.newcomer(cluster, group),
+            (None, 2 | 3) if !learners.is_empty() && voters.len() < 5 => {
+                MemberChange::Promote { node: *cluster.random().pick(&learners) }
+            }
+            (None, 4) if voters.len() > 3 => {
+                MemberChange::Demote { node: *cluster.random().pick(&voters) }
+            }
+            (None, _) if voters.len() > 3 || !learners.is_empty() => {
+                let some = if voters.len() > 3 { &voters } else { &learners };
+                MemberChange::Remove { node: *cluster.random().pick(some) }
+            }
+            (None, _) => self.newcomer(cluster, group),
+        };
+        cluster.tell(|| format!("nemesis: {change:?}"));
+        self.asked.insert(cluster.change(leader, group, change));
+        cluster.count("membership change asked");
+    }
+
+    /// A node that is up and not in the group, or a new one.
+    fn newcomer<M: SimMachine>(&self, cluster: &mut SimCluster<M>, group: GroupId) -> MemberChange {
+        let inside = cluster.members(group);
+        let outside: Vec<NodeId> =
+            cluster.up().into_iter().filter(|node| !inside.contains(node)).collect();
+        let (node, member) = if outside.is_empty() && cluster.node_ids().len() < 9 {
+            cluster.add_node()
+        } else if outside.is_empty() {
+            let nodes = cluster.node_ids();
+            let node = *cluster.random().pick(&nodes);
+            cluster.describe(node)
+        } else {
+            let node = *cluster.random().pick(&outside);
+            cluster.describe(node)
+        };
+        MemberChange::AddLearner { node, member }
+    }
+}
+
+fn cut<M: SimMachine>(cluster: &mut SimCluster<M>, side: &[NodeId], all: &[NodeId]) {
+    for from in side {
+        for to in all.iter().filter(|to| !side.contains(to)) {
+            cluster.set_blocked(*from, *to, true);
+            cluster.set_blocked(*to, *from, true);
+        }
+    }
+}

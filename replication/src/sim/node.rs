@@ -1,0 +1,405 @@
+//! One simulated node: the production host over a wal and a shelf on simulated disks.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use palisade_wal::sim::SimDisk;
+use palisade_wal::{GroupId, LogIndex, Wal, WalIdentity, WalOptions};
+
+use super::{Completion, EPOCH_MS, Event, OpId, SimCluster, SimMachine};
+use crate::applier::{Committed, install};
+use crate::effects::{Apply, Effects, Input, ShelfEffect, WallTime};
+use crate::entry::CommittedEntry;
+use crate::error::NodeError;
+use crate::host::Host;
+use crate::identity::{Incarnation, NodeId};
+use crate::membership::Membership;
+use crate::replica::{Replica, ReplicaConfig};
+use crate::shelf::Shelf;
+use crate::wire::{Body, Envelope};
+
+pub(super) struct SimNode<M> {
+    pub(super) disk: SimDisk,
+    pub(super) shelf_disk: SimDisk,
+    pub(super) machine: M,
+    pub(super) incarnation: Incarnation,
+    /// The first voters, if it was one.
+    pub(super) first: Option<Membership>,
+    /// It had another data directory once.
+    pub(super) wiped: bool,
+    /// Which life of the others it has met.
+    pub(super) acquaintances: BTreeMap<NodeId, Incarnation>,
+    /// Counts starts, so that events of a former life are ignored.
+    pub(super) life: u64,
+    pub(super) tick_us: u64,
+    pub(super) clock_ms: i64,
+    pub(super) stopped_until: u64,
+    /// Its disk does not come back from a sync, and whether one is under way.
+    pub(super) held: Option<bool>,
+    pub(super) running: Option<Running>,
+    pub(super) halted: Option<NodeError>,
+}
+
+impl<M> SimNode<M> {
+    pub(super) fn running(&self) -> &Running {
+        self.running.as_ref().expect("it is up")
+    }
+}
+
+pub(super) struct Running {
+    wal: Wal,
+    pub(super) host: Host,
+    shelf: Arc<Shelf>,
+    session: u64,
+    next_seq: u64,
+    syncing: bool,
+    to_apply: VecDeque<(GroupId, Apply)>,
+    proposals: BTreeMap<(GroupId, u64), OpId>,
+    pub(super) asked: BTreeSet<OpId>,
+    barriers: Vec<(GroupId, LogIndex, OpId)>,
+}
+
+impl Running {
+    /// Who waits for an answer.
+    pub(super) fn into_waiting(self) -> impl Iterator<Item = OpId> {
+        let barriers = self.barriers.into_iter().map(|(_, _, op)| op);
+        self.proposals.into_values().chain(self.asked).chain(barriers)
+    }
+
+    /// True if every group of it has members.
+    pub(super) fn is_born(&self) -> bool {
+        self.host.replicas().all(|(_, replica)| !replica.members().members.is_empty())
+    }
+
+    pub(super) fn propose(
+        &mut self,
+        group: GroupId,
+        op: OpId,
+        payload: &Bytes,
+    ) -> Result<u64, NodeError> {
+        let replica = self.host.replica(group).expect("every node hosts every group");
+        if let Some(refusal) = replica.refusal(payload.len()) {
+            return Err(refusal);
+        }
+        if self.host.is_stuck() {
+            return Err(NodeError::Backpressure { queue: "wal", retry_after_ms: 10 });
+        }
+        self.next_seq += 1;
+        self.proposals.insert((group, self.next_seq), op);
+        Ok(self.next_seq)
+    }
+}
+
+fn wal_options() -> WalOptions {
+    WalOptions {
+        segment_bytes: 64 << 10,
+        batch_bytes_max: 32 << 10,
+        queued_bytes_max: 1 << 20,
+        ..WalOptions::default()
+    }
+}
+
+impl<M: SimMachine> SimCluster<M> {
+    /// Starts a node on what its disk holds.
+    pub fn start(&mut self, id: NodeId) {
+        self.note(b"start", id.get());
+        let (session, seed) = (self.random.draw(), self.random.draw());
+        if self.nodes[&id].running.is_some() {
+            return;
+        }
+        match self.open(id, session, seed) {
+            Ok(running) => {
+                let node = self.nodes.get_mut(&id).expect("a known node");
+                node.running = Some(running);
+                node.halted = None;
+                let (life, tick_us) = (node.life, node.tick_us);
+                self.schedule(tick_us, Event::Tick { node: id, life });
+                for group in self.groups() {
+                    let index = self.nodes[&id].machine.flushed(group).index;
+                    self.input(id, group, Input::Flushed { index });
+                }
+            }
+            Err(error) => self.halt(id, error),
+        }
+    }
+
+    fn open(&mut self, id: NodeId, session: u64, seed: u64) -> Result<Running, NodeError> {
+        let groups: Vec<GroupId> = self.groups().collect();
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let identity =
+            WalIdentity { cluster: 1, node: id.get(), incarnation: node.incarnation.get() };
+        let (wal, recovered) = Wal::open(Arc::new(node.disk.clone()), identity, wal_options())?;
+        let shelf = Shelf::open(Arc::new(node.shelf_disk.clone())).map_err(|source| {
+            NodeError::Io { what: "no snapshots".into(), source: Arc::new(source) }
+        })?;
+        let mut replicas = BTreeMap::new();
+        for group in groups {
+            let config = ReplicaConfig {
+                group,
+                node: id,
+                first: node.first.clone(),
+                session,
+                seed,
+                options: self.options.replica.clone(),
+            };
+            let found = recovered.groups.get(&group);
+            let applied = node.machine.applied(group);
+            let replica = Replica::open(config, found, wal.reader(), applied)?;
+            replicas.insert(group, replica);
+        }
+        let mut host = Host::new(id, replicas);
+        node.acquaintances.iter().for_each(|(other, life)| host.meet(*other, *life));
+        Ok(Running {
+            wal,
+            host,
+            shelf: Arc::new(shelf),
+            session,
+            next_seq: 0,
+            syncing: false,
+            to_apply: VecDeque::new(),
+            proposals: BTreeMap::new(),
+            asked: BTreeSet::new(),
+            barriers: Vec::new(),
+        })
+    }
+
+    /// The node stops by itself. An invariant that failed is a bug, and the end of the run.
+    fn halt(&mut self, id: NodeId, cause: NodeError) {
+        assert!(!matches!(cause, NodeError::Invariant { .. }), "node={id}: {cause}");
+        self.count("node halted");
+        self.tell(|| format!("node {id} halts: {cause}"));
+        self.stop(id);
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        node.machine.crash();
+        node.halted = Some(cause);
+    }
+
+    pub(super) fn step(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let now = EPOCH_MS + self.now_us / 1000;
+        let now = WallTime::from_ms(now.saturating_add_signed(node.clock_ms));
+        let running = node.running.as_mut().expect("it is up");
+        let wal = &mut running.wal;
+        let effects = match running.host.step(now, |writes| wal.submit(writes)) {
+            Ok(effects) => effects,
+            Err(cause) => return self.halt(id, cause),
+        };
+        self.check_leaders(id);
+        for envelope in effects.send {
+            self.send(envelope);
+        }
+        for (group, effects) in effects.groups {
+            self.perform(id, group, effects);
+        }
+        self.write(id);
+    }
+
+    fn perform(&mut self, id: NodeId, group: GroupId, effects: Effects) {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let life = node.life;
+        let running = node.running.as_mut().expect("it has just stepped");
+        for (token, index) in effects.reads {
+            running.asked.remove(&token);
+            running.barriers.push((group, index, token));
+        }
+        for (token, result) in effects.changes {
+            running.asked.remove(&token);
+            let completion = match result {
+                Ok(()) => Completion::Changed,
+                Err(NodeError::Indeterminate) => Completion::Unknown,
+                Err(refusal) => Completion::Refused(refusal),
+            };
+            self.completions.push_back((token, completion));
+        }
+        for seq in effects.unknown {
+            let op = running.proposals.remove(&(group, seq));
+            self.completions.extend(op.map(|op| (op, Completion::Unknown)));
+        }
+        if effects.members_changed && self.tells {
+            let replica = running.host.replica(group).expect("it has just stepped");
+            let roles: Vec<_> = replica.members().roles().collect();
+            eprintln!("node {id} group {group}: members {roles:?}");
+        }
+        let applies = !effects.apply.is_empty() || !running.barriers.is_empty();
+        running.to_apply.extend(effects.apply.into_iter().map(|step| (group, step)));
+        if applies {
+            let after = self.random.below(2_000);
+            self.schedule(after, Event::Apply { node: id, life });
+        }
+        for work in effects.shelf {
+            self.shelve(id, life, group, work);
+        }
+    }
+
+    /// Work on snapshots takes its time, but is done at once.
+    fn shelve(&mut self, id: NodeId, life: u64, group: GroupId, work: ShelfEffect) {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let Some(running) = &node.running else { return };
+        let shelf = Arc::clone(&running.shelf);
+        let (input, what) = match work {
+            ShelfEffect::Export => {
+                let exporter = node.machine.exporter();
+                let manifest = shelf.export(group, &mut *exporter(group)).ok();
+                (Input::Exported(manifest), "snapshot exported")
+            }
+            ShelfEffect::Serve { to, snapshot, chunk } => {
+                self.count("chunk served");
+                if let Some(bytes) = shelf.serve(group, snapshot, chunk) {
+                    let body = Body::Chunk { snapshot, chunk, bytes };
+                    self.send(Envelope { group, from: id, to, body });
+                }
+                return;
+            }
+            ShelfEffect::Begin { manifest } => match shelf.begin(&manifest) {
+                Ok(missing) => {
+                    (Input::Begun { snapshot: manifest.id(), missing }, "snapshot begun")
+                }
+                Err(_) => return,
+            },
+            ShelfEffect::Store { manifest, chunk, bytes } => {
+                let held = shelf.store(&manifest, chunk, &bytes).unwrap_or(false);
+                (Input::Stored { snapshot: manifest.id(), chunk, held }, "chunk stored")
+            }
+        };
+        self.count(what);
+        self.tell(|| format!("node {id} group {group}: {what}"));
+        let after = 100 + self.random.below(5_000);
+        self.schedule(after, Event::Later { node: id, life, group, input });
+    }
+
+    /// Writes what is queued, unless a sync is under way.
+    fn write(&mut self, id: NodeId) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let life = node.life;
+        let Some(running) = node.running.as_mut().filter(|running| !running.syncing) else {
+            return;
+        };
+        // As the writer's thread: a refused batch makes it look for room.
+        let room = if running.host.is_stuck() { running.wal.maintain() } else { Ok(()) };
+        match room.and_then(|()| running.wal.write_queued()) {
+            Ok(None) => {}
+            Ok(Some(_)) => {
+                running.syncing = true;
+                let after = 50 + self.random.below(self.options.sync_us_max);
+                self.schedule(after, Event::Synced { node: id, life });
+            }
+            Err(error) => self.halt(id, error.into()),
+        }
+    }
+
+    pub(super) fn synced(&mut self, id: NodeId) {
+        let running = self.running(id);
+        running.syncing = false;
+        let durable = running.wal.sync().and_then(|durable| {
+            running.wal.maintain()?;
+            Ok(durable)
+        });
+        match durable {
+            Ok(durable) => {
+                running.host.durable(durable);
+                self.step(id);
+            }
+            Err(error) => self.halt(id, error.into()),
+        }
+    }
+
+    pub(super) fn apply(&mut self, id: NodeId) {
+        let flush = self.random.per_mille(self.options.flush_per_mille);
+        self.note(b"apply", id.get());
+        let steps = std::mem::take(&mut self.running(id).to_apply);
+        let mut entries: Vec<CommittedEntry> = Vec::new();
+        let mut of = None;
+        for (group, step) in steps {
+            if of.is_some_and(|of| of != group) {
+                self.apply_entries(id, of.expect("just looked"), &std::mem::take(&mut entries));
+            }
+            of = Some(group);
+            match step {
+                Apply::Entry(entry) => entries.push(entry),
+                Apply::Install(index) => {
+                    self.apply_entries(id, group, &std::mem::take(&mut entries));
+                    if !self.install(id, group, index) {
+                        return;
+                    }
+                }
+            }
+        }
+        if let Some(group) = of {
+            self.apply_entries(id, group, &entries);
+        }
+        if self.nodes[&id].running.is_none() {
+            return;
+        }
+        self.serve_reads(id);
+        if flush {
+            let node = self.nodes.get_mut(&id).expect("a known node");
+            node.machine.flush().expect("a simulated state flushes");
+            for group in self.groups() {
+                let index = self.nodes[&id].machine.flushed(group).index;
+                self.input(id, group, Input::Flushed { index });
+            }
+        }
+    }
+
+    fn serve_reads(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let running = node.running.as_mut().expect("it is up");
+        let machine = &node.machine;
+        let completions = &mut self.completions;
+        running.barriers.retain(|(group, index, op)| {
+            let served = *index <= machine.applied(*group).index;
+            if served {
+                completions.push_back((*op, Completion::Readable));
+            }
+            !served
+        });
+    }
+
+    fn install(&mut self, id: NodeId, group: GroupId, index: LogIndex) -> bool {
+        self.count("snapshot installed");
+        self.tell(|| format!("node {id} group {group}: installs a snapshot, index={index}"));
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let Some(running) = &node.running else { return false };
+        let shelf = Arc::clone(&running.shelf);
+        if let Err(cause) = install(&mut node.machine, &shelf, group, index) {
+            self.halt(id, cause);
+            return false;
+        }
+        self.check_head(id, group);
+        let machine = &self.nodes[&id].machine;
+        let (position, flushed) = (machine.applied(group), machine.flushed(group).index);
+        self.input(id, group, Input::Applied { position });
+        self.input(id, group, Input::Flushed { index: flushed });
+        true
+    }
+
+    fn apply_entries(&mut self, id: NodeId, group: GroupId, entries: &[CommittedEntry]) {
+        if entries.is_empty() || self.nodes[&id].running.is_none() {
+            return;
+        }
+        for entry in entries {
+            self.check_records(group, entry);
+        }
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let running = node.running.as_mut().expect("checked to be up");
+        let outcomes = node.machine.apply(group, entries).expect("apply does not fail");
+        let mut outcomes = outcomes.into_iter();
+        for entry in entries {
+            let mut offset = entry.first_offset;
+            for record in &entry.records {
+                let outcome = outcomes.next().expect("one outcome for each record");
+                if record.id.session == running.session
+                    && let Some(op) = running.proposals.remove(&(group, record.id.seq))
+                {
+                    let committed = Committed { offset, log_time: entry.log_time, outcome };
+                    self.completions.push_back((op, Completion::Committed(committed)));
+                }
+                offset = offset.next();
+            }
+        }
+        self.check_head(id, group);
+        let position = self.nodes[&id].machine.applied(group);
+        self.input(id, group, Input::Applied { position });
+    }
+}
