@@ -53,6 +53,8 @@ pub(crate) struct Start {
     pub(crate) next_seq: BatchSeq,
     /// The next segment is begun behind damage.
     pub(crate) after_damage: bool,
+    /// The first batch of the last segment, or zero if there is none.
+    pub(crate) segment_first: BatchSeq,
     /// The last batch is not known to be synced by anything behind it.
     pub(crate) mark_due: bool,
     /// Registers of the last frame.
@@ -100,6 +102,8 @@ pub(crate) struct Commit {
     pub(crate) stats: WalStats,
     /// The next segment is begun behind damage.
     after_damage: bool,
+    /// The first batch of the last segment, or zero.
+    segment_first: BatchSeq,
     /// The last frame is a batch, and nothing behind it tells that it was synced.
     mark_due: bool,
     /// Registers of the last frame, which the next repeats.
@@ -187,7 +191,7 @@ impl Commit {
         segments: BTreeSet<SegmentId>,
         start: Start,
     ) -> Self {
-        let Start { tail, next_seq, after_damage, mark_due, copies } = start;
+        let Start { tail, next_seq, after_damage, segment_first, mark_due, copies } = start;
         let durable = BatchSeq::new(next_seq.get() - 1);
         let next_segment = segments.last().map_or(SegmentId::new(1), |last| last.next());
         Self {
@@ -209,6 +213,7 @@ impl Commit {
             refusal: None,
             stats: WalStats::default(),
             after_damage,
+            segment_first,
             mark_due,
             copies,
             copies_made: Copies::default(),
@@ -411,6 +416,8 @@ impl Commit {
             first_seq: self.next_seq,
             bytes: self.options.segment_bytes,
             after_damage: std::mem::take(&mut self.after_damage),
+            unlisted: self.index.unlisted.is_some(),
+            prev_first: std::mem::replace(&mut self.segment_first, self.next_seq),
         };
         let pos = SEGMENT_HEADER_BYTES;
         let bytes = std::mem::take(&mut self.spare_buffer);

@@ -91,7 +91,7 @@ pub(crate) struct Index {
     pub(crate) groups: BTreeMap<GroupId, GroupIndex>,
     live: BTreeMap<SegmentId, Live>,
     /// Batches that nobody can tell the groups of: a group that is not known may have lost all.
-    pub(crate) unlisted: Vec<Lost>,
+    pub(crate) unlisted: Option<Vec<Lost>>,
     /// Damaged groups that no mark tells of yet.
     pub(crate) not_noted: BTreeSet<GroupId>,
     /// The last batch that told of one, or repaired it.
@@ -111,7 +111,7 @@ impl Index {
     /// Where an item of batch `seq` stands among the changes of its group.
     pub(crate) fn link(&self, group: GroupId, seq: BatchSeq) -> Link {
         let Some(found) = self.groups.get(&group) else {
-            let damaged = !self.unlisted.is_empty();
+            let damaged = self.unlisted.is_some();
             return Link { prev: BatchSeq::ZERO, damaged, stale: false };
         };
         let prev = if found.changed == seq { found.changed_before } else { found.changed };
@@ -128,7 +128,7 @@ impl Index {
     /// The lost runs that may have held something of a group that is not repaired.
     pub(crate) fn lost_of(&self, group: GroupId) -> &[Lost] {
         match self.groups.get(&group) {
-            None => &self.unlisted,
+            None => self.unlisted.as_deref().unwrap_or_default(),
             Some(found) => found.damage.as_ref().map_or(&[], |damage| &damage.lost),
         }
     }
@@ -145,8 +145,9 @@ impl Index {
         let location = Location { segment, pos, len: item.payload_len, crc: item.payload_crc };
         let unlisted = &self.unlisted;
         let group = self.groups.entry(item.group).or_insert_with(|| {
-            let damage = GroupDamage { lost: unlisted.clone(), ..GroupDamage::default() };
-            let damage = (!unlisted.is_empty()).then(|| Box::new(damage));
+            let damage = unlisted
+                .clone()
+                .map(|lost| Box::new(GroupDamage { lost, ..GroupDamage::default() }));
             GroupIndex { damage, ..GroupIndex::default() }
         });
         group.touch(seq);

@@ -45,7 +45,10 @@ pub(crate) struct SegmentBytes<'a> {
     pub(crate) header: Option<SegmentHeader>,
     /// What cannot be read is zeros.
     pub(crate) raw: &'a [u8],
-    pub(crate) unread_from: Option<u64>,
+    /// Everything from here on could be read.
+    pub(crate) read_from: u64,
+    /// The first batch, as the next segment tells, or zero.
+    pub(crate) first_told: BatchSeq,
     /// There is a later segment, so all of this one was synced.
     pub(crate) is_followed: bool,
     /// The first batch of the next segment that says so.
@@ -59,10 +62,14 @@ pub(crate) struct Recovery {
     expected: Option<BatchSeq>,
     losses: Losses,
     chains: Chains,
+    /// The first batch of the last segment.
+    segment_first: BatchSeq,
     /// Where reading in order ended.
     end: (SegmentId, u64),
     /// Damage was found that no later segment tells of: the first place.
     fresh: Option<(SegmentId, u64)>,
+    /// The last header says that groups may be lost that nothing tells of.
+    is_unlisted: bool,
     /// The next frame is the first of a writer that did not know the one before.
     is_estranged: bool,
     /// Behind the last frame of the last segment lies something of this segment's own.
@@ -92,8 +99,10 @@ impl Recovery {
             expected: None,
             losses: Losses::default(),
             chains: BTreeMap::new(),
+            segment_first: BatchSeq::ZERO,
             end: (SegmentId::new(0), 0),
             fresh: None,
+            is_unlisted: false,
             is_estranged: false,
             is_torn: false,
             lost_at_end: 0,
@@ -180,6 +189,8 @@ impl Recovery {
                 Some(_) => {}
             }
             self.is_estranged = header.after_damage;
+            self.is_unlisted = header.unlisted;
+            self.segment_first = header.first_seq;
             if header.after_damage {
                 // Whoever began it knew, and what is damaged says so.
                 self.fresh = None;
@@ -189,6 +200,10 @@ impl Recovery {
         // A segment gets its header before its name: without one it is damaged.
         self.fresh = self.fresh.or(Some((segment.id, 0)));
         self.is_estranged = true;
+        if self.expected.is_none() && segment.first_told != BatchSeq::ZERO {
+            self.expected = Some(segment.first_told);
+            self.losses.oldest = segment.first_told;
+        }
         if self.expected.is_none() {
             // As many as fit may lie before the first frame that is left.
             let first = frames.first().map(|(pos, frame)| {
@@ -198,8 +213,8 @@ impl Recovery {
             let first = BatchSeq::new(first.unwrap_or(1));
             self.expected = Some(first);
             self.losses.oldest = first;
-            self.end = (segment.id, 0);
         }
+        self.segment_first = self.expected();
     }
 
     /// Batches from the expected one up to before `next` are lost.
@@ -249,17 +264,18 @@ impl Recovery {
         let end = self.end.1;
         let read = segment.raw.len() as u64;
         let length = segment.header.map_or(read, |header| header.bytes);
-        let unread_from = segment.unread_from.filter(|pos| end <= *pos);
         let is_empty = segment.header.is_none() && end == SEGMENT_HEADER_BYTES;
-        if read < length || unread_from.is_some() || is_empty {
+        // What a recycled file still holds of its former life names another segment.
+        let named = segment.raw.get(end as usize + 8..end as usize + 16);
+        let named = named.is_some_and(|named| named == segment.id.get().to_le_bytes());
+        self.is_torn = is_cut || named;
+        // A tear beside damage may be damage too.
+        let is_doubtful = self.fresh.is_some() && self.is_torn;
+        if read < length || end < segment.read_from || is_empty || is_doubtful {
             // There may have been more.
             self.lost_at_end = length.max(read).saturating_sub(end) / FRAME_BYTES_MIN + 1;
             self.fresh = self.fresh.or(Some(self.end));
-            return;
         }
-        // What a recycled file still holds of its former life names another segment.
-        let named = segment.raw.get(end as usize + 8..end as usize + 16);
-        self.is_torn = is_cut || named.is_some_and(|named| named == segment.id.get().to_le_bytes());
     }
 
     pub(crate) fn finish(mut self) -> Outcome {
@@ -292,13 +308,14 @@ impl Recovery {
         if let Some((segment, byte_pos)) = self.fresh.map(at) {
             verdict = Verdict::Damaged { segment, byte_pos };
         }
-        index.unlisted = self.losses.runs();
-        let unlisted_damaged = !index.unlisted.is_empty();
+        let unlisted_damaged = self.is_unlisted || !self.losses.gaps.is_empty();
+        index.unlisted = unlisted_damaged.then(|| self.losses.runs());
         let after_damage = self.fresh.is_some();
         let start = Start {
             tail: (self.expected.is_some() && !after_damage).then_some(self.end),
             next_seq,
             after_damage,
+            segment_first: self.segment_first,
             mark_due: !self.ends_in_mark && !after_damage,
             copies: self.copies,
         };

@@ -2,7 +2,7 @@
 //!
 //! A drive refuses single sectors, and a file may have lost its end. Neither is a reason to give up
 //! the rest: what cannot be read is taken as zeros, which no frame consists of, and recovery is told
-//! where the first such place is.
+//! how far such places reach.
 
 use std::io;
 
@@ -16,8 +16,8 @@ const BLOCK_BYTES: usize = 4 << 10;
 /// A file's bytes, as far as they can be read.
 pub(crate) struct Salvaged {
     pub(crate) bytes: Vec<u8>,
-    /// The first place that could not be read.
-    pub(crate) unread_from: Option<u64>,
+    /// Everything from here on could be read.
+    pub(crate) read_from: u64,
 }
 
 /// True if the medium gave the bytes up, and not if the request was wrong or refused.
@@ -33,7 +33,7 @@ pub(crate) fn is_unreadable(error: &io::Error) -> bool {
 /// Reads the first `length` bytes of a file; those that cannot be read are zeros.
 pub(crate) fn read(disk: &dyn Disk, name: &str, length: usize) -> io::Result<Salvaged> {
     let mut bytes = vec![0; length];
-    let mut unread_from = None;
+    let mut read_from = 0;
     for (number, piece) in bytes.chunks_mut(PIECE_BYTES).enumerate() {
         let piece_pos = number * PIECE_BYTES;
         match disk.read_at(name, piece_pos as u64, piece) {
@@ -48,11 +48,11 @@ pub(crate) fn read(disk: &dyn Disk, name: &str, length: usize) -> io::Result<Sal
                 Err(error) if is_unreadable(&error) => {
                     // A failed read may have filled a part of it.
                     block.fill(0);
-                    unread_from = unread_from.or(Some(pos));
+                    read_from = pos + block.len() as u64;
                 }
                 Err(error) => return Err(error),
             }
         }
     }
-    Ok(Salvaged { bytes, unread_from })
+    Ok(Salvaged { bytes, read_from })
 }

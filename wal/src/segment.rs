@@ -11,8 +11,10 @@
 //!     56     8  segment      as in the file's name
 //!     64     8  first_seq    of the first frame; every batch below it was synced before
 //!     72     8  bytes        length of the file; a shorter one was cut
-//!     80     1  after_damage 1 if it was begun behind damage: numbers below first_seq may be unused
-//!     81    15  zeros
+//!     80     1  flags        1: it was begun behind damage, numbers below first_seq may be unused
+//!                            2: batches were lost, and groups may be that nothing tells of any more
+//!     81     7  zeros
+//!     88     8  prev_first   first_seq of the segment before, in case its header goes bad; 0 if none
 //! ```
 //! Little-endian. A file gets its header, is synced, and only then its name: a segment by name
 //! always has one.
@@ -57,6 +59,10 @@ pub(crate) struct SegmentHeader {
     pub(crate) bytes: u64,
     /// Damage lies before it and is known of.
     pub(crate) after_damage: bool,
+    /// Batches were lost, and with them groups may be that nothing tells of any more.
+    pub(crate) unlisted: bool,
+    /// The first batch of the segment before, or zero.
+    pub(crate) prev_first: BatchSeq,
 }
 
 pub(crate) fn file_name(segment: SegmentId) -> String {
@@ -99,7 +105,8 @@ pub(crate) fn encode_header(
     raw[56..64].copy_from_slice(&header.segment.get().to_le_bytes());
     raw[64..72].copy_from_slice(&header.first_seq.get().to_le_bytes());
     raw[72..80].copy_from_slice(&header.bytes.to_le_bytes());
-    raw[80] = u8::from(header.after_damage);
+    raw[80] = u8::from(header.after_damage) | u8::from(header.unlisted) << 1;
+    raw[88..96].copy_from_slice(&header.prev_first.get().to_le_bytes());
     let crc = header_crc(&raw);
     raw[12..16].copy_from_slice(&crc.to_le_bytes());
     raw
@@ -139,7 +146,9 @@ pub(crate) fn decode_header(
         segment: SegmentId::new(long(56)),
         first_seq: BatchSeq::new(long(64)),
         bytes: long(72),
-        after_damage: raw[80] == 1,
+        after_damage: raw[80] & 1 != 0,
+        unlisted: raw[80] & 2 != 0,
+        prev_first: BatchSeq::new(long(88)),
     }))
 }
 
@@ -160,6 +169,8 @@ mod tests {
         first_seq: BatchSeq::new(6),
         bytes: 7,
         after_damage: true,
+        unlisted: false,
+        prev_first: BatchSeq::new(4),
     };
 
     #[test]

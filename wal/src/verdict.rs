@@ -71,7 +71,8 @@ pub struct Recovered {
     /// The summary: damaged if any group is, or if the files have damage that was not seen before.
     pub verdict: Verdict,
     /// Batches are missing that nobody can tell the groups of: a group that is not listed may have
-    /// lost everything. It counts as damaged from its first write on, until it is repaired.
+    /// lost everything. It counts as damaged from its first write on, until it is repaired. This
+    /// stays so until [`Wal::forget_unlisted`](crate::Wal::forget_unlisted).
     pub unlisted_damaged: bool,
 }
 

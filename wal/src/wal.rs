@@ -293,6 +293,12 @@ impl Wal {
         }
     }
 
+    /// Says that every group that may have been lost without a trace has been written to since: what
+    /// is not listed from now on is new. It counts for the segments that are begun from here on.
+    pub fn forget_unlisted(&mut self) {
+        self.shared.commit().index.unlisted = None;
+    }
+
     /// The last durable batch.
     #[must_use]
     pub fn durable(&self) -> BatchSeq {
@@ -342,11 +348,13 @@ fn recover(
             salvage::read(disk, name, length as usize).map_err(WalError::io("read", name))?;
         let later = &headers[number + 1..];
         let next = later.iter().find_map(|(.., header)| *header);
+        let told = next.filter(|next| next.segment == id.next()).map(|next| next.prev_first);
         recovery.segment(&SegmentBytes {
             id: *id,
             header: *header,
             raw: &file.bytes,
-            unread_from: file.unread_from,
+            read_from: file.read_from,
+            first_told: told.unwrap_or(BatchSeq::ZERO),
             is_followed: !later.is_empty(),
             seq_end: next.map_or(BatchSeq::new(u64::MAX), |next| next.first_seq),
         });
