@@ -323,3 +323,164 @@ impl Recovery {
         Outcome { recovered, index, start, zero_tail: torn }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::frame::{Encoder, FrameHeader, ItemRef, Link, Write};
+    use crate::position::{GroupId, LogIndex};
+    use crate::verdict::RecoveredGroup;
+
+    use super::*;
+
+    const SEGMENT: SegmentId = SegmentId::new(1);
+    const FILE_BYTES: u64 = 16 << 10;
+
+    /// One segment, frame by frame.
+    struct File {
+        raw: Vec<u8>,
+        frames: Vec<std::ops::Range<usize>>,
+    }
+
+    impl File {
+        fn new() -> Self {
+            Self { raw: vec![0; SEGMENT_HEADER_BYTES as usize], frames: Vec::new() }
+        }
+
+        /// Adds a batch of these writes, each with the batch that it names before.
+        fn batch(mut self, seq: u64, durable: u64, writes: &[(Write, u64, bool)]) -> Self {
+            let header = FrameHeader {
+                segment: SEGMENT,
+                seq: BatchSeq::new(seq),
+                durable: BatchSeq::new(durable),
+            };
+            let pos = self.raw.len();
+            let mut encoder = Encoder::begin(header, &mut self.raw);
+            for (write, prev, damaged) in writes {
+                let link = Link { prev: BatchSeq::new(*prev), damaged: *damaged, stale: false };
+                encoder.item(ItemRef::from(write), link);
+            }
+            encoder.finish(&Hasher::new(), pos as u64);
+            self.frames.push(pos..self.raw.len());
+            self
+        }
+
+        fn lose(mut self, number: usize) -> Self {
+            self.raw[self.frames[number].clone()].fill(0);
+            self
+        }
+
+        fn recover(mut self) -> Outcome {
+            self.raw.resize(FILE_BYTES as usize, 0);
+            let header = SegmentHeader {
+                segment: SEGMENT,
+                first_seq: BatchSeq::new(1),
+                bytes: FILE_BYTES,
+                after_damage: false,
+                unlisted: false,
+                prev_first: BatchSeq::ZERO,
+            };
+            let mut recovery = Recovery::new(Hasher::new());
+            recovery.segment(&SegmentBytes {
+                id: SEGMENT,
+                header: Some(header),
+                raw: &self.raw,
+                read_from: 0,
+                first_told: BatchSeq::ZERO,
+                is_followed: false,
+                seq_end: BatchSeq::new(u64::MAX),
+            });
+            recovery.finish()
+        }
+    }
+
+    fn append(group: u64, index: u64) -> Write {
+        let payload = vec![index as u8; 10].into();
+        Write::Append { group: GroupId::new(group), index: LogIndex::new(index), payload }
+    }
+
+    fn state(group: u64) -> Write {
+        Write::SetState { group: GroupId::new(group), payload: vec![1].into() }
+    }
+
+    fn group(outcome: &Outcome, group: u64) -> &RecoveredGroup {
+        &outcome.recovered.groups[&GroupId::new(group)]
+    }
+
+    /// Group 1 changes in batches 1, 2 and 4, group 2 in 1 and 3.
+    fn two_groups() -> File {
+        File::new()
+            .batch(1, 0, &[(append(1, 1), 0, false), (append(2, 1), 0, false)])
+            .batch(2, 1, &[(append(1, 2), 1, false)])
+            .batch(3, 2, &[(append(2, 2), 1, false)])
+            .batch(4, 3, &[(append(1, 3), 2, false)])
+    }
+
+    #[test]
+    fn a_group_whose_chain_holds_is_clean() {
+        let outcome = two_groups().lose(1).recover();
+        assert_eq!(group(&outcome, 2).verdict, Verdict::Clean);
+        let damage = group(&outcome, 1).damage.clone().unwrap();
+        assert_eq!(damage.holes, [(LogIndex::new(2), LogIndex::new(2))]);
+        assert_eq!(damage.whole_from, Some(LogIndex::new(3)));
+        assert!(damage.state_known, "the frame behind the lost one repeats no register");
+    }
+
+    #[test]
+    fn a_group_without_a_later_item_is_damaged() {
+        let outcome = two_groups().lose(2).recover();
+        assert_eq!(group(&outcome, 1).verdict, Verdict::Clean, "batch 4 names batch 2");
+        let damage = group(&outcome, 2).damage.clone().unwrap();
+        assert_eq!((damage.holes, damage.whole_from), (Vec::new(), None));
+    }
+
+    #[test]
+    fn a_register_is_unsure_when_two_frames_are_lost() {
+        let outcome = two_groups().lose(1).lose(2).recover();
+        assert!(!group(&outcome, 1).damage.clone().unwrap().state_known);
+        let file = two_groups().batch(5, 4, &[(state(1), 4, false)]);
+        let outcome = file.lose(1).lose(2).recover();
+        assert!(group(&outcome, 1).damage.clone().unwrap().state_known, "it was set since");
+    }
+
+    #[test]
+    fn the_last_frame_is_torn_until_something_behind_it_tells_that_it_was_synced() {
+        let outcome = two_groups().lose(3).recover();
+        assert_eq!(outcome.recovered.verdict, Verdict::Clean);
+        assert_eq!(outcome.start.next_seq, BatchSeq::new(4));
+        let mut half = two_groups();
+        let last = half.frames[3].clone();
+        half.raw[last.start + 40..].fill(0);
+        assert!(matches!(half.recover().recovered.verdict, Verdict::TornTail { .. }));
+        let unsynced = two_groups().batch(5, 3, &[(append(2, 3), 3, false)]).lose(3).recover();
+        assert!(matches!(unsynced.recovered.verdict, Verdict::TornTail { .. }));
+        assert_eq!(group(&unsynced, 2).last, LogIndex::new(2), "batch 5 is cut with it");
+        let synced = two_groups().batch(5, 4, &[(append(2, 3), 3, false)]).lose(3).recover();
+        assert!(synced.recovered.verdict.is_damaged());
+        assert_eq!(synced.start.next_seq, BatchSeq::new(6));
+        assert!(synced.start.after_damage);
+        assert_eq!(group(&synced, 2).verdict, Verdict::Clean);
+    }
+
+    #[test]
+    fn damage_that_an_item_tells_of_lasts_until_the_repair() {
+        let told = two_groups().batch(5, 4, &[(append(1, 4), 4, true)]);
+        let outcome = told.recover();
+        assert!(group(&outcome, 1).verdict.is_damaged(), "though its chain holds");
+        assert_eq!(group(&outcome, 1).damage.clone().unwrap().whole_from, Some(LogIndex::new(4)));
+        let repaired = two_groups().batch(5, 4, &[(append(1, 4), 4, true)]).batch(
+            6,
+            5,
+            &[(Write::Repaired { group: GroupId::new(2) }, 3, false)],
+        );
+        assert!(group(&repaired.recover(), 1).verdict.is_damaged(), "another's repair");
+    }
+
+    /// The first item of a group may name a batch of a segment that was freed.
+    #[test]
+    fn what_lies_before_the_oldest_segment_is_not_lost() {
+        let freed = File::new().batch(1, 0, &[(append(1, 1), 0, false)]).recover();
+        assert_eq!(group(&freed, 1).verdict, Verdict::Clean);
+        let unknown = File::new().batch(1, 0, &[(append(1, 1), 1, false)]).recover();
+        assert!(group(&unknown, 1).verdict.is_damaged(), "batch 1 would have been read");
+    }
+}
