@@ -101,6 +101,8 @@ impl Data {
         }
         self.bytes[pos..end].copy_from_slice(bytes);
         self.pending.push((pos, bytes.len()));
+        // A drive gives a bad place another sector when it is written as a whole.
+        self.unreadable.retain(|place| place.start < pos || end < place.end);
     }
 
     /// A part of a sector reaches the medium, as it is in the cache.

@@ -46,6 +46,8 @@ pub struct Wal {
     next_spare: u64,
     /// Written and not yet synced.
     unsynced: Option<Unsynced>,
+    /// Files up to here were found with damage among them: they are not used again.
+    suspect_up_to: SegmentId,
 }
 
 #[derive(Clone, Copy)]
@@ -102,11 +104,15 @@ impl Wal {
                 source: Arc::new(source),
             })?;
         }
+        let is_suspect = outcome.recovered.unlisted_damaged || outcome.start.after_damage;
+        let suspect_up_to = segments.last().filter(|_| is_suspect).copied();
+        let suspect_up_to = suspect_up_to.unwrap_or(SegmentId::new(0));
         let mut commit =
             Commit::new(options.clone(), identity.domain(), outcome.index, segments, outcome.start);
         commit.spares_free = spares.len();
         let shared = Arc::new(Shared { disk, commit: Mutex::new(commit) });
-        let mut wal = Self { shared, identity, options, spares, next_spare, unsynced: None };
+        let mut wal =
+            Self { shared, identity, options, spares, next_spare, unsynced: None, suspect_up_to };
         wal.prepare_spares()?;
         Ok((wal, outcome.recovered))
     }
@@ -227,7 +233,7 @@ impl Wal {
         let Some(oldest) = self.shared.commit().freeable() else { return Ok(()) };
         let disk = &*self.shared.disk;
         let name = segment::file_name(oldest);
-        if self.spares.len() <= SPARES {
+        if self.spares.len() <= SPARES && self.suspect_up_to < oldest {
             let spare = segment::spare_name(self.next_spare);
             self.next_spare += 1;
             disk.rename(&name, &spare).map_err(WalError::io("rename", &name))?;

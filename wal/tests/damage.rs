@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use palisade_wal::sim::SimDisk;
+use palisade_wal::sim::{SimDisk, SimFaults};
 use palisade_wal::{
     Disk, Disposition, GroupId, LogIndex, Recovered, Verdict, Wal, WalError, WalIdentity,
     WalOptions, Write,
@@ -135,8 +135,9 @@ fn step() -> impl Strategy<Value = Step> {
 fn write_of(models: &Models, op: &Op, number: u64) -> Write {
     let model = |group: &u64| models.get(group).cloned().unwrap_or_default();
     let payload = |bytes: usize| -> Bytes {
-        let mut payload = number.to_le_bytes().to_vec();
-        payload.resize(8 + bytes, (number % 251) as u8);
+        // No payload ends in zeros: those are what an unreadable place reads as.
+        let mut payload = (number | 1 << 63).to_le_bytes().to_vec();
+        payload.resize(8 + bytes, (number % 250 + 1) as u8);
         payload.into()
     };
     match *op {
@@ -291,7 +292,7 @@ fn inflict_any(disk: &SimDisk, hurt: &Hurt) -> bool {
         Hurt::Misdirected { at } => {
             let Some((name, pos, length)) = place(at) else { return false };
             let bytes = disk.contents(name);
-            let source = &bytes[96..length.min(96 + 700)];
+            let source = &bytes[96.min(bytes.len())..length.min(96 + 700).min(bytes.len())];
             let target = (pos / 8 * 8).min(bytes.len() - source.len());
             disk.overwrite(name, target, source);
         }
@@ -747,4 +748,79 @@ fn a_bad_read_names_the_entry() {
     flush(&mut wal);
     let (from, end) = (LogIndex::new(1), LogIndex::new(2));
     assert_eq!(wal.reader().read(GroupId::new(1), from, end, 9_999).unwrap()[0].1, vec![1; 100]);
+}
+
+/// Writes that the disk lies about are found at the next start, wherever they went.
+#[test]
+fn a_lost_or_misdirected_write_is_found() {
+    for number in 1..12 {
+        for misdirected in [false, true] {
+            let disk = SimDisk::from_seed(number);
+            let (mut wal, _) = open(&disk);
+            submit(&mut wal, &[append(1, 1), append(2, 1)]);
+            settle(&mut wal);
+            let write = Some(disk.counts().writes + number);
+            let mut faults = SimFaults::default();
+            *(if misdirected { &mut faults.misdirected_write } else { &mut faults.lost_write }) =
+                write;
+            disk.set_faults(faults);
+            let mut truth = Models::new();
+            apply(&mut truth, &append(1, 1));
+            apply(&mut truth, &append(2, 1));
+            for index in 2..=20 {
+                let write = append(1 + index % 2, index / 2 + 1);
+                let is_next = truth[&(1 + index % 2)].last + 1 == index / 2 + 1;
+                if is_next {
+                    apply(&mut truth, &write);
+                    submit(&mut wal, &[write]);
+                    settle(&mut wal);
+                }
+            }
+            disk.set_faults(SimFaults::default());
+            drop(wal);
+            disk.crash();
+            let (wal, recovered) = open(&disk);
+            judge(&wal, &recovered, &truth).unwrap();
+        }
+    }
+}
+
+/// Whatever fails, the wal stops with the cause, and what was synced before is there.
+#[test]
+fn failing_operations_stop_the_wal_and_lose_nothing() {
+    type Choose = fn(&mut SimFaults, u64);
+    let kinds: [Choose; 5] = [
+        |faults, number| faults.short_write = Some(number),
+        |faults, number| faults.failing_write = Some(number),
+        |faults, number| faults.failing_create = Some(number),
+        |faults, number| faults.failing_rename = Some(number),
+        |faults, number| faults.failing_sync_dir = Some(number),
+    ];
+    for (choose, number) in kinds.iter().flat_map(|kind| (1..30).map(move |number| (kind, number)))
+    {
+        let disk = SimDisk::from_seed(number);
+        let mut faults = SimFaults::default();
+        choose(&mut faults, number);
+        disk.set_faults(faults);
+        let mut durable = 0;
+        if let Ok((mut wal, _)) = Wal::open(Arc::new(disk.clone()), IDENTITY, options()) {
+            for index in 1..200 {
+                let result = wal.submit(&[append(1, index)]).and_then(|_| {
+                    wal.write_queued()?;
+                    wal.sync()?;
+                    durable = index;
+                    wal.maintain()
+                });
+                if result.is_err() {
+                    break;
+                }
+            }
+        }
+        disk.set_faults(SimFaults::default());
+        disk.crash();
+        let (_, recovered) = open(&disk);
+        assert!(!recovered.verdict.is_damaged());
+        let last = recovered.groups.get(&GroupId::new(1)).map_or(0, |found| found.last.get());
+        assert!(durable <= last, "durable={durable} last={last}");
+    }
 }
