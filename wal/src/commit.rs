@@ -463,6 +463,9 @@ impl Commit {
                     *trimmed = (*up_to).max(*trimmed);
                 }
                 Write::Reset { up_to, .. } => {
+                    if *up_to == LogIndex::new(u64::MAX) {
+                        return Err(invalid("a log cannot go on behind the last index"));
+                    }
                     *trimmed = *up_to;
                     *last = *up_to;
                 }
