@@ -7,15 +7,21 @@
 //! A batch is checked, indexed and encoded when it is submitted, while the one before is synced.
 //! Everything staged when the disk comes free is taken together: one write, one sync, however many
 //! batches and groups. There is no timer.
+//!
+//! Two things are written beside what callers ask for. The registers of a frame are repeated in the
+//! next one, see `copies`. And when nothing is left to do, a **mark** is written behind the last
+//! batch, which tells that the batch was synced: without it, damage there would look like a tail
+//! that was torn.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crc32fast::Hasher;
 
+use crate::copies::Copies;
 use crate::error::WalError;
-use crate::frame::{self, FrameHeader, ItemKind, ItemRef, Write};
-use crate::index::{Index, LiveItem, Location};
+use crate::frame::{self, Encoder, FrameHeader, ITEM_HEADER_BYTES, ItemKind, ItemRef, Link, Write};
+use crate::index::{Index, LiveItem, Location, Lost};
 use crate::options::{STATE_BYTES_MAX, WalOptions};
 use crate::position::{BatchSeq, GroupId, LogIndex, SegmentId};
 use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -35,6 +41,24 @@ pub(crate) struct Chunk {
 pub(crate) struct Taken {
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) up_to: BatchSeq,
+    /// Nobody waits for it: it is synced with what comes after.
+    pub(crate) is_mark: bool,
+}
+
+/// Where a wal goes on.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// Where the next frame goes, or `None` if it begins a segment.
+    pub(crate) tail: Option<(SegmentId, u64)>,
+    pub(crate) next_seq: BatchSeq,
+    /// The next segment is begun behind damage.
+    pub(crate) after_damage: bool,
+    /// The first batch of the last segment, or zero if there is none.
+    pub(crate) segment_first: BatchSeq,
+    /// The last batch is not known to be synced by anything behind it.
+    pub(crate) mark_due: bool,
+    /// Registers of the last frame.
+    pub(crate) copies: Copies,
 }
 
 /// Numbers that tell how a wal is doing.
@@ -76,6 +100,87 @@ pub(crate) struct Commit {
     /// Why nothing is taken any more.
     pub(crate) refusal: Option<WalError>,
     pub(crate) stats: WalStats,
+    /// The next segment is begun behind damage.
+    after_damage: bool,
+    /// The first batch of the last segment, or zero.
+    segment_first: BatchSeq,
+    /// The last frame is a batch, and nothing behind it tells that it was synced.
+    mark_due: bool,
+    /// Registers of the last frame, which the next repeats.
+    copies: Copies,
+    /// Cleared, to be filled for the frame being made.
+    copies_made: Copies,
+}
+
+/// Fills one frame: every item goes to the bytes and to the index.
+struct Filler<'a> {
+    encoder: Encoder<'a>,
+    index: &'a mut Index,
+    /// What the next frame repeats.
+    copies: &'a mut Copies,
+    segment: SegmentId,
+    pos: u64,
+    seq: BatchSeq,
+}
+
+impl Filler<'_> {
+    fn put(&mut self, item: ItemRef<'_>) {
+        let link = self.index.link(item.group, self.seq);
+        self.put_linked(item, link);
+    }
+
+    fn put_linked(&mut self, item: ItemRef<'_>, link: Link) {
+        let item_made = self.encoder.item(item, link);
+        self.index.apply(&item_made, self.segment, self.pos, self.seq);
+        if item.kind == ItemKind::State {
+            self.copies.set(item.group, item.payload);
+        }
+    }
+
+    /// The copy is not what the index points to: it lies behind the original, and so is there as
+    /// long as the original is needed.
+    fn put_copy(&mut self, group: GroupId, payload: &[u8]) {
+        let link = self.index.copy_link(group, self.seq);
+        let kind = ItemKind::State;
+        self.encoder.item(ItemRef { kind, group, index: LogIndex::ZERO, payload }, link);
+        self.index.copied(group, self.seq);
+    }
+
+    fn put_mark(&mut self) {
+        let (kind, group) = (ItemKind::Mark, GroupId::new(0));
+        let item = ItemRef { kind, group, index: LogIndex::ZERO, payload: &[] };
+        self.encoder.item(item, Link::default());
+    }
+
+    /// The trim mark comes along, since the front of a damaged log may not be what the files say.
+    fn put_repaired(&mut self, group: GroupId) {
+        let payload = encode_lost(self.index.lost_of(group));
+        let found = self.index.groups.get(&group);
+        let trimmed = found.map_or(LogIndex::ZERO, |found| found.trimmed);
+        let last = found.map_or(LogIndex::ZERO, |found| found.last());
+        self.put(ItemRef { kind: ItemKind::Trim, group, index: trimmed, payload: &[] });
+        self.put(ItemRef { kind: ItemKind::Repaired, group, index: last, payload: &payload });
+    }
+}
+
+/// Lost runs that a repair names one by one; those beyond are named together.
+const LOST_MAX: usize = 64;
+
+fn encode_lost(lost: &[Lost]) -> Vec<u8> {
+    let mut named = lost.to_vec();
+    if LOST_MAX < named.len() {
+        let rest = named.split_off(LOST_MAX - 1);
+        named.push((rest[0].0, rest[rest.len() - 1].1));
+    }
+    named
+        .iter()
+        .flat_map(|(first, last)| [first, last])
+        .flat_map(|seq| seq.get().to_le_bytes())
+        .collect()
+}
+
+fn lost_bytes(lost: &[Lost]) -> usize {
+    16 * lost.len().min(LOST_MAX)
 }
 
 impl Commit {
@@ -84,9 +189,9 @@ impl Commit {
         domain: Hasher,
         index: Index,
         segments: BTreeSet<SegmentId>,
-        tail: Option<(SegmentId, u64)>,
-        next_seq: BatchSeq,
+        start: Start,
     ) -> Self {
+        let Start { tail, next_seq, after_damage, segment_first, mark_due, copies } = start;
         let durable = BatchSeq::new(next_seq.get() - 1);
         let next_segment = segments.last().map_or(SegmentId::new(1), |last| last.next());
         Self {
@@ -101,12 +206,17 @@ impl Commit {
             staged_bytes: 0,
             spare_buffer: Vec::new(),
             taken: durable,
-            written: tail.unwrap_or((SegmentId::new(0), 0)),
+            written: tail.unwrap_or((next_segment, 0)),
             durable,
             spares_free: 0,
             no_space: false,
             refusal: None,
             stats: WalStats::default(),
+            after_damage,
+            segment_first,
+            mark_due,
+            copies,
+            copies_made: Copies::default(),
         }
     }
 
@@ -119,8 +229,28 @@ impl Commit {
             return Err(invalid("a batch has at least one write"));
         }
         self.check(batch)?;
-        let items_bytes: usize = batch.iter().map(Write::encoded_bytes).sum();
-        self.stage(items_bytes, batch.iter().map(ItemRef::from))
+        let items_bytes: usize = batch.iter().map(|write| self.encoded_bytes(write)).sum();
+        let sets = |group| {
+            batch
+                .iter()
+                .any(|write| matches!(write, Write::SetState { .. }) && write.group() == group)
+        };
+        self.stage(items_bytes, sets, |filler| {
+            for write in batch {
+                match write {
+                    Write::Repaired { group } => filler.put_repaired(*group),
+                    _ => filler.put(ItemRef::from(write)),
+                }
+            }
+        })
+    }
+
+    fn encoded_bytes(&self, write: &Write) -> usize {
+        let more = match write {
+            Write::Repaired { group } => ITEM_HEADER_BYTES + lost_bytes(self.index.lost_of(*group)),
+            _ => write.payload().len(),
+        };
+        ITEM_HEADER_BYTES + more
     }
 
     /// Copies live items to the end, so that their old segment can be freed. Those that have moved
@@ -133,31 +263,96 @@ impl Commit {
         let current: Vec<&(LiveItem, Vec<u8>)> =
             items.iter().filter(|(item, _)| index.is_current(item)).collect();
         let items_bytes: usize =
-            current.iter().map(|(_, payload)| frame::ITEM_HEADER_BYTES + payload.len()).sum();
+            current.iter().map(|(_, payload)| ITEM_HEADER_BYTES + payload.len()).sum();
         if items_bytes == 0 {
             return Ok(());
         }
-        let refs = current.into_iter().map(|(item, payload)| ItemRef {
-            kind: item.kind,
-            group: item.group,
-            index: item.index,
-            payload,
+        let sets = |group| {
+            current.iter().any(|(item, _)| item.kind == ItemKind::State && item.group == group)
+        };
+        let moved = self.stage(items_bytes, sets, |filler| {
+            for (item, payload) in &current {
+                let link = match item.kind {
+                    ItemKind::State => filler.index.copy_link(item.group, filler.seq),
+                    _ => filler.index.link(item.group, filler.seq),
+                };
+                let LiveItem { kind, group, index, .. } = *item;
+                filler.put_linked(ItemRef { kind, group, index, payload }, link);
+            }
         });
-        self.stage(items_bytes, refs).map(|_| ())
+        moved.map(|_| ())
     }
 
-    fn stage<'a>(
+    /// Tells of damaged groups by a trim mark that trims nothing more, so that the damage is still
+    /// known when the place where it happened is freed.
+    pub(crate) fn submit_notes(&mut self) -> Result<(), WalError> {
+        if self.index.not_noted.is_empty() || self.oldest_unused().is_none() {
+            return Ok(());
+        }
+        if let Some(refusal) = &self.refusal {
+            return Err(refusal.clone());
+        }
+        let room = self.options.batch_bytes_max / 2 / ITEM_HEADER_BYTES;
+        let groups: Vec<GroupId> = self.index.not_noted.iter().copied().take(room).collect();
+        let noted = self.stage(
+            groups.len() * ITEM_HEADER_BYTES,
+            |_| false,
+            |filler| {
+                for group in &groups {
+                    let index = filler.index.groups[group].trimmed;
+                    filler.put(ItemRef {
+                        kind: ItemKind::Trim,
+                        group: *group,
+                        index,
+                        payload: &[],
+                    });
+                }
+            },
+        );
+        noted.map(|_| ())
+    }
+
+    /// Stages a frame with these items and the copies that are due. `sets` tells whose registers
+    /// are among the items: those need no copy.
+    fn stage(
         &mut self,
         items_bytes: usize,
-        items: impl Iterator<Item = ItemRef<'a>>,
+        sets: impl Fn(GroupId) -> bool,
+        fill: impl FnOnce(&mut Filler<'_>),
     ) -> Result<BatchSeq, WalError> {
-        let frame_bytes = frame::frame_bytes(items_bytes);
-        if frame_bytes > self.options.batch_bytes_max {
+        let alone = frame::frame_bytes(items_bytes);
+        if alone > self.options.batch_bytes_max {
             return Err(invalid(&format!(
-                "a batch of {frame_bytes} bytes is over batch_bytes_max={}",
+                "a batch of {alone} bytes is over batch_bytes_max={}",
                 self.options.batch_bytes_max
             )));
         }
+        let copies_bytes = self.copies_bytes(&sets);
+        if frame::frame_bytes(items_bytes + copies_bytes) <= self.options.batch_bytes_max {
+            return self.frame(items_bytes + copies_bytes, &sets, fill);
+        }
+        // Together they are too long: the copies go first, in a frame of their own.
+        self.stage_mark()?;
+        self.frame(items_bytes, &sets, fill)
+    }
+
+    fn stage_mark(&mut self) -> Result<BatchSeq, WalError> {
+        let bytes = ITEM_HEADER_BYTES + self.copies_bytes(&|_| false);
+        self.frame(bytes, &|_| false, |filler| filler.put_mark())
+    }
+
+    fn copies_bytes(&self, sets: &impl Fn(GroupId) -> bool) -> usize {
+        let due = self.copies.iter().filter(|(group, _)| !sets(*group));
+        due.map(|(_, payload)| ITEM_HEADER_BYTES + payload.len()).sum()
+    }
+
+    fn frame(
+        &mut self,
+        items_bytes: usize,
+        sets: &impl Fn(GroupId) -> bool,
+        fill: impl FnOnce(&mut Filler<'_>),
+    ) -> Result<BatchSeq, WalError> {
+        let frame_bytes = frame::frame_bytes(items_bytes);
         if self.staged_bytes + frame_bytes > self.options.queued_bytes_max {
             return Err(self.backpressure());
         }
@@ -165,15 +360,35 @@ impl Commit {
         let seq = self.next_seq;
         let header = FrameHeader { segment, seq, durable: self.durable };
         let chunk = self.staged.last_mut().expect("a place is in the last chunk");
-        let index = &mut self.index;
-        frame::encode(&self.domain, header, items, &mut chunk.bytes, |item| {
-            index.apply(&item, segment, pos, seq);
-        });
+        let encoder = Encoder::begin(header, &mut chunk.bytes);
+        let (index, copies) = (&mut self.index, &mut self.copies_made);
+        let mut filler = Filler { encoder, index, copies, segment, pos, seq };
+        for (group, payload) in self.copies.iter().filter(|(group, _)| !sets(*group)) {
+            filler.put_copy(group, payload);
+        }
+        fill(&mut filler);
+        filler.encoder.finish(&self.domain, pos);
         assert_eq!(chunk.pos + chunk.bytes.len() as u64, pos + frame_bytes as u64);
+        self.copies.clear();
+        std::mem::swap(&mut self.copies, &mut self.copies_made);
         self.tail = Some((segment, pos + frame_bytes as u64));
         self.staged_bytes += frame_bytes;
         self.next_seq = seq.next();
+        self.mark_due = true;
         Ok(seq)
+    }
+
+    /// A mark behind the last batch, if that is synced and nothing is left to do.
+    pub(crate) fn take_mark(&mut self) -> Option<Taken> {
+        let idle = self.staged.is_empty() && self.durable.next() == self.next_seq;
+        if !self.mark_due || !idle || self.refusal.is_some() {
+            return None;
+        }
+        // Without room for it now, there may be later.
+        self.stage_mark().ok()?;
+        self.mark_due = false;
+        let taken = self.take()?;
+        Some(Taken { is_mark: true, ..taken })
     }
 
     /// Where a frame of this size goes; the last staged chunk ends there afterwards.
@@ -196,7 +411,14 @@ impl Commit {
         let segment = self.next_segment;
         self.next_segment = segment.next();
         self.segments.insert(segment);
-        let header = SegmentHeader { segment, first_seq: self.next_seq };
+        let header = SegmentHeader {
+            segment,
+            first_seq: self.next_seq,
+            bytes: self.options.segment_bytes,
+            after_damage: std::mem::take(&mut self.after_damage),
+            unlisted: self.index.unlisted.is_some(),
+            prev_first: std::mem::replace(&mut self.segment_first, self.next_seq),
+        };
         let pos = SEGMENT_HEADER_BYTES;
         let bytes = std::mem::take(&mut self.spare_buffer);
         self.staged.push(Chunk { segment, pos, bytes, begins: Some(header) });
@@ -207,7 +429,7 @@ impl Commit {
     fn check(&self, batch: &[Write]) -> Result<(), WalError> {
         // Few groups share a batch: a small list beats a map.
         let mut ends: Vec<(GroupId, LogIndex, LogIndex)> = Vec::new();
-        for write in batch {
+        for (number, write) in batch.iter().enumerate() {
             let group = write.group();
             let at = ends.iter().position(|(seen, ..)| *seen == group).unwrap_or_else(|| {
                 let found = self.index.groups.get(&group);
@@ -241,12 +463,61 @@ impl Commit {
                     *trimmed = (*up_to).max(*trimmed);
                 }
                 Write::Reset { up_to, .. } => {
+                    if *up_to == LogIndex::new(u64::MAX) {
+                        return Err(invalid("a log cannot go on behind the last index"));
+                    }
                     *trimmed = *up_to;
                     *last = *up_to;
+                }
+                Write::Restore { index, .. } => {
+                    if *index <= *trimmed || *last < *index {
+                        return Err(invalid(&format!(
+                            "group={group} holds {}..={last}, cannot restore index={index}",
+                            trimmed.next()
+                        )));
+                    }
+                }
+                Write::Truncate { after, .. } => {
+                    if *after < *trimmed || *last < *after {
+                        return Err(invalid(&format!(
+                            "group={group} holds {}..={last}, cannot truncate after={after}",
+                            trimmed.next()
+                        )));
+                    }
+                    *last = *after;
+                }
+                Write::Repaired { .. } => {
+                    if batch[..number].contains(write) {
+                        return Err(invalid("a batch repairs a group at most once"));
+                    }
+                    if let Some(hole) = self.holes_after(group, &batch[..number]).first() {
+                        return Err(invalid(&format!(
+                            "group={group} is not repaired, index={hole} is missing"
+                        )));
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// What is still missing of a group when these writes are done.
+    fn holes_after(&self, group: GroupId, writes: &[Write]) -> BTreeSet<LogIndex> {
+        let found = self.index.groups.get(&group);
+        let mut holes: BTreeSet<LogIndex> = found.iter().flat_map(|found| found.holes()).collect();
+        for write in writes.iter().filter(|write| write.group() == group) {
+            match write {
+                Write::Append { index, .. } => holes.retain(|hole| hole < index),
+                Write::Restore { index, .. } => {
+                    holes.remove(index);
+                }
+                Write::Truncate { after, .. } => holes.retain(|hole| hole <= after),
+                Write::Trim { up_to, .. } => holes.retain(|hole| up_to < hole),
+                Write::Reset { .. } => holes.clear(),
+                Write::SetState { .. } | Write::Repaired { .. } => {}
+            }
+        }
+        holes
     }
 
     fn backpressure(&self) -> WalError {
@@ -263,7 +534,8 @@ impl Commit {
         }
         self.staged_bytes = 0;
         self.taken = BatchSeq::new(self.next_seq.get() - 1);
-        Some(Taken { chunks: std::mem::take(&mut self.staged), up_to: self.taken })
+        let chunks = std::mem::take(&mut self.staged);
+        Some(Taken { chunks, up_to: self.taken, is_mark: false })
     }
 
     pub(crate) fn has_staged(&self) -> bool {
@@ -301,6 +573,12 @@ impl Commit {
 
     /// The oldest segment, if nothing in it is needed and it is not the last.
     pub(crate) fn freeable(&self) -> Option<SegmentId> {
+        let noted = self.index.not_noted.is_empty() && self.index.noted_up_to <= self.durable;
+        self.oldest_unused().filter(|_| noted)
+    }
+
+    /// The same, but what it tells of damage may not stand elsewhere yet.
+    fn oldest_unused(&self) -> Option<SegmentId> {
         let oldest = *self.segments.first()?;
         let used = oldest < self.written.0 && self.tail.is_some_and(|(tail, _)| oldest < tail);
         (used && self.index.is_free(oldest, self.durable)).then_some(oldest)
@@ -326,14 +604,12 @@ impl Commit {
         }
         let room = self.options.batch_bytes_max / 2;
         let mut bytes = 0;
-        self.index
-            .live_items(*oldest)
-            .into_iter()
-            .take_while(|item| {
-                bytes += frame::ITEM_HEADER_BYTES + item.location.len as usize;
-                item.kind == ItemKind::State || bytes <= room
-            })
-            .collect()
+        let fits = |(taken, item): &(usize, LiveItem)| {
+            bytes += ITEM_HEADER_BYTES + item.location.len as usize;
+            *taken == 0 || bytes <= room
+        };
+        let items = self.index.live_items(*oldest).into_iter().enumerate().take_while(fits);
+        items.map(|(_, item)| item).collect()
     }
 
     pub(crate) fn stats(&self) -> WalStats {

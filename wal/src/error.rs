@@ -60,21 +60,22 @@ pub enum WalError {
         #[source]
         source: Arc<io::Error>,
     },
-    /// Stored bytes are not what was written.
-    #[error("checksum mismatch, segment={segment} byte_pos={byte_pos}")]
+    /// Stored bytes cannot be read, or are not what was written.
+    #[error(
+        "stored bytes are damaged, segment={segment} byte_pos={byte_pos} group={group} index={index}"
+    )]
     Corrupt {
         /// Where.
         segment: SegmentId,
         /// Where.
         byte_pos: BytePos,
-    },
-    /// Recovery found damage; what is readable is, but nothing can be written.
-    #[error("wal is damaged, segment={segment} byte_pos={byte_pos}: repair or replace this node")]
-    Damaged {
-        /// Where the first damage lies.
-        segment: SegmentId,
-        /// Where the first damage lies.
-        byte_pos: BytePos,
+        /// Whose entry it is.
+        group: GroupId,
+        /// Which entry it is; 0 for a register.
+        index: LogIndex,
+        /// The cause, if the disk gave one rather than other bytes.
+        #[source]
+        source: Option<Arc<io::Error>>,
     },
     /// The entry was trimmed.
     #[error("entry was trimmed, group={group} first={first}")]
@@ -143,8 +144,7 @@ impl WalError {
             Self::Poisoned { .. }
             | Self::SyncFailed { .. }
             | Self::Io { .. }
-            | Self::Corrupt { .. }
-            | Self::Damaged { .. } => Disposition::Halt,
+            | Self::Corrupt { .. } => Disposition::Halt,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! offset  size  field    rule
-//!      0     4  crc32    over the owner's identity, then bytes 4..32+n
+//!      0     4  crc32    over the owner's identity, the frame's place in its file, bytes 4..32+n
 //!      4     4  length   n, the items, at most the segment's rest
 //!      8     8  segment  the owning segment; stale bytes of a recycled file fail here
 //!     16     8  seq      exactly one more than the frame before
@@ -13,13 +13,22 @@
 //! An item:
 //!
 //! ```text
-//!      0     1  kind     1 append, 2 state, 3 trim, 4 reset, 5 moved append
-//!      1     8  group
-//!      9     8  index    of the entry, or up to which is trimmed or reset; 0 for state
-//!     17     4  length   m, 0 for trim and reset
-//!     21     4  crc32    over the m bytes, for reading one entry without its frame
-//!     25     m  payload  opaque
+//!      0     1  kind     low bits: 1 append, 2 state, 3 trim, 4 reset, 5 moved append,
+//!                        6 restore, 7 truncate, 8 repaired, 9 mark
+//!                        0x80: the group was damaged when this was written
+//!                        0x40: a copied register that may be older than the one that was lost
+//!      1     8  group    0 for mark
+//!      9     8  index    of the entry, or up to which is trimmed, reset or kept, or the last of a
+//!                        repaired log; 0 for state and mark
+//!     17     8  prev     the last batch before this one that changed the group, 0 if none
+//!     25     4  length   m, 0 for trim, reset, truncate and mark
+//!     29     4  crc32    over the m bytes, for reading one entry without its frame
+//!     33     m  payload  opaque; of repaired: (first 8, last 8) of each lost run of batches that
+//!                        the repair knew of
 //! ```
+//!
+//! `prev` chains the batches of a group, so that a reader who finds batches missing can tell whether
+//! they held anything of it.
 //!
 //! The first frame to break a rule ends what can be read in order. What that means is decided in
 //! `recovery`, by what stands after it.
@@ -30,7 +39,7 @@ use crc32fast::Hasher;
 use crate::position::{BatchSeq, GroupId, LogIndex, SegmentId};
 
 pub(crate) const FRAME_HEADER_BYTES: usize = 32;
-pub(crate) const ITEM_HEADER_BYTES: usize = 25;
+pub(crate) const ITEM_HEADER_BYTES: usize = 33;
 pub(crate) const ALIGN_BYTES: usize = 8;
 
 const KIND_APPEND: u8 = 1;
@@ -38,6 +47,12 @@ const KIND_STATE: u8 = 2;
 const KIND_TRIM: u8 = 3;
 const KIND_RESET: u8 = 4;
 const KIND_MOVED: u8 = 5;
+const KIND_RESTORE: u8 = 6;
+const KIND_TRUNCATE: u8 = 7;
+const KIND_REPAIRED: u8 = 8;
+const KIND_MARK: u8 = 9;
+const FLAG_DAMAGED: u8 = 0x80;
+const FLAG_STALE: u8 = 0x40;
 
 /// One change to one group's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +87,28 @@ pub enum Write {
         /// The entry before the next one.
         up_to: LogIndex,
     },
+    /// Puts an entry where one is missing, unreadable or stale. Nothing after it goes.
+    Restore {
+        /// Whose log.
+        group: GroupId,
+        /// From the first to the last there is.
+        index: LogIndex,
+        /// Opaque.
+        payload: Bytes,
+    },
+    /// Drops every entry above this one.
+    Truncate {
+        /// Whose log.
+        group: GroupId,
+        /// The last entry that stays; from the trimmed front to the last there is.
+        after: LogIndex,
+    },
+    /// Says that nothing of a damaged group is missing any more: no hole is left, and its register
+    /// and entries are what they should be.
+    Repaired {
+        /// Whose log.
+        group: GroupId,
+    },
 }
 
 impl Write {
@@ -82,16 +119,24 @@ impl Write {
             Self::Append { group, .. }
             | Self::SetState { group, .. }
             | Self::Trim { group, .. }
-            | Self::Reset { group, .. } => *group,
+            | Self::Reset { group, .. }
+            | Self::Restore { group, .. }
+            | Self::Truncate { group, .. }
+            | Self::Repaired { group } => *group,
         }
     }
 
-    pub(crate) fn encoded_bytes(&self) -> usize {
-        ITEM_HEADER_BYTES
-            + match self {
-                Self::Append { payload, .. } | Self::SetState { payload, .. } => payload.len(),
-                Self::Trim { .. } | Self::Reset { .. } => 0,
-            }
+    /// What it puts into an item, as far as the write alone says.
+    pub(crate) fn payload(&self) -> &[u8] {
+        match self {
+            Self::Append { payload, .. }
+            | Self::SetState { payload, .. }
+            | Self::Restore { payload, .. } => payload,
+            Self::Trim { .. }
+            | Self::Reset { .. }
+            | Self::Truncate { .. }
+            | Self::Repaired { .. } => &[],
+        }
     }
 }
 
@@ -104,6 +149,53 @@ pub(crate) enum ItemKind {
     Reset,
     /// An entry copied from an older segment: it takes no other entry's place.
     Moved,
+    Restore,
+    Truncate,
+    Repaired,
+    /// Changes nothing: its frame tells that the one before was synced.
+    Mark,
+}
+
+impl ItemKind {
+    fn code(self) -> u8 {
+        match self {
+            Self::Append => KIND_APPEND,
+            Self::State => KIND_STATE,
+            Self::Trim => KIND_TRIM,
+            Self::Reset => KIND_RESET,
+            Self::Moved => KIND_MOVED,
+            Self::Restore => KIND_RESTORE,
+            Self::Truncate => KIND_TRUNCATE,
+            Self::Repaired => KIND_REPAIRED,
+            Self::Mark => KIND_MARK,
+        }
+    }
+
+    fn from_code(code: u8) -> Option<Self> {
+        Some(match code {
+            KIND_APPEND => Self::Append,
+            KIND_STATE => Self::State,
+            KIND_TRIM => Self::Trim,
+            KIND_RESET => Self::Reset,
+            KIND_MOVED => Self::Moved,
+            KIND_RESTORE => Self::Restore,
+            KIND_TRUNCATE => Self::Truncate,
+            KIND_REPAIRED => Self::Repaired,
+            KIND_MARK => Self::Mark,
+            _ => return None,
+        })
+    }
+}
+
+/// Where an item stands among the changes of its group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// The last batch before that changed the group.
+    pub(crate) prev: BatchSeq,
+    /// The group was damaged, and is until it is repaired.
+    pub(crate) damaged: bool,
+    /// A copy of a register that may be older than the one that was lost.
+    pub(crate) stale: bool,
 }
 
 /// An item without its payload, and where the payload lies in the encoded bytes.
@@ -112,6 +204,7 @@ pub(crate) struct Item {
     pub(crate) kind: ItemKind,
     pub(crate) group: GroupId,
     pub(crate) index: LogIndex,
+    pub(crate) link: Link,
     /// From the start of the frame.
     pub(crate) payload_pos: u32,
     pub(crate) payload_len: u32,
@@ -132,6 +225,7 @@ pub(crate) fn frame_bytes(items_bytes: usize) -> usize {
 }
 
 /// What an item says, with its payload borrowed.
+#[derive(Clone, Copy)]
 pub(crate) struct ItemRef<'a> {
     pub(crate) kind: ItemKind,
     pub(crate) group: GroupId,
@@ -141,67 +235,80 @@ pub(crate) struct ItemRef<'a> {
 
 impl<'a> From<&'a Write> for ItemRef<'a> {
     fn from(write: &'a Write) -> Self {
-        match write {
-            Write::Append { group, index, payload } => {
-                Self { kind: ItemKind::Append, group: *group, index: *index, payload }
-            }
-            Write::SetState { group, payload } => {
-                Self { kind: ItemKind::State, group: *group, index: LogIndex::ZERO, payload }
-            }
-            Write::Trim { group, up_to } => {
-                Self { kind: ItemKind::Trim, group: *group, index: *up_to, payload: &[] }
-            }
-            Write::Reset { group, up_to } => {
-                Self { kind: ItemKind::Reset, group: *group, index: *up_to, payload: &[] }
-            }
-        }
+        let (kind, index) = match write {
+            Write::Append { index, .. } => (ItemKind::Append, *index),
+            Write::SetState { .. } => (ItemKind::State, LogIndex::ZERO),
+            Write::Trim { up_to, .. } => (ItemKind::Trim, *up_to),
+            Write::Reset { up_to, .. } => (ItemKind::Reset, *up_to),
+            Write::Restore { index, .. } => (ItemKind::Restore, *index),
+            Write::Truncate { after, .. } => (ItemKind::Truncate, *after),
+            // The index knows the last entry; who encodes fills it in.
+            Write::Repaired { .. } => (ItemKind::Repaired, LogIndex::ZERO),
+        };
+        Self { kind, group: write.group(), index, payload: write.payload() }
     }
 }
 
-/// Appends a frame to `out` and reports each item, with payload positions from the frame's start.
-pub(crate) fn encode<'a>(
-    domain: &Hasher,
-    header: FrameHeader,
-    items: impl Iterator<Item = ItemRef<'a>>,
-    out: &mut Vec<u8>,
-    mut each: impl FnMut(Item),
-) {
-    assert!(header.durable < header.seq, "a frame cannot know that itself is synced");
-    let start = out.len();
-    out.extend_from_slice(&[0; 8]);
-    out.extend_from_slice(&header.segment.get().to_le_bytes());
-    out.extend_from_slice(&header.seq.get().to_le_bytes());
-    out.extend_from_slice(&header.durable.get().to_le_bytes());
-    for item in items {
+/// Builds one frame at the end of a buffer, item by item.
+pub(crate) struct Encoder<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+}
+
+impl<'a> Encoder<'a> {
+    pub(crate) fn begin(header: FrameHeader, out: &'a mut Vec<u8>) -> Self {
+        assert!(header.durable < header.seq, "a frame cannot know that itself is synced");
+        let start = out.len();
+        out.extend_from_slice(&[0; 8]);
+        out.extend_from_slice(&header.segment.get().to_le_bytes());
+        out.extend_from_slice(&header.seq.get().to_le_bytes());
+        out.extend_from_slice(&header.durable.get().to_le_bytes());
+        Self { out, start }
+    }
+
+    /// Adds an item and says where its payload lies, from the frame's start.
+    pub(crate) fn item(&mut self, item: ItemRef<'_>, link: Link) -> Item {
         let payload_crc = crc32fast::hash(item.payload);
-        out.push(match item.kind {
-            ItemKind::Append => KIND_APPEND,
-            ItemKind::State => KIND_STATE,
-            ItemKind::Trim => KIND_TRIM,
-            ItemKind::Reset => KIND_RESET,
-            ItemKind::Moved => KIND_MOVED,
-        });
-        out.extend_from_slice(&item.group.get().to_le_bytes());
-        out.extend_from_slice(&item.index.get().to_le_bytes());
-        out.extend_from_slice(&(item.payload.len() as u32).to_le_bytes());
-        out.extend_from_slice(&payload_crc.to_le_bytes());
-        each(Item {
+        let flags =
+            if link.damaged { FLAG_DAMAGED } else { 0 } | if link.stale { FLAG_STALE } else { 0 };
+        let mut header = [0; ITEM_HEADER_BYTES];
+        header[0] = item.kind.code() | flags;
+        header[1..9].copy_from_slice(&item.group.get().to_le_bytes());
+        header[9..17].copy_from_slice(&item.index.get().to_le_bytes());
+        header[17..25].copy_from_slice(&link.prev.get().to_le_bytes());
+        header[25..29].copy_from_slice(&(item.payload.len() as u32).to_le_bytes());
+        header[29..33].copy_from_slice(&payload_crc.to_le_bytes());
+        self.out.extend_from_slice(&header);
+        let payload_pos = (self.out.len() - self.start) as u32;
+        self.out.extend_from_slice(item.payload);
+        Item {
             kind: item.kind,
             group: item.group,
             index: item.index,
-            payload_pos: (out.len() - start) as u32,
+            link,
+            payload_pos,
             payload_len: item.payload.len() as u32,
             payload_crc,
-        });
-        out.extend_from_slice(item.payload);
+        }
     }
-    let length = (out.len() - start - FRAME_HEADER_BYTES) as u32;
-    out[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
+
+    /// Seals the frame for its place in the file.
+    pub(crate) fn finish(self, domain: &Hasher, pos: u64) {
+        let Self { out, start } = self;
+        let length = (out.len() - start - FRAME_HEADER_BYTES) as u32;
+        out[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
+        let crc = checksum(domain, pos, &out[start + 4..]);
+        out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+        out.resize(start + frame_bytes(length as usize), 0);
+    }
+}
+
+/// The place is part of it, so that a frame that was written elsewhere in the file never passes.
+fn checksum(domain: &Hasher, pos: u64, rest: &[u8]) -> u32 {
     let mut hasher = domain.clone();
-    hasher.update(&out[start + 4..]);
-    let crc = hasher.finalize();
-    out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
-    out.resize(start + frame_bytes(length as usize), 0);
+    hasher.update(&pos.to_le_bytes());
+    hasher.update(rest);
+    hasher.finalize()
 }
 
 /// A frame that its checksum confirms.
@@ -213,8 +320,14 @@ pub(crate) struct Frame<'a> {
     raw: &'a [u8],
 }
 
-/// Reads the frame at the start of `raw`, or `None` if there is none that holds.
-pub(crate) fn decode<'a>(domain: &Hasher, segment: SegmentId, raw: &'a [u8]) -> Option<Frame<'a>> {
+/// Reads the frame at this place of a segment, or `None` if there is none that holds.
+pub(crate) fn decode<'a>(
+    domain: &Hasher,
+    segment: SegmentId,
+    file: &'a [u8],
+    pos: usize,
+) -> Option<Frame<'a>> {
+    let raw = file.get(pos..)?;
     let header = raw.get(..FRAME_HEADER_BYTES)?;
     let length = u32_at(header, 4) as usize;
     let end = FRAME_HEADER_BYTES.checked_add(length)?;
@@ -225,9 +338,7 @@ pub(crate) fn decode<'a>(domain: &Hasher, segment: SegmentId, raw: &'a [u8]) -> 
     if u64_at(header, 8) != segment.get() || u64_at(header, 16) <= u64_at(header, 24) {
         return None;
     }
-    let mut hasher = domain.clone();
-    hasher.update(&raw[4..end]);
-    if hasher.finalize() != u32_at(header, 0) {
+    if checksum(domain, pos as u64, &raw[4..end]) != u32_at(header, 0) {
         return None;
     }
     let header = FrameHeader {
@@ -258,24 +369,22 @@ impl<'a> Frame<'a> {
 
 fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
     let header = raw.get(pos..pos + ITEM_HEADER_BYTES)?;
-    let kind = match header[0] {
-        KIND_APPEND => ItemKind::Append,
-        KIND_STATE => ItemKind::State,
-        KIND_TRIM => ItemKind::Trim,
-        KIND_RESET => ItemKind::Reset,
-        KIND_MOVED => ItemKind::Moved,
-        _ => return None,
-    };
+    let kind = ItemKind::from_code(header[0] & !(FLAG_DAMAGED | FLAG_STALE))?;
     let payload_pos = pos + ITEM_HEADER_BYTES;
-    let payload_len = u32_at(header, 17);
+    let payload_len = u32_at(header, 25);
     let payload = raw.get(payload_pos..payload_pos.checked_add(payload_len as usize)?)?;
     let item = Item {
         kind,
         group: GroupId::new(u64_at(header, 1)),
         index: LogIndex::new(u64_at(header, 9)),
+        link: Link {
+            prev: BatchSeq::new(u64_at(header, 17)),
+            damaged: header[0] & FLAG_DAMAGED != 0,
+            stale: header[0] & FLAG_STALE != 0,
+        },
         payload_pos: payload_pos as u32,
         payload_len,
-        payload_crc: u32_at(header, 21),
+        payload_crc: u32_at(header, 29),
     };
     Some((item, payload))
 }
@@ -308,7 +417,20 @@ mod tests {
             (group(), payload()).prop_map(|(group, payload)| Write::SetState { group, payload }),
             (group(), index()).prop_map(|(group, up_to)| Write::Trim { group, up_to }),
             (group(), index()).prop_map(|(group, up_to)| Write::Reset { group, up_to }),
+            (group(), index(), payload()).prop_map(|(group, index, payload)| Write::Restore {
+                group,
+                index,
+                payload
+            }),
+            (group(), index()).prop_map(|(group, after)| Write::Truncate { group, after }),
+            group().prop_map(|group| Write::Repaired { group }),
         ]
+    }
+
+    const LINK: Link = Link { prev: BatchSeq::new(5), damaged: true, stale: false };
+
+    fn items_bytes(writes: &[Write]) -> usize {
+        writes.iter().map(|write| ITEM_HEADER_BYTES + write.payload().len()).sum()
     }
 
     fn encoded(writes: &[Write]) -> (Vec<u8>, FrameHeader) {
@@ -318,7 +440,11 @@ mod tests {
             durable: BatchSeq::new(7),
         };
         let mut raw = Vec::new();
-        encode(&Hasher::new(), header, writes.iter().map(ItemRef::from), &mut raw, |_| ());
+        let mut encoder = Encoder::begin(header, &mut raw);
+        for write in writes {
+            encoder.item(ItemRef::from(write), LINK);
+        }
+        encoder.finish(&Hasher::new(), 0);
         (raw, header)
     }
 
@@ -327,9 +453,8 @@ mod tests {
         fn frame_round_trips(writes in vec(write(), 1..6)) {
             let (raw, header) = encoded(&writes);
             prop_assert_eq!(raw.len() % ALIGN_BYTES, 0);
-            let items_bytes: usize = writes.iter().map(Write::encoded_bytes).sum();
-            prop_assert_eq!(raw.len(), frame_bytes(items_bytes));
-            let frame = decode(&Hasher::new(), header.segment, &raw).unwrap();
+            prop_assert_eq!(raw.len(), frame_bytes(items_bytes(&writes)));
+            let frame = decode(&Hasher::new(), header.segment, &raw, 0).unwrap();
             prop_assert_eq!(frame.header, header);
             prop_assert_eq!(frame.bytes, raw.len());
             let items: Vec<_> = frame.items().map(Option::unwrap).collect();
@@ -340,6 +465,7 @@ mod tests {
                     (item.kind, item.group, item.index, payload),
                     (expected.kind, expected.group, expected.index, expected.payload)
                 );
+                prop_assert_eq!(item.link, LINK);
                 prop_assert_eq!(item.payload_crc, crc32fast::hash(payload));
             }
         }
@@ -348,28 +474,29 @@ mod tests {
         #[test]
         fn any_changed_byte_is_noticed(writes in vec(write(), 1..4), at: prop::sample::Index, bit in 0u8..8) {
             let (mut raw, header) = encoded(&writes);
-            let items_bytes: usize = writes.iter().map(Write::encoded_bytes).sum();
-            let at = at.index(FRAME_HEADER_BYTES + items_bytes);
-            prop_assert!(decode(&Hasher::new(), header.segment, &raw[..at]).is_none());
+            let at = at.index(FRAME_HEADER_BYTES + items_bytes(&writes));
+            prop_assert!(decode(&Hasher::new(), header.segment, &raw[..at], 0).is_none());
             raw[at] ^= 1 << bit;
-            prop_assert!(decode(&Hasher::new(), header.segment, &raw).is_none());
+            prop_assert!(decode(&Hasher::new(), header.segment, &raw, 0).is_none());
         }
 
         #[test]
         fn decode_never_panics(raw in vec(any::<u8>(), 0..200)) {
-            if let Some(frame) = decode(&Hasher::new(), SegmentId::new(0), &raw) {
+            if let Some(frame) = decode(&Hasher::new(), SegmentId::new(0), &raw, 0) {
                 let _ = frame.items().count();
             }
         }
     }
 
     #[test]
-    fn another_owner_or_segment_fails() {
+    fn another_owner_segment_or_place_fails() {
         let (raw, header) =
             encoded(&[Write::Trim { group: GroupId::new(1), up_to: LogIndex::new(1) }]);
         let mut other = Hasher::new();
         other.update(b"someone else");
-        assert!(decode(&other, header.segment, &raw).is_none());
-        assert!(decode(&Hasher::new(), header.segment.next(), &raw).is_none());
+        assert!(decode(&other, header.segment, &raw, 0).is_none());
+        assert!(decode(&Hasher::new(), header.segment.next(), &raw, 0).is_none());
+        let elsewhere = [vec![0; 8], raw].concat();
+        assert!(decode(&Hasher::new(), header.segment, &elsewhere, 8).is_none());
     }
 }

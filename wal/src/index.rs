@@ -3,9 +3,9 @@
 //! A segment without live items can be freed, once the batch that took the last of them away is
 //! durable. Only the oldest segment is ever freed, so what remains is one unbroken run of batches.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::frame::{Item, ItemKind};
+use crate::frame::{Item, ItemKind, Link};
 use crate::position::{BatchSeq, GroupId, LogIndex, SegmentId};
 
 /// Where a payload lies.
@@ -18,6 +18,20 @@ pub(crate) struct Location {
     pub(crate) crc: u32,
 }
 
+/// Batches that are lost: the first and the last of a run.
+pub(crate) type Lost = (BatchSeq, BatchSeq);
+
+/// What is known to be wrong with a group.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GroupDamage {
+    /// The register is what was last set.
+    pub(crate) state_known: bool,
+    /// The lost runs that may have held something of it.
+    pub(crate) lost: Vec<Lost>,
+    /// Its trim mark was written since, and so tells of the damage when the place itself is freed.
+    pub(crate) noted: bool,
+}
+
 /// One group's part of the index.
 #[derive(Debug, Default)]
 pub(crate) struct GroupIndex {
@@ -25,9 +39,14 @@ pub(crate) struct GroupIndex {
     pub(crate) trimmed: LogIndex,
     /// Where the mark that says so lies. A group that was never trimmed has none.
     pub(crate) mark: Option<Location>,
-    /// Entries after `trimmed`, without gaps.
-    pub(crate) entries: VecDeque<Location>,
+    /// Entries after `trimmed`. What is missing of a damaged group is `None`.
+    pub(crate) entries: VecDeque<Option<Location>>,
     pub(crate) state: Option<Location>,
+    /// The last batch that changed the group, and the one before that.
+    pub(crate) changed: BatchSeq,
+    pub(crate) changed_before: BatchSeq,
+    /// Until it is repaired.
+    pub(crate) damage: Option<Box<GroupDamage>>,
 }
 
 impl GroupIndex {
@@ -41,7 +60,20 @@ impl GroupIndex {
 
     pub(crate) fn entry(&self, index: LogIndex) -> Option<&Location> {
         let at = index.get().checked_sub(self.first().get())?;
-        self.entries.get(usize::try_from(at).ok()?)
+        self.entries.get(usize::try_from(at).ok()?)?.as_ref()
+    }
+
+    /// Entries between the first and the last of which no copy is known.
+    pub(crate) fn holes(&self) -> impl Iterator<Item = LogIndex> {
+        let indexes = self.first().get()..;
+        let holes = self.entries.iter().zip(indexes).filter(|(entry, _)| entry.is_none());
+        holes.map(|(_, index)| LogIndex::new(index))
+    }
+
+    fn touch(&mut self, seq: BatchSeq) {
+        if self.changed != seq {
+            self.changed_before = std::mem::replace(&mut self.changed, seq);
+        }
     }
 }
 
@@ -58,6 +90,12 @@ struct Live {
 pub(crate) struct Index {
     pub(crate) groups: BTreeMap<GroupId, GroupIndex>,
     live: BTreeMap<SegmentId, Live>,
+    /// Batches that nobody can tell the groups of: a group that is not known may have lost all.
+    pub(crate) unlisted: Option<Vec<Lost>>,
+    /// Damaged groups that no mark tells of yet.
+    pub(crate) not_noted: BTreeSet<GroupId>,
+    /// The last batch that told of one, or repaired it.
+    pub(crate) noted_up_to: BatchSeq,
 }
 
 /// A live item in a segment that is to be freed.
@@ -70,40 +108,108 @@ pub(crate) struct LiveItem {
 }
 
 impl Index {
+    /// Where an item of batch `seq` stands among the changes of its group.
+    pub(crate) fn link(&self, group: GroupId, seq: BatchSeq) -> Link {
+        let Some(found) = self.groups.get(&group) else {
+            let damaged = self.unlisted.is_some();
+            return Link { prev: BatchSeq::ZERO, damaged, stale: false };
+        };
+        let prev = if found.changed == seq { found.changed_before } else { found.changed };
+        Link { prev, damaged: found.damage.is_some(), stale: false }
+    }
+
+    /// The same for a copy of the group's register.
+    pub(crate) fn copy_link(&self, group: GroupId, seq: BatchSeq) -> Link {
+        let damage = self.groups.get(&group).and_then(|found| found.damage.as_ref());
+        let stale = damage.is_some_and(|damage| !damage.state_known);
+        Link { stale, ..self.link(group, seq) }
+    }
+
+    /// The lost runs that may have held something of a group that is not repaired.
+    pub(crate) fn lost_of(&self, group: GroupId) -> &[Lost] {
+        match self.groups.get(&group) {
+            None => self.unlisted.as_deref().unwrap_or_default(),
+            Some(found) => found.damage.as_ref().map_or(&[], |damage| &damage.lost),
+        }
+    }
+
+    /// Takes note of a batch that repeats the group's register.
+    pub(crate) fn copied(&mut self, group: GroupId, seq: BatchSeq) {
+        self.groups.get_mut(&group).expect("a register's group is known").touch(seq);
+    }
+
     /// Takes in one item of batch `seq`, whose frame begins at `frame_pos`.
     pub(crate) fn apply(&mut self, item: &Item, segment: SegmentId, frame_pos: u64, seq: BatchSeq) {
         let pos = u32::try_from(frame_pos + u64::from(item.payload_pos))
             .expect("segments are shorter than 4 GiB");
         let location = Location { segment, pos, len: item.payload_len, crc: item.payload_crc };
-        let group = self.groups.entry(item.group).or_default();
+        let unlisted = &self.unlisted;
+        let group = self.groups.entry(item.group).or_insert_with(|| {
+            let damage = unlisted
+                .clone()
+                .map(|lost| Box::new(GroupDamage { lost, ..GroupDamage::default() }));
+            GroupIndex { damage, ..GroupIndex::default() }
+        });
+        group.touch(seq);
         let mut gone: Vec<Location> = Vec::new();
+        let mut is_live = true;
         match item.kind {
             ItemKind::Append => {
                 assert!(group.trimmed < item.index);
                 assert!(item.index <= group.last().next());
                 let keep = (item.index.get() - group.first().get()) as usize;
-                gone.extend(group.entries.drain(keep..));
-                group.entries.push_back(location);
+                gone.extend(group.entries.drain(keep..).flatten());
+                group.entries.push_back(Some(location));
             }
-            ItemKind::Moved => {
+            ItemKind::Moved | ItemKind::Restore => {
+                assert!(group.trimmed < item.index);
+                assert!(item.index <= group.last());
                 let at = (item.index.get() - group.first().get()) as usize;
-                gone.push(std::mem::replace(&mut group.entries[at], location));
+                gone.extend(group.entries[at].replace(location));
             }
-            ItemKind::State => gone.extend(group.state.replace(location)),
+            ItemKind::State => {
+                gone.extend(group.state.replace(location));
+                if let Some(damage) = &mut group.damage {
+                    damage.state_known = !item.link.stale;
+                }
+            }
             ItemKind::Trim => {
                 assert!(item.index <= group.last());
                 let count = item.index.get().saturating_sub(group.trimmed.get());
-                gone.extend(group.entries.drain(..count as usize));
+                gone.extend(group.entries.drain(..count as usize).flatten());
                 group.trimmed = group.trimmed.max(item.index);
                 gone.extend(group.mark.replace(location));
             }
             ItemKind::Reset => {
-                gone.extend(group.entries.drain(..));
+                gone.extend(group.entries.drain(..).flatten());
                 group.trimmed = item.index;
                 gone.extend(group.mark.replace(location));
             }
+            ItemKind::Truncate => {
+                assert!(group.trimmed <= item.index);
+                assert!(item.index <= group.last());
+                let keep = (item.index.get() - group.trimmed.get()) as usize;
+                gone.extend(group.entries.drain(keep..).flatten());
+                is_live = false;
+            }
+            ItemKind::Repaired => {
+                debug_assert!(group.holes().next().is_none());
+                group.damage = None;
+                is_live = false;
+            }
+            ItemKind::Mark => unreachable!("a mark changes no group"),
         }
-        self.add(location);
+        if let (Some(damage), ItemKind::Trim | ItemKind::Reset) = (&mut group.damage, item.kind) {
+            damage.noted = true;
+        }
+        if group.damage.as_ref().is_some_and(|damage| !damage.noted) {
+            self.not_noted.insert(item.group);
+        } else if !self.not_noted.is_empty() && self.not_noted.remove(&item.group) {
+            self.noted_up_to = seq;
+        }
+        if is_live {
+            self.add(location);
+        }
         for location in gone {
             self.remove(location, seq);
         }
@@ -111,9 +217,12 @@ impl Index {
 
     /// Takes over what recovery found.
     pub(crate) fn insert(&mut self, group: GroupId, found: GroupIndex) {
-        let all = found.entries.iter().chain(&found.mark).chain(&found.state);
+        let all = found.entries.iter().flatten().chain(&found.mark).chain(&found.state);
         for location in all.copied().collect::<Vec<_>>() {
             self.add(location);
+        }
+        if found.damage.as_ref().is_some_and(|damage| !damage.noted) {
+            self.not_noted.insert(group);
         }
         self.groups.insert(group, found);
     }
@@ -169,7 +278,9 @@ impl Index {
             let mut index = found.trimmed;
             for location in &found.entries {
                 index = index.next();
-                take(ItemKind::Moved, index, location);
+                if let Some(location) = location {
+                    take(ItemKind::Moved, index, location);
+                }
             }
         }
         items

@@ -6,15 +6,19 @@
 //!
 //! It has never heard of consensus: what a payload means is its caller's affair. What it promises:
 //!
-//! - **W1** A batch that was reported durable is found by every later recovery, or the verdict is
-//!   [`Verdict::Damaged`]. It is never silently missing.
+//! - **W1** A batch that was reported durable is found by every later recovery, or each group that
+//!   it may have changed has the verdict [`Verdict::Damaged`]. It is never silently missing.
 //! - **W2** A batch counts whole or not at all, over all its groups.
 //! - **W3** A failed sync is final: nothing is reported durable after it.
-//! - **W4** Bytes that were not written by this owner, for this segment, never pass.
+//! - **W4** Bytes that were not written by this owner, for this place of this segment, never pass.
+//! - **W5** A damaged group stays damaged until its caller says [`Write::Repaired`], and a repair never
+//!   covers damage that came later.
 //!
 //! The files are described byte by byte in `docs/format.md`.
 
+mod chain;
 mod commit;
+mod copies;
 mod disk;
 mod error;
 mod frame;
@@ -23,9 +27,11 @@ mod options;
 mod position;
 mod reader;
 mod recovery;
+mod salvage;
 mod segment;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod verdict;
 mod wal;
 mod writer;
 
@@ -38,7 +44,7 @@ pub use frame::Write;
 pub use options::{STATE_BYTES_MAX, WalOptions};
 pub use position::{BatchSeq, BytePos, GroupId, LogIndex, SegmentId};
 pub use reader::WalReader;
-pub use recovery::{Recovered, RecoveredGroup, Verdict};
 pub use segment::WalIdentity;
+pub use verdict::{Damage, Recovered, RecoveredGroup, Verdict};
 pub use wal::Wal;
 pub use writer::{OnDurable, WalWriter};

@@ -1,11 +1,14 @@
 //! The bounds of a wal, by name.
 
 use crate::error::WalError;
-use crate::frame::{FRAME_HEADER_BYTES, ITEM_HEADER_BYTES};
+use crate::frame::{ALIGN_BYTES, FRAME_HEADER_BYTES, ITEM_HEADER_BYTES};
 use crate::segment::SEGMENT_HEADER_BYTES;
 
 /// Largest register of a group.
 pub const STATE_BYTES_MAX: usize = 4096;
+
+/// What a mark adds to the frame that repeats the registers of one batch.
+const MARK_BYTES: usize = ITEM_HEADER_BYTES.next_multiple_of(ALIGN_BYTES);
 
 /// Bounds of a wal.
 #[derive(Clone, Debug)]
@@ -42,8 +45,9 @@ impl WalOptions {
                 "segment_bytes must be a multiple of 8 below 4 GiB",
             ),
             (
-                SEGMENT_HEADER_BYTES + self.batch_bytes_max as u64 <= self.segment_bytes,
-                "segment_bytes must hold its header and one batch of batch_bytes_max",
+                SEGMENT_HEADER_BYTES + (self.batch_bytes_max + MARK_BYTES) as u64
+                    <= self.segment_bytes,
+                "segment_bytes must hold its header, one batch of batch_bytes_max and a mark",
             ),
             (
                 self.batch_bytes_max

@@ -8,6 +8,7 @@ use crate::disk::Disk;
 use crate::error::WalError;
 use crate::index::Location;
 use crate::position::{BytePos, GroupId, LogIndex};
+use crate::salvage::is_unreadable;
 use crate::segment;
 use crate::wal::Shared;
 
@@ -34,7 +35,8 @@ impl WalReader {
     /// without the first.
     ///
     /// # Errors
-    /// When the first entry was trimmed, does not exist, is not written yet, or cannot be read.
+    /// When the first entry was trimmed, is missing or not written yet, or when any of them is
+    /// damaged: [`WalError::Corrupt`] names it.
     pub fn read(
         &self,
         group: GroupId,
@@ -68,7 +70,7 @@ impl WalReader {
         mut location: Location,
     ) -> Result<Bytes, WalError> {
         loop {
-            match read_payload(&*self.shared.disk, &location) {
+            match read_payload(&*self.shared.disk, group, index, &location) {
                 Ok(payload) => return Ok(payload.into()),
                 Err(error) => {
                     // The segment may have been recycled between the look-up and the read.
@@ -97,16 +99,25 @@ impl WalReader {
 }
 
 /// Reads one payload and checks it.
-pub(crate) fn read_payload(disk: &dyn Disk, location: &Location) -> Result<Vec<u8>, WalError> {
+pub(crate) fn read_payload(
+    disk: &dyn Disk,
+    group: GroupId,
+    index: LogIndex,
+    location: &Location,
+) -> Result<Vec<u8>, WalError> {
+    let corrupt = |source| WalError::Corrupt {
+        segment: location.segment,
+        byte_pos: BytePos::new(u64::from(location.pos)),
+        group,
+        index,
+        source,
+    };
     let name = segment::file_name(location.segment);
     let mut payload = vec![0; location.len as usize];
-    disk.read_at(&name, u64::from(location.pos), &mut payload)
-        .map_err(WalError::io("read", &name))?;
-    if crc32fast::hash(&payload) != location.crc {
-        return Err(WalError::Corrupt {
-            segment: location.segment,
-            byte_pos: BytePos::new(u64::from(location.pos)),
-        });
+    match disk.read_at(&name, u64::from(location.pos), &mut payload) {
+        Ok(()) if crc32fast::hash(&payload) == location.crc => Ok(payload),
+        Ok(()) => Err(corrupt(None)),
+        Err(error) if is_unreadable(&error) => Err(corrupt(Some(Arc::new(error)))),
+        Err(error) => Err(WalError::io("read", &name)(error)),
     }
-    Ok(payload)
 }

@@ -1,6 +1,6 @@
 //! Bytes in, verdict out: what of a wal survived, and whether what is missing was ever promised.
 //!
-//! Batches are numbered without gaps, so reading them in order ends at the first frame that does
+//! Batches are numbered without gaps, so reading them in order breaks at the first frame that does
 //! not hold, at the place where batch `expected` should be. Three things can be true there:
 //!
 //! - It is simply where writing stopped. **Clean.**
@@ -8,95 +8,86 @@
 //! - The frame had been synced and was damaged since. **Damaged**: never cut, never written over.
 //!
 //! Evidence tells the last two apart. A later frame says which batches were synced when it was made
-//! (`durable`), and a later segment's header says the same (`first_seq`, less one), since a segment
-//! is only begun when the one before is synced. If any of that covers `expected`, it was promised.
-//! The search for evidence covers every 8-byte place after the bad frame, in all segments.
+//! (`durable`), and a later segment says that all of the one before was, since a segment is only
+//! begun then. If any of that covers `expected`, it was promised. The search for evidence covers
+//! every 8-byte place after the bad frame.
 //!
-//! A lost frame may have held any group, so damage concerns every group of the wal.
+//! ```text
+//!   segment 1           segment 2             segment 3, after damage
+//!   1 2 3 . . 6 7       8 9 . (end unsure)    90 91 ...
+//!         gap 4..=5           gap 10..=89
+//! ```
+//! What is missing between two frames that were read is a **gap**; what it means for each group is
+//! decided in `chain`. A damaged wal goes on in a new segment, whose header says so: then the gaps
+//! before it are known, and what they did to the groups is in their items.
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use crc32fast::Hasher;
 
-use crate::frame::{self, ALIGN_BYTES, Item, ItemKind};
-use crate::index::{GroupIndex, Index, Location};
-use crate::position::{BatchSeq, BytePos, GroupId, LogIndex, SegmentId};
+use crate::chain::{Chains, Gap, Losses, Place};
+use crate::commit::Start;
+use crate::copies::Copies;
+use crate::frame::{self, ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, ITEM_HEADER_BYTES, ItemKind};
+use crate::index::Index;
+use crate::position::{BatchSeq, BytePos, SegmentId};
 use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::verdict::{Recovered, Verdict};
 
-/// What recovery thinks of a group's log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Everything is there.
-    Clean,
-    /// Writing was interrupted; what nobody was told of is cut off.
-    TornTail {
-        /// Where the cut is.
-        segment: SegmentId,
-        /// Where the cut is.
-        byte_pos: BytePos,
-    },
-    /// Something that had been synced is unreadable. Nothing was changed on disk.
-    Damaged {
-        /// Where the first unreadable frame is.
-        segment: SegmentId,
-        /// Where the first unreadable frame is.
-        byte_pos: BytePos,
-    },
-}
+/// Nothing shorter is a frame, so this bounds how many a lost place may have held.
+const FRAME_BYTES_MIN: u64 =
+    ((FRAME_HEADER_BYTES + ITEM_HEADER_BYTES).next_multiple_of(ALIGN_BYTES)) as u64;
 
-/// One group as recovery found it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecoveredGroup {
-    /// Whether it can be relied on.
-    pub verdict: Verdict,
-    /// Its register.
-    pub state: Option<Bytes>,
-    /// The first entry still held, or the next to be written if there is none.
-    pub first: LogIndex,
-    /// The last entry, or the one before `first` if there is none.
-    pub last: LogIndex,
-}
-
-/// What recovery found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recovered {
-    /// Every group that ever wrote and was not forgotten.
-    pub groups: BTreeMap<GroupId, RecoveredGroup>,
-    /// The same for all of them.
-    pub verdict: Verdict,
+/// One segment's file as it was read.
+pub(crate) struct SegmentBytes<'a> {
+    pub(crate) id: SegmentId,
+    /// `None` if the file has none that holds.
+    pub(crate) header: Option<SegmentHeader>,
+    /// What cannot be read is zeros.
+    pub(crate) raw: &'a [u8],
+    /// Everything from here on could be read.
+    pub(crate) read_from: u64,
+    /// The first batch, as the next segment tells, or zero.
+    pub(crate) first_told: BatchSeq,
+    /// There is a later segment, so all of this one was synced.
+    pub(crate) is_followed: bool,
+    /// The first batch of the next segment that says so.
+    pub(crate) seq_end: BatchSeq,
 }
 
 /// Takes segments in order and keeps what they say.
 pub(crate) struct Recovery {
     domain: Hasher,
+    /// `None` before the first segment.
     expected: Option<BatchSeq>,
-    groups: BTreeMap<GroupId, Found>,
+    losses: Losses,
+    chains: Chains,
+    /// The first batch of the last segment.
+    segment_first: BatchSeq,
     /// Where reading in order ended.
-    end: Option<(SegmentId, u64)>,
-    /// The end was not followed by the next batch: the first bad place, and what is missing.
-    broken: Option<(SegmentId, u64, BatchSeq)>,
-    /// The highest batch that anything after the break says was synced.
-    evidence: BatchSeq,
+    end: (SegmentId, u64),
+    /// Damage was found that no later segment tells of: the first place.
+    fresh: Option<(SegmentId, u64)>,
+    /// The last header says that groups may be lost that nothing tells of.
+    is_unlisted: bool,
+    /// The next frame is the first of a writer that did not know the one before.
+    is_estranged: bool,
     /// Behind the last frame of the last segment lies something of this segment's own.
-    torn: bool,
-}
-
-#[derive(Default)]
-struct Found {
-    trimmed: LogIndex,
-    mark: Option<Location>,
-    entries: BTreeMap<LogIndex, Location>,
-    state: Option<(Location, Bytes)>,
+    is_torn: bool,
+    /// The end is damaged, and may have held so many batches.
+    lost_at_end: u64,
+    /// The highest batch that anything tells of.
+    seen: BatchSeq,
+    /// Registers of the last frame, and whether it was a mark.
+    copies: Copies,
+    ends_in_mark: bool,
 }
 
 /// What is to be done with the files, and the index of what is in them.
 pub(crate) struct Outcome {
     pub(crate) recovered: Recovered,
     pub(crate) index: Index,
-    pub(crate) next_seq: BatchSeq,
-    /// Where writing goes on, or `None` if there is no segment.
-    pub(crate) tail: Option<(SegmentId, u64)>,
+    pub(crate) start: Start,
     /// The rest of the tail's segment is to be zeroed before anything is written there.
     pub(crate) zero_tail: bool,
 }
@@ -106,196 +97,390 @@ impl Recovery {
         Self {
             domain,
             expected: None,
-            groups: BTreeMap::new(),
-            end: None,
-            broken: None,
-            evidence: BatchSeq::ZERO,
-            torn: false,
+            losses: Losses::default(),
+            chains: BTreeMap::new(),
+            segment_first: BatchSeq::ZERO,
+            end: (SegmentId::new(0), 0),
+            fresh: None,
+            is_unlisted: false,
+            is_estranged: false,
+            is_torn: false,
+            lost_at_end: 0,
+            seen: BatchSeq::ZERO,
+            copies: Copies::default(),
+            ends_in_mark: true,
         }
     }
 
-    /// Takes the next segment. `header` is `None` if the file has none that holds.
-    pub(crate) fn segment(&mut self, id: SegmentId, header: Option<SegmentHeader>, raw: &[u8]) {
-        let first_seq = header.filter(|header| header.segment == id).map(|header| header.first_seq);
-        match (first_seq, self.expected, self.broken) {
-            // A segment gets its header before its name: without one it is damaged.
-            (None, expected, None) => {
-                self.broken = Some((id, 0, expected.unwrap_or(BatchSeq::new(1))));
-                // Its name alone says that everything before it was synced.
-                self.evidence = BatchSeq::new(u64::MAX);
+    /// Takes the next segment.
+    pub(crate) fn segment(&mut self, segment: &SegmentBytes<'_>) {
+        let frames = self.survey(segment);
+        self.begin(segment, &frames);
+        self.end = (segment.id, SEGMENT_HEADER_BYTES);
+        // The highest that the frames from each on say was synced.
+        let mut synced = vec![BatchSeq::ZERO; frames.len()];
+        let mut highest = BatchSeq::ZERO;
+        for (synced, (_, frame)) in synced.iter_mut().zip(&frames).rev() {
+            highest = highest.max(frame.header.durable);
+            *synced = highest;
+        }
+        let mut is_cut = false;
+        for ((pos, frame), synced) in frames.iter().zip(&synced) {
+            let expected = self.expected();
+            if frame.header.seq < expected {
+                continue;
             }
-            (None, _, Some(_)) => self.evidence = BatchSeq::new(u64::MAX),
-            (Some(first_seq), expected, broken) => {
-                let promised = BatchSeq::new(first_seq.get().saturating_sub(1));
-                if let Some((_, _, missing)) = broken {
-                    if missing <= promised {
-                        self.evidence = self.evidence.max(promised);
-                    }
-                } else if expected.is_some_and(|expected| expected != first_seq) {
-                    // Batches between the segments are missing, and this one says they were synced.
-                    let (segment, pos) = self.end.expect("an expectation comes from a segment");
-                    self.broken = Some((segment, pos, expected.expect("checked to be there")));
-                    self.evidence = self.evidence.max(promised);
-                } else {
-                    self.expected = Some(first_seq);
-                    self.end = Some((id, SEGMENT_HEADER_BYTES));
+            if expected < frame.header.seq {
+                let promised = segment.is_followed || self.fresh.is_some() || expected <= *synced;
+                if !promised {
+                    is_cut = true;
+                    break;
                 }
+                self.gap(frame.header.seq, self.end);
             }
+            self.frame(segment.id, *pos as u64, frame);
         }
-        let start = SEGMENT_HEADER_BYTES as usize;
-        if self.broken.is_some() {
-            self.search(id, raw, start);
-        } else {
-            self.read(id, raw, start);
+        if !segment.is_followed {
+            self.end_of_last(segment, is_cut);
         }
     }
 
-    /// Reads frames in order from `pos`, then looks for evidence behind the last.
-    fn read(&mut self, id: SegmentId, raw: &[u8], mut pos: usize) {
-        let mut expected = self.expected.expect("set by the header");
-        while let Some(frame) = frame::decode(&self.domain, id, raw.get(pos..).unwrap_or(&[])) {
-            if frame.header.seq != expected {
-                break;
-            }
-            let items: Option<Vec<_>> = frame.items().collect();
-            let Some(items) = items else { break };
-            for (item, payload) in items {
-                self.item(&item, payload, id, pos as u64);
-            }
-            pos += frame.bytes;
-            expected = BatchSeq::new(expected.get() + 1);
-        }
-        self.expected = Some(expected);
-        self.end = Some((id, pos as u64));
-        let evidence = self.evidence_in(id, raw, pos);
-        // What a recycled file still holds of its former life names another segment.
-        self.torn = evidence.is_some()
-            || raw.get(pos + 8..pos + 16).is_some_and(|named| named == id.get().to_le_bytes());
-        if let Some(durable) = evidence
-            && expected <= durable
-        {
-            self.broken = Some((id, pos as u64, expected));
-            self.evidence = durable;
-            self.search(id, raw, pos);
-        }
+    fn expected(&self) -> BatchSeq {
+        self.expected.expect("set when the segment began")
     }
 
-    /// After damage: keeps what later frames say, as far as they can be read.
-    fn search(&mut self, id: SegmentId, raw: &[u8], mut pos: usize) {
-        while let Some(rest) = raw.get(pos..).filter(|rest| !rest.is_empty()) {
-            let Some(frame) = frame::decode(&self.domain, id, rest) else {
+    /// Every frame that holds, in the order of their numbers.
+    fn survey<'a>(&mut self, segment: &SegmentBytes<'a>) -> Vec<(usize, Frame<'a>)> {
+        let mut frames: Vec<(usize, Frame<'a>)> = Vec::new();
+        let mut pos = SEGMENT_HEADER_BYTES as usize;
+        while pos + FRAME_HEADER_BYTES <= segment.raw.len() {
+            let frame = frame::decode(&self.domain, segment.id, segment.raw, pos)
+                .filter(|frame| frame.items().all(|item| item.is_some()));
+            let Some(frame) = frame else {
                 pos += ALIGN_BYTES;
                 continue;
             };
-            self.evidence = self.evidence.max(frame.header.durable);
-            for (item, payload) in frame.items().flatten() {
-                self.item(&item, payload, id, pos as u64);
+            self.seen = self.seen.max(frame.header.seq);
+            let rises = frames.last().is_none_or(|(_, last)| last.header.seq < frame.header.seq);
+            let bytes = frame.bytes;
+            if rises && frame.header.seq < segment.seq_end {
+                frames.push((pos, frame));
             }
-            pos += frame.bytes;
+            pos += bytes;
         }
+        frames
     }
 
-    /// The highest batch that a frame at or after `pos` says was synced.
-    fn evidence_in(&self, id: SegmentId, raw: &[u8], mut pos: usize) -> Option<BatchSeq> {
-        let mut highest = None;
-        while let Some(rest) = raw.get(pos..).filter(|rest| !rest.is_empty()) {
-            match frame::decode(&self.domain, id, rest) {
-                Some(frame) => {
-                    highest = highest.max(Some(frame.header.durable));
-                    pos += frame.bytes;
+    /// What the segment's beginning says about the batches before it.
+    fn begin(&mut self, segment: &SegmentBytes<'_>, frames: &[(usize, Frame<'_>)]) {
+        let header = segment.header.filter(|header| header.segment == segment.id);
+        self.is_torn = false;
+        if let Some(header) = header {
+            let promised = BatchSeq::new(header.first_seq.get().saturating_sub(1));
+            self.seen = self.seen.max(promised);
+            match self.expected {
+                None => {
+                    self.expected = Some(header.first_seq);
+                    self.losses.oldest = header.first_seq;
                 }
-                None => pos += ALIGN_BYTES,
+                Some(expected) if expected < header.first_seq => {
+                    self.gap(header.first_seq, self.end);
+                }
+                Some(_) => {}
             }
+            self.is_estranged = header.after_damage;
+            self.is_unlisted = header.unlisted;
+            self.segment_first = header.first_seq;
+            if header.after_damage {
+                // Whoever began it knew, and what is damaged says so.
+                self.fresh = None;
+            }
+            return;
         }
-        highest
+        // A segment gets its header before its name: without one it is damaged.
+        self.fresh = self.fresh.or(Some((segment.id, 0)));
+        self.is_estranged = true;
+        if self.expected.is_none() && segment.first_told != BatchSeq::ZERO {
+            self.expected = Some(segment.first_told);
+            self.losses.oldest = segment.first_told;
+        }
+        if self.expected.is_none() {
+            // As many as fit may lie before the first frame that is left.
+            let first = frames.first().map(|(pos, frame)| {
+                let before = (*pos as u64 - SEGMENT_HEADER_BYTES) / FRAME_BYTES_MIN;
+                frame.header.seq.get().saturating_sub(before).max(1)
+            });
+            let first = BatchSeq::new(first.unwrap_or(1));
+            self.expected = Some(first);
+            self.losses.oldest = first;
+        }
+        self.segment_first = self.expected();
     }
 
-    fn item(&mut self, item: &Item, payload: &[u8], segment: SegmentId, frame_pos: u64) {
-        let Ok(pos) = u32::try_from(frame_pos + u64::from(item.payload_pos)) else { return };
-        let location = Location { segment, pos, len: item.payload_len, crc: item.payload_crc };
-        let found = self.groups.entry(item.group).or_default();
-        match item.kind {
-            ItemKind::Append => {
-                found.entries.split_off(&item.index);
-                found.entries.insert(item.index, location);
+    /// Batches from the expected one up to before `next` are lost.
+    fn gap(&mut self, next: BatchSeq, at: (SegmentId, u64)) {
+        let first = self.expected();
+        let last = BatchSeq::new(next.get() - 1);
+        assert!(first <= last);
+        self.losses.gaps.push(Gap { first, last, at, copied: false });
+        self.fresh = self.fresh.or(Some(at));
+        self.expected = Some(next);
+    }
+
+    fn frame(&mut self, segment: SegmentId, pos: u64, frame: &Frame<'_>) {
+        let seq = frame.header.seq;
+        if let Some(gap) = self.losses.gaps.last_mut()
+            && gap.first == gap.last
+            && gap.last.next() == seq
+            && !self.is_estranged
+        {
+            gap.copied = true;
+        }
+        self.is_estranged = false;
+        self.copies.clear();
+        self.ends_in_mark = false;
+        let place = Place { segment, frame_pos: pos, seq };
+        for (item, payload) in frame.items().flatten() {
+            if item.kind == ItemKind::Mark {
+                self.ends_in_mark = true;
+                continue;
             }
-            ItemKind::Moved => {
-                found.entries.insert(item.index, location);
-            }
-            ItemKind::State => {
-                found.state = Some((location, Bytes::copy_from_slice(payload)));
-            }
-            ItemKind::Trim => {
-                found.trimmed = found.trimmed.max(item.index);
-                found.mark = Some(location);
-            }
-            ItemKind::Reset => {
-                found.entries.clear();
-                found.trimmed = item.index;
-                found.mark = Some(location);
+            let chain = self.chains.entry(item.group).or_default();
+            chain.item(&item, payload, place, &self.losses);
+            if item.kind == ItemKind::State {
+                self.copies.set(item.group, payload);
             }
         }
-        if item.index < LogIndex::new(u64::MAX) {
-            let keep = found.entries.split_off(&found.trimmed.next());
-            found.entries = keep;
+        if self.ends_in_mark {
+            // What it holds are copies.
+            self.copies.clear();
+        }
+        self.expected = Some(seq.next());
+        self.end = (segment, pos + frame.bytes as u64);
+    }
+
+    /// Whether the log ends where the last frame does.
+    fn end_of_last(&mut self, segment: &SegmentBytes<'_>, is_cut: bool) {
+        let end = self.end.1;
+        let read = segment.raw.len() as u64;
+        let length = segment.header.map_or(read, |header| header.bytes);
+        let is_empty = segment.header.is_none() && end == SEGMENT_HEADER_BYTES;
+        // What a recycled file still holds of its former life names another segment.
+        let named = segment.raw.get(end as usize + 8..end as usize + 16);
+        let named = named.is_some_and(|named| named == segment.id.get().to_le_bytes());
+        self.is_torn = is_cut || named;
+        // A tear beside damage may be damage too.
+        let is_doubtful = self.fresh.is_some() && self.is_torn;
+        if read < length || end < segment.read_from || is_empty || is_doubtful {
+            // There may have been more.
+            self.lost_at_end = length.max(read).saturating_sub(end) / FRAME_BYTES_MIN + 1;
+            self.fresh = self.fresh.or(Some(self.end));
         }
     }
 
-    pub(crate) fn finish(self) -> Outcome {
-        let at = |segment, pos| (segment, BytePos::new(pos));
-        let mut verdict = match (self.broken, self.end) {
-            (Some((segment, pos, _)), _) => {
-                let (segment, byte_pos) = at(segment, pos);
-                Verdict::Damaged { segment, byte_pos }
+    pub(crate) fn finish(mut self) -> Outcome {
+        let mut next_seq = self.expected.unwrap_or(BatchSeq::new(1));
+        if self.fresh.is_some() {
+            let beyond = self.seen.get().max(next_seq.get() - 1).saturating_add(self.lost_at_end);
+            let next = BatchSeq::new(beyond).next();
+            if next_seq < next {
+                self.gap(next, self.end);
             }
-            (None, Some((segment, pos))) if self.torn => {
-                let (segment, byte_pos) = at(segment, pos);
-                Verdict::TornTail { segment, byte_pos }
-            }
-            _ => Verdict::Clean,
-        };
-        // An unbroken run of batches holds unbroken logs. If one is not, an oldest segment is gone.
-        let unbroken = |found: &Found| {
-            let mut next = found.trimmed.next();
-            found.entries.keys().all(|index| {
-                let holds = *index == next;
-                next = index.next();
-                holds
-            })
-        };
-        if !matches!(verdict, Verdict::Damaged { .. }) && !self.groups.values().all(unbroken) {
-            let segment = self.end.map_or(SegmentId::new(0), |(segment, _)| segment);
-            verdict = Verdict::Damaged { segment, byte_pos: BytePos::new(0) };
+            next_seq = next;
         }
-        let damaged = matches!(verdict, Verdict::Damaged { .. });
+        let at = |(segment, pos)| (segment, BytePos::new(pos));
+        let torn = self.is_torn && self.fresh.is_none();
+        let (segment, byte_pos) = at(self.end);
+        let whole = if torn { Verdict::TornTail { segment, byte_pos } } else { Verdict::Clean };
+        let mut verdict = whole;
         let mut index = Index::default();
         let mut groups = BTreeMap::new();
-        for (group, found) in self.groups {
-            let contiguous: Vec<Location> = found
-                .entries
-                .iter()
-                .zip(found.trimmed.next().get()..)
-                .take_while(|((index, _), expected)| index.get() == *expected)
-                .map(|((_, location), _)| *location)
-                .collect();
-            let (state_location, state) = found.state.unzip();
-            let found = GroupIndex {
-                trimmed: found.trimmed,
-                mark: found.mark,
-                entries: contiguous.into(),
-                state: state_location,
-            };
-            let recovered =
-                RecoveredGroup { verdict, state, first: found.first(), last: found.last() };
+        for (group, chain) in self.chains {
+            let (mut recovered, found) = chain.finish(&self.losses);
+            if recovered.verdict.is_damaged() {
+                verdict = recovered.verdict;
+            } else {
+                recovered.verdict = whole;
+            }
             groups.insert(group, recovered);
             index.insert(group, found);
         }
-        Outcome {
-            recovered: Recovered { groups, verdict },
-            index,
-            next_seq: self.expected.unwrap_or(BatchSeq::new(1)),
-            tail: self.end,
-            zero_tail: !damaged && self.torn,
+        if let Some((segment, byte_pos)) = self.fresh.map(at) {
+            verdict = Verdict::Damaged { segment, byte_pos };
         }
+        let unlisted_damaged = self.is_unlisted || !self.losses.gaps.is_empty();
+        index.unlisted = unlisted_damaged.then(|| self.losses.runs());
+        let after_damage = self.fresh.is_some();
+        let start = Start {
+            tail: (self.expected.is_some() && !after_damage).then_some(self.end),
+            next_seq,
+            after_damage,
+            segment_first: self.segment_first,
+            mark_due: !self.ends_in_mark && !after_damage,
+            copies: self.copies,
+        };
+        let recovered = Recovered { groups, verdict, unlisted_damaged };
+        Outcome { recovered, index, start, zero_tail: torn }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::frame::{Encoder, FrameHeader, ItemRef, Link, Write};
+    use crate::position::{GroupId, LogIndex};
+    use crate::verdict::RecoveredGroup;
+
+    use super::*;
+
+    const SEGMENT: SegmentId = SegmentId::new(1);
+    const FILE_BYTES: u64 = 16 << 10;
+
+    /// One segment, frame by frame.
+    struct File {
+        raw: Vec<u8>,
+        frames: Vec<std::ops::Range<usize>>,
+    }
+
+    impl File {
+        fn new() -> Self {
+            Self { raw: vec![0; SEGMENT_HEADER_BYTES as usize], frames: Vec::new() }
+        }
+
+        /// Adds a batch of these writes, each with the batch that it names before.
+        fn batch(mut self, seq: u64, durable: u64, writes: &[(Write, u64, bool)]) -> Self {
+            let header = FrameHeader {
+                segment: SEGMENT,
+                seq: BatchSeq::new(seq),
+                durable: BatchSeq::new(durable),
+            };
+            let pos = self.raw.len();
+            let mut encoder = Encoder::begin(header, &mut self.raw);
+            for (write, prev, damaged) in writes {
+                let link = Link { prev: BatchSeq::new(*prev), damaged: *damaged, stale: false };
+                encoder.item(ItemRef::from(write), link);
+            }
+            encoder.finish(&Hasher::new(), pos as u64);
+            self.frames.push(pos..self.raw.len());
+            self
+        }
+
+        fn lose(mut self, number: usize) -> Self {
+            self.raw[self.frames[number].clone()].fill(0);
+            self
+        }
+
+        fn recover(mut self) -> Outcome {
+            self.raw.resize(FILE_BYTES as usize, 0);
+            let header = SegmentHeader {
+                segment: SEGMENT,
+                first_seq: BatchSeq::new(1),
+                bytes: FILE_BYTES,
+                after_damage: false,
+                unlisted: false,
+                prev_first: BatchSeq::ZERO,
+            };
+            let mut recovery = Recovery::new(Hasher::new());
+            recovery.segment(&SegmentBytes {
+                id: SEGMENT,
+                header: Some(header),
+                raw: &self.raw,
+                read_from: 0,
+                first_told: BatchSeq::ZERO,
+                is_followed: false,
+                seq_end: BatchSeq::new(u64::MAX),
+            });
+            recovery.finish()
+        }
+    }
+
+    fn append(group: u64, index: u64) -> Write {
+        let payload = vec![index as u8; 10].into();
+        Write::Append { group: GroupId::new(group), index: LogIndex::new(index), payload }
+    }
+
+    fn state(group: u64) -> Write {
+        Write::SetState { group: GroupId::new(group), payload: vec![1].into() }
+    }
+
+    fn group(outcome: &Outcome, group: u64) -> &RecoveredGroup {
+        &outcome.recovered.groups[&GroupId::new(group)]
+    }
+
+    /// Group 1 changes in batches 1, 2 and 4, group 2 in 1 and 3.
+    fn two_groups() -> File {
+        File::new()
+            .batch(1, 0, &[(append(1, 1), 0, false), (append(2, 1), 0, false)])
+            .batch(2, 1, &[(append(1, 2), 1, false)])
+            .batch(3, 2, &[(append(2, 2), 1, false)])
+            .batch(4, 3, &[(append(1, 3), 2, false)])
+    }
+
+    #[test]
+    fn a_group_whose_chain_holds_is_clean() {
+        let outcome = two_groups().lose(1).recover();
+        assert_eq!(group(&outcome, 2).verdict, Verdict::Clean);
+        let damage = group(&outcome, 1).damage.clone().unwrap();
+        assert_eq!(damage.holes, [(LogIndex::new(2), LogIndex::new(2))]);
+        assert_eq!(damage.whole_from, Some(LogIndex::new(3)));
+        assert!(damage.state_known, "the frame behind the lost one repeats no register");
+    }
+
+    #[test]
+    fn a_group_without_a_later_item_is_damaged() {
+        let outcome = two_groups().lose(2).recover();
+        assert_eq!(group(&outcome, 1).verdict, Verdict::Clean, "batch 4 names batch 2");
+        let damage = group(&outcome, 2).damage.clone().unwrap();
+        assert_eq!((damage.holes, damage.whole_from), (Vec::new(), None));
+    }
+
+    #[test]
+    fn a_register_is_unsure_when_two_frames_are_lost() {
+        let outcome = two_groups().lose(1).lose(2).recover();
+        assert!(!group(&outcome, 1).damage.clone().unwrap().state_known);
+        let file = two_groups().batch(5, 4, &[(state(1), 4, false)]);
+        let outcome = file.lose(1).lose(2).recover();
+        assert!(group(&outcome, 1).damage.clone().unwrap().state_known, "it was set since");
+    }
+
+    #[test]
+    fn the_last_frame_is_torn_until_something_behind_it_tells_that_it_was_synced() {
+        let outcome = two_groups().lose(3).recover();
+        assert_eq!(outcome.recovered.verdict, Verdict::Clean);
+        assert_eq!(outcome.start.next_seq, BatchSeq::new(4));
+        let mut half = two_groups();
+        let last = half.frames[3].clone();
+        half.raw[last.start + 40..].fill(0);
+        assert!(matches!(half.recover().recovered.verdict, Verdict::TornTail { .. }));
+        let unsynced = two_groups().batch(5, 3, &[(append(2, 3), 3, false)]).lose(3).recover();
+        assert!(matches!(unsynced.recovered.verdict, Verdict::TornTail { .. }));
+        assert_eq!(group(&unsynced, 2).last, LogIndex::new(2), "batch 5 is cut with it");
+        let synced = two_groups().batch(5, 4, &[(append(2, 3), 3, false)]).lose(3).recover();
+        assert!(synced.recovered.verdict.is_damaged());
+        assert_eq!(synced.start.next_seq, BatchSeq::new(6));
+        assert!(synced.start.after_damage);
+        assert_eq!(group(&synced, 2).verdict, Verdict::Clean);
+    }
+
+    #[test]
+    fn damage_that_an_item_tells_of_lasts_until_the_repair() {
+        let told = two_groups().batch(5, 4, &[(append(1, 4), 4, true)]);
+        let outcome = told.recover();
+        assert!(group(&outcome, 1).verdict.is_damaged(), "though its chain holds");
+        assert_eq!(group(&outcome, 1).damage.clone().unwrap().whole_from, Some(LogIndex::new(4)));
+        let repaired = two_groups().batch(5, 4, &[(append(1, 4), 4, true)]).batch(
+            6,
+            5,
+            &[(Write::Repaired { group: GroupId::new(2) }, 3, false)],
+        );
+        assert!(group(&repaired.recover(), 1).verdict.is_damaged(), "another's repair");
+    }
+
+    /// The first item of a group may name a batch of a segment that was freed.
+    #[test]
+    fn what_lies_before_the_oldest_segment_is_not_lost() {
+        let freed = File::new().batch(1, 0, &[(append(1, 1), 0, false)]).recover();
+        assert_eq!(group(&freed, 1).verdict, Verdict::Clean);
+        let unknown = File::new().batch(1, 0, &[(append(1, 1), 1, false)]).recover();
+        assert!(group(&unknown, 1).verdict.is_damaged(), "batch 1 would have been read");
     }
 }

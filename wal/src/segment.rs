@@ -10,7 +10,11 @@
 //!     40    16  incarnation
 //!     56     8  segment      as in the file's name
 //!     64     8  first_seq    of the first frame; every batch below it was synced before
-//!     72    24  zeros
+//!     72     8  bytes        length of the file; a shorter one was cut
+//!     80     1  flags        1: it was begun behind damage, numbers below first_seq may be unused
+//!                            2: batches were lost, and groups may be that nothing tells of any more
+//!     81     7  zeros
+//!     88     8  prev_first   first_seq of the segment before, in case its header goes bad; 0 if none
 //! ```
 //! Little-endian. A file gets its header, is synced, and only then its name: a segment by name
 //! always has one.
@@ -51,6 +55,14 @@ impl WalIdentity {
 pub(crate) struct SegmentHeader {
     pub(crate) segment: SegmentId,
     pub(crate) first_seq: BatchSeq,
+    /// Length of the file.
+    pub(crate) bytes: u64,
+    /// Damage lies before it and is known of.
+    pub(crate) after_damage: bool,
+    /// Batches were lost, and with them groups may be that nothing tells of any more.
+    pub(crate) unlisted: bool,
+    /// The first batch of the segment before, or zero.
+    pub(crate) prev_first: BatchSeq,
 }
 
 pub(crate) fn file_name(segment: SegmentId) -> String {
@@ -92,6 +104,9 @@ pub(crate) fn encode_header(
     raw[40..56].copy_from_slice(&identity.incarnation.to_le_bytes());
     raw[56..64].copy_from_slice(&header.segment.get().to_le_bytes());
     raw[64..72].copy_from_slice(&header.first_seq.get().to_le_bytes());
+    raw[72..80].copy_from_slice(&header.bytes.to_le_bytes());
+    raw[80] = u8::from(header.after_damage) | u8::from(header.unlisted) << 1;
+    raw[88..96].copy_from_slice(&header.prev_first.get().to_le_bytes());
     let crc = header_crc(&raw);
     raw[12..16].copy_from_slice(&crc.to_le_bytes());
     raw
@@ -130,6 +145,10 @@ pub(crate) fn decode_header(
     Ok(Some(SegmentHeader {
         segment: SegmentId::new(long(56)),
         first_seq: BatchSeq::new(long(64)),
+        bytes: long(72),
+        after_damage: raw[80] & 1 != 0,
+        unlisted: raw[80] & 2 != 0,
+        prev_first: BatchSeq::new(long(88)),
     }))
 }
 
@@ -145,12 +164,19 @@ mod tests {
     use super::*;
 
     const IDENTITY: WalIdentity = WalIdentity { cluster: 1, node: 2, incarnation: 3 };
+    const HEADER: SegmentHeader = SegmentHeader {
+        segment: SegmentId::new(5),
+        first_seq: BatchSeq::new(6),
+        bytes: 7,
+        after_damage: true,
+        unlisted: false,
+        prev_first: BatchSeq::new(4),
+    };
 
     #[test]
     fn header_round_trips_and_refuses_others() {
-        let header = SegmentHeader { segment: SegmentId::new(5), first_seq: BatchSeq::new(6) };
-        let raw = encode_header(&IDENTITY, header);
-        assert_eq!(decode_header(&IDENTITY, "f", &raw).unwrap(), Some(header));
+        let raw = encode_header(&IDENTITY, HEADER);
+        assert_eq!(decode_header(&IDENTITY, "f", &raw).unwrap(), Some(HEADER));
         for other in [
             WalIdentity { cluster: 9, ..IDENTITY },
             WalIdentity { node: 9, ..IDENTITY },
@@ -168,8 +194,7 @@ mod tests {
 
     #[test]
     fn an_unknown_version_is_refused_by_name() {
-        let header = SegmentHeader { segment: SegmentId::new(5), first_seq: BatchSeq::new(6) };
-        let mut raw = encode_header(&IDENTITY, header);
+        let mut raw = encode_header(&IDENTITY, HEADER);
         raw[8] = 2;
         let crc = header_crc(&raw);
         raw[12..16].copy_from_slice(&crc.to_le_bytes());

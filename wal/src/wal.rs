@@ -12,8 +12,12 @@ use crate::frame::Write;
 use crate::options::WalOptions;
 use crate::position::{BatchSeq, SegmentId};
 use crate::reader::{WalReader, read_payload};
-use crate::recovery::{Recovered, Recovery, Verdict};
-use crate::segment::{self, FileKind, WalIdentity, decode_header, encode_header};
+use crate::recovery::{Recovery, SegmentBytes};
+use crate::salvage;
+use crate::segment::{
+    self, FileKind, SEGMENT_HEADER_BYTES, SegmentHeader, WalIdentity, decode_header, encode_header,
+};
+use crate::verdict::Recovered;
 
 /// Prewritten files kept ready beside the segments in use.
 const SPARES: usize = 2;
@@ -41,7 +45,17 @@ pub struct Wal {
     spares: Vec<String>,
     next_spare: u64,
     /// Written and not yet synced.
-    unsynced: Option<(SegmentId, BatchSeq)>,
+    unsynced: Option<Unsynced>,
+    /// Files up to here were found with damage among them: they are not used again.
+    suspect_up_to: SegmentId,
+}
+
+#[derive(Clone, Copy)]
+struct Unsynced {
+    segment: SegmentId,
+    up_to: BatchSeq,
+    /// Nobody waits for a mark: the next sync covers it.
+    is_mark: bool,
 }
 
 impl Wal {
@@ -49,7 +63,7 @@ impl Wal {
     ///
     /// # Errors
     /// When the files are someone else's or of an unknown version, or the disk fails. Damage is not
-    /// an error: it is a [`Verdict`], and the wal then takes no writes.
+    /// an error: each group has its [`Verdict`](crate::Verdict), and the wal takes writes behind it.
     pub fn open(
         disk: Arc<dyn Disk>,
         identity: WalIdentity,
@@ -77,41 +91,28 @@ impl Wal {
                 FileKind::Other => {}
             }
         }
-        let mut recovery = Recovery::new(identity.domain());
-        for id in &segments {
-            let name = segment::file_name(*id);
-            let raw = read_file(&*disk, &name, &options)?;
-            let header = decode_header(&identity, &name, &raw)?;
-            recovery.segment(*id, header, &raw);
-        }
+        let recovery = recover(&*disk, &identity, &options, &segments)?;
         let outcome = recovery.finish();
-        if let (Some((tail, pos)), Verdict::Clean | Verdict::TornTail { .. }) =
-            (outcome.tail, outcome.recovered.verdict)
-        {
-            let name = segment::file_name(tail);
-            if outcome.zero_tail {
+        if let Some(last) = segments.last() {
+            let name = segment::file_name(*last);
+            if let (true, Some((_, pos))) = (outcome.zero_tail, outcome.start.tail) {
                 zero(&*disk, &name, pos, options.segment_bytes)?;
             }
             // What a killed process had written may still be in the page cache alone.
             disk.sync(&name).map_err(|source| WalError::SyncFailed {
-                segment: tail,
+                segment: *last,
                 source: Arc::new(source),
             })?;
         }
-        let mut commit = Commit::new(
-            options.clone(),
-            identity.domain(),
-            outcome.index,
-            segments,
-            outcome.tail,
-            outcome.next_seq,
-        );
+        let is_suspect = outcome.recovered.unlisted_damaged || outcome.start.after_damage;
+        let suspect_up_to = segments.last().filter(|_| is_suspect).copied();
+        let suspect_up_to = suspect_up_to.unwrap_or(SegmentId::new(0));
+        let mut commit =
+            Commit::new(options.clone(), identity.domain(), outcome.index, segments, outcome.start);
         commit.spares_free = spares.len();
-        if let Verdict::Damaged { segment, byte_pos } = outcome.recovered.verdict {
-            commit.refusal = Some(WalError::Damaged { segment, byte_pos });
-        }
         let shared = Arc::new(Shared { disk, commit: Mutex::new(commit) });
-        let mut wal = Self { shared, identity, options, spares, next_spare, unsynced: None };
+        let mut wal =
+            Self { shared, identity, options, spares, next_spare, unsynced: None, suspect_up_to };
         wal.prepare_spares()?;
         Ok((wal, outcome.recovered))
     }
@@ -148,7 +149,8 @@ impl Wal {
                 self.begin_segment(header)?;
             }
             self.write_chunk(chunk)?;
-            self.unsynced = Some((chunk.segment, taken.up_to));
+            let Taken { up_to, is_mark, .. } = taken;
+            self.unsynced = Some(Unsynced { segment: chunk.segment, up_to, is_mark });
         }
         self.shared.commit().on_written(taken);
         Ok(())
@@ -163,7 +165,7 @@ impl Wal {
     }
 
     /// Turns a spare into a segment: header, sync, name, sync of the name.
-    fn begin_segment(&mut self, header: segment::SegmentHeader) -> Result<(), WalError> {
+    fn begin_segment(&mut self, header: SegmentHeader) -> Result<(), WalError> {
         let disk = &*self.shared.disk;
         assert!(!self.spares.is_empty(), "a segment was planned without a file for it");
         let spare = self.spares.remove(0);
@@ -183,7 +185,7 @@ impl Wal {
     }
 
     fn sync_written(&mut self) -> Result<(), WalError> {
-        if let Some((segment, _)) = self.unsynced.take() {
+        if let Some(Unsynced { segment, .. }) = self.unsynced.take() {
             self.sync_file(&segment::file_name(segment), segment)?;
         }
         Ok(())
@@ -197,20 +199,21 @@ impl Wal {
         if let Some(refusal) = &self.shared.commit().refusal {
             return Err(refusal.clone());
         }
-        let up_to = self.unsynced.map(|(_, up_to)| up_to);
+        let Some(Unsynced { up_to, is_mark: false, .. }) = self.unsynced else {
+            return Ok(self.durable());
+        };
         if let Err(error) = self.sync_written() {
             self.shared.commit().poison(&error);
             return Err(error);
         }
         let mut commit = self.shared.commit();
-        if let Some(up_to) = up_to {
-            commit.on_synced(up_to);
-        }
+        commit.on_synced(up_to);
         Ok(commit.durable)
     }
 
-    /// Frees what is no longer needed and gets files ready; to be called now and then, when no
-    /// caller waits for it. At most one segment is freed or moved a call.
+    /// Frees what is no longer needed, gets files ready, and marks the last batch as synced if there
+    /// is nothing else to do; to be called now and then, when no caller waits for it. At most one
+    /// segment is freed or moved a call.
     ///
     /// # Errors
     /// Any failure but a full disk is final: the wal is poisoned.
@@ -218,7 +221,8 @@ impl Wal {
         let done = self
             .free_oldest()
             .and_then(|()| self.move_oldest())
-            .and_then(|()| self.prepare_spares());
+            .and_then(|()| self.prepare_spares())
+            .and_then(|()| self.mark());
         if let Err(error) = &done {
             self.shared.commit().poison(error);
         }
@@ -229,7 +233,7 @@ impl Wal {
         let Some(oldest) = self.shared.commit().freeable() else { return Ok(()) };
         let disk = &*self.shared.disk;
         let name = segment::file_name(oldest);
-        if self.spares.len() <= SPARES {
+        if self.spares.len() <= SPARES && self.suspect_up_to < oldest {
             let spare = segment::spare_name(self.next_spare);
             self.next_spare += 1;
             disk.rename(&name, &spare).map_err(WalError::io("rename", &name))?;
@@ -245,18 +249,30 @@ impl Wal {
     }
 
     fn move_oldest(&mut self) -> Result<(), WalError> {
+        let disk = Arc::clone(&self.shared.disk);
         let items = self.shared.commit().movable();
         let mut moved = Vec::with_capacity(items.len());
         for item in items {
             // If it moved or went meanwhile, what was read is not used.
-            let payload = read_payload(&*self.shared.disk, &item.location)?;
-            moved.push((item, payload));
+            match read_payload(&*disk, item.group, item.index, &item.location) {
+                Ok(payload) => moved.push((item, payload)),
+                // It holds its segment until whoever reads it finds out and restores it.
+                Err(WalError::Corrupt { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
-        match self.shared.commit().submit_moved(&moved) {
+        let mut commit = self.shared.commit();
+        match commit.submit_notes().and_then(|()| commit.submit_moved(&moved)) {
             // Without room now, there may be later.
             Err(WalError::Backpressure { .. } | WalError::NoSpace) | Ok(()) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes, and does not sync: what the mark tells holds as soon as it can be read.
+    fn mark(&mut self) -> Result<(), WalError> {
+        let taken = self.shared.commit().take_mark();
+        taken.map_or(Ok(()), |taken| self.write(taken))
     }
 
     fn prepare_spares(&mut self) -> Result<(), WalError> {
@@ -281,6 +297,12 @@ impl Wal {
             }
             Err(error) => Err(WalError::io("create", &name)(error)),
         }
+    }
+
+    /// Says that every group that may have been lost without a trace has been written to since: what
+    /// is not listed from now on is new. It counts for the segments that are begun from here on.
+    pub fn forget_unlisted(&mut self) {
+        self.shared.commit().index.unlisted = None;
     }
 
     /// The last durable batch.
@@ -308,13 +330,42 @@ impl Wal {
     }
 }
 
-fn read_file(disk: &dyn Disk, name: &str, options: &WalOptions) -> Result<Vec<u8>, WalError> {
-    let length = disk.len(name).map_err(WalError::io("stat", name))?;
-    // A longer file is not of this wal; reading as much as a segment holds is enough to say so.
-    let length = length.min(options.segment_bytes.max(u64::from(u32::MAX)));
-    let mut raw = vec![0; usize::try_from(length).map_err(|_| WalError::NoSpace)?];
-    disk.read_at(name, 0, &mut raw).map_err(WalError::io("read", name))?;
-    Ok(raw)
+/// Reads all segments, in order. Headers come first: each tells how far the one before may reach.
+fn recover(
+    disk: &dyn Disk,
+    identity: &WalIdentity,
+    options: &WalOptions,
+    segments: &BTreeSet<SegmentId>,
+) -> Result<Recovery, WalError> {
+    let mut headers = Vec::with_capacity(segments.len());
+    for id in segments {
+        let name = segment::file_name(*id);
+        let length = disk.len(&name).map_err(WalError::io("stat", &name))?;
+        let header = salvage::read(disk, &name, length.min(SEGMENT_HEADER_BYTES) as usize)
+            .map_err(WalError::io("read", &name))?;
+        let header = decode_header(identity, &name, &header.bytes)?;
+        headers.push((*id, name, length, header.filter(|header| header.segment == *id)));
+    }
+    let mut recovery = Recovery::new(identity.domain());
+    for (number, (id, name, length, header)) in headers.iter().enumerate() {
+        // A longer file is not of this wal; reading as much as a segment holds is enough.
+        let length = (*length).min(options.segment_bytes.max(u64::from(u32::MAX)));
+        let file =
+            salvage::read(disk, name, length as usize).map_err(WalError::io("read", name))?;
+        let later = &headers[number + 1..];
+        let next = later.iter().find_map(|(.., header)| *header);
+        let told = next.filter(|next| next.segment == id.next()).map(|next| next.prev_first);
+        recovery.segment(&SegmentBytes {
+            id: *id,
+            header: *header,
+            raw: &file.bytes,
+            read_from: file.read_from,
+            first_told: told.unwrap_or(BatchSeq::ZERO),
+            is_followed: !later.is_empty(),
+            seq_end: next.map_or(BatchSeq::new(u64::MAX), |next| next.first_seq),
+        });
+    }
+    Ok(recovery)
 }
 
 fn zero(disk: &dyn Disk, name: &str, from: u64, end: u64) -> Result<(), WalError> {

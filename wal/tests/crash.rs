@@ -59,6 +59,9 @@ fn apply(models: &mut Models, write: &Write) {
             model.entries.clear();
             model.trimmed = up_to.get();
         }
+        Write::Restore { .. } | Write::Truncate { .. } | Write::Repaired { .. } => {
+            unreachable!("these tests repair nothing")
+        }
     }
 }
 
@@ -236,8 +239,9 @@ proptest! {
         }
         let stats = wal.stats();
         drop(wal);
-        // A frame holds a header of 32 bytes, one item header of 25 and 308 bytes, padded.
-        let frame = 368;
+        // A frame holds a header of 32 bytes, one item header of 33 and 308 bytes, padded, and a mark
+        // follows it.
+        let frame = 376 + 72;
         let first_frame = 96;
         let in_first = ((16 << 10) - first_frame) / frame;
         let count = (batches as usize).min(in_first);
@@ -252,11 +256,12 @@ proptest! {
             prop_assert_eq!(&payload, &expected[index.get() as usize - 1]);
         }
         let whole = recovered.groups.get(&group).is_some_and(|found| found.last.get() == batches);
-        let damaged = matches!(recovered.verdict, Verdict::Damaged { .. });
-        // The last two batches may be taken for a torn tail: nothing after them says otherwise.
-        let near_end = stats.segments == 1 && pos >= first_frame + (count - 2) * frame;
-        let padding = pos >= first_frame && (pos - first_frame) % frame >= frame - 3;
-        prop_assert!(damaged || near_end || (whole && padding), "{:?}", recovered.verdict);
+        let damaged = recovered.verdict.is_damaged();
+        // The last mark may be taken for a torn tail: nothing after it says otherwise.
+        let last_mark = stats.segments == 1 && pos >= first_frame + count * frame - 72;
+        let padding = pos >= first_frame && (376 - 3..376).contains(&((pos - first_frame) % frame));
+        let in_mark = pos >= first_frame && (pos - first_frame) % frame >= 376;
+        prop_assert!(damaged || (whole && (last_mark || padding || in_mark)), "{:?}", recovered.verdict);
     }
 
     /// Whatever the files hold, opening ends, and without a panic.
@@ -278,12 +283,9 @@ proptest! {
             let name = if bit % 2 == 0 { "0000000000000001.seg" } else { "0000000000000002.seg" };
             disk.flip_bit(name, at.index(16 << 10), bit);
         }
-        if let Ok((mut wal, recovered)) = Wal::open(Arc::new(disk), IDENTITY, options())
-            && let Verdict::Damaged { .. } = recovered.verdict
-        {
-            let write = Write::SetState { group: GroupId::new(1), payload: Bytes::new() };
-            let refused = matches!(wal.submit(&[write]), Err(WalError::Damaged { .. }));
-            prop_assert!(refused);
+        if let Ok((mut wal, _)) = Wal::open(Arc::new(disk), IDENTITY, options()) {
+            wal.submit(&[Write::SetState { group: GroupId::new(1), payload: Bytes::new() }]).unwrap();
+            flush(&mut wal);
         }
     }
 }
