@@ -16,7 +16,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use palisade_replication::{
     AppliedPosition, ApplyError, ClusterId, CommittedEntry, Exporter, GroupId, LogIndex, LogTime,
-    NodeId, Offset, StateMachine,
+    NodeId, Offset, StateMachine, Term,
 };
 use sha2::{Digest, Sha256};
 
@@ -157,8 +157,12 @@ impl StateMachine for EngineMachine {
                 at.offset = at.offset.next();
             }
             let offset = at.offset.prev().expect("offsets begin at 1");
-            state.position =
-                AppliedPosition { index: entry.index, offset, log_time: entry.log_time };
+            state.position = AppliedPosition {
+                index: entry.index,
+                term: entry.term,
+                offset,
+                log_time: entry.log_time,
+            };
         }
         let mut writes = view.into_writes();
         let row = encode_position(state.position, state.head);
@@ -296,6 +300,7 @@ fn claim(store: &dyn StateStore, cluster: ClusterId, node: NodeId) -> Result<(),
 fn encode_position(position: AppliedPosition, head: ChainHead) -> Bytes {
     let mut out = head.0.to_vec();
     put_number(&mut out, position.index.get());
+    put_number(&mut out, position.term.get());
     put_number(&mut out, position.offset.get());
     put_number(&mut out, position.log_time.get());
     out.into()
@@ -314,6 +319,7 @@ pub(crate) fn read_position(
         let head = ChainHead(reader.array("chain head")?);
         let position = AppliedPosition {
             index: LogIndex::new(reader.number("index")?),
+            term: Term::new(reader.number("term")?),
             offset: Offset::new(reader.number("offset")?),
             log_time: LogTime::new(reader.number("log time")?),
         };

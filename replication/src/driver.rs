@@ -21,6 +21,7 @@ use palisade_wal::{BatchSeq, GroupId, LogIndex, WalError, WalWriter};
 use tokio::sync::oneshot;
 
 use crate::applier::{ApplyJob, GroupShared, Reply};
+use crate::ceiling::Ceiling;
 use crate::effects::{Effects, GroupStatus, Input, WallTime};
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
@@ -94,6 +95,7 @@ pub(crate) struct Driver<O, T: Transport> {
     pub(crate) host: Host,
     pub(crate) callers: BTreeMap<GroupId, Callers<O>>,
     pub(crate) wal: WalWriter,
+    pub(crate) ceiling: Ceiling,
     pub(crate) transport: T,
     pub(crate) jobs: mpsc::Sender<ApplyJob>,
     pub(crate) shelf: mpsc::Sender<ShelfJob>,
@@ -153,9 +155,15 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
         match event {
             Event::Propose { group, payload, reply } => self.on_propose(group, payload, reply),
             Event::Read { group, reply } => {
-                if !self.host.replica(group).is_some_and(|replica| replica.takes_reads()) {
-                    let queue = "reads_max";
-                    let _ = reply.send(Err(NodeError::Backpressure { queue, retry_after_ms: 10 }));
+                let refusal = match self.host.replica(group) {
+                    None => Some(NodeError::Unavailable),
+                    Some(replica) if replica.takes_reads() => None,
+                    Some(_) => {
+                        Some(NodeError::Backpressure { queue: "reads_max", retry_after_ms: 10 })
+                    }
+                };
+                if let Some(refusal) = refusal {
+                    let _ = reply.send(Err(refusal));
                     return Ok(());
                 }
                 let callers = self.callers(group);
@@ -173,8 +181,8 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             }
             Event::Transfer { group, to } => self.host.input(group, Input::Transfer { to }),
             Event::Status { group, reply } => {
-                if let Some(replica) = self.host.replica(group) {
-                    let _ = reply.send(replica.status());
+                if let Some(status) = self.host.status(group) {
+                    let _ = reply.send(status);
                 }
             }
             Event::Peer { envelope, life } => self.host.deliver(envelope, life),
@@ -195,7 +203,10 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
     }
 
     fn on_propose(&mut self, group: GroupId, payload: Bytes, reply: Reply<O>) {
-        let Some(replica) = self.host.replica(group) else { return };
+        let Some(replica) = self.host.replica(group) else {
+            let _ = reply.send(Err(NodeError::Unavailable));
+            return;
+        };
         let retry_after_ms = self.tick.as_millis() as u64;
         let stuck = self
             .host
@@ -219,7 +230,11 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
 
     /// Steps every replica that has something to hear, and performs what they owe.
     fn step(&mut self) -> Result<(), NodeError> {
-        let effects = self.host.step(wall_time(), |writes| self.wal.submit(writes))?;
+        let effects = self.host.step(
+            wall_time(),
+            |writes| self.wal.submit(writes),
+            |ceiling| self.ceiling.raise(ceiling),
+        )?;
         for envelope in effects.send {
             self.transport.send(envelope);
         }
@@ -239,15 +254,19 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             let _ = self.shelf.send(ShelfJob { group, work });
         }
         if effects.members_changed {
-            let replica = self.host.replica(group).expect("it has just stepped");
-            let members: Vec<(NodeId, Member)> =
-                replica.members().members.iter().map(|(id, m)| (*id, m.clone())).collect();
+            let status = self.host.status(group).expect("it has just stepped");
+            let members: Vec<(NodeId, Member)> = status.members.members.into_iter().collect();
             self.transport.know(&members);
         }
         let callers = self.callers(group);
         for (token, index) in effects.reads {
             if let Some(reply) = callers.reads.remove(&token) {
                 let _ = reply.send(Ok(index));
+            }
+        }
+        for token in effects.refused_reads {
+            if let Some(reply) = callers.reads.remove(&token) {
+                let _ = reply.send(Err(NodeError::Unavailable));
             }
         }
         for (token, result) in effects.changes {

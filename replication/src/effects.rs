@@ -185,6 +185,8 @@ pub(crate) struct Effects {
     pub(crate) apply: Vec<Apply>,
     /// These reads may be served once this entry is applied here.
     pub(crate) reads: Vec<(u64, LogIndex)>,
+    /// These reads are not served: the replica is under repair.
+    pub(crate) refused_reads: Vec<u64>,
     /// What became of changes of membership that were asked for.
     pub(crate) changes: Vec<(u64, Result<(), NodeError>)>,
     /// Own proposals whose outcome nobody here will see.
@@ -206,6 +208,8 @@ pub enum Role {
     Leader,
     /// Receives the log, counts for nothing.
     Learner,
+    /// Its log is damaged, and being repaired.
+    Repairing,
     /// Is no member: it was removed, or waits to be added.
     Outsider,
 }
@@ -234,10 +238,24 @@ pub struct GroupStatus {
 }
 
 impl Effects {
+    /// These, and then those.
+    pub(crate) fn extend(&mut self, later: Self) {
+        self.writes.extend(later.writes);
+        self.send.extend(later.send);
+        self.apply.extend(later.apply);
+        self.reads.extend(later.reads);
+        self.refused_reads.extend(later.refused_reads);
+        self.changes.extend(later.changes);
+        self.unknown.extend(later.unknown);
+        self.shelf.extend(later.shelf);
+        self.members_changed |= later.members_changed;
+    }
+
     /// True if there is anything beside writes and messages.
     pub(crate) fn owes_more(&self) -> bool {
         !self.apply.is_empty()
             || !self.reads.is_empty()
+            || !self.refused_reads.is_empty()
             || !self.changes.is_empty()
             || !self.unknown.is_empty()
             || !self.shelf.is_empty()

@@ -66,6 +66,8 @@ pub struct CommittedEntry {
 pub struct AppliedPosition {
     /// The last applied entry.
     pub index: LogIndex,
+    /// The term of that entry.
+    pub term: Term,
     /// The last applied record.
     pub offset: Offset,
     /// The highest log time applied.
@@ -73,9 +75,22 @@ pub struct AppliedPosition {
 }
 
 impl AppliedPosition {
-    /// A fresh replica.
-    pub const ZERO: Self =
-        Self { index: LogIndex::ZERO, offset: Offset::ZERO, log_time: LogTime::ZERO };
+    /// A fresh replica: it has nothing, not even the beginning.
+    pub const ZERO: Self = Self {
+        index: LogIndex::ZERO,
+        term: Term::ZERO,
+        offset: Offset::ZERO,
+        log_time: LogTime::ZERO,
+    };
+
+    /// The first voters begin after an entry that nobody has, so that a node with nothing can only
+    /// be helped by a snapshot. It brings the membership, which the log's beginning does not hold.
+    pub(crate) const GENESIS: Self = Self {
+        index: LogIndex::new(1),
+        term: Term::new(1),
+        offset: Offset::ZERO,
+        log_time: LogTime::ZERO,
+    };
 }
 
 /// The stamp and the records of an entry, as the leader proposes them.

@@ -6,21 +6,111 @@
 //! listened to and callers are refused, so what waits stays bounded (G12).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
 
-use palisade_wal::{BatchSeq, GroupId, WalError, Write};
+use palisade_wal::{BatchSeq, GroupId, Recovered, WalError, WalReader, Write};
 
-use crate::effects::{Effects, Input, Ticket, WallTime};
+use crate::effects::{Effects, GroupStatus, Input, Ticket, WallTime};
+use crate::entry::AppliedPosition;
 use crate::error::NodeError;
-use crate::identity::{Incarnation, NodeId};
-use crate::replica::Replica;
+use crate::identity::{Incarnation, NodeId, Term};
+use crate::repair::Repair;
+use crate::replica::{Replica, ReplicaConfig};
 use crate::wire::{Beat, Body, Envelope, NO_GROUP};
 
 /// Writes of several groups share a batch of the wal up to about this size.
 const BATCH_BYTES_TARGET: usize = 4 << 20;
+/// The ceiling of terms is raised by so many at a time: seldom, and each time a file is synced.
+const CEILING_STEP: u64 = 1024;
 
-struct Hosted {
-    replica: Replica,
+/// One group of a node.
+pub(crate) struct Hosted {
+    stage: Stage,
     inputs: Vec<Input>,
+    /// What was owed before the first step.
+    owed: Option<Effects>,
+}
+
+enum Stage {
+    Running(Box<Replica>),
+    Repairing(Box<Repair>),
+    /// Between the two.
+    Turning,
+}
+
+impl Hosted {
+    /// Takes a group up, or begins its repair.
+    ///
+    /// # Errors
+    /// When what is left of it contradicts itself, or is too little.
+    pub(crate) fn open(
+        config: ReplicaConfig,
+        recovered: &Recovered,
+        reader: WalReader,
+        applied: AppliedPosition,
+        ceiling: Term,
+    ) -> Result<Self, NodeError> {
+        let found = recovered.groups.get(&config.group);
+        if recovered.is_damaged(config.group) {
+            let (repair, owed) = Repair::open(config, found, reader, applied, ceiling)?;
+            let stage = Stage::Repairing(Box::new(repair));
+            return Ok(Self { stage, inputs: Vec::new(), owed: Some(owed) });
+        }
+        let replica = Replica::open(config, found, reader, applied)?;
+        Ok(Self { stage: Stage::Running(Box::new(replica)), inputs: Vec::new(), owed: None })
+    }
+
+    pub(crate) fn status(&self) -> GroupStatus {
+        match &self.stage {
+            Stage::Running(replica) => replica.status(),
+            Stage::Repairing(repair) => repair.status(),
+            Stage::Turning => unreachable!("no step ends here"),
+        }
+    }
+
+    fn step(&mut self, now: WallTime) -> Result<Effects, NodeError> {
+        let mut effects = self.owed.take().unwrap_or_default();
+        match &mut self.stage {
+            Stage::Running(replica) => match replica.step(now, self.inputs.drain(..)) {
+                Ok(stepped) => effects.extend(stepped),
+                Err(error) => effects.extend(self.turn(error)?),
+            },
+            Stage::Repairing(repair) => {
+                let (stepped, replica) = repair.step(self.inputs.drain(..))?;
+                effects.extend(stepped);
+                if let Some(replica) = replica {
+                    self.stage = Stage::Running(Box::new(replica));
+                    effects.members_changed = true;
+                    // It has something to do that no input asks for.
+                    self.inputs.push(Input::Tick);
+                }
+            }
+            Stage::Turning => unreachable!("no step ends here"),
+        }
+        Ok(effects)
+    }
+
+    /// A replica that cannot read an entry repairs it, if there is anybody to ask.
+    fn turn(&mut self, error: NodeError) -> Result<Effects, NodeError> {
+        let Stage::Running(replica) = std::mem::replace(&mut self.stage, Stage::Turning) else {
+            unreachable!("only a running replica fails like this")
+        };
+        let unreadable = match &error {
+            NodeError::Wal(wal) => match **wal {
+                WalError::Corrupt { index, .. } => Some(index),
+                _ => None,
+            },
+            _ => None,
+        };
+        let known = unreadable.and_then(|index| Some((index, replica.term_of(index)?)));
+        let Some((index, term)) = known.filter(|_| replica.members().members.len() > 1) else {
+            return Err(error);
+        };
+        let (repair, effects) = Repair::of_entry(replica.into_parts(), index, term);
+        self.stage = Stage::Repairing(Box::new(repair));
+        Ok(effects)
+    }
 }
 
 /// Whose writes a batch holds.
@@ -30,6 +120,8 @@ type Tickets = Vec<(GroupId, Ticket)>;
 pub(crate) struct Host {
     node: NodeId,
     groups: BTreeMap<GroupId, Hosted>,
+    /// Every promise of this node was made in a term below.
+    ceiling: Term,
     /// Groups with inputs.
     busy: Vec<GroupId>,
     /// Submitted batches of the wal and whose tickets each answers, in order.
@@ -49,23 +141,32 @@ pub(crate) struct HostEffects {
 }
 
 impl Host {
-    pub(crate) fn new(node: NodeId, replicas: BTreeMap<GroupId, Replica>) -> Self {
-        let host = |(group, replica)| (group, Hosted { replica, inputs: Vec::new() });
+    pub(crate) fn new(node: NodeId, groups: BTreeMap<GroupId, Hosted>, ceiling: Term) -> Self {
         Self {
             node,
-            busy: replicas.keys().copied().collect(),
-            groups: replicas.into_iter().map(host).collect(),
+            busy: groups.keys().copied().collect(),
+            groups,
+            ceiling,
             submitted: VecDeque::new(),
             unsubmitted: VecDeque::new(),
         }
     }
 
+    /// The replica of a group, unless it is under repair.
     pub(crate) fn replica(&self, group: GroupId) -> Option<&Replica> {
-        self.groups.get(&group).map(|hosted| &hosted.replica)
+        match &self.groups.get(&group)?.stage {
+            Stage::Running(replica) => Some(replica),
+            _ => None,
+        }
     }
 
+    /// The replicas that are not under repair.
     pub(crate) fn replicas(&self) -> impl Iterator<Item = (GroupId, &Replica)> {
-        self.groups.iter().map(|(group, hosted)| (*group, &hosted.replica))
+        self.groups.keys().filter_map(|group| Some((*group, self.replica(*group)?)))
+    }
+
+    pub(crate) fn status(&self, group: GroupId) -> Option<GroupStatus> {
+        self.groups.get(&group).map(Hosted::status)
     }
 
     /// True while the wal has no room for what is owed.
@@ -95,7 +196,11 @@ impl Host {
     /// A node was met, in this life of it.
     pub(crate) fn meet(&mut self, node: NodeId, life: Incarnation) {
         for hosted in self.groups.values_mut() {
-            hosted.replica.meet(node, life);
+            match &mut hosted.stage {
+                Stage::Running(replica) => replica.meet(node, life),
+                Stage::Repairing(repair) => repair.meet(node, life),
+                Stage::Turning => {}
+            }
         }
     }
 
@@ -132,11 +237,13 @@ impl Host {
         }
     }
 
-    /// Lets every group with inputs take them. `submit` gives a batch to the wal.
+    /// Lets every group with inputs take them. `submit` gives a batch to the wal, `raise` makes a new
+    /// ceiling of terms durable before it returns.
     pub(crate) fn step(
         &mut self,
         now: WallTime,
         mut submit: impl FnMut(&[Write]) -> Result<BatchSeq, WalError>,
+        mut raise: impl FnMut(Term) -> io::Result<()>,
     ) -> Result<HostEffects, NodeError> {
         let mut all = HostEffects::default();
         let mut batch = Batch::default();
@@ -147,7 +254,20 @@ impl Host {
         busy.dedup();
         for group in &busy {
             let hosted = self.groups.get_mut(group).expect("only hosted groups are busy");
-            let mut effects = hosted.replica.step(now, hosted.inputs.drain(..))?;
+            let mut effects = hosted.step(now)?;
+            if !hosted.inputs.is_empty() {
+                self.busy.push(*group);
+            }
+            if let Stage::Running(replica) = &hosted.stage
+                && self.ceiling <= replica.term()
+            {
+                let ceiling = Term::new(replica.term().get() + CEILING_STEP);
+                raise(ceiling).map_err(|source| NodeError::Io {
+                    what: "could not raise the ceiling of terms".into(),
+                    source: Arc::new(source),
+                })?;
+                self.ceiling = ceiling;
+            }
             for write in effects.writes.drain(..) {
                 batch.add(*group, write.ticket, write.writes, &mut self.unsubmitted);
             }
@@ -161,8 +281,6 @@ impl Host {
                 all.groups.push((*group, effects));
             }
         }
-        busy.clear();
-        self.busy = busy;
         batch.close(&mut self.unsubmitted);
         // The disk first: it is the slowest.
         while let Some((writes, tickets)) = self.unsubmitted.pop_front() {

@@ -2,6 +2,7 @@
 
 mod acquaintances;
 mod applier;
+mod ceiling;
 mod directory;
 mod driver;
 mod effects;
@@ -20,6 +21,7 @@ mod proposals;
 mod raft_log;
 mod reads;
 mod register;
+mod repair;
 mod replica;
 mod shelf;
 #[cfg(feature = "sim")]

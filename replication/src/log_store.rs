@@ -22,10 +22,10 @@ use palisade_wal::{GroupId, LogIndex, WalError, WalReader};
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 
-use crate::entry::EntryBody;
+use crate::entry::{AppliedPosition, EntryBody};
 use crate::error::NodeError;
 use crate::identity::{LogTime, Offset, Term};
-use crate::register::{LogBase, Register};
+use crate::register::Register;
 use crate::replica::conf_state;
 use crate::snapshot::Manifest;
 
@@ -40,7 +40,7 @@ const READ_BYTES: usize = 1 << 20;
 pub(crate) struct LogStore {
     group: GroupId,
     reader: WalReader,
-    base: LogBase,
+    base: AppliedPosition,
     last: LogIndex,
     /// First index of each term above the base, ascending.
     terms: Vec<(LogIndex, Term)>,
@@ -74,7 +74,7 @@ impl LogStore {
     pub(crate) fn open(
         group: GroupId,
         reader: WalReader,
-        base: LogBase,
+        base: AppliedPosition,
         hard_state: (Term, u64, LogIndex),
         members: ConfState,
         cache_bytes_max: usize,
@@ -117,7 +117,11 @@ impl LogStore {
         Ok(store)
     }
 
-    pub(crate) fn base(&self) -> LogBase {
+    pub(crate) fn reader(&self) -> WalReader {
+        self.reader.clone()
+    }
+
+    pub(crate) fn base(&self) -> AppliedPosition {
         self.base
     }
 
@@ -168,7 +172,7 @@ impl LogStore {
     }
 
     /// Everything goes; the log begins anew after a snapshot.
-    pub(crate) fn reset(&mut self, base: LogBase) {
+    pub(crate) fn reset(&mut self, base: AppliedPosition) {
         self.base = base;
         self.last = base.index;
         self.terms.clear();
@@ -225,7 +229,7 @@ impl LogStore {
     }
 
     /// Forgets everything up to and including the new base.
-    pub(crate) fn trim(&mut self, base: LogBase) {
+    pub(crate) fn trim(&mut self, base: AppliedPosition) {
         assert!(self.base.index < base.index);
         assert!(base.index <= self.last);
         self.evict(0, base.index);
@@ -334,7 +338,8 @@ impl Storage for LogStore {
             max_size.into().map_or(usize::MAX, |max| max.try_into().unwrap_or(usize::MAX));
         self.fetch(low, high, bytes_max).map_err(|error| {
             self.failure.borrow_mut().get_or_insert(error);
-            raft::Error::Store(StorageError::Unavailable)
+            // Anything else would be a panic in raft; the failure ends the step.
+            raft::Error::Store(StorageError::LogTemporarilyUnavailable)
         })
     }
 
@@ -398,6 +403,12 @@ pub(crate) fn encode_entry(entry: &Entry) -> Bytes {
     });
     out.put_slice(&entry.data);
     out.freeze()
+}
+
+/// The term of a stored entry, if it is one.
+pub(crate) fn term_of_stored(payload: &[u8]) -> Option<Term> {
+    let entry = decode_entry(LogIndex::ZERO, Bytes::copy_from_slice(payload)).ok()?;
+    Some(Term::new(entry.term))
 }
 
 fn decode_entry(index: LogIndex, payload: Bytes) -> Result<Entry, NodeError> {

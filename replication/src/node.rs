@@ -19,18 +19,19 @@ use tokio::sync::oneshot;
 
 use crate::acquaintances::Acquaintances;
 use crate::applier::{Applier, Committed, GroupShared};
+use crate::ceiling::Ceiling;
 use crate::directory;
 use crate::driver::{Callers, Driver, Event};
 use crate::effects::GroupStatus;
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
-use crate::host::Host;
+use crate::host::{Host, Hosted};
 use crate::identity::{ClusterId, Incarnation, NodeId, Offset};
 use crate::inbox::{self, Inbox};
 use crate::keeper::Keeper;
 use crate::membership::{Member, MemberChange, Membership};
 use crate::options::Options;
-use crate::replica::{Replica, ReplicaConfig};
+use crate::replica::ReplicaConfig;
 use crate::shelf::Shelf;
 use crate::state_machine::StateMachine;
 use crate::tracker::Tracker;
@@ -163,6 +164,7 @@ impl<M: StateMachine> Node<M> {
         let (inbox, outbox) = inbox::channel(
             config.options.proposals_bytes_max * 2 + config.options.peer_queue_bytes_max,
         );
+        let (ceiling, term) = Ceiling::open(&config.data_dir)?;
         let meet = inbox.clone();
         let on_meet = Box::new(move |node, life| meet.report(Event::Met { node, life }));
         let acquaintances = Acquaintances::open(&config.data_dir, on_meet)?;
@@ -173,7 +175,7 @@ impl<M: StateMachine> Node<M> {
         let mut shared_groups = BTreeMap::new();
         for group in &config.groups {
             let applied = machine.applied(*group);
-            let replica = Replica::open(
+            let replica = Hosted::open(
                 ReplicaConfig {
                     group: *group,
                     node: config.node,
@@ -182,9 +184,10 @@ impl<M: StateMachine> Node<M> {
                     seed: session,
                     options: config.options.clone(),
                 },
-                recovered.groups.get(group),
+                &recovered,
                 wal.reader(),
                 applied,
+                term,
             )?;
             let shared = Arc::new(GroupShared::new(Tracker::new(applied)));
             inbox.report(Event::Flushed { group: *group, index: machine.flushed(*group).index });
@@ -199,11 +202,11 @@ impl<M: StateMachine> Node<M> {
         let transport = {
             let _guard = runtime.enter();
             let speaker = Speaker { cluster: config.cluster, node: config.node, incarnation };
-            let known = replicas.values().flat_map(|replica| &replica.members().members);
+            let known = replicas.values().flat_map(|hosted| hosted.status().members.members);
             let peers: BTreeMap<NodeId, SocketAddr> = known
-                .chain(&config.voters)
-                .filter(|(node, _)| **node != config.node)
-                .filter_map(|(node, member)| Some((*node, member.address?)))
+                .chain(config.voters.clone())
+                .filter(|(node, _)| *node != config.node)
+                .filter_map(|(node, member)| Some((node, member.address?)))
                 .collect();
             let deliver = inbox.clone();
             let bytes_max = config.options.peer_queue_bytes_max;
@@ -245,9 +248,10 @@ impl<M: StateMachine> Node<M> {
         };
         let driver = Driver {
             outbox,
-            host: Host::new(config.node, replicas),
+            host: Host::new(config.node, replicas, term),
             callers,
             wal,
+            ceiling,
             transport,
             jobs: jobs_sender,
             shelf: shelf_sender,

@@ -137,6 +137,15 @@ impl Pending {
         gone
     }
 
+    /// Forgets everything.
+    pub(crate) fn give_up_all(&mut self) -> Vec<u64> {
+        let gone: Vec<u64> = self.by_seq.keys().copied().collect();
+        for seq in &gone {
+            self.resolve(*seq);
+        }
+        gone
+    }
+
     /// These were taken back before they were proposed.
     pub(crate) fn unsend(&mut self, seqs: impl Iterator<Item = u64>) {
         for seq in seqs {

@@ -37,6 +37,12 @@ impl Reads {
         self.waiting.len() + self.barrier.as_ref().map_or(0, |barrier| barrier.tokens.len())
     }
 
+    /// Every read that waits.
+    pub(crate) fn give_up(&mut self) -> Vec<ReadToken> {
+        let asked = self.barrier.take().map(|barrier| barrier.tokens).unwrap_or_default();
+        std::mem::take(&mut self.waiting).into_iter().chain(asked).collect()
+    }
+
     /// The context of a barrier to ask for now, if reads wait and none is under way.
     pub(crate) fn start(&mut self, tick: u64) -> Option<Vec<u8>> {
         if self.barrier.is_some() || self.waiting.is_empty() {

@@ -12,47 +12,21 @@
 //!     41     8  trim_offset      the last record up to there
 //!     49     8  trim_log_time    the log time up to there
 //!     57     8  members_index    the last change of membership that is in what follows
-//!     65        members          see `membership`
+//!     65     1  probation        1 while it neither votes nor campaigns, see `docs/repair.md`
+//!     66        members          see `membership`
 //! ```
 //! Little-endian. It is written in one batch with the entries it speaks of.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use palisade_wal::LogIndex;
 
+use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::identity::{LogTime, Offset, Term};
 use crate::membership::Membership;
 
 const VERSION: u8 = 1;
-const FIXED_BYTES: usize = 65;
-
-/// Where a replica's log begins: what was known of the last trimmed entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LogBase {
-    pub(crate) index: LogIndex,
-    pub(crate) term: Term,
-    pub(crate) offset: Offset,
-    pub(crate) log_time: LogTime,
-}
-
-impl LogBase {
-    /// A node that is to join: it has nothing, not even the beginning.
-    pub(crate) const NOTHING: Self = Self {
-        index: LogIndex::ZERO,
-        term: Term::ZERO,
-        offset: Offset::ZERO,
-        log_time: LogTime::ZERO,
-    };
-
-    /// The first voters begin after an entry that nobody has, so that a node with nothing can only
-    /// be helped by a snapshot. It brings the membership, which the log's beginning does not hold.
-    pub(crate) const GENESIS: Self = Self {
-        index: LogIndex::new(1),
-        term: Term::new(1),
-        offset: Offset::ZERO,
-        log_time: LogTime::ZERO,
-    };
-}
+const FIXED_BYTES: usize = 66;
 
 /// The register of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,21 +34,24 @@ pub(crate) struct Register {
     pub(crate) term: Term,
     pub(crate) vote: u64,
     pub(crate) commit: LogIndex,
-    pub(crate) base: LogBase,
+    /// The last entry that is gone; the log begins after it.
+    pub(crate) base: AppliedPosition,
     pub(crate) members_index: LogIndex,
+    pub(crate) probation: bool,
     pub(crate) members: Membership,
 }
 
 impl Register {
     /// A group that has never run, with its first voters.
     pub(crate) fn genesis(members: Membership) -> Self {
-        let base = LogBase::GENESIS;
+        let base = AppliedPosition::GENESIS;
         Self {
             term: base.term,
             vote: 0,
             commit: base.index,
             base,
             members_index: base.index,
+            probation: false,
             members,
         }
     }
@@ -85,8 +62,9 @@ impl Register {
             term: Term::ZERO,
             vote: 0,
             commit: LogIndex::ZERO,
-            base: LogBase::NOTHING,
+            base: AppliedPosition::ZERO,
             members_index: LogIndex::ZERO,
+            probation: false,
             members: Membership::default(),
         }
     }
@@ -102,6 +80,7 @@ impl Register {
         out.put_u64_le(self.base.offset.get());
         out.put_u64_le(self.base.log_time.get());
         out.put_u64_le(self.members_index.get());
+        out.put_u8(self.probation.into());
         self.members.encode(&mut out);
         out.freeze()
     }
@@ -120,18 +99,23 @@ impl Register {
         let term = Term::new(raw.get_u64_le());
         let vote = raw.get_u64_le();
         let commit = LogIndex::new(raw.get_u64_le());
-        let base = LogBase {
+        let base = AppliedPosition {
             index: LogIndex::new(raw.get_u64_le()),
             term: Term::new(raw.get_u64_le()),
             offset: Offset::new(raw.get_u64_le()),
             log_time: LogTime::new(raw.get_u64_le()),
         };
         let members_index = LogIndex::new(raw.get_u64_le());
+        let probation = match raw.get_u8() {
+            0 => false,
+            1 => true,
+            _ => return Err(damaged("has an unknown stage")),
+        };
         let members = Membership::decode(&mut raw).ok_or_else(|| damaged("names no members"))?;
         if !raw.is_empty() {
             return Err(damaged("has a wrong length"));
         }
-        Ok(Self { term, vote, commit, base, members_index, members })
+        Ok(Self { term, vote, commit, base, members_index, probation, members })
     }
 }
 
@@ -148,13 +132,14 @@ mod tests {
             term: Term::new(7),
             vote: 2,
             commit: LogIndex::new(90),
-            base: LogBase {
+            base: AppliedPosition {
                 index: LogIndex::new(40),
                 term: Term::new(5),
                 offset: Offset::new(1000),
                 log_time: LogTime::new(12),
             },
             members_index: LogIndex::new(33),
+            probation: true,
             members: Membership::of_voters(members),
         };
         let encoded = register.encode();

@@ -200,7 +200,7 @@ mod tests {
     use palisade_wal::sim::SimDisk;
 
     use super::*;
-    use crate::identity::{LogTime, Offset};
+    use crate::identity::{LogTime, Offset, Term};
     use crate::state_machine::TakeChunk;
 
     const GROUP: GroupId = GroupId::new(1);
@@ -211,6 +211,7 @@ mod tests {
         fn run(&mut self, take: &mut TakeChunk<'_>) -> Result<(), ApplyError> {
             let position = AppliedPosition {
                 index: LogIndex::new(self.0),
+                term: Term::new(1),
                 offset: Offset::new(self.0),
                 log_time: LogTime::ZERO,
             };

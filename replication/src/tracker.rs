@@ -137,11 +137,12 @@ impl Drop for Waiter<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::LogTime;
+    use crate::identity::{LogTime, Term};
 
     fn at(offset: u64) -> AppliedPosition {
         AppliedPosition {
             index: LogIndex::new(offset + 1),
+            term: Term::new(1),
             offset: Offset::new(offset),
             log_time: LogTime::ZERO,
         }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! offset  size  field
-//!      0     1  kind    1 raft, 2 forward, 3 flushed, 4 beats, 5 fetch, 6 chunk
+//!      0     1  kind    1 raft, 2 forward, 3 flushed, 4 beats, 5 fetch, 6 chunk, 7 want, 8 given,
+//!                        9 recount, 10 recounted
 //!      1     8  group   0 for beats, which name their own
 //!      9     8  from
 //!     17     8  to
@@ -13,6 +14,11 @@
 //!               beats:    count times group 8, term 8, commit 8, answer 1
 //!               fetch:    snapshot 16, chunk 4
 //!               chunk:    snapshot 16, chunk 4, then its bytes
+//!               want:     first 8, anchor index 8, anchor term 8
+//!               given:    as want, then 1 if trimmed, 2 if unknown, or 0 and
+//!                         any number of times length 4, entry
+//!               recount:  nothing
+//!               recounted: term 8, last 8
 //! ```
 //! Little-endian. Length and checksum belong to the frame around it, in the transport.
 
@@ -29,6 +35,11 @@ const KIND_FLUSHED: u8 = 3;
 const KIND_BEATS: u8 = 4;
 const KIND_FETCH: u8 = 5;
 const KIND_CHUNK: u8 = 6;
+const KIND_WANT: u8 = 7;
+const KIND_GIVEN: u8 = 8;
+const KIND_RECOUNT: u8 = 9;
+const KIND_RECOUNTED: u8 = 10;
+const WANT_BYTES: usize = 3 * 8;
 const FORWARDED_HEADER_BYTES: usize = 8 + 4;
 const BEAT_BYTES: usize = 3 * 8 + 1;
 const CHUNK_HEADER_BYTES: usize = 16 + 4;
@@ -79,6 +90,44 @@ pub enum Body {
         /// What it is.
         bytes: Bytes,
     },
+    /// The sender lost entries, and wants them from whoever holds the one that follows them.
+    Want(Want),
+    /// An answer to that.
+    Given {
+        /// What was wanted.
+        want: Want,
+        /// Entries from the first on, as the log stores them, or why there are none.
+        entries: Result<Vec<Bytes>, NotGiven>,
+    },
+    /// The sender lost something that it had confirmed to the leader.
+    Recount,
+    /// The leader counts the receiver anew.
+    Recounted {
+        /// The leader's term.
+        term: Term,
+        /// Its last entry.
+        last: LogIndex,
+    },
+}
+
+/// Entries that are wanted: from `first` up to before the anchor, of the log that holds the anchor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Want {
+    /// The first entry wanted.
+    pub first: LogIndex,
+    /// An entry behind all that are wanted, or the one that is.
+    pub anchor: LogIndex,
+    /// Its term. Logs that hold the same anchor hold the same entries before it.
+    pub term: Term,
+}
+
+/// Why entries are not given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotGiven {
+    /// They were committed, and are trimmed.
+    Trimmed,
+    /// The anchor is not there.
+    Unknown,
 }
 
 /// A leader's word to a follower of one group that it leads still, or the follower's answer.
@@ -142,6 +191,13 @@ impl Envelope {
                 Body::Beats(beats) => BEAT_BYTES * beats.len(),
                 Body::Fetch { .. } => CHUNK_HEADER_BYTES,
                 Body::Chunk { bytes, .. } => CHUNK_HEADER_BYTES + bytes.len(),
+                Body::Want(_) => WANT_BYTES,
+                Body::Given { entries, .. } => {
+                    let entries = entries.iter().flatten();
+                    WANT_BYTES + 1 + entries.map(|entry| 4 + entry.len()).sum::<usize>()
+                }
+                Body::Recount => 0,
+                Body::Recounted { .. } => 16,
             }
     }
 
@@ -156,6 +212,10 @@ impl Envelope {
             Body::Beats(_) => KIND_BEATS,
             Body::Fetch { .. } => KIND_FETCH,
             Body::Chunk { .. } => KIND_CHUNK,
+            Body::Want(_) => KIND_WANT,
+            Body::Given { .. } => KIND_GIVEN,
+            Body::Recount => KIND_RECOUNT,
+            Body::Recounted { .. } => KIND_RECOUNTED,
         });
         out.put_u64_le(self.group.get());
         out.put_u64_le(self.from.get());
@@ -190,6 +250,24 @@ impl Envelope {
                 out.put_slice(&snapshot.0);
                 out.put_u32_le(*chunk);
                 out.put_slice(bytes);
+            }
+            Body::Want(want) => want.encode(out),
+            Body::Given { want, entries } => {
+                want.encode(out);
+                out.put_u8(match entries {
+                    Ok(_) => 0,
+                    Err(NotGiven::Trimmed) => 1,
+                    Err(NotGiven::Unknown) => 2,
+                });
+                for entry in entries.iter().flatten() {
+                    out.put_u32_le(entry.len() as u32);
+                    out.put_slice(entry);
+                }
+            }
+            Body::Recount => {}
+            Body::Recounted { term, last } => {
+                out.put_u64_le(term.get());
+                out.put_u64_le(last.get());
             }
         }
         debug_assert_eq!(out.len() - start, self.encoded_bytes());
@@ -229,10 +307,74 @@ impl Envelope {
                     _ => return Err(WireError::TrailingBytes),
                 }
             }
+            KIND_WANT | KIND_GIVEN => {
+                let want = Want::decode(&mut raw)?;
+                match kind {
+                    KIND_GIVEN => Body::Given { want, entries: decode_given(raw)? },
+                    _ if raw.is_empty() => Body::Want(want),
+                    _ => return Err(WireError::TrailingBytes),
+                }
+            }
+            KIND_RECOUNT if raw.is_empty() => Body::Recount,
+            KIND_RECOUNT => return Err(WireError::TrailingBytes),
+            KIND_RECOUNTED => match raw.len() {
+                0..16 => return Err(WireError::Truncated),
+                16 => {
+                    let term = Term::new(raw.get_u64_le());
+                    Body::Recounted { term, last: LogIndex::new(raw.get_u64_le()) }
+                }
+                _ => return Err(WireError::TrailingBytes),
+            },
             kind => return Err(WireError::UnknownKind { kind }),
         };
         Ok(Self { group, from, to, body })
     }
+}
+
+impl Want {
+    fn encode(&self, out: &mut BytesMut) {
+        out.put_u64_le(self.first.get());
+        out.put_u64_le(self.anchor.get());
+        out.put_u64_le(self.term.get());
+    }
+
+    fn decode(raw: &mut Bytes) -> Result<Self, WireError> {
+        if raw.len() < WANT_BYTES {
+            return Err(WireError::Truncated);
+        }
+        let first = LogIndex::new(raw.get_u64_le());
+        let anchor = LogIndex::new(raw.get_u64_le());
+        Ok(Self { first, anchor, term: Term::new(raw.get_u64_le()) })
+    }
+}
+
+fn decode_given(mut raw: Bytes) -> Result<Result<Vec<Bytes>, NotGiven>, WireError> {
+    if raw.is_empty() {
+        return Err(WireError::Truncated);
+    }
+    let not = match raw.get_u8() {
+        0 => None,
+        1 => Some(NotGiven::Trimmed),
+        2 => Some(NotGiven::Unknown),
+        kind => return Err(WireError::UnknownKind { kind }),
+    };
+    match not {
+        Some(not) if raw.is_empty() => return Ok(Err(not)),
+        Some(_) => return Err(WireError::TrailingBytes),
+        None => {}
+    }
+    let mut entries = Vec::new();
+    while !raw.is_empty() {
+        if raw.len() < 4 {
+            return Err(WireError::Truncated);
+        }
+        let length = raw.get_u32_le() as usize;
+        if raw.len() < length {
+            return Err(WireError::Truncated);
+        }
+        entries.push(raw.split_to(length));
+    }
+    Ok(Ok(entries))
 }
 
 fn decode_beats(mut raw: Bytes) -> Result<Vec<Beat>, WireError> {
@@ -295,7 +437,42 @@ mod tests {
 
     fn body() -> impl Strategy<Value = Body> {
         let bytes = || vec(any::<u8>(), 0..40).prop_map(Bytes::from);
+        let want = || {
+            (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(first, anchor, term)| Want {
+                first: LogIndex::new(first),
+                anchor: LogIndex::new(anchor),
+                term: Term::new(term),
+            })
+        };
+        let entries = prop_oneof![
+            vec(bytes(), 0..4).prop_map(Ok),
+            Just(Err(NotGiven::Trimmed)),
+            Just(Err(NotGiven::Unknown)),
+        ];
+        let beat = (any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(
+            |(group, term, commit, answer)| Beat {
+                group: GroupId::new(group),
+                term: Term::new(term),
+                commit: LogIndex::new(commit),
+                answer,
+            },
+        );
+        let chunk = (any::<[u8; 16]>(), any::<u32>());
         prop_oneof![
+            want().prop_map(Body::Want),
+            (want(), entries).prop_map(|(want, entries)| Body::Given { want, entries }),
+            Just(Body::Recount),
+            (any::<u64>(), any::<u64>()).prop_map(|(term, last)| Body::Recounted {
+                term: Term::new(term),
+                last: LogIndex::new(last),
+            }),
+            vec(beat, 1..5).prop_map(Body::Beats),
+            chunk.clone().prop_map(|(id, chunk)| Body::Fetch { snapshot: SnapshotId(id), chunk }),
+            (chunk, bytes()).prop_map(|((id, chunk), bytes)| Body::Chunk {
+                snapshot: SnapshotId(id),
+                chunk,
+                bytes,
+            }),
             bytes().prop_map(Body::Raft),
             any::<u64>().prop_map(|index| Body::Flushed { index: LogIndex::new(index) }),
             (any::<u64>(), any::<u64>(), any::<u64>(), vec((any::<u64>(), bytes()), 0..5))
@@ -321,7 +498,7 @@ mod tests {
         }
 
         #[test]
-        fn decode_never_panics(kind in 0u8..5, raw in vec(any::<u8>(), 0..120)) {
+        fn decode_never_panics(kind in 0u8..12, raw in vec(any::<u8>(), 0..120)) {
             let mut raw = raw;
             raw.insert(0, kind);
             let _ = Envelope::decode(Bytes::from(raw));

@@ -105,11 +105,13 @@ impl Workload {
                     let (group, number) = proposed.expect("only records are committed");
                     assert!(self.acked.insert((group, number), committed.offset).is_none());
                 }
-                Completion::Readable => {
+                Completion::Readable(at) => {
                     // G5: it reflects at least what was acknowledged before it was asked.
-                    let (node, group, acked_before) = read.expect("only reads are readable");
-                    let held = self.cluster.machine(node).records(group).len();
-                    assert!(held >= acked_before, "G5: group={group} {held} < {acked_before}");
+                    let (_, group, acked_before) = read.expect("only reads are readable");
+                    assert!(
+                        acked_before as u64 <= at.get(),
+                        "G5: group={group} {at} < {acked_before}"
+                    );
                     self.reads += 1;
                 }
                 Completion::Refused(_) | Completion::Unknown | Completion::Changed => {}
@@ -127,7 +129,10 @@ impl Workload {
         self.cluster.run_for(10_000_000);
         let groups: Vec<GroupId> = self.cluster.groups().collect();
         for group in &groups {
-            let leader = self.cluster.leader(*group).expect("liveness: a leader within 10 s");
+            let Some(leader) = self.cluster.leader(*group) else {
+                self.cluster.tell_group(*group);
+                panic!("liveness: no leader of group={group} within 10 s");
+            };
             self.propose(leader, *group);
         }
         self.cluster.run_for(20_000_000);

@@ -20,7 +20,7 @@ use crate::membership::{
 /// A change that was asked for here and is not through.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Changing {
-    token: u64,
+    pub(super) token: u64,
     /// Its entry.
     index: LogIndex,
 }

@@ -24,6 +24,7 @@ mod leading;
 mod members;
 mod newborn;
 mod open;
+mod probation;
 mod ready;
 mod snapshots;
 
@@ -43,12 +44,14 @@ use crate::membership::Membership;
 use crate::options::Options;
 use crate::proposals::Pending;
 use crate::reads::Reads;
-use crate::register::{LogBase, Register};
+use crate::register::Register;
 use crate::wire::{Beat, Body, Envelope};
 
 use leading::Leading;
 use members::Changing;
 pub(crate) use members::conf_state;
+pub(crate) use probation::Parts;
+use probation::Probation;
 use snapshots::{Incoming, Outgoing};
 
 /// Who a replica is.
@@ -76,9 +79,9 @@ struct Outstanding {
     number: u64,
     /// First and last entry it writes.
     entries: Option<(u64, u64)>,
-    send: Vec<Envelope>,
+    promises: Vec<Message>,
     /// A snapshot takes the place of log and state.
-    install: Option<LogBase>,
+    install: Option<AppliedPosition>,
 }
 
 /// One replica's protocol state.
@@ -98,7 +101,6 @@ pub(crate) struct Replica {
     last_ticket: u64,
     /// Everything up to here was handed to apply.
     emitted: AppliedPosition,
-    emitted_term: Term,
     applied: AppliedPosition,
     /// The state is behind the log until this snapshot is installed.
     installing: Option<LogIndex>,
@@ -124,6 +126,8 @@ pub(crate) struct Replica {
     incoming: Option<Incoming>,
     /// Since this tick the disk has not come back from the oldest write.
     disk_waits_since: Option<u64>,
+    /// It lost something that it had confirmed, and has not made up for it yet.
+    probation: Option<Probation>,
     /// Who knows this node, and whether in this life; asked by one that has nothing.
     recognized: BTreeMap<NodeId, bool>,
     /// An install that a crash interrupted.
@@ -181,7 +185,7 @@ impl Replica {
                 self.pending.resolve(seq);
             }
             Input::Read { token } => self.reads.accept(token),
-            Input::Durable { ticket } => self.on_durable(ticket, effects),
+            Input::Durable { ticket } => self.on_durable(ticket, effects)?,
             Input::Applied { position } => self.on_applied(position),
             Input::Flushed { index } => self.on_flushed(self.config.node, index),
             Input::Change { token, change } => self.on_change(token, &change, effects),
@@ -233,7 +237,14 @@ impl Replica {
     pub(crate) fn told(&self) -> String {
         let raft = &self.raw.raft;
         format!(
-            "state={:?} term={} leader={} last={} committed={} persisted={} applied={:?} {:#?}",
+            "base={:?} offer={:?} outgoing={:?} incoming={} probation={:?} outstanding={} state={:?} \
+             term={} leader={} last={} committed={} persisted={} applied={:?} {:#?}",
+            self.raw.store().base(),
+            self.raw.store().offer().map(|offer| offer.manifest.position.index),
+            self.outgoing,
+            self.incoming.is_some(),
+            self.probation,
+            self.outstanding.len(),
             raft.state,
             raft.term,
             raft.leader_id,
@@ -306,6 +317,7 @@ impl Replica {
             self.report_flushed(effects);
         }
         self.mind_snapshots(effects);
+        self.mind_probation(effects);
         self.mind_disk();
     }
 
@@ -320,6 +332,7 @@ impl Replica {
         self.leads()
             || (self.disk_waits_since.is_none_or(|since| !self.is_slow(since))
                 && self.installing.is_none()
+                && self.probation.is_none()
                 && unapplied <= self.config.options.unapplied_entries_max)
     }
 
@@ -396,6 +409,11 @@ impl Replica {
             Body::Forward(forward) => self.on_forward(forward),
             Body::Flushed { index } => self.on_flushed(from, index),
             Body::Fetch { snapshot, chunk } => self.on_fetch(from, snapshot, chunk, effects),
+            Body::Want(want) => self.on_want(from, want, effects),
+            Body::Recount => self.on_recount(from, effects),
+            Body::Recounted { term, last } => self.on_recounted(term, last),
+            // Meant for a repair that is over.
+            Body::Given { .. } => {}
             Body::Beats(_) => unreachable!("the host hands beats out one by one"),
         }
         Ok(())
@@ -442,6 +460,11 @@ impl Replica {
             _ if self.members.members.is_empty() && !is_leaders(&message) => Ok(()),
             // Whoever could not lead does not take over.
             MessageType::MsgTimeoutNow if !self.may_tick() => Ok(()),
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote
+                if self.probation.is_some() =>
+            {
+                Ok(())
+            }
             _ => self.step_raft(message),
         }
     }
@@ -464,7 +487,7 @@ impl Replica {
         }
     }
 
-    fn on_durable(&mut self, ticket: Ticket, effects: &mut Effects) {
+    fn on_durable(&mut self, ticket: Ticket, effects: &mut Effects) -> Result<(), NodeError> {
         let mut persisted = None;
         self.disk_waits_since = None;
         while self
@@ -473,7 +496,7 @@ impl Replica {
             .is_some_and(|write| write.number + self.tickets_before <= ticket.0)
         {
             let write = self.outstanding.pop_front().expect("front was there");
-            effects.send.extend(write.send);
+            self.promise(write.promises, effects)?;
             effects.apply.extend(write.install.map(|base| Apply::Install(base.index)));
             // If a later write replaces entries of this one, raft must not count them as persisted
             // now: should the later write be torn, they would be gone. It hears with the later one.
@@ -488,6 +511,7 @@ impl Replica {
         if let Some(number) = persisted {
             self.raw.on_persist_ready(number);
         }
+        Ok(())
     }
 
     fn on_applied(&mut self, position: AppliedPosition) {
@@ -547,7 +571,7 @@ impl Replica {
         let (offset, log_time) = store.tail(up_to)?;
         let term =
             store.term_of(up_to).ok_or_else(|| invariant("trimmed beyond the log".into()))?;
-        store.trim(LogBase { index: up_to, term, offset, log_time });
+        store.trim(AppliedPosition { index: up_to, term, offset, log_time });
         self.trims.push(Write::Trim { group: self.config.group, up_to });
         Ok(())
     }

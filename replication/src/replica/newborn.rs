@@ -15,7 +15,7 @@ use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::identity::NodeId;
 use crate::membership::Membership;
-use crate::register::{LogBase, Register};
+use crate::register::Register;
 
 /// How many others must know a first voter.
 fn witnesses(voters: usize) -> usize {
@@ -56,17 +56,15 @@ impl Replica {
 
     fn be_born(&mut self, group: GroupId, first: Membership) -> Result<(), NodeError> {
         let register = Register::genesis(first);
-        let base = LogBase::GENESIS;
-        let position =
-            AppliedPosition { index: base.index, offset: base.offset, log_time: base.log_time };
+        let base = AppliedPosition::GENESIS;
         let store = self.raw.store().reborn(&register);
         self.raw =
-            RawNode::new(&raft_config(&self.config, position), store, &crate::raft_log::logger())
+            RawNode::new(&raft_config(&self.config, base), store, &crate::raft_log::logger())
                 .map_err(|error| invariant(format!("raft refused to begin: {error}")))?;
         // What was owed for the node with nothing is answered to nobody.
         self.tickets_before = self.last_ticket;
         self.outstanding.clear();
-        (self.emitted, self.applied, self.emitted_term) = (position, position, base.term);
+        (self.emitted, self.applied) = (base, base);
         self.members = register.members.clone();
         self.members_index = register.members_index;
         self.written = register;

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use palisade_wal::{LogIndex, RecoveredGroup, Verdict, WalReader};
+use palisade_wal::{LogIndex, RecoveredGroup, WalReader};
 use protobuf::Message as _;
 use raft::eraftpb::ConfChangeV2;
 use raft::{Config, RawNode, ReadOnlyOption};
 
+use super::probation::Probation;
 use super::snapshots::Outgoing;
 use super::{Replica, ReplicaConfig, invariant};
 use crate::entry::AppliedPosition;
@@ -15,7 +16,7 @@ use crate::identity::Term;
 use crate::log_store::LogStore;
 use crate::proposals::Pending;
 use crate::reads::Reads;
-use crate::register::{LogBase, Register};
+use crate::register::Register;
 
 impl Replica {
     /// Takes up the replica. `recovered` is `None` for a group that has never run here. If the state
@@ -35,13 +36,9 @@ impl Replica {
         let group = config.group;
         let base = register.base;
         let installing =
-            (applied.index < base.index && base != LogBase::GENESIS).then_some(base.index);
+            (applied.index < base.index && base != AppliedPosition::GENESIS).then_some(base.index);
         // What the log begins after counts as handed out; nobody has the entry before the first.
-        let emitted = if applied.index < base.index {
-            AppliedPosition { index: base.index, offset: base.offset, log_time: base.log_time }
-        } else {
-            applied
-        };
+        let emitted = if applied.index < base.index { base } else { applied };
         let applied = if installing.is_some() { applied } else { emitted };
         // What was applied was committed, whatever the register still says.
         let commit = register.commit.max(emitted.index);
@@ -62,9 +59,15 @@ impl Replica {
                 ),
             });
         }
-        let emitted_term = store.term_of(emitted.index).ok_or_else(|| NodeError::Damaged {
-            what: format!("the log of group={group} does not hold index={}", emitted.index),
-        })?;
+        if store.term_of(emitted.index) != Some(emitted.term) {
+            return Err(NodeError::Damaged {
+                what: format!(
+                    "the log of group={group} does not hold what the state stands at, index={} \
+                     term={}",
+                    emitted.index, emitted.term
+                ),
+            });
+        }
         let raw = RawNode::new(&raft_config(&config, emitted), store, &crate::raft_log::logger())
             .map_err(|error| NodeError::Damaged {
             what: format!("raft refused its log: {error}"),
@@ -74,13 +77,11 @@ impl Replica {
             tick: 0,
             members: register.members.clone(),
             members_index: register.members_index,
-            written: register,
             register_dirty: fresh,
             outstanding: VecDeque::new(),
             tickets_before: 0,
             last_ticket: 0,
             emitted,
-            emitted_term,
             applied,
             installing,
             backlog: VecDeque::new(),
@@ -98,6 +99,8 @@ impl Replica {
             outgoing: Outgoing::default(),
             incoming: None,
             disk_waits_since: None,
+            written: register.clone(),
+            probation: register.probation.then(Probation::default),
             recognized: BTreeMap::new(),
             reinstall: installing,
             config,
@@ -135,7 +138,7 @@ fn open_register(
         });
     }
     let Some(recovered) = recovered else { return Ok((Register::joining(), true)) };
-    if let Verdict::Damaged { .. } = &recovered.verdict {
+    if recovered.verdict.is_damaged() {
         return Err(NodeError::Damaged {
             what: format!(
                 "the log of group={} is damaged and is not served: {:?}",

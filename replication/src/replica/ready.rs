@@ -12,7 +12,7 @@ use crate::entry::{AppliedPosition, CommittedEntry, EntryBody};
 use crate::error::NodeError;
 use crate::identity::{NodeId, Offset, Term};
 use crate::log_store::encode_entry;
-use crate::register::{LogBase, Register};
+use crate::register::Register;
 use crate::wire::{Beat, Body, Envelope};
 
 /// A register that only lags in its commit index is written again after this many entries.
@@ -37,16 +37,12 @@ impl Replica {
             }
         }
         let committed = ready.take_committed_entries();
-        let promises = ready
-            .take_persisted_messages()
-            .iter()
-            .map(|message| self.raft_envelope(message))
-            .collect::<Result<Vec<_>, _>>()?;
+        let promises = ready.take_persisted_messages();
         let (writes, entries) = self.writes_of(&mut ready);
         let number = ready.number();
         self.raw.advance_append_async(ready);
-        let owed = Outstanding { number, entries, send: promises, install };
-        self.owe(owed, writes, effects);
+        let owed = Outstanding { number, entries, promises, install };
+        self.owe(owed, writes, effects)?;
         for entry in committed {
             self.emit(entry, effects)?;
         }
@@ -78,6 +74,7 @@ impl Replica {
                 commit,
                 base,
                 members_index: self.members_index,
+                probation: self.probation.is_some(),
                 members: self.members.clone(),
             };
             writes.push(Write::SetState { group, payload: register.encode() });
@@ -91,18 +88,37 @@ impl Replica {
     }
 
     /// Hands out the writes of a ready; its promises leave when they and all before are durable.
-    fn owe(&mut self, owed: Outstanding, writes: Vec<Write>, effects: &mut Effects) {
+    fn owe(
+        &mut self,
+        owed: Outstanding,
+        writes: Vec<Write>,
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
         if !writes.is_empty() {
             self.last_ticket = owed.number + self.tickets_before;
             effects.writes.push(WriteEffect { ticket: Ticket(self.last_ticket), writes });
             self.outstanding.push_back(owed);
         } else if let Some(last) = self.outstanding.back_mut() {
             // Nothing of its own to write, but it may promise what an earlier write holds.
-            last.send.extend(owed.send);
+            last.promises.extend(owed.promises);
         } else {
             self.raw.on_persist_ready(owed.number);
-            effects.send.extend(owed.send);
+            self.promise(owed.promises, effects)?;
         }
+        Ok(())
+    }
+
+    /// What these messages promise is durable: they may leave.
+    pub(super) fn promise(
+        &mut self,
+        messages: Vec<Message>,
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
+        for message in messages {
+            self.note_confirmed(&message);
+            effects.send.push(self.raft_envelope(&message)?);
+        }
+        Ok(())
     }
 
     fn raft_envelope(&self, message: &Message) -> Result<Envelope, NodeError> {
@@ -131,7 +147,7 @@ impl Replica {
         let index = LogIndex::new(entry.index);
         let term = Term::new(entry.term);
         assert_eq!(index, self.emitted.index.next(), "entries are committed in order");
-        assert!(self.emitted_term <= term, "terms never fall along the log");
+        assert!(self.emitted.term <= term, "terms never fall along the log");
         let unreadable = |error: &dyn std::fmt::Display| NodeError::Damaged {
             what: format!("entry index={index}: {error}"),
         };
@@ -164,12 +180,11 @@ impl Replica {
                 self.pending.resolve(record.id.seq);
             }
         }
-        if self.emitted_term < term {
-            self.emitted_term = term;
+        let offset = Offset::new(first_offset.get() + records.len() as u64 - 1);
+        if self.emitted.term < term {
             self.pending.lost(term);
         }
-        let offset = Offset::new(first_offset.get() + records.len() as u64 - 1);
-        self.emitted = AppliedPosition { index, offset, log_time };
+        self.emitted = AppliedPosition { index, term, offset, log_time };
         self.backlog.push_back((index, bytes));
         self.backlog_bytes += bytes;
         let entry = CommittedEntry { index, term, log_time, first_offset, records };
@@ -182,20 +197,14 @@ impl Replica {
         &mut self,
         snapshot: &raft::eraftpb::Snapshot,
         effects: &mut Effects,
-    ) -> Result<LogBase, NodeError> {
+    ) -> Result<AppliedPosition, NodeError> {
         let metadata = snapshot.get_metadata();
         let (members, manifest) = super::snapshots::decode_offer(snapshot)
             .ok_or_else(|| invariant("raft restores a snapshot that was not offered".into()))?;
-        let position = manifest.position;
-        assert_eq!(position.index.get(), metadata.index);
-        let base = LogBase {
-            index: position.index,
-            term: Term::new(metadata.term),
-            offset: position.offset,
-            log_time: position.log_time,
-        };
+        let base = manifest.position;
+        assert_eq!((base.index.get(), base.term.get()), (metadata.index, metadata.term));
         let group = self.config.group;
-        tracing::info!(%group, offset = %position.offset, "a snapshot takes the place of the log");
+        tracing::info!(%group, offset = %base.offset, "a snapshot takes the place of the log");
         self.raw.mut_store().reset(base);
         // What was to be written of the old log is gone with it.
         self.trims.clear();
@@ -205,8 +214,7 @@ impl Replica {
         self.register_dirty = true;
         self.members_changed();
         effects.members_changed = true;
-        self.emitted = position;
-        self.emitted_term = base.term;
+        self.emitted = base;
         self.installing = Some(base.index);
         // What was sent may be committed in what is skipped: nobody here will see it.
         effects.unknown.extend(self.pending.give_up_sent());

@@ -9,6 +9,7 @@
 //! two different records (G2), and state digests agree at equal offsets (G8). The workload checks
 //! the rest.
 
+mod damage;
 mod nemesis;
 mod network;
 mod node;
@@ -27,6 +28,7 @@ use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Offset, Term};
 use crate::membership::{Member, MemberChange, Membership};
 use crate::options::Options;
+use crate::replica::Replica;
 use crate::state_machine::StateMachine;
 
 pub use nemesis::{Nemesis, SimFault};
@@ -108,8 +110,8 @@ pub type OpId = u64;
 pub enum Completion<O> {
     /// The record is committed and applied where it was proposed.
     Committed(Committed<O>),
-    /// The read may be served from the state of its node now.
-    Readable,
+    /// The read was served from the state of its node, which stood here.
+    Readable(Offset),
     /// The membership is what was asked for.
     Changed,
     /// It was refused: nothing happened.
@@ -217,6 +219,7 @@ impl<M: SimMachine> SimCluster<M> {
             wiped: false,
             acquaintances: BTreeMap::new(),
             life: 0,
+            ceiling: Term::ZERO,
             tick_us: self.options.replica.tick_ms
                 * (1000 - drift + self.random.below(2 * drift + 1)),
             clock_ms: 0,
@@ -289,7 +292,7 @@ impl<M: SimMachine> SimCluster<M> {
     #[must_use]
     pub fn status(&self, node: NodeId, group: GroupId) -> Option<GroupStatus> {
         let running = self.nodes.get(&node)?.running.as_ref()?;
-        running.host.replica(group).map(|replica| replica.status())
+        running.host.status(group)
     }
 
     /// Why a node halted by itself, if it did since it was last started.
@@ -423,6 +426,7 @@ impl<M: SimMachine> SimCluster<M> {
     pub fn heal(&mut self) {
         self.network.heal();
         for id in self.node_ids() {
+            self.mend_disk(id);
             self.release_syncs(id);
             let now = self.now_us;
             let node = self.nodes.get_mut(&id).expect("a known node");
@@ -607,6 +611,16 @@ impl<M: SimMachine> SimCluster<M> {
         }
     }
 
+    /// Says how every node sees a group.
+    pub fn tell_group(&self, group: GroupId) {
+        for (id, node) in &self.nodes {
+            let replica = node.running.as_ref().and_then(|running| running.host.replica(group));
+            let told = replica.map(Replica::told);
+            let told = told.unwrap_or_else(|| format!("{:#?}", self.status(*id, group)));
+            self.tell(|| format!("node {id} group {group}: {told} {:?}", node.halted));
+        }
+    }
+
     /// Every group's digest of every node in it is the same, at the same place.
     ///
     /// # Panics
@@ -621,12 +635,7 @@ impl<M: SimMachine> SimCluster<M> {
                 states.entry((position.index, position.offset, digest)).or_default().push(id);
             }
             if states.len() != 1 {
-                for id in self.node_ids() {
-                    let running = self.nodes[&id].running.as_ref();
-                    let replica = running.and_then(|running| running.host.replica(group));
-                    let told = replica.map(crate::replica::Replica::told);
-                    self.tell(|| format!("node {id} group {group}: {}", told.unwrap_or_default()));
-                }
+                self.tell_group(group);
             }
             assert_eq!(states.len(), 1, "G8: group={group} did not converge: {states:?}");
         }
@@ -640,7 +649,8 @@ impl<M: SimMachine> SimCluster<M> {
         let members = status.map(|status| status.members.members).unwrap_or_default();
         let is_it = |(id, member): (NodeId, Member)| {
             let node = &self.nodes[&id];
-            (!node.wiped || member.incarnation == Some(node.incarnation)).then_some(id)
+            let is_it = !node.wiped || member.incarnation == Some(node.incarnation);
+            (is_it && !self.is_beyond_repair(id)).then_some(id)
         };
         members.into_iter().filter_map(is_it).collect()
     }

@@ -34,6 +34,10 @@ pub enum SimFault {
     Transfer,
     /// Members come and go.
     Members,
+    /// A place of a log rots, or a write goes wrong.
+    Damage,
+    /// A disk is full for a while.
+    FullDisk,
     /// A node comes back with an empty data directory.
     Wipe,
     /// Ways, disks and processes are mended.
@@ -42,7 +46,7 @@ pub enum SimFault {
     StartAll,
 }
 
-const ALL: [SimFault; 14] = [
+const ALL: [SimFault; 16] = [
     SimFault::PowerOff,
     SimFault::KillLeader,
     SimFault::PowerOffAll,
@@ -54,6 +58,8 @@ const ALL: [SimFault; 14] = [
     SimFault::DiskHang,
     SimFault::Transfer,
     SimFault::Members,
+    SimFault::Damage,
+    SimFault::FullDisk,
     SimFault::Wipe,
     SimFault::Heal,
     SimFault::StartAll,
@@ -66,6 +72,8 @@ pub struct Nemesis {
     weights: Vec<(SimFault, u64)>,
     /// Nodes that lost their directory and are not replaced yet.
     wiped: BTreeSet<NodeId>,
+    /// A node with a damaged log.
+    damaged: Option<NodeId>,
     /// Changes it has asked for.
     asked: BTreeSet<OpId>,
 }
@@ -84,7 +92,7 @@ impl Nemesis {
             })
             .collect();
         weights.retain(|(_, weight)| *weight > 0);
-        Self { weights, wiped: BTreeSet::new(), asked: BTreeSet::new() }
+        Self { weights, wiped: BTreeSet::new(), damaged: None, asked: BTreeSet::new() }
     }
 
     /// Only these, equally likely, and mending.
@@ -92,7 +100,7 @@ impl Nemesis {
     pub fn only(faults: &[SimFault]) -> Self {
         let faults = faults.iter().chain(&[SimFault::Heal, SimFault::StartAll]);
         let weights = faults.map(|fault| (*fault, 10)).collect();
-        Self { weights, wiped: BTreeSet::new(), asked: BTreeSet::new() }
+        Self { weights, wiped: BTreeSet::new(), damaged: None, asked: BTreeSet::new() }
     }
 
     /// True if the operation is one of its own changes.
@@ -157,6 +165,8 @@ impl Nemesis {
                 }
             }
             SimFault::Members => self.change_members(cluster, group),
+            SimFault::Damage => self.damage(cluster, node),
+            SimFault::FullDisk => cluster.fill_disk(node),
             SimFault::Wipe => self.wipe(cluster, node),
             SimFault::Heal => cluster.heal(),
             SimFault::StartAll => nodes.iter().for_each(|node| cluster.start(*node)),
@@ -173,10 +183,42 @@ impl Nemesis {
                 status.members.voters.len() >= 3 && !status.members.is_joint()
             })
         });
-        if self.wiped.is_empty() && safe {
+        let damaged = self.is_damaged(cluster).filter(|damaged| *damaged != node);
+        if self.wiped.is_empty() && safe && damaged.is_none() {
             self.wiped.insert(node);
+            self.damaged = None;
             cluster.wipe(node);
         }
+    }
+
+    /// One log at a time, and the node is killed: it finds out when it starts again.
+    fn damage<M: SimMachine>(&mut self, cluster: &mut SimCluster<M>, node: NodeId) {
+        self.forget_replaced(cluster);
+        if let Some(damaged) = self.is_damaged(cluster) {
+            if cluster.is_beyond_repair(damaged) {
+                self.wipe(cluster, damaged);
+            }
+        } else if self.wiped.is_empty() && cluster.is_whole(node) && cluster.damage_log(node) {
+            self.damaged = Some(node);
+            if cluster.random().below(2) == 0 {
+                cluster.kill(node);
+            }
+        }
+    }
+
+    /// The node whose log is damaged, as far as it is not repaired.
+    fn is_damaged<M: SimMachine>(&mut self, cluster: &mut SimCluster<M>) -> Option<NodeId> {
+        let damaged = self.damaged?;
+        // It may not have looked yet: only a start tells.
+        if cluster.is_whole(damaged) {
+            cluster.mend_disk(damaged);
+            cluster.kill(damaged);
+            cluster.start(damaged);
+            if cluster.is_whole(damaged) {
+                self.damaged = None;
+            }
+        }
+        self.damaged
     }
 
     fn forget_replaced<M: SimMachine>(&mut self, cluster: &SimCluster<M>) {

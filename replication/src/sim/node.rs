@@ -12,10 +12,10 @@ use crate::applier::{Committed, install};
 use crate::effects::{Apply, Effects, Input, ShelfEffect, WallTime};
 use crate::entry::CommittedEntry;
 use crate::error::NodeError;
-use crate::host::Host;
-use crate::identity::{Incarnation, NodeId};
+use crate::host::{Host, Hosted};
+use crate::identity::{Incarnation, NodeId, Term};
 use crate::membership::Membership;
-use crate::replica::{Replica, ReplicaConfig};
+use crate::replica::ReplicaConfig;
 use crate::shelf::Shelf;
 use crate::wire::{Body, Envelope};
 
@@ -32,6 +32,8 @@ pub(super) struct SimNode<M> {
     pub(super) acquaintances: BTreeMap<NodeId, Incarnation>,
     /// Counts starts, so that events of a former life are ignored.
     pub(super) life: u64,
+    /// The file that says below which term all promises lie.
+    pub(super) ceiling: Term,
     pub(super) tick_us: u64,
     pub(super) clock_ms: i64,
     pub(super) stopped_until: u64,
@@ -78,7 +80,7 @@ impl Running {
         op: OpId,
         payload: &Bytes,
     ) -> Result<u64, NodeError> {
-        let replica = self.host.replica(group).expect("every node hosts every group");
+        let replica = self.host.replica(group).ok_or(NodeError::Unavailable)?;
         if let Some(refusal) = replica.refusal(payload.len()) {
             return Err(refusal);
         }
@@ -130,6 +132,10 @@ impl<M: SimMachine> SimCluster<M> {
         let identity =
             WalIdentity { cluster: 1, node: id.get(), incarnation: node.incarnation.get() };
         let (wal, recovered) = Wal::open(Arc::new(node.disk.clone()), identity, wal_options())?;
+        let mut wal = wal;
+        if groups.iter().all(|group| recovered.groups.contains_key(group)) {
+            wal.forget_unlisted();
+        }
         let shelf = Shelf::open(Arc::new(node.shelf_disk.clone())).map_err(|source| {
             NodeError::Io { what: "no snapshots".into(), source: Arc::new(source) }
         })?;
@@ -143,12 +149,11 @@ impl<M: SimMachine> SimCluster<M> {
                 seed,
                 options: self.options.replica.clone(),
             };
-            let found = recovered.groups.get(&group);
             let applied = node.machine.applied(group);
-            let replica = Replica::open(config, found, wal.reader(), applied)?;
-            replicas.insert(group, replica);
+            let hosted = Hosted::open(config, &recovered, wal.reader(), applied, node.ceiling)?;
+            replicas.insert(group, hosted);
         }
-        let mut host = Host::new(id, replicas);
+        let mut host = Host::new(id, replicas, node.ceiling);
         node.acquaintances.iter().for_each(|(other, life)| host.meet(*other, *life));
         Ok(Running {
             wal,
@@ -181,7 +186,12 @@ impl<M: SimMachine> SimCluster<M> {
         let now = WallTime::from_ms(now.saturating_add_signed(node.clock_ms));
         let running = node.running.as_mut().expect("it is up");
         let wal = &mut running.wal;
-        let effects = match running.host.step(now, |writes| wal.submit(writes)) {
+        let ceiling = &mut node.ceiling;
+        let raise = |term| {
+            *ceiling = term;
+            Ok(())
+        };
+        let effects = match running.host.step(now, |writes| wal.submit(writes), raise) {
             Ok(effects) => effects,
             Err(cause) => return self.halt(id, cause),
         };
@@ -202,6 +212,11 @@ impl<M: SimMachine> SimCluster<M> {
         for (token, index) in effects.reads {
             running.asked.remove(&token);
             running.barriers.push((group, index, token));
+        }
+        for token in effects.refused_reads {
+            running.asked.remove(&token);
+            let refused = Completion::Refused(NodeError::Unavailable);
+            self.completions.push_back((token, refused));
         }
         for (token, result) in effects.changes {
             running.asked.remove(&token);
@@ -348,9 +363,10 @@ impl<M: SimMachine> SimCluster<M> {
         let machine = &node.machine;
         let completions = &mut self.completions;
         running.barriers.retain(|(group, index, op)| {
-            let served = *index <= machine.applied(*group).index;
+            let applied = machine.applied(*group);
+            let served = *index <= applied.index;
             if served {
-                completions.push_back((*op, Completion::Readable));
+                completions.push_back((*op, Completion::Readable(applied.offset)));
             }
             !served
         });

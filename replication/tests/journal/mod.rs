@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use palisade_replication::sim::SimMachine;
 use palisade_replication::{
     AppliedPosition, ApplyError, CommittedEntry, Export, Exporter, GroupId, LogIndex, LogTime,
-    Offset, StateMachine, TakeChunk,
+    Offset, StateMachine, TakeChunk, Term,
 };
 
 /// Small, so that a snapshot has several chunks.
@@ -80,8 +80,12 @@ impl StateMachine for Journal {
                     outcomes.push(kept.records.len());
                 }
                 let offset = Offset::new(kept.records.len() as u64);
-                kept.position =
-                    AppliedPosition { index: entry.index, offset, log_time: entry.log_time };
+                kept.position = AppliedPosition {
+                    index: entry.index,
+                    term: entry.term,
+                    offset,
+                    log_time: entry.log_time,
+                };
             }
             Ok(outcomes)
         })
@@ -112,6 +116,7 @@ impl StateMachine for Journal {
             let mut chunk = chunk?;
             kept.position = AppliedPosition {
                 index: LogIndex::new(chunk.get_u64_le()),
+                term: Term::new(chunk.get_u64_le()),
                 offset: Offset::new(chunk.get_u64_le()),
                 log_time: LogTime::new(chunk.get_u64_le()),
             };
@@ -142,6 +147,7 @@ impl Export for JournalExport {
         for records in chunks {
             let mut chunk = BytesMut::new();
             chunk.put_u64_le(kept.position.index.get());
+            chunk.put_u64_le(kept.position.term.get());
             chunk.put_u64_le(kept.position.offset.get());
             chunk.put_u64_le(kept.position.log_time.get());
             for record in records {

@@ -1,0 +1,144 @@
+//! After a repair that could not bring back all that was confirmed: the replica follows, but neither
+//! votes nor campaigns, until it holds all that was counted on its word. See `docs/repair.md`.
+
+use std::collections::BTreeMap;
+
+use palisade_wal::{LogIndex, WalReader};
+use raft::eraftpb::{Message, MessageType};
+
+use super::{Replica, ReplicaConfig};
+use crate::effects::Effects;
+use crate::entry::AppliedPosition;
+use crate::identity::{Incarnation, NodeId, Term};
+use crate::register::Register;
+use crate::repair::give;
+use crate::wire::{Body, Want};
+
+/// How far a probation is.
+#[derive(Debug, Default)]
+pub(super) struct Probation {
+    asked: Option<u64>,
+    /// The leader of this term counts anew; this much is to be confirmed to it.
+    target: Option<(Term, LogIndex)>,
+}
+
+/// What a repair needs of the replica whose place it takes.
+pub(crate) struct Parts {
+    pub(crate) config: ReplicaConfig,
+    pub(crate) reader: WalReader,
+    pub(crate) register: Register,
+    pub(crate) last: LogIndex,
+    pub(crate) applied: AppliedPosition,
+    pub(crate) flushed: LogIndex,
+    pub(crate) emitted: LogIndex,
+    pub(crate) met: BTreeMap<NodeId, Incarnation>,
+    pub(crate) last_ticket: u64,
+    pub(crate) pending: Vec<u64>,
+    pub(crate) reads: Vec<u64>,
+    pub(crate) changing: Option<u64>,
+}
+
+impl Replica {
+    /// Lets go of everything but what a repair needs. The register is the one last given to the wal.
+    pub(crate) fn into_parts(mut self) -> Parts {
+        let flushed = self.flushed.get(&self.config.node).copied().unwrap_or_default();
+        Parts {
+            reader: self.raw.store().reader(),
+            last: self.raw.store().last(),
+            register: self.written.clone(),
+            applied: self.applied,
+            flushed,
+            emitted: self.emitted.index,
+            met: std::mem::take(&mut self.met),
+            last_ticket: self.last_ticket,
+            pending: self.pending.give_up_all(),
+            reads: self.reads.give_up(),
+            changing: self.changing.take().map(|changing| changing.token),
+            config: self.config,
+        }
+    }
+
+    /// Goes on where a repair ended.
+    pub(crate) fn after_repair(
+        &mut self,
+        tickets: u64,
+        flushed: LogIndex,
+        met: &BTreeMap<NodeId, Incarnation>,
+    ) {
+        (self.tickets_before, self.last_ticket) = (tickets, tickets);
+        self.flushed.insert(self.config.node, flushed);
+        self.met.clone_from(met);
+    }
+
+    /// True while it neither votes nor campaigns.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_on_probation(&self) -> bool {
+        self.probation.is_some()
+    }
+
+    /// The term of an entry that cannot be read, if the log knows it.
+    pub(crate) fn term_of(&self, index: LogIndex) -> Option<Term> {
+        self.raw.store().term_of(index)
+    }
+
+    pub(super) fn on_want(&mut self, from: NodeId, want: Want, effects: &mut Effects) {
+        let store = self.raw.store();
+        let base = store.base().index;
+        let reader = store.reader();
+        let entries = give(&reader, self.config.group, base, want, |index| store.term_of(index));
+        effects.send.push(self.envelope(from, Body::Given { want, entries }));
+    }
+
+    /// A follower lost what it had confirmed.
+    pub(super) fn on_recount(&mut self, from: NodeId, effects: &mut Effects) {
+        if !self.leads() {
+            return;
+        }
+        let last = self.raw.raft.raft_log.last_index();
+        let term = self.term();
+        let Some(progress) = self.raw.raft.mut_prs().get_mut(from.get()) else { return };
+        progress.become_probe();
+        progress.matched = 0;
+        progress.next_idx = last + 1;
+        let body = Body::Recounted { term, last: LogIndex::new(last) };
+        effects.send.push(self.envelope(from, body));
+    }
+
+    pub(super) fn on_recounted(&mut self, term: Term, last: LogIndex) {
+        let now = self.term();
+        if let Some(probation) = self.probation.as_mut().filter(|_| term == now)
+            && probation.target.is_none_or(|(of, _)| of != term)
+        {
+            probation.target = Some((term, last));
+        }
+    }
+
+    /// Asks the leader of each term once, and again if the answer is lost.
+    pub(super) fn mind_probation(&mut self, effects: &mut Effects) {
+        let (now, tick) = (self.term(), self.tick);
+        let leader = self.leader().filter(|leader| *leader != self.config.node);
+        let patience = u64::from(self.config.options.resend_ticks);
+        let Some(probation) = &mut self.probation else { return };
+        probation.target = probation.target.filter(|(term, _)| *term == now);
+        let due = probation.asked.is_none_or(|asked| asked + patience < tick);
+        if let Some(leader) = leader.filter(|_| probation.target.is_none() && due) {
+            probation.asked = Some(tick);
+            effects.send.push(self.envelope(leader, Body::Recount));
+        }
+    }
+
+    /// A confirmation leaves, so it is durable: it may be the one that ends the probation.
+    pub(super) fn note_confirmed(&mut self, message: &Message) {
+        let confirms = message.get_msg_type() == MessageType::MsgAppendResponse && !message.reject;
+        let enough = |probation: &mut Probation| {
+            let reaches = |(term, last): (Term, LogIndex)| {
+                term.get() == message.term && last.get() <= message.index
+            };
+            confirms && probation.target.is_some_and(reaches)
+        };
+        if self.probation.take_if(enough).is_some() {
+            tracing::info!(group = %self.config.group, "the probation ends");
+            self.register_dirty = true;
+        }
+    }
+}

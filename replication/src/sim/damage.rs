@@ -1,0 +1,101 @@
+//! What disks do to logs: bits that rot, sectors that are lost, writes that go astray, syncs and
+//! reads that fail, space that runs out.
+
+use palisade_wal::Disk;
+use palisade_wal::sim::SimFaults;
+
+use super::{SimCluster, SimMachine};
+use crate::error::NodeError;
+use crate::identity::NodeId;
+
+const SECTOR: usize = 512;
+/// Damage that takes the end of the log together with the mark behind it cannot be told from a
+/// torn write: the last places are left alone.
+const SPARED_BYTES: usize = 4096;
+
+impl<M: SimMachine> SimCluster<M> {
+    /// Something happens to one place of a node's log. Returns whether there was one.
+    pub fn damage_log(&mut self, id: NodeId) -> bool {
+        let disk = self.nodes[&id].disk.clone();
+        let counts = disk.counts();
+        let soon = 1 + self.random.below(20);
+        let faults = match self.random.below(8) {
+            0 => SimFaults { lost_write: Some(counts.writes + soon), ..SimFaults::default() },
+            1 => {
+                SimFaults { misdirected_write: Some(counts.writes + soon), ..SimFaults::default() }
+            }
+            2 => SimFaults { short_write: Some(counts.writes + soon), ..SimFaults::default() },
+            3 => SimFaults { failing_sync: Some(counts.syncs + soon), ..SimFaults::default() },
+            _ => return self.damage_place(id),
+        };
+        let what = match faults {
+            SimFaults { lost_write: Some(_), .. } => "lost write",
+            SimFaults { misdirected_write: Some(_), .. } => "misdirected write",
+            SimFaults { short_write: Some(_), .. } => "short write",
+            _ => "failing sync",
+        };
+        self.count(what);
+        self.tell(|| format!("node {id}: {what} soon"));
+        disk.set_faults(faults);
+        true
+    }
+
+    fn damage_place(&mut self, id: NodeId) -> bool {
+        let disk = self.nodes[&id].disk.clone();
+        let names = disk.list().expect("a simulated disk lists its files");
+        let segments: Vec<String> = names.into_iter().filter(|n| n.ends_with(".seg")).collect();
+        if segments.is_empty() {
+            return false;
+        }
+        let name = self.random.pick(&segments).clone();
+        let contents = disk.contents(&name);
+        let written = contents.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+        let spared = if segments.last() == Some(&name) { SPARED_BYTES } else { 0 };
+        let Some(end) = written.checked_sub(spared).filter(|end| *end > 0) else { return false };
+        let at = self.random.below(end as u64) as usize;
+        let what = match self.random.below(4) {
+            0 | 1 => {
+                disk.flip_bit(&name, at, self.random.below(8) as u8);
+                "flipped bit"
+            }
+            2 => {
+                disk.zero_sector(&name, at / SECTOR);
+                "zeroed sector"
+            }
+            _ => {
+                let from = at / SECTOR * SECTOR;
+                disk.fail_reads(&name, from..from + SECTOR);
+                "unreadable sector"
+            }
+        };
+        self.count(what);
+        self.tell(|| format!("node {id}: {what}, {name} at {at} of {written}"));
+        true
+    }
+
+    /// Nothing that has not happened yet will happen to the node's disk, and there is room again.
+    pub fn mend_disk(&mut self, id: NodeId) {
+        self.nodes[&id].disk.set_faults(SimFaults::default());
+    }
+
+    /// The disk of a node's log has no room for another file.
+    pub fn fill_disk(&mut self, id: NodeId) {
+        self.count("full disk");
+        let disk = self.nodes[&id].disk.clone();
+        disk.set_faults(SimFaults { capacity_bytes: Some(0), ..SimFaults::default() });
+    }
+
+    /// The node is up, and no group of it is under repair or on probation.
+    #[must_use]
+    pub fn is_whole(&self, id: NodeId) -> bool {
+        let Some(running) = &self.nodes[&id].running else { return false };
+        let whole = running.host.replicas().filter(|(_, replica)| !replica.is_on_probation());
+        whole.count() as u64 == self.options.groups
+    }
+
+    /// The node says that it cannot be repaired.
+    #[must_use]
+    pub fn is_beyond_repair(&self, id: NodeId) -> bool {
+        matches!(self.halted(id), Some(NodeError::Damaged { .. }))
+    }
+}
