@@ -187,6 +187,7 @@ pub(super) async fn status(State(service): State<ReportService>) -> Answer {
         Role::Candidate => "candidate",
         Role::Learner => "learner",
         Role::Outsider => "outsider",
+        Role::Repairing => "repairing",
     };
     let body = json!({
         "node": engine.node().get(),
