@@ -42,7 +42,7 @@ demo: setup ## three nodes, 20,000 flights, two killed leaders, one check (KEEP=
 	@$(ENV); exec "$$CARGO_TARGET_DIR/debug/palisade" demo $(if $(KEEP),--keep) $(ARGS)
 
 .PHONY: test
-test: setup check ## everything that must hold: make check, all tests, all doc examples
+test: setup check loom ## everything that must hold: make check, make loom, all tests, all doc examples
 	@$(ENV); $(TEST_RUN) $(TEST_ALL)
 	@$(ENV); cargo test --locked --workspace --doc --no-fail-fast
 
@@ -63,6 +63,13 @@ fix: ## format the sources
 .PHONY: sim
 sim: setup ## a long simulator campaign (SEEDS=5000)
 	@$(ENV); set -x; PALISADE_SIM_SEEDS=$(SEEDS) cargo test --locked -p palisade --no-default-features --test simulation -- --nocapture $(ARGS)
+
+# The flag changes every crate that is built with it, so the models have a target folder of their own, and
+# no package with RocksDB below it may take part.
+.PHONY: loom
+loom: setup ## threads that meet without a plain lock, in every order of their steps
+	@$(ENV); set -x; CARGO_TARGET_DIR="$$CARGO_TARGET_DIR/loom" RUSTFLAGS="--cfg palisade_loom" \
+		cargo test --locked -p palisade-wal -p palisade-replication --lib models::
 
 .PHONY: bench
 bench: ## figures beside a peer on the same disk; release profile, installs etcd-server

@@ -14,6 +14,7 @@
 //!
 //! The files are described byte by byte in `docs/format.md`.
 
+mod bell;
 mod commit;
 mod disk;
 mod error;
@@ -26,6 +27,7 @@ mod recovery;
 mod segment;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod sync;
 mod wal;
 mod writer;
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use crate::commit::{Chunk, Commit, Taken, WalStats};
 use crate::disk::Disk;
@@ -14,6 +14,7 @@ use crate::position::{BatchSeq, SegmentId};
 use crate::reader::{WalReader, read_payload};
 use crate::recovery::{Recovered, Recovery, Verdict};
 use crate::segment::{self, FileKind, WalIdentity, decode_header, encode_header};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Prewritten files kept ready beside the segments in use.
 const SPARES: usize = 2;
