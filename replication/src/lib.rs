@@ -9,6 +9,7 @@ mod entry;
 mod error;
 mod identity;
 mod inbox;
+mod load;
 mod log_store;
 mod node;
 mod options;
@@ -20,6 +21,7 @@ mod replica;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod state_machine;
+mod sync;
 mod tracker;
 mod transport;
 mod wire;
