@@ -225,6 +225,9 @@ impl Commit {
                             trimmed.next()
                         )));
                     }
+                    if *index == LogIndex::new(u64::MAX) {
+                        return Err(invalid("no entry could follow the last index there is"));
+                    }
                     *last = *index;
                 }
                 Write::SetState { payload, .. } => {
@@ -241,6 +244,9 @@ impl Commit {
                     *trimmed = (*up_to).max(*trimmed);
                 }
                 Write::Reset { up_to, .. } => {
+                    if *up_to == LogIndex::new(u64::MAX) {
+                        return Err(invalid("no entry could follow the last index there is"));
+                    }
                     *trimmed = *up_to;
                     *last = *up_to;
                 }
@@ -296,7 +302,9 @@ impl Commit {
 
     /// True if the bytes at a location have been handed to the disk.
     pub(crate) fn is_written(&self, location: &Location) -> bool {
-        (location.segment, u64::from(location.pos)) < self.written
+        // By its end: an empty payload at the end of what is written begins there, too.
+        let end = u64::from(location.pos) + u64::from(location.len);
+        (location.segment, end) <= self.written
     }
 
     /// The oldest segment, if nothing in it is needed and it is not the last.
