@@ -225,6 +225,10 @@ pub(crate) fn decode<'a>(domain: &Hasher, segment: SegmentId, raw: &'a [u8]) -> 
     if u64_at(header, 8) != segment.get() || u64_at(header, 16) <= u64_at(header, 24) {
         return None;
     }
+    // Nothing could follow it: nobody wrote this.
+    if u64_at(header, 16) == u64::MAX {
+        return None;
+    }
     let mut hasher = domain.clone();
     hasher.update(&raw[4..end]);
     if hasher.finalize() != u32_at(header, 0) {
@@ -266,6 +270,10 @@ fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
         KIND_MOVED => ItemKind::Moved,
         _ => return None,
     };
+    // No entry could follow it: `Commit::check` refuses it too.
+    if u64_at(header, 9) == u64::MAX {
+        return None;
+    }
     let payload_pos = pos + ITEM_HEADER_BYTES;
     let payload_len = u32_at(header, 17);
     let payload = raw.get(payload_pos..payload_pos.checked_add(payload_len as usize)?)?;
@@ -278,6 +286,19 @@ fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
         payload_crc: u32_at(header, 21),
     };
     Some((item, payload))
+}
+
+/// Gives what could be a frame at `pos` the checksum that it would need. Returns its length, with
+/// the padding, or `None` if its length alone rules it out.
+#[cfg(feature = "fuzz")]
+pub(crate) fn seal(domain: &Hasher, raw: &mut [u8], pos: usize) -> Option<usize> {
+    let raw = raw.get_mut(pos..)?;
+    let length = u32_at(raw.get(..FRAME_HEADER_BYTES)?, 4) as usize;
+    let end = FRAME_HEADER_BYTES.checked_add(length)?;
+    let mut hasher = domain.clone();
+    hasher.update(raw.get(4..end).filter(|_| length > 0)?);
+    raw[..4].copy_from_slice(&hasher.finalize().to_le_bytes());
+    Some(frame_bytes(length))
 }
 
 fn u32_at(raw: &[u8], at: usize) -> u32 {

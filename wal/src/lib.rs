@@ -19,6 +19,9 @@ mod commit;
 mod disk;
 mod error;
 mod frame;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod index;
 mod options;
 mod position;
