@@ -7,6 +7,9 @@ mod driver;
 mod effects;
 mod entry;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod identity;
 mod inbox;
 mod load;

@@ -34,7 +34,7 @@ use crate::wire::Envelope;
 
 const MAGIC: &[u8; 8] = b"PLSDPEER";
 const VERSION: u32 = 1;
-const GREETING_BYTES: usize = 64;
+pub(crate) const GREETING_BYTES: usize = 64;
 const WELCOME: u8 = 0;
 const REFUSED_CLUSTER: u8 = 1;
 const REFUSED_NODE: u8 = 2;
@@ -218,7 +218,7 @@ async fn write_frames(
     }
 }
 
-fn put_frame(out: &mut BytesMut, envelope: &Envelope) {
+pub(crate) fn put_frame(out: &mut BytesMut, envelope: &Envelope) {
     let start = out.len();
     out.put_bytes(0, FRAME_HEADER_BYTES);
     envelope.encode(out);
@@ -312,7 +312,7 @@ async fn met(
 }
 
 /// Takes one whole frame off the front of the buffer.
-fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Envelope>> {
+pub(crate) fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Envelope>> {
     if buffer.len() < FRAME_HEADER_BYTES {
         return Ok(None);
     }
@@ -338,7 +338,7 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYTES] {
+pub(crate) fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYTES] {
     let mut raw = BytesMut::with_capacity(GREETING_BYTES);
     raw.put_slice(MAGIC);
     raw.put_u32_le(VERSION);
@@ -352,7 +352,7 @@ fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYTES] {
 }
 
 /// Who greets, and which life of it, or the reason to refuse.
-fn judge_greeting(
+pub(crate) fn judge_greeting(
     speaker: Speaker,
     raw: &[u8; GREETING_BYTES],
 ) -> Result<(NodeId, Incarnation), u8> {
