@@ -25,6 +25,9 @@ endif
 
 # Seeds of `make sim`; `make sim SEEDS=100000` for a night.
 SEEDS ?= 5000
+# Of `make fuzz`, for each target; without a TARGET, all of them in turn.
+SECONDS ?= 60
+TARGET ?=
 # Further words for the command under `make demo` and `make bench`.
 ARGS ?=
 
@@ -70,6 +73,11 @@ sim: setup ## a long simulator campaign (SEEDS=5000)
 loom: setup ## threads that meet without a plain lock, in every order of their steps
 	@$(ENV); set -x; CARGO_TARGET_DIR="$$CARGO_TARGET_DIR/loom" RUSTFLAGS="--cfg palisade_loom" \
 		cargo test --locked -p palisade-wal -p palisade-replication --lib models::
+
+# Every `make test` runs the targets on their corpus and some mutations of it; this is for longer.
+.PHONY: fuzz
+fuzz: setup ## feed what reads bytes with broken ones (TARGET=wal/directory SECONDS=600)
+	@.ci/fuzz "$(SECONDS)" "$(TARGET)"
 
 .PHONY: bench
 bench: ## figures beside a peer on the same disk; release profile, installs etcd-server
