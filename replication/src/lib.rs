@@ -7,8 +7,12 @@ mod driver;
 mod effects;
 mod entry;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod identity;
 mod inbox;
+mod load;
 mod log_store;
 mod node;
 mod options;
@@ -20,6 +24,7 @@ mod replica;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod state_machine;
+mod sync;
 mod tracker;
 mod transport;
 mod wire;

@@ -17,7 +17,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -29,12 +28,13 @@ use tokio::time::timeout;
 
 use crate::acquaintances::Acquaintances;
 use crate::identity::{ClusterId, Incarnation, NodeId};
+use crate::load::Load;
 use crate::options::RECORD_BYTES_LIMIT;
 use crate::wire::Envelope;
 
 const MAGIC: &[u8; 8] = b"PLSDPEER";
 const VERSION: u32 = 1;
-const GREETING_BYTES: usize = 64;
+pub(crate) const GREETING_BYTES: usize = 64;
 const WELCOME: u8 = 0;
 const REFUSED_CLUSTER: u8 = 1;
 const REFUSED_NODE: u8 = 2;
@@ -75,20 +75,16 @@ pub(crate) struct TcpTransport {
 #[derive(Debug)]
 struct PeerQueue {
     sender: mpsc::UnboundedSender<Envelope>,
-    queued_bytes: Arc<AtomicUsize>,
-    queued_bytes_max: usize,
+    load: Arc<Load>,
 }
 
 impl Transport for TcpTransport {
     fn send(&self, envelope: Envelope) {
         let Some(peer) = self.peers.get(&envelope.to) else { return };
         let bytes = envelope.encoded_bytes();
-        if peer.queued_bytes.load(Ordering::Relaxed) + bytes > peer.queued_bytes_max {
-            return;
+        if peer.load.take(bytes) && peer.sender.send(envelope).is_err() {
+            peer.load.give(bytes);
         }
-        peer.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        // The task only ends with the transport itself.
-        let _ = peer.sender.send(envelope);
     }
 }
 
@@ -111,10 +107,10 @@ impl TcpTransport {
             .into_iter()
             .map(|(node, address)| {
                 let (sender, receiver) = mpsc::unbounded_channel();
-                let queued_bytes = Arc::new(AtomicUsize::new(0));
+                let load = Arc::new(Load::new(queued_bytes_max));
                 let peer = Peer { node, address, acquaintances: Arc::clone(&acquaintances) };
-                tasks.spawn(dial(speaker, peer, receiver, Arc::clone(&queued_bytes)));
-                (node, PeerQueue { sender, queued_bytes, queued_bytes_max })
+                tasks.spawn(dial(speaker, peer, receiver, Arc::clone(&load)));
+                (node, PeerQueue { sender, load })
             })
             .collect();
         Self { peers, _tasks: tasks }
@@ -133,7 +129,7 @@ async fn dial(
     speaker: Speaker,
     peer: Peer,
     mut queue: mpsc::UnboundedReceiver<Envelope>,
-    queued_bytes: Arc<AtomicUsize>,
+    load: Arc<Load>,
 ) {
     let node = peer.node;
     let mut pause = DIAL_PAUSE_MIN;
@@ -141,7 +137,7 @@ async fn dial(
         match timeout(HANDSHAKE_TIMEOUT, greet(speaker, &peer)).await {
             Ok(Ok(stream)) => {
                 pause = DIAL_PAUSE_MIN;
-                if let Err(error) = write_frames(stream, &mut queue, &queued_bytes).await {
+                if let Err(error) = write_frames(stream, &mut queue, &load).await {
                     tracing::debug!(%node, %error, "lost the connection to a peer");
                 } else {
                     return;
@@ -152,7 +148,7 @@ async fn dial(
         }
         // What was queued for the lost connection is stale; replicas repeat what matters.
         while let Ok(envelope) = queue.try_recv() {
-            queued_bytes.fetch_sub(envelope.encoded_bytes(), Ordering::Relaxed);
+            load.give(envelope.encoded_bytes());
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(DIAL_PAUSE_MAX);
@@ -193,7 +189,7 @@ async fn greet(speaker: Speaker, peer: &Peer) -> io::Result<TcpStream> {
 async fn write_frames(
     mut stream: TcpStream,
     queue: &mut mpsc::UnboundedReceiver<Envelope>,
-    queued_bytes: &AtomicUsize,
+    load: &Load,
 ) -> io::Result<()> {
     let mut out = BytesMut::with_capacity(WRITE_BYTES_TARGET);
     let mut unexpected = [0; 1];
@@ -207,7 +203,7 @@ async fn write_frames(
         };
         let Some(mut envelope) = first else { return Ok(()) };
         loop {
-            queued_bytes.fetch_sub(envelope.encoded_bytes(), Ordering::Relaxed);
+            load.give(envelope.encoded_bytes());
             put_frame(&mut out, &envelope);
             if out.len() >= WRITE_BYTES_TARGET {
                 break;
@@ -222,7 +218,7 @@ async fn write_frames(
     }
 }
 
-fn put_frame(out: &mut BytesMut, envelope: &Envelope) {
+pub(crate) fn put_frame(out: &mut BytesMut, envelope: &Envelope) {
     let start = out.len();
     out.put_bytes(0, FRAME_HEADER_BYTES);
     envelope.encode(out);
@@ -316,7 +312,7 @@ async fn met(
 }
 
 /// Takes one whole frame off the front of the buffer.
-fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Envelope>> {
+pub(crate) fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Envelope>> {
     if buffer.len() < FRAME_HEADER_BYTES {
         return Ok(None);
     }
@@ -342,7 +338,7 @@ fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYTES] {
+pub(crate) fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYTES] {
     let mut raw = BytesMut::with_capacity(GREETING_BYTES);
     raw.put_slice(MAGIC);
     raw.put_u32_le(VERSION);
@@ -356,7 +352,7 @@ fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYTES] {
 }
 
 /// Who greets, and which life of it, or the reason to refuse.
-fn judge_greeting(
+pub(crate) fn judge_greeting(
     speaker: Speaker,
     raw: &[u8; GREETING_BYTES],
 ) -> Result<(NodeId, Incarnation), u8> {

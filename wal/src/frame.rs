@@ -36,7 +36,7 @@
 use bytes::Bytes;
 use crc32fast::Hasher;
 
-use crate::position::{BatchSeq, GroupId, LogIndex, SegmentId};
+use crate::position::{BatchSeq, GroupId, LogIndex, SEQ_MAX, SegmentId};
 
 pub(crate) const FRAME_HEADER_BYTES: usize = 32;
 pub(crate) const ITEM_HEADER_BYTES: usize = 33;
@@ -338,6 +338,9 @@ pub(crate) fn decode<'a>(
     if u64_at(header, 8) != segment.get() || u64_at(header, 16) <= u64_at(header, 24) {
         return None;
     }
+    if SEQ_MAX.get() < u64_at(header, 16) {
+        return None;
+    }
     if checksum(domain, pos as u64, &raw[4..end]) != u32_at(header, 0) {
         return None;
     }
@@ -370,6 +373,11 @@ impl<'a> Frame<'a> {
 fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
     let header = raw.get(pos..pos + ITEM_HEADER_BYTES)?;
     let kind = ItemKind::from_code(header[0] & !(FLAG_DAMAGED | FLAG_STALE))?;
+    // `Commit::check` refuses these too: no entry could follow the one, and entries begin at 1.
+    let is_entry = matches!(kind, ItemKind::Append | ItemKind::Moved | ItemKind::Restore);
+    if u64_at(header, 9) == u64::MAX || is_entry && u64_at(header, 9) == 0 {
+        return None;
+    }
     let payload_pos = pos + ITEM_HEADER_BYTES;
     let payload_len = u32_at(header, 25);
     let payload = raw.get(payload_pos..payload_pos.checked_add(payload_len as usize)?)?;
@@ -387,6 +395,18 @@ fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
         payload_crc: u32_at(header, 29),
     };
     Some((item, payload))
+}
+
+/// Gives what could be a frame at `pos` the checksum that it would need. Returns its length, with
+/// the padding, or `None` if its length alone rules it out.
+#[cfg(feature = "fuzz")]
+pub(crate) fn seal(domain: &Hasher, raw: &mut [u8], pos: usize) -> Option<usize> {
+    let raw = raw.get_mut(pos..)?;
+    let length = u32_at(raw.get(..FRAME_HEADER_BYTES)?, 4) as usize;
+    let end = FRAME_HEADER_BYTES.checked_add(length)?;
+    let crc = checksum(domain, pos as u64, raw.get(4..end).filter(|_| length > 0)?);
+    raw[..4].copy_from_slice(&crc.to_le_bytes());
+    Some(frame_bytes(length))
 }
 
 fn u32_at(raw: &[u8], at: usize) -> u32 {
