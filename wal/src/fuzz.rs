@@ -83,7 +83,7 @@ fn with_broken(name: &str, good: &[u8], flip_at: usize) -> Vec<(String, Vec<u8>)
 fn frame(raw: &[u8]) -> bool {
     let mut file = [&[0; FRAME_POS], raw].concat();
     let is_frame = read_frame(&IDENTITY.domain(), &file);
-    if frame::seal(&IDENTITY.domain(), &mut file, FRAME_POS).is_some() {
+    if frame::seal_at(&IDENTITY.domain(), &mut file, FRAME_POS).is_some() {
         read_frame(&IDENTITY.domain(), &file);
     }
     is_frame

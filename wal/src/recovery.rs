@@ -379,16 +379,21 @@ mod tests {
 
         fn recover(mut self) -> Outcome {
             self.raw.resize(FILE_BYTES as usize, 0);
+            let mut recovery = Recovery::new(Hasher::new());
+            recovery.segment(&self.bytes());
+            recovery.finish()
+        }
+
+        fn bytes(&self) -> SegmentBytes<'_> {
             let header = SegmentHeader {
                 segment: SEGMENT,
                 first_seq: BatchSeq::new(1),
-                bytes: FILE_BYTES,
+                bytes: self.raw.len() as u64,
                 after_damage: false,
                 unlisted: false,
                 prev_first: BatchSeq::ZERO,
             };
-            let mut recovery = Recovery::new(Hasher::new());
-            recovery.segment(&SegmentBytes {
+            SegmentBytes {
                 id: SEGMENT,
                 header: Some(header),
                 raw: &self.raw,
@@ -396,8 +401,7 @@ mod tests {
                 first_told: BatchSeq::ZERO,
                 is_followed: false,
                 seq_end: BatchSeq::new(u64::MAX),
-            });
-            recovery.finish()
+            }
         }
     }
 
@@ -481,6 +485,21 @@ mod tests {
             &[(Write::Repaired { group: GroupId::new(2) }, 3, false)],
         );
         assert!(group(&repaired.recover(), 1).verdict.is_damaged(), "another's repair");
+    }
+
+    /// What callers store can look like headers of long frames. Where the frame around it is bad, the
+    /// search must not take a checksum over the rest of the segment at each: that is minutes.
+    #[test]
+    fn the_search_passes_once_over_what_looks_like_headers() {
+        let file_bytes: usize = 32 << 20;
+        let mut file = two_groups();
+        let mut recovery = Recovery::new(Hasher::new());
+        // Each is (checksum, length) and the segment, and the next one as batch and durable.
+        let middle = file_bytes as u64 / 2;
+        let looks_like = [(middle << 32).to_le_bytes(), SEGMENT.get().to_le_bytes()].concat();
+        file.raw.extend(looks_like.iter().cycle().take(file_bytes - file.raw.len()));
+        recovery.segment(&file.bytes());
+        assert!(matches!(recovery.finish().recovered.verdict, Verdict::TornTail { .. }));
     }
 
     /// The first item of a group may name a batch of a segment that was freed.

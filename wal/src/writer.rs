@@ -60,6 +60,12 @@ impl WalWriter {
         WalReader::new(Arc::clone(&self.shared))
     }
 
+    /// Says that every group that may have been lost without a trace has been written to since: what
+    /// is not listed from now on is new. It counts for the segments that are begun from here on.
+    pub fn forget_unlisted(&self) {
+        self.shared.commit().index.unlisted = None;
+    }
+
     /// How it is doing.
     #[must_use]
     pub fn stats(&self) -> WalStats {

@@ -154,7 +154,7 @@ fn parse(mut rest: &[u8]) -> Files {
 fn seal(file: &mut [u8]) {
     segment::seal(file);
     let mut pos = SEGMENT_HEADER_BYTES as usize;
-    while let Some(bytes) = frame::seal(&IDENTITY.domain(), file, pos) {
+    while let Some(bytes) = frame::seal_at(&IDENTITY.domain(), file, pos) {
         pos += bytes;
     }
 }
