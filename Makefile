@@ -25,6 +25,9 @@ endif
 
 # Seeds of `make sim`; `make sim SEEDS=100000` for a night.
 SEEDS ?= 5000
+# Of `make fuzz`, for each target; without a TARGET, all of them in turn.
+SECONDS ?= 60
+TARGET ?=
 # Further words for the command under `make demo` and `make bench`.
 ARGS ?=
 
@@ -42,7 +45,7 @@ demo: setup ## three nodes, 20,000 flights, two killed leaders, one check (KEEP=
 	@$(ENV); exec "$$CARGO_TARGET_DIR/debug/palisade" demo $(if $(KEEP),--keep) $(ARGS)
 
 .PHONY: test
-test: setup check ## everything that must hold: make check, all tests, all doc examples
+test: setup check loom ## everything that must hold: make check, make loom, all tests, all doc examples
 	@$(ENV); $(TEST_RUN) $(TEST_ALL)
 	@$(ENV); cargo test --locked --workspace --doc --no-fail-fast
 
@@ -63,6 +66,18 @@ fix: ## format the sources
 .PHONY: sim
 sim: setup ## a long simulator campaign (SEEDS=5000)
 	@$(ENV); set -x; PALISADE_SIM_SEEDS=$(SEEDS) cargo test --locked -p palisade --no-default-features --test simulation -- --nocapture $(ARGS)
+
+# The flag changes every crate that is built with it, so the models have a target folder of their own, and
+# no package with RocksDB below it may take part.
+.PHONY: loom
+loom: setup ## threads that meet without a plain lock, in every order of their steps
+	@$(ENV); set -x; CARGO_TARGET_DIR="$$CARGO_TARGET_DIR/loom" RUSTFLAGS="--cfg palisade_loom" \
+		cargo test --locked -p palisade-wal -p palisade-replication --lib models::
+
+# Every `make test` runs the targets on their corpus and some mutations of it; this is for longer.
+.PHONY: fuzz
+fuzz: setup ## feed what reads bytes with broken ones (TARGET=wal/directory SECONDS=600)
+	@.ci/fuzz "$(SECONDS)" "$(TARGET)"
 
 .PHONY: bench
 bench: ## figures beside a peer on the same disk; release profile, installs etcd-server

@@ -68,7 +68,7 @@ impl Acquaintances {
     }
 }
 
-fn encode(known: &BTreeMap<NodeId, Incarnation>) -> Vec<u8> {
+pub(crate) fn encode(known: &BTreeMap<NodeId, Incarnation>) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.put_u32_le(VERSION);
     out.put_u32_le(known.len() as u32);
@@ -81,7 +81,7 @@ fn encode(known: &BTreeMap<NodeId, Incarnation>) -> Vec<u8> {
     out
 }
 
-fn decode(raw: &[u8]) -> Option<BTreeMap<NodeId, Incarnation>> {
+pub(crate) fn decode(raw: &[u8]) -> Option<BTreeMap<NodeId, Incarnation>> {
     let (body, crc) = raw.split_last_chunk::<4>()?;
     if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
         return None;

@@ -62,16 +62,21 @@ impl Ceiling {
 
     /// Durable in both copies when it returns.
     pub(crate) fn raise(&self, term: Term) -> io::Result<()> {
-        let mut raw = MAGIC.to_vec();
-        raw.put_u32_le(VERSION);
-        raw.put_u64_le(term.get());
-        let crc = crc32fast::hash(&raw);
-        raw.put_u32_le(crc);
+        let raw = encode(term);
         FILES.iter().try_for_each(|file| write_new(&self.data_dir, file, &raw))
     }
 }
 
-fn decode(raw: &[u8]) -> Option<Term> {
+pub(crate) fn encode(term: Term) -> Vec<u8> {
+    let mut raw = MAGIC.to_vec();
+    raw.put_u32_le(VERSION);
+    raw.put_u64_le(term.get());
+    let crc = crc32fast::hash(&raw);
+    raw.put_u32_le(crc);
+    raw
+}
+
+pub(crate) fn decode(raw: &[u8]) -> Option<Term> {
     let (body, crc) = raw.split_last_chunk::<4>()?;
     if raw.len() != BYTES || crc32fast::hash(body) != u32::from_le_bytes(*crc) {
         return None;

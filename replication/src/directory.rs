@@ -85,7 +85,7 @@ pub(crate) fn random_u128() -> io::Result<u128> {
     Ok(u128::from_le_bytes(bytes))
 }
 
-fn encode(cluster: ClusterId, node: NodeId, incarnation: Incarnation) -> [u8; BYTES] {
+pub(crate) fn encode(cluster: ClusterId, node: NodeId, incarnation: Incarnation) -> [u8; BYTES] {
     let mut raw = [0; BYTES];
     raw[0..8].copy_from_slice(MAGIC);
     raw[8..12].copy_from_slice(&VERSION.to_le_bytes());
@@ -97,7 +97,10 @@ fn encode(cluster: ClusterId, node: NodeId, incarnation: Incarnation) -> [u8; BY
     raw
 }
 
-fn decode(raw: &[u8], data_dir: &Path) -> Result<(ClusterId, NodeId, Incarnation), NodeError> {
+pub(crate) fn decode(
+    raw: &[u8],
+    data_dir: &Path,
+) -> Result<(ClusterId, NodeId, Incarnation), NodeError> {
     let damaged = |what: &str| NodeError::Damaged {
         what: format!("{}/{FILE} {what}: restore it, or replace this node", data_dir.display()),
     };

@@ -9,10 +9,14 @@ mod effects;
 mod entry;
 mod error;
 mod frame;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod host;
 mod identity;
 mod inbox;
 mod keeper;
+mod load;
 mod log_store;
 mod membership;
 mod node;
@@ -28,6 +32,7 @@ mod shelf;
 pub mod sim;
 mod snapshot;
 mod state_machine;
+mod sync;
 mod tracker;
 mod transport;
 mod wire;

@@ -85,7 +85,8 @@ impl Register {
         out.freeze()
     }
 
-    pub(crate) fn decode(mut raw: &[u8]) -> Result<Self, NodeError> {
+    pub(crate) fn decode(stored: &[u8]) -> Result<Self, NodeError> {
+        let mut raw = stored;
         let damaged = |what: &str| NodeError::Damaged { what: format!("group register {what}") };
         if raw.len() < FIXED_BYTES {
             return Err(damaged("is too short"));
@@ -115,7 +116,12 @@ impl Register {
         if !raw.is_empty() {
             return Err(damaged("has a wrong length"));
         }
-        Ok(Self { term, vote, commit, base, members_index, probation, members })
+        let register = Self { term, vote, commit, base, members_index, probation, members };
+        // What would be written otherwise was not written by this code.
+        if register.encode() != stored {
+            return Err(damaged("is not as it is written"));
+        }
+        Ok(register)
     }
 }
 

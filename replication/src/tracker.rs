@@ -3,13 +3,13 @@
 //! Waiters lie in order of what they wait for, so an apply wakes exactly those it serves.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard};
 
 use palisade_wal::LogIndex;
 use tokio::sync::oneshot;
 
 use crate::entry::AppliedPosition;
 use crate::identity::Offset;
+use crate::sync::{Mutex, MutexGuard};
 
 /// The applied position of one group, shared between its driver and its readers.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct Tracker {
 #[derive(Debug)]
 struct Inner {
     position: AppliedPosition,
+    /// Nobody will be served any more: who asks now must not begin to wait.
+    stopped: bool,
     next_id: u64,
     by_offset: BTreeMap<(Offset, u64), oneshot::Sender<AppliedPosition>>,
     by_index: BTreeMap<(LogIndex, u64), oneshot::Sender<AppliedPosition>>,
@@ -30,6 +32,7 @@ impl Tracker {
         Self {
             inner: Mutex::new(Inner {
                 position,
+                stopped: false,
                 next_id: 0,
                 by_offset: BTreeMap::new(),
                 by_index: BTreeMap::new(),
@@ -64,6 +67,9 @@ impl Tracker {
             if offset <= inner.position.offset {
                 return Some(inner.position);
             }
+            if inner.stopped {
+                return None;
+            }
             let id = inner.take_id();
             let (sender, receiver) = oneshot::channel();
             inner.by_offset.insert((offset, id), sender);
@@ -79,6 +85,9 @@ impl Tracker {
             if index <= inner.position.index {
                 return Some(inner.position);
             }
+            if inner.stopped {
+                return None;
+            }
             let id = inner.take_id();
             let (sender, receiver) = oneshot::channel();
             inner.by_index.insert((index, id), sender);
@@ -87,9 +96,10 @@ impl Tracker {
         waiter.wait().await
     }
 
-    /// The node stops: nobody will be served any more.
+    /// The node stops: whoever waits, and whoever asks for more than there is, has `None`.
     pub(crate) fn stop(&self) {
         let mut inner = self.lock();
+        inner.stopped = true;
         inner.by_offset.clear();
         inner.by_index.clear();
     }
@@ -134,7 +144,7 @@ impl Drop for Waiter<'_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(palisade_loom)))]
 mod tests {
     use super::*;
     use crate::identity::{LogTime, Term};
@@ -165,6 +175,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nobody_waits_for_a_stopped_node() {
+        let tracker = Tracker::new(at(2));
+        tracker.stop();
+        assert_eq!(tracker.offset(Offset::new(3)).await, None);
+        assert_eq!(tracker.index(LogIndex::new(9)).await, None);
+        assert_eq!(tracker.offset(Offset::new(2)).await, Some(at(2)), "what is there is there");
+    }
+
+    #[tokio::test]
     async fn who_stops_waiting_leaves_no_trace() {
         let tracker = Tracker::new(AppliedPosition::ZERO);
         {
@@ -173,5 +192,58 @@ mod tests {
             assert!(waiting.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
         }
         assert!(tracker.lock().by_index.is_empty());
+    }
+}
+
+#[cfg(all(test, palisade_loom))]
+mod models {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Waker};
+
+    use loom::thread;
+
+    use super::*;
+    use crate::identity::LogTime;
+
+    const ONE: AppliedPosition = AppliedPosition {
+        index: LogIndex::new(1),
+        offset: Offset::new(1),
+        log_time: LogTime::ZERO,
+    };
+
+    /// What a waiter has who asks while another thread does something, and asks again after it.
+    fn answer(
+        wait: impl AsyncFnOnce(&Tracker) -> Option<AppliedPosition>,
+        beside: impl FnOnce(&Tracker) + Send + 'static,
+    ) -> Poll<Option<AppliedPosition>> {
+        let tracker = Arc::new(Tracker::new(AppliedPosition::ZERO));
+        let other = Arc::clone(&tracker);
+        let other = thread::spawn(move || beside(&other));
+        let mut waiting = pin!(wait(&tracker));
+        let mut context = Context::from_waker(Waker::noop());
+        let early = waiting.as_mut().poll(&mut context);
+        other.join().unwrap();
+        if early.is_ready() { early } else { waiting.as_mut().poll(&mut context) }
+    }
+
+    #[test]
+    fn whoever_waits_while_it_advances_is_served() {
+        loom::model(|| {
+            let offset = async |tracker: &Tracker| tracker.offset(Offset::new(1)).await;
+            assert_eq!(answer(offset, |tracker| tracker.advance(ONE)), Poll::Ready(Some(ONE)));
+            let index = async |tracker: &Tracker| tracker.index(LogIndex::new(1)).await;
+            assert_eq!(answer(index, |tracker| tracker.advance(ONE)), Poll::Ready(Some(ONE)));
+        });
+    }
+
+    #[test]
+    fn nobody_waits_for_a_stopped_node() {
+        loom::model(|| {
+            let offset = async |tracker: &Tracker| tracker.offset(Offset::new(1)).await;
+            assert_eq!(answer(offset, Tracker::stop), Poll::Ready(None));
+            let index = async |tracker: &Tracker| tracker.index(LogIndex::new(1)).await;
+            assert_eq!(answer(index, Tracker::stop), Poll::Ready(None));
+        });
     }
 }

@@ -18,7 +18,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -32,12 +31,13 @@ use tokio::time::timeout;
 use crate::acquaintances::Acquaintances;
 use crate::frame::{invalid, put_frame, take_frame};
 use crate::identity::{ClusterId, Incarnation, NodeId};
+use crate::load::Load;
 use crate::membership::Member;
 use crate::wire::Envelope;
 
 const MAGIC: &[u8; 8] = b"PLSDPEER";
 const VERSION: u32 = 1;
-const GREETING_BYTES: usize = 64;
+pub(crate) const GREETING_BYTES: usize = 64;
 const WELCOME: u8 = 0;
 const REFUSED_CLUSTER: u8 = 1;
 const REFUSED_NODE: u8 = 2;
@@ -87,20 +87,16 @@ struct PeerQueue {
     /// Aborts its task when dropped.
     _dialling: JoinSet<()>,
     sender: mpsc::UnboundedSender<Envelope>,
-    queued_bytes: Arc<AtomicUsize>,
-    queued_bytes_max: usize,
+    load: Arc<Load>,
 }
 
 impl Transport for TcpTransport {
     fn send(&self, envelope: Envelope) {
         let Some(peer) = self.peers.get(&envelope.to) else { return };
         let bytes = envelope.encoded_bytes();
-        if peer.queued_bytes.load(Ordering::Relaxed) + bytes > peer.queued_bytes_max {
-            return;
+        if peer.load.take(bytes) && peer.sender.send(envelope).is_err() {
+            peer.load.give(bytes);
         }
-        peer.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        // The task only ends with the transport itself.
-        let _ = peer.sender.send(envelope);
     }
 
     fn know(&mut self, members: &[(NodeId, Member)]) {
@@ -149,7 +145,7 @@ impl TcpTransport {
     /// Begins to dial a peer, or the same one elsewhere.
     fn dial(&mut self, node: NodeId, address: SocketAddr) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let load = Arc::new(Load::new(self.queued_bytes_max));
         let peer = Peer {
             node,
             address,
@@ -157,12 +153,8 @@ impl TcpTransport {
             recognized: Arc::clone(&self.recognized),
         };
         let mut dialling = JoinSet::new();
-        dialling
-            .spawn_on(dial(self.speaker, peer, receiver, Arc::clone(&queued_bytes)), &self.runtime);
-        let queued_bytes_max = self.queued_bytes_max;
-        let queue =
-            PeerQueue { address, _dialling: dialling, sender, queued_bytes, queued_bytes_max };
-        self.peers.insert(node, queue);
+        dialling.spawn_on(dial(self.speaker, peer, receiver, Arc::clone(&load)), &self.runtime);
+        self.peers.insert(node, PeerQueue { address, _dialling: dialling, sender, load });
     }
 }
 
@@ -179,7 +171,7 @@ async fn dial(
     speaker: Speaker,
     peer: Peer,
     mut queue: mpsc::UnboundedReceiver<Envelope>,
-    queued_bytes: Arc<AtomicUsize>,
+    load: Arc<Load>,
 ) {
     let node = peer.node;
     let mut pause = DIAL_PAUSE_MIN;
@@ -187,7 +179,7 @@ async fn dial(
         match timeout(HANDSHAKE_TIMEOUT, greet(speaker, &peer)).await {
             Ok(Ok(stream)) => {
                 pause = DIAL_PAUSE_MIN;
-                if let Err(error) = write_frames(stream, &mut queue, &queued_bytes).await {
+                if let Err(error) = write_frames(stream, &mut queue, &load).await {
                     tracing::debug!(%node, %error, "lost the connection to a peer");
                 } else {
                     return;
@@ -198,7 +190,7 @@ async fn dial(
         }
         // What was queued for the lost connection is stale; replicas repeat what matters.
         while let Ok(envelope) = queue.try_recv() {
-            queued_bytes.fetch_sub(envelope.encoded_bytes(), Ordering::Relaxed);
+            load.give(envelope.encoded_bytes());
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(DIAL_PAUSE_MAX);
@@ -235,7 +227,7 @@ async fn greet(speaker: Speaker, peer: &Peer) -> io::Result<TcpStream> {
 async fn write_frames(
     mut stream: TcpStream,
     queue: &mut mpsc::UnboundedReceiver<Envelope>,
-    queued_bytes: &AtomicUsize,
+    load: &Load,
 ) -> io::Result<()> {
     let mut out = BytesMut::with_capacity(WRITE_BYTES_TARGET);
     let mut unexpected = [0; 1];
@@ -249,7 +241,7 @@ async fn write_frames(
         };
         let Some(mut envelope) = first else { return Ok(()) };
         loop {
-            queued_bytes.fetch_sub(envelope.encoded_bytes(), Ordering::Relaxed);
+            load.give(envelope.encoded_bytes());
             put_frame(&mut out, &envelope);
             if out.len() >= WRITE_BYTES_TARGET {
                 break;
@@ -353,7 +345,7 @@ async fn meet(
     Ok(same)
 }
 
-fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYTES] {
+pub(crate) fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYTES] {
     let mut raw = BytesMut::with_capacity(GREETING_BYTES);
     raw.put_slice(MAGIC);
     raw.put_u32_le(VERSION);
@@ -367,7 +359,7 @@ fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYTES] {
 }
 
 /// Who greets, and which life of it, or the reason to refuse.
-fn judge_greeting(
+pub(crate) fn judge_greeting(
     speaker: Speaker,
     raw: &[u8; GREETING_BYTES],
 ) -> Result<(NodeId, Incarnation), u8> {

@@ -467,7 +467,7 @@ mod tests {
                 last: LogIndex::new(last),
             }),
             vec(beat, 1..5).prop_map(Body::Beats),
-            chunk.clone().prop_map(|(id, chunk)| Body::Fetch { snapshot: SnapshotId(id), chunk }),
+            chunk.prop_map(|(id, chunk)| Body::Fetch { snapshot: SnapshotId(id), chunk }),
             (chunk, bytes()).prop_map(|((id, chunk), bytes)| Body::Chunk {
                 snapshot: SnapshotId(id),
                 chunk,

@@ -20,8 +20,9 @@ use crate::index::{GroupDamage, GroupIndex, Location, Lost};
 use crate::position::{BatchSeq, BytePos, GroupId, LogIndex, SegmentId};
 use crate::verdict::{Damage, RecoveredGroup, Verdict};
 
-/// More missing entries than this are not kept room for: the log then begins behind them.
-const HOLE_ENTRIES_MAX: u64 = 1 << 20;
+/// More missing entries than this, of all groups together, are not kept room for: a log then begins
+/// behind them.
+pub(crate) const HOLE_ENTRIES_MAX: u64 = 1 << 21;
 
 /// A run of batches that were promised and cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +111,10 @@ impl Chain {
                 self.entries.split_off(&item.index);
                 self.entries.insert(item.index, entry);
                 self.end(item.index, place);
+                if item.index <= self.trimmed {
+                    // A reset to an earlier place is lost.
+                    self.trimmed = LogIndex::new(item.index.get() - 1);
+                }
             }
             ItemKind::Restore => {
                 self.entries.insert(item.index, entry);
@@ -142,11 +147,9 @@ impl Chain {
             }
             ItemKind::Mark => {}
         }
-        if item.index < LogIndex::new(u64::MAX) {
-            let first = self.trimmed.next();
-            if self.entries.first_key_value().is_some_and(|(index, _)| *index < first) {
-                self.entries = self.entries.split_off(&first);
-            }
+        let first = self.trimmed.next();
+        if self.entries.first_key_value().is_some_and(|(index, _)| *index < first) {
+            self.entries = self.entries.split_off(&first);
         }
     }
 
@@ -167,9 +170,7 @@ impl Chain {
     }
 
     fn truncate(&mut self, after: LogIndex, place: Place) {
-        if after < LogIndex::new(u64::MAX) {
-            self.entries.split_off(&after.next());
-        }
+        self.entries.split_off(&after.next());
         self.end(after.max(self.trimmed), place);
     }
 
@@ -220,13 +221,18 @@ impl Chain {
         }
     }
 
-    /// What it comes to, when everything is read.
-    pub(crate) fn finish(mut self, losses: &Losses) -> (RecoveredGroup, GroupIndex) {
+    /// What it comes to, when everything is read. `room` is how many missing entries may be kept
+    /// room for, of this group and those after it.
+    pub(crate) fn finish(
+        mut self,
+        losses: &Losses,
+        room: &mut u64,
+    ) -> (RecoveredGroup, GroupIndex) {
         let passed = losses.behind(self.changed);
         if !passed.is_empty() {
             self.suspect(BatchSeq::new(u64::MAX), passed, (SegmentId::new(0), 0));
         }
-        self.bound_holes();
+        self.bound_holes(room);
         let mut holes = self.holes();
         if self.suspicion.is_none() && !holes.is_empty() {
             // An unbroken run of batches holds unbroken logs. If one is not, an oldest segment is
@@ -280,16 +286,18 @@ impl Chain {
         (RecoveredGroup { verdict, state, first, last, damage }, index)
     }
 
-    /// Lets go of what lies before a hole that is too long to keep.
-    fn bound_holes(&mut self) {
-        let ends = self.entries.keys().map(|index| index.get()).chain([self.last.get() + 1]);
-        let mut before = self.trimmed.get();
-        let mut begin = before;
-        for index in ends {
-            if HOLE_ENTRIES_MAX < index - before - 1 {
-                begin = index - 1;
+    /// Lets go of what lies before a hole that there is no room for.
+    fn bound_holes(&mut self, room: &mut u64) {
+        let mut begin = self.trimmed.get();
+        let mut next = self.last.get() + 1;
+        for index in self.entries.keys().rev().map(|index| index.get()).chain([begin]) {
+            let missing = next - index - 1;
+            if *room < missing {
+                begin = next - 1;
+                break;
             }
-            before = index;
+            *room -= missing;
+            next = index;
         }
         if self.trimmed.get() < begin {
             self.trimmed = LogIndex::new(begin);
@@ -308,7 +316,7 @@ impl Chain {
             if next < index {
                 holes.push((next, LogIndex::new(index.get() - 1)));
             }
-            next = LogIndex::new(index.get() + 1);
+            next = LogIndex::new(index.get().saturating_add(1));
         }
         holes
     }

@@ -23,7 +23,7 @@ use crate::error::WalError;
 use crate::frame::{self, Encoder, FrameHeader, ITEM_HEADER_BYTES, ItemKind, ItemRef, Link, Write};
 use crate::index::{Index, LiveItem, Location, Lost};
 use crate::options::{STATE_BYTES_MAX, WalOptions};
-use crate::position::{BatchSeq, GroupId, LogIndex, SegmentId};
+use crate::position::{BatchSeq, GroupId, LogIndex, SEQ_MAX, SegmentId};
 use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
 /// Bytes for one place in one segment.
@@ -101,7 +101,7 @@ pub(crate) struct Commit {
     pub(crate) refusal: Option<WalError>,
     pub(crate) stats: WalStats,
     /// The next segment is begun behind damage.
-    after_damage: bool,
+    pub(crate) after_damage: bool,
     /// The first batch of the last segment, or zero.
     segment_first: BatchSeq,
     /// The last frame is a batch, and nothing behind it tells that it was synced.
@@ -352,6 +352,9 @@ impl Commit {
         sets: &impl Fn(GroupId) -> bool,
         fill: impl FnOnce(&mut Filler<'_>),
     ) -> Result<BatchSeq, WalError> {
+        if SEQ_MAX < self.next_seq {
+            return Err(invalid("no batch could follow the last number there is"));
+        }
         let frame_bytes = frame::frame_bytes(items_bytes);
         if self.staged_bytes + frame_bytes > self.options.queued_bytes_max {
             return Err(self.backpressure());
@@ -447,6 +450,9 @@ impl Commit {
                             trimmed.next()
                         )));
                     }
+                    if *index == LogIndex::new(u64::MAX) {
+                        return Err(invalid("no entry could follow the last index there is"));
+                    }
                     *last = *index;
                 }
                 Write::SetState { payload, .. } => {
@@ -464,7 +470,7 @@ impl Commit {
                 }
                 Write::Reset { up_to, .. } => {
                     if *up_to == LogIndex::new(u64::MAX) {
-                        return Err(invalid("a log cannot go on behind the last index"));
+                        return Err(invalid("no entry could follow the last index there is"));
                     }
                     *trimmed = *up_to;
                     *last = *up_to;
@@ -568,7 +574,9 @@ impl Commit {
 
     /// True if the bytes at a location have been handed to the disk.
     pub(crate) fn is_written(&self, location: &Location) -> bool {
-        (location.segment, u64::from(location.pos)) < self.written
+        // By its end: an empty payload at the end of what is written begins there, too.
+        let end = u64::from(location.pos) + u64::from(location.len);
+        (location.segment, end) <= self.written
     }
 
     /// The oldest segment, if nothing in it is needed and it is not the last.

@@ -2,13 +2,17 @@
 //!
 //! ```text
 //! offset  size  field    rule
-//!      0     4  crc32    over the owner's identity, the frame's place in its file, bytes 4..32+n
+//!      0     4  crc32    over the owner's identity, the frame's place in its file, bytes 4..36+n
 //!      4     4  length   n, the items, at most the segment's rest
 //!      8     8  segment  the owning segment; stale bytes of a recycled file fail here
 //!     16     8  seq      exactly one more than the frame before
 //!     24     8  durable  highest seq known to be synced when this frame was made; below seq
-//!     32     n  items    then zeros to a multiple of 8
+//!     32     4  crc32    over the owner's identity, the frame's place in its file, bytes 4..32
+//!     36     n  items    then zeros to a multiple of 8
 //! ```
+//!
+//! The second checksum bounds the search for frames: what callers store can look like the header of
+//! a long one at every other place, and only with the owner's identity could it pass this.
 //!
 //! An item:
 //!
@@ -36,9 +40,11 @@
 use bytes::Bytes;
 use crc32fast::Hasher;
 
-use crate::position::{BatchSeq, GroupId, LogIndex, SegmentId};
+use crate::position::{BatchSeq, GroupId, LogIndex, SEQ_MAX, SegmentId};
 
-pub(crate) const FRAME_HEADER_BYTES: usize = 32;
+pub(crate) const FRAME_HEADER_BYTES: usize = 36;
+/// Where the header's own checksum lies, which covers what is before it.
+const HEADER_CRC: usize = 32;
 pub(crate) const ITEM_HEADER_BYTES: usize = 33;
 pub(crate) const ALIGN_BYTES: usize = 8;
 
@@ -263,6 +269,7 @@ impl<'a> Encoder<'a> {
         out.extend_from_slice(&header.segment.get().to_le_bytes());
         out.extend_from_slice(&header.seq.get().to_le_bytes());
         out.extend_from_slice(&header.durable.get().to_le_bytes());
+        out.extend_from_slice(&[0; FRAME_HEADER_BYTES - HEADER_CRC]);
         Self { out, start }
     }
 
@@ -297,10 +304,17 @@ impl<'a> Encoder<'a> {
         let Self { out, start } = self;
         let length = (out.len() - start - FRAME_HEADER_BYTES) as u32;
         out[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
-        let crc = checksum(domain, pos, &out[start + 4..]);
-        out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
+        seal(domain, pos, &mut out[start..]);
         out.resize(start + frame_bytes(length as usize), 0);
     }
+}
+
+/// Sets both checksums of a frame, which ends with its items.
+fn seal(domain: &Hasher, pos: u64, raw: &mut [u8]) {
+    let crc = checksum(domain, pos, &raw[4..HEADER_CRC]);
+    raw[HEADER_CRC..FRAME_HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    let crc = checksum(domain, pos, &raw[4..]);
+    raw[..4].copy_from_slice(&crc.to_le_bytes());
 }
 
 /// The place is part of it, so that a frame that was written elsewhere in the file never passes.
@@ -338,7 +352,14 @@ pub(crate) fn decode<'a>(
     if u64_at(header, 8) != segment.get() || u64_at(header, 16) <= u64_at(header, 24) {
         return None;
     }
-    if checksum(domain, pos as u64, &raw[4..end]) != u32_at(header, 0) {
+    if SEQ_MAX.get() < u64_at(header, 16) {
+        return None;
+    }
+    let pos = pos as u64;
+    if checksum(domain, pos, &raw[4..HEADER_CRC]) != u32_at(header, HEADER_CRC) {
+        return None;
+    }
+    if checksum(domain, pos, &raw[4..end]) != u32_at(header, 0) {
         return None;
     }
     let header = FrameHeader {
@@ -370,6 +391,11 @@ impl<'a> Frame<'a> {
 fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
     let header = raw.get(pos..pos + ITEM_HEADER_BYTES)?;
     let kind = ItemKind::from_code(header[0] & !(FLAG_DAMAGED | FLAG_STALE))?;
+    // `Commit::check` refuses these too: no entry could follow the one, and entries begin at 1.
+    let is_entry = matches!(kind, ItemKind::Append | ItemKind::Moved | ItemKind::Restore);
+    if u64_at(header, 9) == u64::MAX || is_entry && u64_at(header, 9) == 0 {
+        return None;
+    }
     let payload_pos = pos + ITEM_HEADER_BYTES;
     let payload_len = u32_at(header, 25);
     let payload = raw.get(payload_pos..payload_pos.checked_add(payload_len as usize)?)?;
@@ -387,6 +413,17 @@ fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
         payload_crc: u32_at(header, 29),
     };
     Some((item, payload))
+}
+
+/// Gives what could be a frame at `pos` the checksums that it would need. Returns its length, with
+/// the padding, or `None` if its length alone rules it out.
+#[cfg(feature = "fuzz")]
+pub(crate) fn seal_at(domain: &Hasher, raw: &mut [u8], pos: usize) -> Option<usize> {
+    let raw = raw.get_mut(pos..)?;
+    let length = u32_at(raw.get(..FRAME_HEADER_BYTES)?, 4) as usize;
+    let end = FRAME_HEADER_BYTES.checked_add(length)?;
+    seal(domain, pos as u64, raw.get_mut(..end).filter(|_| length > 0)?);
+    Some(frame_bytes(length))
 }
 
 fn u32_at(raw: &[u8], at: usize) -> u32 {

@@ -16,12 +16,16 @@
 //!
 //! The files are described byte by byte in `docs/format.md`.
 
+mod bell;
 mod chain;
 mod commit;
 mod copies;
 mod disk;
 mod error;
 mod frame;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod index;
 mod options;
 mod position;
@@ -31,6 +35,7 @@ mod salvage;
 mod segment;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod sync;
 mod verdict;
 mod wal;
 mod writer;

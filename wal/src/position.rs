@@ -57,6 +57,10 @@ position! {
     BatchSeq
 }
 
+/// No batch is numbered above this: what says so was not written by a wal. Far below the last number
+/// there is, so that numbers may be skipped behind damage.
+pub(crate) const SEQ_MAX: BatchSeq = BatchSeq::new(u64::MAX / 2);
+
 impl LogIndex {
     /// Before the log.
     pub const ZERO: Self = Self(0);

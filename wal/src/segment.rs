@@ -22,7 +22,7 @@
 use crc32fast::Hasher;
 
 use crate::error::WalError;
-use crate::position::{BatchSeq, SegmentId};
+use crate::position::{BatchSeq, SEQ_MAX, SegmentId};
 
 pub(crate) const SEGMENT_HEADER_BYTES: u64 = 96;
 const MAGIC: &[u8; 8] = b"PLSDWAL\n";
@@ -142,6 +142,12 @@ pub(crate) fn decode_header(
         };
         return Err(WalError::Foreign { file: file.to_owned(), difference });
     }
+    // Nobody wrote this: batches are numbered from 1, and files are shorter.
+    let first_seqs = 1..=SEQ_MAX.get();
+    if !first_seqs.contains(&long(64)) || SEQ_MAX.get() < long(88) || u64::from(u32::MAX) < long(72)
+    {
+        return Ok(None);
+    }
     Ok(Some(SegmentHeader {
         segment: SegmentId::new(long(56)),
         first_seq: BatchSeq::new(long(64)),
@@ -157,6 +163,15 @@ fn header_crc(raw: &[u8]) -> u32 {
     hasher.update(&raw[..12]);
     hasher.update(&raw[16..SEGMENT_HEADER_BYTES as usize]);
     hasher.finalize()
+}
+
+/// Gives what could be a header the checksum that it would need.
+#[cfg(feature = "fuzz")]
+pub(crate) fn seal(raw: &mut [u8]) {
+    if let Some(raw) = raw.get_mut(..SEGMENT_HEADER_BYTES as usize) {
+        let crc = header_crc(raw);
+        raw[12..16].copy_from_slice(&crc.to_le_bytes());
+    }
 }
 
 #[cfg(test)]

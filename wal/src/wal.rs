@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 use crate::commit::{Chunk, Commit, Taken, WalStats};
 use crate::disk::Disk;
@@ -17,6 +17,7 @@ use crate::salvage;
 use crate::segment::{
     self, FileKind, SEGMENT_HEADER_BYTES, SegmentHeader, WalIdentity, decode_header, encode_header,
 };
+use crate::sync::{Mutex, MutexGuard};
 use crate::verdict::Recovered;
 
 /// Prewritten files kept ready beside the segments in use.
@@ -91,12 +92,20 @@ impl Wal {
                 FileKind::Other => {}
             }
         }
+        if segments.is_empty() {
+            // Segments are numbered from 1 again: what was recycled of a former 1 would pass.
+            for name in spares.drain(..) {
+                disk.remove(&name).map_err(WalError::io("remove", &name))?;
+            }
+        }
         let recovery = recover(&*disk, &identity, &options, &segments)?;
         let outcome = recovery.finish();
         if let Some(last) = segments.last() {
             let name = segment::file_name(*last);
             if let (true, Some((_, pos))) = (outcome.zero_tail, outcome.start.tail) {
-                zero(&*disk, &name, pos, options.segment_bytes)?;
+                // It may have been begun when segments were longer.
+                let length = disk.len(&name).map_err(WalError::io("stat", &name))?;
+                zero(&*disk, &name, pos, length.max(options.segment_bytes))?;
             }
             // What a killed process had written may still be in the page cache alone.
             disk.sync(&name).map_err(|source| WalError::SyncFailed {

@@ -4,15 +4,15 @@
 //! submitted meanwhile are encoded by their submitters and wait for the next round, so the depth
 //! of a round follows from the load and the speed of the disk.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
+use crate::bell::{Bell, Call};
 use crate::commit::WalStats;
 use crate::error::WalError;
 use crate::frame::Write;
 use crate::position::BatchSeq;
 use crate::reader::WalReader;
+use crate::sync::thread::{Builder, JoinHandle};
 use crate::wal::{Shared, Wal};
 
 /// Told of every sync, on the writer's thread and in order: the last durable batch, or once and
@@ -26,33 +26,6 @@ pub struct WalWriter {
     thread: Option<JoinHandle<Result<(), WalError>>>,
 }
 
-/// Wakes the writer.
-#[derive(Default)]
-struct Bell {
-    rung: Mutex<bool>,
-    condvar: Condvar,
-    closing: AtomicBool,
-}
-
-impl Bell {
-    fn ring(&self) {
-        let mut rung = self.rung.lock().expect("no code panics while it holds the bell");
-        if !*rung {
-            *rung = true;
-            self.condvar.notify_one();
-        }
-    }
-
-    fn wait(&self) {
-        let rung = self.rung.lock().expect("no code panics while it holds the bell");
-        let mut rung = self
-            .condvar
-            .wait_while(rung, |rung| !*rung)
-            .expect("no code panics while it holds the bell");
-        *rung = false;
-    }
-}
-
 impl WalWriter {
     /// Gives the wal a thread of its own.
     ///
@@ -60,9 +33,9 @@ impl WalWriter {
     /// When the system has no thread to give.
     pub fn spawn(wal: Wal, on_durable: OnDurable) -> Result<Self, WalError> {
         let shared = Arc::clone(&wal.shared);
-        let bell = Arc::new(Bell::default());
+        let bell = Arc::new(Bell::new());
         let rings = Arc::clone(&bell);
-        let thread = std::thread::Builder::new()
+        let thread = Builder::new()
             .name("palisade-wal".to_owned())
             .spawn(move || run(wal, &rings, on_durable))
             .map_err(WalError::io("spawn", "the wal's thread"))?;
@@ -87,6 +60,12 @@ impl WalWriter {
         WalReader::new(Arc::clone(&self.shared))
     }
 
+    /// Says that every group that may have been lost without a trace has been written to since: what
+    /// is not listed from now on is new. It counts for the segments that are begun from here on.
+    pub fn forget_unlisted(&self) {
+        self.shared.commit().index.unlisted = None;
+    }
+
     /// How it is doing.
     #[must_use]
     pub fn stats(&self) -> WalStats {
@@ -102,8 +81,7 @@ impl WalWriter {
     }
 
     fn stop(&mut self) -> Result<(), WalError> {
-        self.bell.closing.store(true, Ordering::Release);
-        self.bell.ring();
+        self.bell.close();
         match self.thread.take() {
             None => Ok(()),
             Some(thread) => thread.join().unwrap_or(Err(WalError::Closed)),
@@ -120,7 +98,6 @@ impl Drop for WalWriter {
 
 fn run(mut wal: Wal, bell: &Bell, mut on_durable: OnDurable) -> Result<(), WalError> {
     loop {
-        let closing = bell.closing.load(Ordering::Acquire);
         match round(&mut wal) {
             Ok(Some(durable)) => on_durable(Ok(durable)),
             Ok(None) => {}
@@ -134,11 +111,8 @@ fn run(mut wal: Wal, bell: &Bell, mut on_durable: OnDurable) -> Result<(), WalEr
             on_durable(Err(Arc::new(error.clone())));
             return Err(error);
         }
-        if !wal.has_queued() {
-            if closing {
-                return Ok(());
-            }
-            bell.wait();
+        if !wal.has_queued() && bell.wait() == Call::Close {
+            return Ok(());
         }
     }
 }
@@ -147,5 +121,122 @@ fn round(wal: &mut Wal) -> Result<Option<BatchSeq>, WalError> {
     match wal.write_queued()? {
         None => Ok(None),
         Some(_) => wal.sync().map(Some),
+    }
+}
+
+#[cfg(all(test, palisade_loom))]
+mod models {
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+    use loom::thread;
+
+    use super::*;
+    use crate::options::WalOptions;
+    use crate::position::{GroupId, LogIndex};
+    use crate::segment::WalIdentity;
+    use crate::sim::{SimDisk, SimFaults};
+
+    /// Every order of up to three switches away from a thread that could have gone on.
+    fn check(model: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(model);
+    }
+
+    type Told = Arc<Mutex<Vec<Result<BatchSeq, Arc<WalError>>>>>;
+
+    const IDENTITY: WalIdentity = WalIdentity { cluster: 1, node: 2, incarnation: 3 };
+
+    /// As small as a wal can be.
+    fn options() -> WalOptions {
+        WalOptions {
+            segment_bytes: 5 << 10,
+            batch_bytes_max: 4500,
+            queued_bytes_max: 9000,
+            ..WalOptions::default()
+        }
+    }
+
+    /// The writer itself.
+    fn spawn(disk: &SimDisk, faults: SimFaults) -> (WalWriter, Told) {
+        let (wal, _) = Wal::open(Arc::new(disk.clone()), IDENTITY, options()).unwrap();
+        disk.set_faults(faults);
+        let told = Told::default();
+        let tell = Arc::clone(&told);
+        let on_durable = Box::new(move |up_to| tell.lock().unwrap().push(up_to));
+        (WalWriter::spawn(wal, on_durable).unwrap(), told)
+    }
+
+    fn append(group: u64) -> [Write; 1] {
+        let (group, payload) = (GroupId::new(group), Bytes::from_static(b"x"));
+        [Write::Append { group, index: LogIndex::new(1), payload }]
+    }
+
+    fn last_told(told: &Told) -> BatchSeq {
+        let told = told.lock().unwrap();
+        let told: Vec<_> = told.iter().map(|up_to| *up_to.as_ref().unwrap()).collect();
+        assert!(told.is_sorted(), "{told:?}");
+        *told.last().expect("something was written")
+    }
+
+    /// Without another batch or a close to help.
+    #[test]
+    fn every_batch_wakes_the_writer() {
+        check(|| {
+            let disk = Arc::new(SimDisk::from_seed(1));
+            let (wal, _) = Wal::open(disk, IDENTITY, options()).unwrap();
+            let (tell, told) = loom::sync::mpsc::channel();
+            let on_durable = Box::new(move |up_to| tell.send(up_to).unwrap());
+            let writer = WalWriter::spawn(wal, on_durable).unwrap();
+            for index in 1..=2 {
+                let seq = writer.submit(&append(index)).unwrap();
+                assert_eq!(told.recv().unwrap().unwrap(), seq);
+            }
+            writer.close().unwrap();
+        });
+    }
+
+    #[test]
+    fn close_ends_the_writer_after_everything_submitted_was_written() {
+        check(|| {
+            let (writer, told) = spawn(&SimDisk::from_seed(1), SimFaults::default());
+            writer.submit(&append(1)).unwrap();
+            let last = writer.submit(&append(2)).unwrap();
+            writer.close().unwrap();
+            assert_eq!(last_told(&told), last);
+        });
+    }
+
+    #[test]
+    fn submitters_beside_each_other_are_all_written() {
+        check(|| {
+            let (writer, told) = spawn(&SimDisk::from_seed(1), SimFaults::default());
+            let writer = Arc::new(writer);
+            let beside = Arc::clone(&writer);
+            let other = thread::spawn(move || beside.submit(&append(2)).unwrap());
+            let one = writer.submit(&append(1)).unwrap();
+            let last = one.max(other.join().unwrap());
+            Arc::into_inner(writer).expect("the other has ended").close().unwrap();
+            assert_eq!(last_told(&told), last);
+        });
+    }
+
+    /// W3, whatever the order: one failure is told, last, and nothing is taken after it.
+    #[test]
+    fn a_failed_sync_is_told_once_and_ends_the_writer() {
+        check(|| {
+            let disk = SimDisk::from_seed(1);
+            let failing_sync = Some(disk.syncs() + 2);
+            let (writer, told) = spawn(&disk, SimFaults { failing_sync, ..SimFaults::default() });
+            writer.submit(&append(1)).unwrap();
+            let second = writer.submit(&append(2));
+            let ended = writer.close();
+            let told = told.lock().unwrap();
+            let failures = told.iter().filter(|up_to| up_to.is_err()).count();
+            assert_eq!((failures, told.last().map(Result::is_err)), (1, Some(true)));
+            assert!(matches!(ended, Err(WalError::SyncFailed { .. })));
+            assert!(matches!(second, Ok(_) | Err(WalError::Poisoned { .. })), "{second:?}");
+        });
     }
 }

@@ -239,9 +239,9 @@ proptest! {
         }
         let stats = wal.stats();
         drop(wal);
-        // A frame holds a header of 32 bytes, one item header of 33 and 308 bytes, padded, and a mark
+        // A frame holds a header of 36 bytes, one item header of 33 and 308 bytes, padded, and a mark
         // follows it.
-        let frame = 376 + 72;
+        let frame = 384 + 72;
         let first_frame = 96;
         let in_first = ((16 << 10) - first_frame) / frame;
         let count = (batches as usize).min(in_first);
@@ -259,8 +259,8 @@ proptest! {
         let damaged = recovered.verdict.is_damaged();
         // The last mark may be taken for a torn tail: nothing after it says otherwise.
         let last_mark = stats.segments == 1 && pos >= first_frame + count * frame - 72;
-        let padding = pos >= first_frame && (376 - 3..376).contains(&((pos - first_frame) % frame));
-        let in_mark = pos >= first_frame && (pos - first_frame) % frame >= 376;
+        let padding = pos >= first_frame && (384 - 7..384).contains(&((pos - first_frame) % frame));
+        let in_mark = pos >= first_frame && (pos - first_frame) % frame >= 384;
         prop_assert!(damaged || (whole && (last_mark || padding || in_mark)), "{:?}", recovered.verdict);
     }
 

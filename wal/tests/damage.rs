@@ -209,15 +209,17 @@ fn segments(disk: &SimDisk) -> Vec<String> {
     disk.list().unwrap().into_iter().filter(|name| name.ends_with(".seg")).collect()
 }
 
+const FRAME_HEADER_BYTES: usize = 36;
+
 /// How far a segment is written, by the lengths in its frames.
 fn written(bytes: &[u8]) -> usize {
     let mut pos = 96;
-    while let Some(header) = bytes.get(pos..pos + 32) {
+    while let Some(header) = bytes.get(pos..pos + FRAME_HEADER_BYTES) {
         let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap()) as usize;
         if word(4) == 0 || header[8..16] != bytes[56..64] {
             break;
         }
-        pos += (32 + word(4)).next_multiple_of(8);
+        pos += (FRAME_HEADER_BYTES + word(4)).next_multiple_of(8);
     }
     pos
 }
@@ -229,8 +231,8 @@ fn frames(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     let mut frames = Vec::new();
     while pos < end {
         let length = u32::from_le_bytes(bytes[pos + 4..pos + 8].try_into().unwrap()) as usize;
-        frames.push(pos..pos + 32 + length);
-        pos += (32 + length).next_multiple_of(8);
+        frames.push(pos..pos + FRAME_HEADER_BYTES + length);
+        pos += (FRAME_HEADER_BYTES + length).next_multiple_of(8);
     }
     frames
 }
@@ -281,7 +283,7 @@ fn inflict_any(disk: &SimDisk, hurt: &Hurt) -> bool {
             let mut start = 96;
             while start < pos && start < length {
                 let word = u32::from_le_bytes(bytes[start + 4..start + 8].try_into().unwrap());
-                let end = start + (32 + word as usize).next_multiple_of(8);
+                let end = start + (FRAME_HEADER_BYTES + word as usize).next_multiple_of(8);
                 if pos < end {
                     let old = vec![(pos % 3) as u8; end - start];
                     disk.overwrite(name, start, &old);

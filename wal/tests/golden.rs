@@ -103,8 +103,8 @@ fn repaired() -> Files {
     submit(&mut wal, &[append(2, 1, 10)]);
     flush(&mut wal);
     drop(wal);
-    // The second frame, behind a header and a frame of 32 + 33 + 10 + 33 + 3 bytes, padded.
-    disk.flip_bit("0000000000000001.seg", 96 + 112 + 20, 1);
+    // The second frame, behind a header and a frame of 36 + 33 + 10 + 33 + 3 bytes, padded.
+    disk.flip_bit("0000000000000001.seg", 96 + 120 + 20, 1);
     let (mut wal, recovered) = open(&disk);
     assert!(recovered.is_damaged(GroupId::new(1)));
     submit(&mut wal, &[state(1, "new")]);

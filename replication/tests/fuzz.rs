@@ -1,0 +1,12 @@
+//! Every fuzz target of this crate, over its corpus and some mutations of it.
+
+#[path = "../../wal/tests/fuzz/campaign.rs"]
+mod campaign;
+
+use std::path::Path;
+
+#[test]
+fn every_target_holds() {
+    let fuzz_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    campaign::run(palisade_replication::fuzz::TARGETS, "every_target_holds", &fuzz_dir);
+}
