@@ -229,7 +229,7 @@ fn imports(text: &str, name: &str) -> bool {
 fn wrong_imports(border: &Border, sources: &[(String, String)]) -> Vec<String> {
     let may = |path: &String| {
         let allows = |may: &&str| path == *may || may.ends_with('/') && path.starts_with(*may);
-        border.files.iter().any(|may| allows(may))
+        border.files.iter().any(allows)
     };
     let crossing = sources.iter().filter(|(path, text)| {
         path.ends_with(".rs") && !may(path) && border.crates.iter().any(|name| imports(text, name))
