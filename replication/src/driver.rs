@@ -30,7 +30,7 @@ use crate::identity::{Incarnation, NodeId};
 use crate::inbox::Outbox;
 use crate::keeper::ShelfJob;
 use crate::membership::{Member, MemberChange};
-use crate::transport::Transport;
+use crate::transport::{Told, Transport};
 use crate::wire::Envelope;
 
 /// Inputs taken in before a step, at most.
@@ -53,7 +53,7 @@ pub(crate) enum Event<O> {
     Flushed { group: GroupId, index: LogIndex },
     Shelf { group: GroupId, input: Input },
     Send(Envelope),
-    Recognized { by: NodeId, same: bool },
+    Told(Told),
     Met { node: NodeId, life: Incarnation },
     ApplierFailed(NodeError),
     Close,
@@ -193,7 +193,10 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             }
             Event::Flushed { group, index } => self.host.input(group, Input::Flushed { index }),
             Event::Shelf { group, input } => self.host.input(group, input),
-            Event::Recognized { by, same } => self.host.recognized(by, same),
+            Event::Told(Told::Recognized { by, same }) => self.host.recognized(by, same),
+            Event::Told(Told::ListensAt { node, address }) => {
+                self.transport.introduce(node, address);
+            }
             Event::Met { node, life } => self.host.meet(node, life),
             Event::Send(envelope) => self.transport.send(envelope),
             Event::ApplierFailed(error) => return Err(error),

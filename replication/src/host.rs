@@ -15,7 +15,7 @@ use crate::effects::{Effects, GroupStatus, Input, Ticket, WallTime};
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Term};
-use crate::repair::Repair;
+use crate::repair::{Repair, lost_its_end};
 use crate::replica::{Replica, ReplicaConfig};
 use crate::wire::{Beat, Body, Envelope, NO_GROUP};
 
@@ -52,7 +52,9 @@ impl Hosted {
         ceiling: Term,
     ) -> Result<Self, NodeError> {
         let found = recovered.groups.get(&config.group);
-        if recovered.is_damaged(config.group) {
+        let cut = found.and_then(|found| lost_its_end(found, applied));
+        let found = cut.as_ref().or(found);
+        if cut.is_some() || recovered.is_damaged(config.group) {
             let (repair, owed) = Repair::open(config, found, reader, applied, ceiling)?;
             let stage = Stage::Repairing(Box::new(repair));
             return Ok(Self { stage, inputs: Vec::new(), owed: Some(owed) });
@@ -161,6 +163,7 @@ impl Host {
     }
 
     /// The replicas that are not under repair.
+    #[cfg(feature = "sim")]
     pub(crate) fn replicas(&self) -> impl Iterator<Item = (GroupId, &Replica)> {
         self.groups.keys().filter_map(|group| Some((*group, self.replica(*group)?)))
     }

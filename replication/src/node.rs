@@ -201,7 +201,12 @@ impl<M: StateMachine> Node<M> {
             WalWriter::spawn(wal, Box::new(move |up_to| durable.report(Event::Durable(up_to))))?;
         let transport = {
             let _guard = runtime.enter();
-            let speaker = Speaker { cluster: config.cluster, node: config.node, incarnation };
+            let speaker = Speaker {
+                cluster: config.cluster,
+                node: config.node,
+                incarnation,
+                listens_at: config.listen,
+            };
             let known = replicas.values().flat_map(|hosted| hosted.status().members.members);
             let peers: BTreeMap<NodeId, SocketAddr> = known
                 .chain(config.voters.clone())
@@ -215,16 +220,8 @@ impl<M: StateMachine> Node<M> {
                 deliver.offer(envelope.encoded_bytes(), Event::Peer { envelope, life });
             };
             let tell = inbox.clone();
-            let recognized = Arc::new(move |by, same| tell.report(Event::Recognized { by, same }));
-            TcpTransport::start(
-                speaker,
-                acquaintances,
-                listener,
-                peers,
-                bytes_max,
-                recognized,
-                take,
-            )
+            let told = Arc::new(move |told| tell.report(Event::Told(told)));
+            TcpTransport::start(speaker, acquaintances, listener, peers, bytes_max, told, take)
         };
         let shelf = FileDisk::open(config.data_dir.join(SNAPSHOTS_DIR))?;
         let shelf = Arc::new(Shelf::open(Arc::new(shelf)).map_err(io("no snapshots in"))?);

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use palisade_wal::{GroupId, LogIndex, RecoveredGroup, Verdict, WalReader, Write};
+use palisade_wal::{Damage, GroupId, LogIndex, RecoveredGroup, Verdict, WalReader, Write};
 
 use crate::effects::{Effects, GroupStatus, Input, Role, Ticket, WriteEffect};
 use crate::entry::AppliedPosition;
@@ -370,6 +370,19 @@ impl Repair {
         self.asked = None;
         self.stage = Stage::Writing(Ticket(self.tickets));
     }
+}
+
+/// What the state or the register knows of entries that the log does not have: it lost its end, in a
+/// way that looked like a torn write to the wal. Whatever else was there may be lost with it.
+pub(crate) fn lost_its_end(
+    found: &RecoveredGroup,
+    applied: AppliedPosition,
+) -> Option<RecoveredGroup> {
+    let register = Register::decode(found.state.as_ref()?).ok()?;
+    let committed = register.commit.max(applied.index);
+    let lost = found.damage.is_none() && found.last < committed;
+    let damage = Damage { state_known: false, holes: Vec::new(), whole_from: None };
+    lost.then(|| RecoveredGroup { damage: Some(damage), ..found.clone() })
 }
 
 /// Entries of a log whose terms are known, for whoever lost theirs.

@@ -204,10 +204,11 @@ mod models {
     use loom::thread;
 
     use super::*;
-    use crate::identity::LogTime;
+    use crate::identity::{LogTime, Term};
 
     const ONE: AppliedPosition = AppliedPosition {
         index: LogIndex::new(1),
+        term: Term::new(1),
         offset: Offset::new(1),
         log_time: LogTime::ZERO,
     };

@@ -7,7 +7,8 @@
 //! which cluster, and the other side refuses what is not for it).
 //!
 //! ```text
-//! greeting   magic 8, version 4, cluster 16, from 8, to 8, incarnation 16, crc32 4
+//! greeting   magic 8, version 4, cluster 16, from 8, to 8, incarnation 16, listens at: address 16
+//!            and port 2 (0: nowhere), crc32 4
 //! answer     1 byte: 0 welcome, otherwise the reason; after a welcome, own incarnation 16, and 1
 //!            byte: 1 if the greeter is known in this life and in no other
 //! frames     see `frame`
@@ -16,7 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,9 @@ use crate::wire::Envelope;
 
 const MAGIC: &[u8; 8] = b"PLSDPEER";
 const VERSION: u32 = 1;
-pub(crate) const GREETING_BYTES: usize = 64;
+pub(crate) const GREETING_BYTES: usize = 82;
+/// Nodes that are dialled, at most.
+const PEERS_MAX: usize = 256;
 const WELCOME: u8 = 0;
 const REFUSED_CLUSTER: u8 = 1;
 const REFUSED_NODE: u8 = 2;
@@ -56,24 +59,37 @@ pub trait Transport: Send + 'static {
 
     /// Where these members listen, as far as it is known.
     fn know(&mut self, members: &[(NodeId, Member)]);
+
+    /// A node has said where it listens: who is yet unknown can be answered.
+    fn introduce(&mut self, node: NodeId, address: SocketAddr);
 }
 
 /// Who speaks, as every connection is opened with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Speaker {
     pub(crate) cluster: ClusterId,
     pub(crate) node: NodeId,
     pub(crate) incarnation: Incarnation,
+    /// Where it can be answered.
+    pub(crate) listens_at: Option<SocketAddr>,
 }
 
-/// Told with every connection whether the peer knows this node in this life and in no other.
-pub(crate) type OnRecognized = Arc<dyn Fn(NodeId, bool) + Send + Sync>;
+/// What a connection tells beside messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Told {
+    /// Whether the peer knows this node in this life and in no other.
+    Recognized { by: NodeId, same: bool },
+    /// Where the peer listens.
+    ListensAt { node: NodeId, address: SocketAddr },
+}
+
+pub(crate) type OnTold = Arc<dyn Fn(Told) + Send + Sync>;
 
 /// The transport between processes.
 pub(crate) struct TcpTransport {
     speaker: Speaker,
     acquaintances: Arc<Acquaintances>,
-    recognized: OnRecognized,
+    told: OnTold,
     runtime: Handle,
     queued_bytes_max: usize,
     peers: BTreeMap<NodeId, PeerQueue>,
@@ -109,6 +125,12 @@ impl Transport for TcpTransport {
             }
         }
     }
+
+    fn introduce(&mut self, node: NodeId, address: SocketAddr) {
+        if !self.peers.contains_key(&node) && self.peers.len() < PEERS_MAX {
+            self.dial(node, address);
+        }
+    }
 }
 
 impl TcpTransport {
@@ -119,18 +141,23 @@ impl TcpTransport {
         listener: Option<TcpListener>,
         peers: BTreeMap<NodeId, SocketAddr>,
         queued_bytes_max: usize,
-        recognized: OnRecognized,
+        told: OnTold,
         deliver: impl Fn(Envelope, Incarnation) + Clone + Send + Sync + 'static,
     ) -> Self {
         let acquaintances = Arc::new(acquaintances);
         let mut listening = JoinSet::new();
         if let Some(listener) = listener {
-            listening.spawn(listen(speaker, Arc::clone(&acquaintances), listener, deliver));
+            let hears = Hears {
+                speaker,
+                acquaintances: Arc::clone(&acquaintances),
+                told: Arc::clone(&told),
+            };
+            listening.spawn(listen(hears, listener, deliver));
         }
         let mut transport = Self {
             speaker,
             acquaintances,
-            recognized,
+            told,
             runtime: Handle::current(),
             queued_bytes_max,
             peers: BTreeMap::new(),
@@ -150,7 +177,7 @@ impl TcpTransport {
             node,
             address,
             acquaintances: Arc::clone(&self.acquaintances),
-            recognized: Arc::clone(&self.recognized),
+            told: Arc::clone(&self.told),
         };
         let mut dialling = JoinSet::new();
         dialling.spawn_on(dial(self.speaker, peer, receiver, Arc::clone(&load)), &self.runtime);
@@ -163,7 +190,7 @@ struct Peer {
     node: NodeId,
     address: SocketAddr,
     acquaintances: Arc<Acquaintances>,
-    recognized: OnRecognized,
+    told: OnTold,
 }
 
 /// Keeps a connection to one peer and writes what is queued for it.
@@ -207,7 +234,7 @@ async fn greet(speaker: Speaker, peer: &Peer) -> io::Result<TcpStream> {
             let incarnation = Incarnation::new(stream.read_u128_le().await?);
             let same = stream.read_u8().await? == 1;
             meet(&peer.acquaintances, to, incarnation).await?;
-            (peer.recognized)(to, same);
+            (peer.told)(Told::Recognized { by: to, same });
             Ok(stream)
         }
         reason => {
@@ -256,9 +283,16 @@ async fn write_frames(
     }
 }
 
-async fn listen(
+/// What every connection that comes in needs.
+#[derive(Clone)]
+struct Hears {
     speaker: Speaker,
     acquaintances: Arc<Acquaintances>,
+    told: OnTold,
+}
+
+async fn listen(
+    hears: Hears,
     listener: TcpListener,
     deliver: impl Fn(Envelope, Incarnation) + Clone + Send + Sync + 'static,
 ) {
@@ -270,9 +304,9 @@ async fn listen(
         };
         match stream {
             Ok((stream, address)) => {
-                let (deliver, acquaintances) = (deliver.clone(), Arc::clone(&acquaintances));
+                let (deliver, hears) = (deliver.clone(), hears.clone());
                 connections.spawn(async move {
-                    if let Err(error) = serve(speaker, acquaintances, stream, deliver).await {
+                    if let Err(error) = serve(hears, stream, deliver).await {
                         tracing::debug!(%address, %error, "a connection from a peer ended");
                     }
                 });
@@ -287,19 +321,22 @@ async fn listen(
 }
 
 async fn serve(
-    speaker: Speaker,
-    acquaintances: Arc<Acquaintances>,
+    hears: Hears,
     mut stream: TcpStream,
     deliver: impl Fn(Envelope, Incarnation),
 ) -> io::Result<()> {
+    let Hears { speaker, acquaintances, told } = hears;
     stream.set_nodelay(true)?;
     let mut greeting = [0; GREETING_BYTES];
     timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut greeting)).await??;
     let mut same = false;
     let judged = match judge_greeting(speaker, &greeting) {
-        Ok((from, incarnation)) => {
+        Ok(Speaker { node: from, incarnation, listens_at, .. }) => {
             // Written down before it is said.
             same = meet(&acquaintances, from, incarnation).await?;
+            if let Some(address) = listens_at {
+                told(Told::ListensAt { node: from, address });
+            }
             Ok((from, incarnation))
         }
         Err(reason) => Err(reason),
@@ -353,16 +390,20 @@ pub(crate) fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYT
     raw.put_u64_le(speaker.node.get());
     raw.put_u64_le(to.get());
     raw.put_u128_le(speaker.incarnation.get());
+    let (ip, port) = match speaker.listens_at.map(|address| (address.ip(), address.port())) {
+        None => (Ipv6Addr::UNSPECIFIED, 0),
+        Some((IpAddr::V4(ip), port)) => (ip.to_ipv6_mapped(), port),
+        Some((IpAddr::V6(ip), port)) => (ip, port),
+    };
+    raw.put_slice(&ip.octets());
+    raw.put_u16_le(port);
     let crc = crc32fast::hash(&raw);
     raw.put_u32_le(crc);
     raw[..].try_into().expect("a greeting has a fixed length")
 }
 
-/// Who greets, and which life of it, or the reason to refuse.
-pub(crate) fn judge_greeting(
-    speaker: Speaker,
-    raw: &[u8; GREETING_BYTES],
-) -> Result<(NodeId, Incarnation), u8> {
+/// Who greets, or the reason to refuse.
+pub(crate) fn judge_greeting(speaker: Speaker, raw: &[u8; GREETING_BYTES]) -> Result<Speaker, u8> {
     let mut fields = &raw[8..];
     let version = fields.get_u32_le();
     if &raw[..8] != MAGIC || version != VERSION {
@@ -379,7 +420,12 @@ pub(crate) fn judge_greeting(
     if fields.get_u64_le() != speaker.node.get() || from == speaker.node.get() {
         return Err(REFUSED_NODE);
     }
-    Ok((NodeId::new(from), Incarnation::new(fields.get_u128_le())))
+    let incarnation = Incarnation::new(fields.get_u128_le());
+    let mut ip = [0; 16];
+    fields.copy_to_slice(&mut ip);
+    let (ip, port) = (Ipv6Addr::from(ip).to_canonical(), fields.get_u16_le());
+    let listens_at = (port != 0 && !ip.is_unspecified()).then(|| SocketAddr::new(ip, port));
+    Ok(Speaker { cluster: speaker.cluster, node: NodeId::new(from), incarnation, listens_at })
 }
 
 #[cfg(test)]
@@ -393,6 +439,7 @@ mod tests {
             cluster: ClusterId::new(77),
             node: NodeId::new(node),
             incarnation: Incarnation::new(5),
+            listens_at: Some(SocketAddr::from(([127, 0, 0, 1], 4000))),
         }
     }
 
@@ -419,7 +466,7 @@ mod tests {
             Some(listener),
             BTreeMap::new(),
             1 << 20,
-            Arc::new(|_, _| ()),
+            Arc::new(|_| ()),
             deliver,
         );
         let one = TcpTransport::start(
@@ -428,7 +475,7 @@ mod tests {
             None,
             BTreeMap::from([(NodeId::new(2), address)]),
             1 << 20,
-            Arc::new(|_, _| ()),
+            Arc::new(|_| ()),
             |_, _| {},
         );
         for index in 0..100 {
@@ -443,7 +490,9 @@ mod tests {
     fn a_greeting_is_judged_by_cluster_node_and_version() {
         let two = speaker(2);
         let good = encode_greeting(speaker(1), NodeId::new(2));
-        assert_eq!(judge_greeting(two, &good), Ok((NodeId::new(1), Incarnation::new(5))));
+        assert_eq!(judge_greeting(two, &good), Ok(speaker(1)));
+        let nowhere = Speaker { listens_at: None, ..speaker(1) };
+        assert_eq!(judge_greeting(two, &encode_greeting(nowhere, NodeId::new(2))), Ok(nowhere));
         assert_eq!(
             judge_greeting(two, &encode_greeting(speaker(1), NodeId::new(3))),
             Err(REFUSED_NODE)
