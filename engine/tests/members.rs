@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use palisade::{
-    ClusterId, Engine, EngineBuilder, Error, FenceEpoch, LogicalResourceName, Member, MemberChange,
-    NodeId, Offset, Options, Placement, ReadConsistency, ReadOptions, ReplicaPolicy, ReplicatedMap,
-    ResourceSpec, Role, SchemaId, WalOptions,
+    ClusterId, Disposition, Engine, EngineBuilder, Error, FenceEpoch, LogicalResourceName, Member,
+    MemberChange, NodeId, Offset, Options, Placement, ReadConsistency, ReadOptions, ReplicaPolicy,
+    ReplicatedMap, ResourceSpec, Role, SchemaId, WalOptions,
 };
 
 /// Long enough for a busy machine; nothing waits for it that is done.
@@ -71,7 +71,15 @@ async fn map(engine: &Engine) -> ReplicatedMap<String, String> {
         replicas: ReplicaPolicy::majority(3),
         placement: Placement::providers(["local"]).unwrap(),
     };
-    ReplicatedMap::open(engine, spec).await.unwrap()
+    let mut opened = None;
+    until("a map", async || match ReplicatedMap::open(engine, spec.clone()).await {
+        Ok(map) => opened.replace(map).is_none(),
+        // While its log is under repair a node says that nothing happened.
+        Err(error) if error.disposition() == Disposition::Retry => false,
+        Err(error) => panic!("{error}"),
+    })
+    .await;
+    opened.unwrap()
 }
 
 /// Puts so many rows, one after the other, and gives the last offset.

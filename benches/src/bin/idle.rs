@@ -1,0 +1,204 @@
+//! What many idle groups cost: three nodes in one process, each hosting all of them, and the share
+//! of one core that a node takes while a record is proposed now and then.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use clap::Parser;
+use palisade_replication::{
+    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Export, Exporter, GroupId, Member,
+    Node, NodeConfig, NodeId, Offset, Options, Role, StateMachine, TakeChunk, WalOptions,
+};
+
+/// The share of one core that a node with many mostly idle groups takes.
+#[derive(Parser)]
+struct Args {
+    /// Groups, all on all three nodes.
+    #[arg(long, default_value_t = 1000)]
+    groups: u64,
+    /// How long to measure, in seconds.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
+    /// Records a second, each to another group.
+    #[arg(long, default_value_t = 10)]
+    records: u64,
+    /// Where the data goes; a temporary directory if not given.
+    #[arg(long)]
+    dir: Option<std::path::PathBuf>,
+}
+
+/// Counts records.
+#[derive(Default)]
+struct Count {
+    groups: BTreeMap<GroupId, AppliedPosition>,
+}
+
+impl StateMachine for Count {
+    type Outcome = ();
+
+    fn applied(&self, group: GroupId) -> AppliedPosition {
+        self.groups.get(&group).copied().unwrap_or(AppliedPosition::ZERO)
+    }
+
+    fn apply(&mut self, group: GroupId, entries: &[CommittedEntry]) -> Result<Vec<()>, ApplyError> {
+        let mut outcomes = Vec::new();
+        for entry in entries {
+            outcomes.resize(outcomes.len() + entry.records.len(), ());
+            let offset = entry.first_offset.get() + entry.records.len() as u64 - 1;
+            let position = AppliedPosition {
+                index: entry.index,
+                term: entry.term,
+                offset: Offset::new(offset),
+                log_time: entry.log_time,
+            };
+            self.groups.insert(group, position);
+        }
+        Ok(outcomes)
+    }
+
+    fn flushed(&self, _group: GroupId) -> AppliedPosition {
+        AppliedPosition::ZERO
+    }
+
+    fn flush(&mut self) -> Result<(), ApplyError> {
+        Ok(())
+    }
+
+    fn exporter(&self) -> Exporter {
+        Arc::new(|_| Box::new(Nothing))
+    }
+
+    fn install(
+        &mut self,
+        group: GroupId,
+        position: AppliedPosition,
+        chunks: &mut dyn Iterator<Item = Result<Bytes, ApplyError>>,
+    ) -> Result<(), ApplyError> {
+        for chunk in chunks {
+            chunk?;
+        }
+        self.groups.insert(group, position);
+        Ok(())
+    }
+}
+
+struct Nothing;
+
+impl Export for Nothing {
+    fn run(&mut self, _take: &mut TakeChunk<'_>) -> Result<(), ApplyError> {
+        // Nothing is ever flushed, so nothing is trimmed, and nobody needs a snapshot.
+        Err(ApplyError { what: "a count is not exported".to_owned(), source: None })
+    }
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+async fn run(args: Args) -> Result<(), String> {
+    let temporary = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let dir = args.dir.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let groups: Vec<GroupId> = (1..=args.groups).map(GroupId::new).collect();
+    let nodes = open(&dir, &groups).await?;
+    let started = Instant::now();
+    settle(&nodes, &groups).await?;
+    println!("{} groups have leaders after {:?}", groups.len(), started.elapsed());
+
+    let (cpu, clock) = (cpu_seconds()?, Instant::now());
+    let mut interval = tokio::time::interval(Duration::from_millis(1000 / args.records.max(1)));
+    let mut count = 0_u64;
+    while clock.elapsed() < Duration::from_secs(args.seconds) {
+        interval.tick().await;
+        let group = groups[count as usize % groups.len()];
+        let node = &nodes[count as usize % nodes.len()];
+        let proposal = node.propose(group, Bytes::from_static(b"now and then"));
+        proposal.map_err(|error| error.to_string())?.await.map_err(|error| error.to_string())?;
+        count += 1;
+    }
+    let share = (cpu_seconds()? - cpu) / clock.elapsed().as_secs_f64() / nodes.len() as f64;
+    println!(
+        "{count} records in {:.0} s; a node takes {:.1} % of one core",
+        clock.elapsed().as_secs_f64(),
+        share * 100.0
+    );
+    for node in &nodes {
+        node.close().await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+async fn open(dir: &Path, groups: &[GroupId]) -> Result<Vec<Node<Count>>, String> {
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for _ in 0..3 {
+        let listener =
+            std::net::TcpListener::bind("127.0.0.1:0").map_err(|error| error.to_string())?;
+        addresses.push(listener.local_addr().map_err(|error| error.to_string())?);
+    }
+    let voter = |(at, address): (usize, &SocketAddr)| {
+        let member = Member { address: Some(*address), ..Member::default() };
+        (NodeId::new(at as u64 + 1), member)
+    };
+    let voters: BTreeMap<NodeId, Member> = addresses.iter().enumerate().map(voter).collect();
+    let mut nodes = Vec::new();
+    for (at, address) in addresses.iter().enumerate() {
+        let config = NodeConfig {
+            cluster: ClusterId::new(5),
+            node: NodeId::new(at as u64 + 1),
+            data_dir: dir.join(format!("idle-{at}")),
+            groups: groups.to_vec(),
+            voters: voters.clone(),
+            listen: Some(*address),
+            options: Options::default(),
+            wal: WalOptions::default(),
+        };
+        nodes.push(Node::open(config, Count::default()).await.map_err(|error| error.to_string())?);
+    }
+    Ok(nodes)
+}
+
+/// Waits until every group has a leader.
+async fn settle(nodes: &[Node<Count>], groups: &[GroupId]) -> Result<(), String> {
+    for group in groups {
+        let mut tries = 0;
+        'led: loop {
+            for node in nodes {
+                let status = node.status(*group).await.map_err(|error| error.to_string())?;
+                if status.role == Role::Leader {
+                    break 'led;
+                }
+            }
+            tries += 1;
+            if tries > 3000 {
+                return Err(format!("group={group} has no leader after a minute"));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(())
+}
+
+/// Seconds of processor time of this process so far.
+fn cpu_seconds() -> Result<f64, String> {
+    let stat = std::fs::read_to_string("/proc/self/stat").map_err(|error| error.to_string())?;
+    let fields: Vec<&str> =
+        stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|raw| raw.parse::<f64>().ok());
+    let (user, system) = (ticks(11), ticks(12));
+    // The kernel counts in hundredths of a second.
+    user.zip(system)
+        .map(|(user, system)| (user + system) / 100.0)
+        .ok_or_else(|| "the kernel does not say how much processor time was used".to_owned())
+}
