@@ -235,6 +235,10 @@ async fn a_damaged_log_is_repaired_from_the_others() {
         digests_agree(&engines.iter().collect::<Vec<_>>(), rest).await;
     }
     // Whole again: it can carry a majority.
+    until("the probation ends", async || {
+        engines[2].status().await.unwrap().role != Role::Repairing
+    })
+    .await;
     let gone = engines.remove(0);
     gone.close().await.unwrap();
     drop(gone);

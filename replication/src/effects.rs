@@ -208,7 +208,7 @@ pub enum Role {
     Leader,
     /// Receives the log, counts for nothing.
     Learner,
-    /// Its log is damaged, and being repaired.
+    /// Its log was damaged: it is being repaired, or on probation. It counts for nothing meanwhile.
     Repairing,
     /// Is no member: it was removed, or waits to be added.
     Outsider,

@@ -207,6 +207,7 @@ impl Replica {
             role: match raft.state {
                 StateRole::Leader => Role::Leader,
                 StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+                StateRole::Follower if self.probation.is_some() => Role::Repairing,
                 StateRole::Follower if self.members.voters.contains(&self.config.node) => {
                     Role::Follower
                 }
