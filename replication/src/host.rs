@@ -74,10 +74,13 @@ impl Hosted {
     fn step(&mut self, now: WallTime) -> Result<Effects, NodeError> {
         let mut effects = self.owed.take().unwrap_or_default();
         match &mut self.stage {
-            Stage::Running(replica) => match replica.step(now, self.inputs.drain(..)) {
-                Ok(stepped) => effects.extend(stepped),
-                Err(error) => effects.extend(self.turn(error)?),
-            },
+            Stage::Running(replica) => {
+                let (stepped, ended) = replica.step(now, self.inputs.drain(..));
+                effects.extend(stepped);
+                if let Err(error) = ended {
+                    effects.extend(self.turn(error)?);
+                }
+            }
             Stage::Repairing(repair) => {
                 let (stepped, replica) = repair.step(self.inputs.drain(..))?;
                 effects.extend(stepped);

@@ -1,6 +1,7 @@
 //! The thread that owns a node's shelf in production: it receives and serves chunks, and exports on
 //! a thread beside it, so that a long export holds up nobody.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc;
 
@@ -74,9 +75,12 @@ impl<O: Send + 'static> Keeper<O> {
         let (shelf, inbox) = (Arc::clone(&self.shelf), self.inbox.clone());
         let spawned =
             std::thread::Builder::new().name("palisade-export".to_owned()).spawn(move || {
-                let manifest = match shelf.export(group, &mut *exporter(group)) {
-                    Ok(manifest) => Some(manifest),
-                    Err(error) => {
+                // The replica waits for an answer, and holds its log until then.
+                let export = || shelf.export(group, &mut *exporter(group));
+                let manifest = match catch_unwind(AssertUnwindSafe(export)) {
+                    Ok(Ok(manifest)) => Some(manifest),
+                    Err(_) => None,
+                    Ok(Err(error)) => {
                         tracing::warn!(%group, %error, "could not export a snapshot");
                         None
                     }

@@ -154,11 +154,15 @@ impl<M: StateMachine> Node<M> {
             node: config.node.get(),
             incarnation: incarnation.get(),
         };
-        let (wal, recovered) = Wal::open(Arc::new(disk), identity, config.wal.clone())?;
+        let (mut wal, recovered) = Wal::open(Arc::new(disk), identity, config.wal.clone())?;
         if let Some(group) = recovered.groups.keys().find(|group| !config.groups.contains(group)) {
             return Err(NodeError::InvalidArgument {
                 what: format!("the log holds group={group}, which is not configured"),
             });
+        }
+        if config.groups.iter().all(|group| recovered.groups.contains_key(group)) {
+            // A group that is configured later is new, and not one that was lost without a trace.
+            wal.forget_unlisted();
         }
 
         let (inbox, outbox) = inbox::channel(

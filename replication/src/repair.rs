@@ -13,7 +13,7 @@ use crate::effects::{Effects, GroupStatus, Input, Role, Ticket, WriteEffect};
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Term};
-use crate::log_store::term_of_stored;
+use crate::log_store::{is_stored_normal, term_of_stored};
 use crate::register::Register;
 use crate::replica::{Replica, ReplicaConfig};
 use crate::wire::{Body, Envelope, NotGiven, Want};
@@ -91,7 +91,19 @@ impl Repair {
             register.vote = config.node.get();
         }
         let log = Log { group, reader: &reader, found, holes: &damage.holes };
-        let plan = log.plan(register, damage.whole_from, applied)?;
+        let known = damage.state_known;
+        let plan = log.plan(register, known, damage.whole_from, applied)?;
+        let cut = plan.register.probation
+            && plan.register.members.other_voters(config.node).next().is_none();
+        let alone = plan.register.members.members.keys().all(|member| *member == config.node);
+        if cut || (plan.want.is_some() && alone) {
+            // What was lost may have been acknowledged, and no other voter can say.
+            return Err(NodeError::Damaged {
+                what: format!(
+                    "the log of group={group} lost entries, and this is its only voter: restore it"
+                ),
+            });
+        }
         let doubtful = plan.want.map(|want| (want.first, LogIndex::new(want.anchor.get() - 1)));
         let mut repair = Self {
             register: plan.register,
@@ -226,6 +238,8 @@ impl Repair {
         self.tick += 1;
         let patience = u64::from(self.config.options.resend_ticks);
         if self.asked.is_some_and(|asked| asked + patience < self.tick) {
+            // Somebody does not answer. Whoever did not have them may have been sent them since.
+            self.refused.retain(|_, why| *why != NotGiven::Unknown);
             self.ask(effects);
         }
     }
@@ -339,12 +353,27 @@ impl Repair {
         }
         let Stage::Fetching(want) = self.stage else { return Ok(()) };
         let group = self.config.group;
-        if self.refused.values().all(|why| *why == NotGiven::Unknown) {
+        let applying = self.emitted.max(self.applied.index);
+        let committed = self.register.commit.max(applying);
+        // An anchor that may never have been committed proves nothing when it is missing elsewhere.
+        let known = |anchor: LogIndex| anchor <= committed;
+        if known(want.anchor) && self.refused.values().all(|why| *why == NotGiven::Unknown) {
             return Err(NodeError::Damaged {
                 what: format!(
                     "entries of group={group} from index={} to {} are unreadable at every replica: \
                      restore one of them",
                     want.first, want.anchor
+                ),
+            });
+        }
+        if want.first <= applying {
+            // A log must not end before its state. Stopping makes the state durable, and then the
+            // log can begin behind it.
+            return Err(NodeError::Damaged {
+                what: format!(
+                    "entry index={} of group={group} cannot be read and is trimmed everywhere \
+                     else: start this node again, its state has it",
+                    want.first
                 ),
             });
         }
@@ -396,6 +425,9 @@ pub(crate) fn give(
     if want.first <= base {
         return Err(NotGiven::Trimmed);
     }
+    if want.anchor < want.first {
+        return Err(NotGiven::Unknown);
+    }
     if term_of(want.anchor) != Some(want.term) {
         return Err(NotGiven::Unknown);
     }
@@ -436,6 +468,7 @@ impl Log<'_> {
     fn plan(
         &self,
         mut register: Register,
+        register_known: bool,
         whole_from: Option<LogIndex>,
         applied: AppliedPosition,
     ) -> Result<Plan, NodeError> {
@@ -446,6 +479,15 @@ impl Log<'_> {
         let based = register.base.index.next() == self.found.first;
         let holes_below = self.holes.iter().any(|(from, _)| *from <= applied.index);
         if register.base.index < applied.index && (!based || holes_below || last < applied.index) {
+            if !register_known && !self.tells_members(register.members_index, applied.index) {
+                // With an old membership it would be part of majorities that are none.
+                return Err(NodeError::Damaged {
+                    what: format!(
+                        "group={group} lost its register, and with it perhaps changes of its \
+                         membership: replace this replica"
+                    ),
+                });
+            }
             register.base = applied;
             writes.push(if applied.index <= last {
                 Write::Trim { group, up_to: applied.index }
@@ -482,6 +524,24 @@ impl Log<'_> {
             }
         };
         Ok(Plan { register, writes, want })
+    }
+
+    /// True if the log has every entry of `after..=up_to`, and none changes the membership.
+    fn tells_members(&self, after: LogIndex, up_to: LogIndex) -> bool {
+        let lacks = |(from, to): &(LogIndex, LogIndex)| *from <= up_to && after < *to;
+        let whole = self.found.first <= after.next() && up_to <= self.found.last;
+        if !whole || self.holes.iter().any(lacks) {
+            return false;
+        }
+        let mut next = after.next();
+        while next <= up_to {
+            let read = self.reader.read(self.group, next, up_to.next(), GIVEN_BYTES_MAX);
+            let Ok(entries) = read else { return false };
+            let plain = entries.iter().all(|(_, payload)| is_stored_normal(payload));
+            let Some((last, _)) = entries.last().filter(|_| plain) else { return false };
+            next = last.next();
+        }
+        true
     }
 
     fn stored_term(&self, index: LogIndex) -> Option<Term> {

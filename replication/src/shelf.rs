@@ -46,9 +46,18 @@ impl Shelf {
         group: GroupId,
         export: &mut dyn Export,
     ) -> Result<Manifest, ApplyError> {
-        if let Some(old) = self.exported().remove(&group) {
-            self.remove_all(&out_stem(group, old.position.index)).map_err(failed)?;
+        self.exported().remove(&group);
+        // Not only the last one: an export that failed, on a full disk perhaps, left its parts.
+        self.remove_all(&out_prefix(group)).map_err(failed)?;
+        let exported = self.export_anew(group, export);
+        if exported.is_err() {
+            // Its parts must not keep the disk full for everyone else.
+            let _ = self.remove_all(&out_prefix(group));
         }
+        exported
+    }
+
+    fn export_anew(&self, group: GroupId, export: &mut dyn Export) -> Result<Manifest, ApplyError> {
         let mut manifest = Manifest { group, position: AppliedPosition::ZERO, chunks: Vec::new() };
         export.run(&mut |position, chunk: Bytes| {
             manifest.position = position;
@@ -85,10 +94,15 @@ impl Shelf {
                 self.disk.remove(&name)?;
             }
         }
-        let missing = (0..manifest.chunks.len())
-            .filter(|at| self.read_chunk(&stem, *at, &manifest.chunks[*at]).is_none())
-            .map(|at| at as u32)
-            .collect();
+        let mut missing = Vec::new();
+        for (at, sum) in manifest.chunks.iter().enumerate() {
+            if self.read_chunk(&stem, at, sum).is_none() {
+                missing.push(at as u32);
+            } else {
+                // A process that was killed while it kept this one had written it, not synced.
+                self.disk.sync(&chunk_name(&stem, at))?;
+            }
+        }
         self.write_new(&manifest_name(&stem), &manifest.encode())?;
         self.disk.sync_dir()?;
         Ok(missing)
@@ -174,8 +188,12 @@ fn failed(source: io::Error) -> ApplyError {
     ApplyError { what: "could not write a snapshot".into(), source: Some(Box::new(source)) }
 }
 
+fn out_prefix(group: GroupId) -> String {
+    format!("out-{:016x}-", group.get())
+}
+
 fn out_stem(group: GroupId, index: LogIndex) -> String {
-    format!("out-{:016x}-{:016x}.", group.get(), index.get())
+    format!("{}{:016x}.", out_prefix(group), index.get())
 }
 
 fn in_prefix(group: GroupId) -> String {
@@ -245,6 +263,26 @@ mod tests {
         assert_eq!(to.begin(&manifest).unwrap(), [2]);
         out_disk.flip_bit(&chunk_name(&out_stem(GROUP, LogIndex::new(7)), 0), 0, 0);
         assert_eq!(from.serve(GROUP, id, 0), None);
+
+        // A chunk that a killed process had written and not synced does not count as there.
+        to.begin(&manifest).unwrap();
+        let chunk = chunk_name(&in_stem(&manifest), 2);
+        in_disk.create(&chunk, 0).unwrap();
+        in_disk.write_at(&chunk, 0, b"three").unwrap();
+        assert!(to.begin(&manifest).unwrap().is_empty());
+        in_disk.crash();
+        assert_eq!(&to.chunk(&manifest, 2).unwrap()[..], b"three");
+
+        // An export that fails leaves nothing behind.
+        struct Fails;
+        impl Export for Fails {
+            fn run(&mut self, take: &mut TakeChunk<'_>) -> Result<(), ApplyError> {
+                Rows(9, vec![b"one", b"two"]).run(take)?;
+                Err(ApplyError { what: "the disk is full".into(), source: None })
+            }
+        }
+        from.export(GROUP, &mut Fails).unwrap_err();
+        assert!(out_disk.list().unwrap().is_empty());
 
         // A newer one takes its place; exports do not outlive their process.
         let newer = from.export(GROUP, &mut Rows(8, vec![b"four"])).unwrap();

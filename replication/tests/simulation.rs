@@ -267,3 +267,117 @@ fn the_same_seed_gives_the_same_run() {
         assert_eq!(run(seed), run(seed), "seed={seed}");
     }
 }
+
+/// A cluster in which nothing goes wrong by itself and no state is flushed.
+fn calm(seed: u64, nodes: u64) -> Cluster {
+    let calm = SimOptions {
+        nodes,
+        loss_per_mille: 0,
+        duplicate_per_mille: 0,
+        corrupt_per_mille: 0,
+        flush_per_mille: 0,
+        ..SimOptions::default()
+    };
+    let mut cluster = Cluster::new(seed, calm, |_| Journal::default());
+    cluster.run_for(5_000_000);
+    cluster
+}
+
+/// Proposes so many records one after the other, and says how many have a receipt.
+fn record(cluster: &mut Cluster, node: NodeId, count: u64) -> usize {
+    let mut acked = 0;
+    for number in 0..count {
+        cluster.propose(node, GROUP, Bytes::copy_from_slice(&number.to_le_bytes()));
+        cluster.run_for(50_000);
+        while let Some((_, completion)) = cluster.completion() {
+            acked += usize::from(matches!(completion, Completion::Committed(_)));
+        }
+    }
+    acked
+}
+
+/// The last segment of a node's log, and how much of it is written.
+fn last_segment(cluster: &Cluster, node: NodeId) -> (String, usize) {
+    let disk = cluster.disk(node);
+    let names = palisade_wal::Disk::list(disk).unwrap();
+    let name = names.into_iter().rfind(|name| name.ends_with(".seg")).expect("a segment");
+    let written = disk.contents(&name).iter().rposition(|byte| *byte != 0).unwrap_or(0);
+    (name, written)
+}
+
+/// G10: nobody else has what a single voter has lost, so it must not go on without it.
+#[test]
+fn a_single_voter_never_goes_on_without_what_it_acknowledged() {
+    let (mut halted, mut whole) = (0, 0);
+    for back in (64..2048).step_by(96) {
+        let mut cluster = calm(7, 1);
+        let node = NodeId::new(1);
+        let acked = record(&mut cluster, node, 20);
+        assert_eq!(acked, 20);
+        cluster.power_off(node);
+        let (name, written) = last_segment(&cluster, node);
+        cluster.disk(node).flip_bit(&name, written - back, 3);
+        cluster.start(node);
+        cluster.run_for(5_000_000);
+        if cluster.halted(node).is_some() {
+            halted += 1;
+            continue;
+        }
+        let leads = cluster.leader(GROUP).is_some();
+        let kept = cluster.machine(node).records(GROUP).len();
+        assert!(!leads || kept == acked, "back={back}: it leads with {kept} of {acked}");
+        whole += usize::from(leads);
+    }
+    println!("halted={halted} whole={whole}");
+    assert!(halted > 0);
+}
+
+/// An entry rots under a leader that has others to apply at the moment it looks: it repairs the
+/// entry, and nothing that it owed is forgotten over that.
+#[test]
+fn a_busy_leader_repairs_an_entry_and_forgets_nothing() {
+    let mut repaired = 0;
+    for seed in 0..60 {
+        let mut options = SimOptions {
+            loss_per_mille: 0,
+            duplicate_per_mille: 0,
+            corrupt_per_mille: 0,
+            flush_per_mille: 0,
+            ..SimOptions::default()
+        };
+        options.replica.entry_cache_bytes_max = 0;
+        options.gather_per_mille = 800;
+        let mut cluster = Cluster::new(seed, options, |_| Journal::default());
+        cluster.run_for(5_000_000);
+        let leader = cluster.leader(GROUP).expect("a calm cluster has a leader");
+        let others: Vec<NodeId> =
+            cluster.node_ids().into_iter().filter(|node| *node != leader).collect();
+        cluster.power_off(others[0]);
+        assert_eq!(record(&mut cluster, leader, 30), 30);
+        let (name, written) = last_segment(&cluster, leader);
+        let at = written / 2 + cluster.random().below(written as u64 / 4) as usize;
+        cluster.disk(leader).flip_bit(&name, at, 3);
+        cluster.start(others[0]);
+        let mut asked = BTreeSet::new();
+        for number in 100..400_u64 {
+            let payload = Bytes::copy_from_slice(&number.to_le_bytes());
+            asked.insert(cluster.propose(leader, GROUP, payload));
+            asked.insert(cluster.read(leader, GROUP));
+            let us = cluster.random().below(1_000);
+            cluster.run_for(us);
+            let status = cluster.status(leader, GROUP);
+            repaired += usize::from(
+                status.is_some_and(|s| s.role == palisade_replication::Role::Repairing),
+            );
+        }
+        cluster.run_for(20_000_000);
+        while let Some((op, _)) = cluster.completion() {
+            asked.remove(&op);
+        }
+        assert!(cluster.halted(leader).is_none(), "seed={seed}: {:?}", cluster.halted(leader));
+        assert!(cluster.is_whole(leader), "seed={seed}: still under repair");
+        assert!(asked.is_empty(), "seed={seed}: no answer to {}", asked.len());
+        cluster.assert_converged();
+    }
+    assert!(repaired > 0);
+}

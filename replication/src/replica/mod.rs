@@ -138,24 +138,35 @@ impl Replica {
     /// Takes in what happened, in order, and says what is owed.
     ///
     /// # Errors
-    /// Any error is final: the driver halts the node with it as the cause, and sends nothing more.
+    /// Any error ends this replica. What is owed up to it still is: it was handed out, counted and
+    /// promised as such, and whoever goes on in its place relies on that.
     pub(crate) fn step(
         &mut self,
         now: WallTime,
         inputs: impl IntoIterator<Item = Input>,
-    ) -> Result<Effects, NodeError> {
+    ) -> (Effects, Result<(), NodeError>) {
         let mut effects = Effects::default();
+        let stepped = self.step_into(now, inputs, &mut effects);
+        (effects, stepped)
+    }
+
+    fn step_into(
+        &mut self,
+        now: WallTime,
+        inputs: impl IntoIterator<Item = Input>,
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
         effects.apply.extend(self.reinstall.take().map(Apply::Install));
         for input in inputs {
-            self.take(input, &mut effects)?;
+            self.take(input, effects)?;
             // raft draws its timeout from a thread's generator at every change of role or term:
             // drawn again from the seed before the next tick could read it.
             self.spread_election_timeout();
         }
         // Each round may free the next: a persisted entry commits, a commit frees a proposal.
         loop {
-            self.notice_leadership(&mut effects)?;
-            self.dispatch_proposals(now, &mut effects)?;
+            self.notice_leadership(effects)?;
+            self.dispatch_proposals(now, effects)?;
             self.dispatch_reads();
             self.trim()?;
             self.guard_progress();
@@ -163,15 +174,15 @@ impl Replica {
             if !self.raw.has_ready() && !writes {
                 break;
             }
-            self.take_ready(&mut effects)?;
+            self.take_ready(effects)?;
             self.spread_election_timeout();
         }
-        self.want_export(&mut effects);
+        self.want_export(effects);
         if let Some(error) = self.raw.store().take_failure() {
             return Err(NodeError::from(error));
         }
         self.assert_invariants();
-        Ok(effects)
+        Ok(())
     }
 
     fn take(&mut self, input: Input, effects: &mut Effects) -> Result<(), NodeError> {

@@ -77,7 +77,7 @@ impl Replica {
     /// A single voter need not wait for an election timeout: nobody else can lead.
     pub(super) fn campaign_alone(&mut self) -> Result<(), NodeError> {
         let alone = self.members.other_voters(self.config.node).next().is_none();
-        if alone && self.raw.raft.promotable() {
+        if alone && self.probation.is_none() && self.raw.raft.promotable() {
             self.raw.campaign().map_err(|error| invariant(format!("campaign: {error}")))?;
         }
         Ok(())

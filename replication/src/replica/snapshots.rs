@@ -37,20 +37,34 @@ const FETCHES_MAX: usize = 4;
 /// What is sent from here.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing {
-    exporting: bool,
-    /// When each follower was last sent an offer or asked for a chunk.
-    heard: BTreeMap<NodeId, u64>,
+    /// An export is under way that began when this was applied: it will stand there or later.
+    exporting: Option<LogIndex>,
+    /// The tick at which the offer was made: whom it is for has not been sent it yet.
+    fresh: Option<u64>,
+    /// Who was sent an offer and has not caught up since.
+    helped: BTreeMap<NodeId, Helped>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Helped {
+    /// When it was last sent an offer, asked for a chunk or confirmed more.
+    tick: u64,
+    /// It needs the log from here on.
+    from: LogIndex,
 }
 
 impl Outgoing {
     /// From where the log is needed while snapshots are under way.
     pub(super) fn held_from(&self, offer: Option<&Offer>) -> Option<LogIndex> {
-        let busy = !self.heard.is_empty();
-        offer.filter(|_| busy).map(|offer| offer.manifest.position.index)
+        let fresh = offer.filter(|_| self.fresh.is_some());
+        let fresh = fresh.map(|offer| offer.manifest.position.index);
+        let helped = self.helped.values().map(|helped| helped.from);
+        // Trimmed beyond it meanwhile, a long export would be of use to nobody, and so the next.
+        helped.chain(fresh).chain(self.exporting).min()
     }
 
     pub(super) fn retain(&mut self, keep: impl Fn(NodeId) -> bool) {
-        self.heard.retain(|node, _| keep(*node));
+        self.helped.retain(|node, _| keep(*node));
     }
 }
 
@@ -75,15 +89,18 @@ pub(super) struct Incoming {
 impl Replica {
     /// Asks for an export if raft wants to send a snapshot that is not there.
     pub(super) fn want_export(&mut self, effects: &mut Effects) {
-        if self.raw.store().take_wanted() && !self.outgoing.exporting && self.installing.is_none() {
-            self.outgoing.exporting = true;
+        if self.raw.store().take_wanted()
+            && self.outgoing.exporting.is_none()
+            && self.installing.is_none()
+        {
+            self.outgoing.exporting = Some(self.applied.index);
             self.raw.mut_store().set_offer(None);
             effects.shelf.push(ShelfEffect::Export);
         }
     }
 
     pub(super) fn on_exported(&mut self, manifest: Option<Manifest>) {
-        self.outgoing.exporting = false;
+        self.outgoing.exporting = None;
         let Some(manifest) = manifest else { return };
         let index = manifest.position.index;
         let store = self.raw.store();
@@ -94,11 +111,13 @@ impl Replica {
         let members = super::members::conf_state(&self.members);
         let data = encode_offer(&self.members, &manifest);
         self.raw.mut_store().set_offer(Some(Offer { manifest, term, members, data }));
+        self.outgoing.fresh = Some(self.tick);
     }
 
     pub(super) fn note_snapshot_sent(&mut self, message: &Message) {
         if message.get_msg_type() == MessageType::MsgSnapshot {
-            self.outgoing.heard.insert(NodeId::new(message.to), self.tick);
+            let from = LogIndex::new(message.get_snapshot().get_metadata().index);
+            self.outgoing.helped.insert(NodeId::new(message.to), Helped { tick: self.tick, from });
         }
     }
 
@@ -109,8 +128,8 @@ impl Replica {
         chunk: u32,
         effects: &mut Effects,
     ) {
-        if let Some(heard) = self.outgoing.heard.get_mut(&from) {
-            *heard = self.tick;
+        if let Some(helped) = self.outgoing.helped.get_mut(&from) {
+            helped.tick = self.tick;
         }
         effects.shelf.push(ShelfEffect::Serve { to: from, snapshot, chunk });
     }
@@ -131,7 +150,9 @@ impl Replica {
             // raft knows what to answer.
             return self.step_raft(message);
         }
-        if self.installing.is_some() {
+        // One that raft has taken, in this very step perhaps, must stay where it is until the state
+        // has it: room for another would be made in its place.
+        if self.installing.is_some() || self.raw.raft.raft_log.unstable.snapshot.is_some() {
             return Ok(());
         }
         let id = manifest.id();
@@ -247,6 +268,7 @@ impl Replica {
     pub(super) fn mind_snapshots(&mut self, effects: &mut Effects) {
         let options = &self.config.options;
         let patience = u64::from(options.snapshot_patience_ticks);
+        let lag_entries_max = options.lag_entries_max;
         let (tick, resend) = (self.tick, u64::from(options.resend_ticks));
         let per_tick = options.snapshot_bytes_per_second * options.tick_ms / 1000;
         if let Some(incoming) = &mut self.incoming {
@@ -266,21 +288,26 @@ impl Replica {
             }
             self.fetch(effects);
         }
-        if self.outgoing.heard.is_empty() {
+        self.outgoing.fresh.take_if(|at| *at + patience < tick);
+        if self.outgoing.helped.is_empty() {
             return;
         }
         let leads = self.leads();
+        let caught_up = self.raw.raft.raft_log.last_index().saturating_sub(lag_entries_max);
         let mut lost = Vec::new();
         let prs = self.raw.raft.prs();
-        self.outgoing.heard.retain(|node, heard| {
-            let sending = leads
-                && prs
-                    .get(node.get())
-                    .is_some_and(|progress| progress.state == ProgressState::Snapshot);
-            if sending && *heard + patience < tick {
+        self.outgoing.helped.retain(|node, helped| {
+            let Some(progress) = prs.get(node.get()).filter(|_| leads) else { return false };
+            if helped.from.get() < progress.matched {
+                // What it was sent took so long that the log would be gone again by now.
+                *helped = Helped { tick, from: LogIndex::new(progress.matched) };
+            }
+            let patient = helped.tick + patience >= tick;
+            let sending = progress.state == ProgressState::Snapshot;
+            if sending && !patient {
                 lost.push(*node);
             }
-            sending && *heard + patience >= tick
+            patient && (sending || helped.from.get() < caught_up)
         });
         for node in lost {
             self.raw.report_snapshot(node.get(), SnapshotStatus::Failure);

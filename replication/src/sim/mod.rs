@@ -66,6 +66,8 @@ pub struct SimOptions {
     pub corrupt_per_mille: u64,
     /// Longest way of a message, in microseconds.
     pub delay_us_max: u64,
+    /// Of a thousand inputs, how many are taken in together with the next.
+    pub gather_per_mille: u64,
     /// Longest sync, in microseconds.
     pub sync_us_max: u64,
     /// Of a thousand applies, how many are followed by a flush of the state.
@@ -94,6 +96,7 @@ impl Default for SimOptions {
             duplicate_per_mille: 20,
             corrupt_per_mille: 2,
             delay_us_max: 5_000,
+            gather_per_mille: 300,
             sync_us_max: 3_000,
             flush_per_mille: 100,
             drift_per_mille: 50,
@@ -551,8 +554,17 @@ impl<M: SimMachine> SimCluster<M> {
                 self.synced(id);
             }
             Event::Apply { .. } => self.apply(id),
+            Event::Later { group, input, .. } if self.gathers() => {
+                self.running(id).host.input(group, input);
+            }
             Event::Later { group, input, .. } => self.input(id, group, input),
         }
+    }
+
+    /// True if what has just arrived waits for what comes next, to be taken in with it in one step.
+    fn gathers(&mut self) -> bool {
+        let per_mille = self.options.gather_per_mille;
+        self.random.per_mille(per_mille)
     }
 
     fn running(&mut self, id: NodeId) -> &mut Running {

@@ -80,7 +80,9 @@ impl<M: SimMachine> SimCluster<M> {
         let size = parcel.envelope.encoded_bytes() as u64;
         self.note(&size.to_le_bytes(), to.get() << 32 | from.get());
         self.running(to).host.deliver(parcel.envelope, parcel.from);
-        self.step(to);
+        if !self.gathers() {
+            self.step(to);
+        }
     }
 
     /// A node with nothing asks the others who it is, as it dials them.
