@@ -1,5 +1,7 @@
 //! The engine's state machine under the simulator of `palisade-replication`.
 
+mod fabric;
+
 use std::sync::Arc;
 
 use palisade_replication::sim::SimMachine;
@@ -14,6 +16,7 @@ use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, Resou
 use crate::store::{Family, MemoryStore, StateRead};
 
 pub use crate::machine::RecordOutcome;
+pub use fabric::{SimFabric, SimRefusal, SimResource};
 pub use palisade_replication::sim::{
     Completion as SimCompletion, GROUP, Nemesis, OpId, SimCluster, SimFault, SimOptions, SimRandom,
 };
