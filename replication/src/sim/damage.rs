@@ -93,6 +93,13 @@ impl<M: SimMachine> SimCluster<M> {
         whole.count() as u64 == self.options.groups
     }
 
+    /// Every first voter has applied something of every group.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        let mut first = self.nodes.values().filter(|node| node.first.is_some());
+        first.all(|node| self.groups().all(|group| node.machine.applied(group).index.get() > 1))
+    }
+
     /// The node says that it cannot be repaired.
     #[must_use]
     pub fn is_beyond_repair(&self, id: NodeId) -> bool {

@@ -74,6 +74,8 @@ pub struct Nemesis {
     wiped: BTreeSet<NodeId>,
     /// A node with a damaged log.
     damaged: Option<NodeId>,
+    /// Every first voter has begun: before that, a group of three needs all of them.
+    begun: bool,
     /// Changes it has asked for.
     asked: BTreeSet<OpId>,
 }
@@ -92,7 +94,13 @@ impl Nemesis {
             })
             .collect();
         weights.retain(|(_, weight)| *weight > 0);
-        Self { weights, wiped: BTreeSet::new(), damaged: None, asked: BTreeSet::new() }
+        Self {
+            weights,
+            wiped: BTreeSet::new(),
+            damaged: None,
+            begun: false,
+            asked: BTreeSet::new(),
+        }
     }
 
     /// Only these, equally likely, and mending.
@@ -100,7 +108,13 @@ impl Nemesis {
     pub fn only(faults: &[SimFault]) -> Self {
         let faults = faults.iter().chain(&[SimFault::Heal, SimFault::StartAll]);
         let weights = faults.map(|fault| (*fault, 10)).collect();
-        Self { weights, wiped: BTreeSet::new(), damaged: None, asked: BTreeSet::new() }
+        Self {
+            weights,
+            wiped: BTreeSet::new(),
+            damaged: None,
+            begun: false,
+            asked: BTreeSet::new(),
+        }
     }
 
     /// True if the operation is one of its own changes.
@@ -110,6 +124,7 @@ impl Nemesis {
 
     /// Lets one thing happen.
     pub fn act<M: SimMachine>(&mut self, cluster: &mut SimCluster<M>) {
+        self.begun = self.begun || cluster.has_begun();
         let total: u64 = self.weights.iter().map(|(_, weight)| weight).sum();
         let mut at = cluster.random().below(total);
         let chosen = self.weights.iter().find(|(_, weight)| match at.checked_sub(*weight) {
@@ -198,7 +213,11 @@ impl Nemesis {
             if cluster.is_beyond_repair(damaged) {
                 self.wipe(cluster, damaged);
             }
-        } else if self.wiped.is_empty() && cluster.is_whole(node) && cluster.damage_log(node) {
+        } else if self.begun
+            && self.wiped.is_empty()
+            && cluster.is_whole(node)
+            && cluster.damage_log(node)
+        {
             self.damaged = Some(node);
             if cluster.random().below(2) == 0 {
                 cluster.kill(node);
