@@ -227,7 +227,7 @@ async fn a_damaged_log_is_repaired_from_the_others() {
         match round {
             0 => raw[middle] ^= 1,
             1 => raw[middle / 512 * 512..][..512].fill(0),
-            _ => raw[middle..middle + 20_000].reverse(),
+            _ => raw[middle..middle + 700].reverse(),
         }
         fs::write(&path, &raw).unwrap();
         let rest = put(&map(&engines[0]).await, 200 + 10 * round, 10).await;

@@ -183,6 +183,7 @@ impl<M: StateMachine> Node<M> {
                 ReplicaConfig {
                     group: *group,
                     node: config.node,
+                    incarnation,
                     first: first.clone(),
                     session,
                     seed: session,

@@ -123,8 +123,13 @@ impl Replica {
             .raw
             .apply_conf_change(change)
             .map_err(|error| invariant(format!("change index={index}: {error}")))?;
+        let before = self.members.members.clone();
         take_state(&mut self.members, &state);
         self.members.describe(known);
+        if self.members.members.iter().any(|(node, member)| before.get(node) != Some(member)) {
+            // A snapshot of before does not name who is new, or names another life of it.
+            self.raw.mut_store().set_offer(None);
+        }
         self.members_index = index;
         self.register_dirty = true;
         self.members_changed();

@@ -61,6 +61,8 @@ pub(crate) struct ReplicaConfig {
     pub(crate) group: GroupId,
     /// The node it lives on.
     pub(crate) node: NodeId,
+    /// Which life of it this is.
+    pub(crate) incarnation: Incarnation,
     /// The first voters, for a group that has never run here; `None` for a node that waits to be
     /// made a member.
     pub(crate) first: Option<Membership>,
@@ -468,8 +470,9 @@ impl Replica {
                 Ok(())
             }
             MessageType::MsgSnapshot => self.on_offer(message, effects),
-            // A node with nothing may have promised something in another life.
-            _ if self.members.members.is_empty() && !is_leaders(&message) => Ok(()),
+            // A node with nothing may have promised something in another life. To say so helps the
+            // leader to help; to vote or to confirm a leader's reads would be a promise.
+            kind if self.members.members.is_empty() && kind != MessageType::MsgAppend => Ok(()),
             // Whoever could not lead does not take over.
             MessageType::MsgTimeoutNow if !self.may_tick() => Ok(()),
             MessageType::MsgRequestVote | MessageType::MsgRequestPreVote

@@ -141,10 +141,15 @@ impl Replica {
         effects: &mut Effects,
     ) -> Result<(), NodeError> {
         let from = NodeId::new(message.from);
-        let Some((_, manifest)) = decode_offer(message.get_snapshot()) else {
+        let Some((members, manifest)) = decode_offer(message.get_snapshot()) else {
             tracing::warn!(%from, "ignored an unreadable offer of a snapshot");
             return Ok(());
         };
+        let named = members.member(self.config.node).and_then(|member| member.incarnation);
+        if self.members.members.is_empty() && named != Some(self.config.incarnation) {
+            // Meant for another life of this node, as far as anyone can tell.
+            return Ok(());
+        }
         let committed = self.raw.raft.raft_log.committed;
         if manifest.position.index.get() <= committed || message.term < self.raw.raft.term {
             // raft knows what to answer.

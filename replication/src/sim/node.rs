@@ -144,6 +144,7 @@ impl<M: SimMachine> SimCluster<M> {
             let config = ReplicaConfig {
                 group,
                 node: id,
+                incarnation: node.incarnation,
                 first: node.first.clone(),
                 session,
                 seed,
