@@ -152,8 +152,14 @@ fn read_back(wal: &Wal, recovered: &palisade_wal::Recovered) -> Models {
         .collect()
 }
 
+/// As many as the simulators take seeds, if that is set.
+fn cases() -> u32 {
+    let set = std::env::var("PALISADE_SIM_SEEDS").ok();
+    set.map_or(300, |raw| raw.parse().expect("a number"))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     /// After any crash, recovery finds the state after some batch, at or after the last that was
     /// reported durable and at most the last submitted: a prefix, whole batches, nothing lost.

@@ -16,7 +16,9 @@ const SPARED_BYTES: usize = 4096;
 impl<M: SimMachine> SimCluster<M> {
     /// Something happens to one place of a node's log. Returns whether there was one.
     pub fn damage_log(&mut self, id: NodeId) -> bool {
-        let disk = self.nodes[&id].disk.clone();
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        node.harmed = true;
+        let disk = node.disk.clone();
         let counts = disk.counts();
         let soon = 1 + self.random.below(20);
         let faults = match self.random.below(8) {

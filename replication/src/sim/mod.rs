@@ -227,6 +227,7 @@ impl<M: SimMachine> SimCluster<M> {
             held: None,
             running: None,
             halted: None,
+            harmed: false,
         };
         self.nodes.insert(id, node);
     }

@@ -41,6 +41,8 @@ pub(super) struct SimNode<M> {
     pub(super) held: Option<bool>,
     pub(super) running: Option<Running>,
     pub(super) halted: Option<NodeError>,
+    /// Something was done to its disk that no disk may do.
+    pub(super) harmed: bool,
 }
 
 impl<M> SimNode<M> {
@@ -169,9 +171,12 @@ impl<M: SimMachine> SimCluster<M> {
         })
     }
 
-    /// The node stops by itself. An invariant that failed is a bug, and the end of the run.
+    /// The node stops by itself. An invariant that failed is a bug, and the end of the run; so is a
+    /// node that finds something missing although nobody touched its disk.
     fn halt(&mut self, id: NodeId, cause: NodeError) {
         assert!(!matches!(cause, NodeError::Invariant { .. }), "node={id}: {cause}");
+        let lost = matches!(cause, NodeError::Damaged { .. } | NodeError::Apply(_));
+        assert!(!lost || self.nodes[&id].harmed, "node={id} lost something by itself: {cause}");
         self.count("node halted");
         self.tell(|| format!("node {id} halts: {cause}"));
         self.stop(id);
