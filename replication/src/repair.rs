@@ -90,7 +90,7 @@ impl Repair {
             register.term = register.term.max(ceiling);
             register.vote = config.node.get();
         }
-        let log = Log { group, reader: &reader, found, holes: &damage.holes };
+        let log = Log { group, reader: &reader, found };
         let plan = log.plan(register, damage.whole_from, applied)?;
         let doubtful = plan.want.map(|want| (want.first, LogIndex::new(want.anchor.get() - 1)));
         let mut repair = Self {
@@ -416,7 +416,6 @@ struct Log<'a> {
     group: GroupId,
     reader: &'a WalReader,
     found: &'a RecoveredGroup,
-    holes: &'a [(LogIndex, LogIndex)],
 }
 
 impl Log<'_> {
@@ -429,10 +428,12 @@ impl Log<'_> {
         let group = self.group;
         let last = self.found.last;
         let mut writes = Vec::new();
-        // What the state holds is not needed in the log.
         let based = register.base.index.next() == self.found.first;
-        let holes_below = self.holes.iter().any(|(from, _)| *from <= applied.index);
-        if register.base.index < applied.index && (!based || holes_below || last < applied.index) {
+        // What lies below may be older than what was lost, though it is known to be committed by its
+        // index: who was a leader before may hold entries that were replaced in what is missing.
+        let is_doubtful = whole_from.is_none_or(|whole| register.base.index.next() < whole);
+        // What the state holds is not needed in the log.
+        if register.base.index < applied.index && (!based || is_doubtful || last < applied.index) {
             register.base = applied;
             writes.push(if applied.index <= last {
                 Write::Trim { group, up_to: applied.index }
@@ -447,13 +448,7 @@ impl Log<'_> {
                 ),
             });
         }
-        let base = register.base.index;
-        let committed = register.commit.max(applied.index);
-        let above = |(from, up_to): &(LogIndex, LogIndex)| {
-            (base < *up_to).then(|| (*from).max(base.next()))
-        };
-        let hole = self.holes.iter().find_map(above);
-        let from = hole.unwrap_or(committed.next()).min(committed.next()).max(base.next());
+        let from = register.base.index.next();
         let anchor = whole_from.filter(|whole| *whole <= last);
         let want = match anchor {
             Some(anchor) if anchor <= from => None,

@@ -78,6 +78,8 @@ enum Step {
     Batch(Vec<Op>),
     Write,
     Sync,
+    /// While batches wait that are not durable, as the writer's thread does.
+    Maintain,
     Crash,
 }
 
@@ -97,6 +99,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => vec(op(), 1..5).prop_map(Step::Batch),
         4 => Just(Step::Write),
         4 => Just(Step::Sync),
+        2 => Just(Step::Maintain),
         1 => Just(Step::Crash),
     ]
 }
@@ -205,6 +208,7 @@ proptest! {
                     durable = wal.sync().unwrap();
                     wal.maintain().unwrap();
                 }
+                Step::Maintain => wal.maintain().unwrap(),
                 Step::Crash => {
                     drop(wal);
                     disk.crash();

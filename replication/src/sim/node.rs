@@ -266,6 +266,7 @@ impl<M: SimMachine> SimCluster<M> {
             ShelfEffect::Serve { to, snapshot, chunk } => {
                 self.count("chunk served");
                 if let Some(bytes) = shelf.serve(group, snapshot, chunk) {
+                    let bytes = self.alter_chunk(bytes);
                     let body = Body::Chunk { snapshot, chunk, bytes };
                     self.send(Envelope { group, from: id, to, body });
                 }
@@ -286,6 +287,18 @@ impl<M: SimMachine> SimCluster<M> {
         self.tell(|| format!("node {id} group {group}: {what}"));
         let after = 100 + self.random.below(5_000);
         self.schedule(after, Event::Later { node: id, life, group, input });
+    }
+
+    /// What goes wrong in the memory of the sender, no checksum of a message tells.
+    fn alter_chunk(&mut self, chunk: Bytes) -> Bytes {
+        if chunk.is_empty() || !self.rot.per_mille(10 * self.options.corrupt_per_mille) {
+            return chunk;
+        }
+        self.count("chunk altered");
+        let mut raw = chunk.to_vec();
+        let at = self.rot.below(raw.len() as u64) as usize;
+        raw[at] ^= 1 << self.rot.below(8);
+        raw.into()
     }
 
     /// Writes what is queued, unless a sync is under way.
