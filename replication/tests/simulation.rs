@@ -221,6 +221,188 @@ fn acknowledged_records_survive_everything() {
     }
 }
 
+/// G1: in the moment of a receipt, with as few copies as there may be, power fails everywhere.
+#[test]
+fn receipts_outlive_power_loss_everywhere() {
+    for seed in seeds(30) {
+        let options = SimOptions { sync_us_max: 20_000, ..SimOptions::default() };
+        let mut cluster = Cluster::new(seed, options, |_| Journal::default());
+        let nodes = cluster.node_ids();
+        let mut waiting = BTreeMap::new();
+        let mut acked: BTreeMap<Offset, Bytes> = BTreeMap::new();
+        for number in 0..25_u64 {
+            cluster.run_for(1_500_000);
+            let slow = *cluster.random().pick(&nodes);
+            cluster.hold_syncs(slow);
+            let mut last = None;
+            // A stream of records, so that some wait behind the sync of others.
+            for step in 0..200 {
+                let node = *cluster.random().pick(&nodes);
+                let payload = Bytes::copy_from_slice(&(number << 32 | step).to_le_bytes());
+                waiting.insert(cluster.propose(node, GROUP, payload.clone()), payload);
+                let us = cluster.random().below(4_000);
+                cluster.run_for(us);
+                while let Some((op, completion)) = cluster.completion() {
+                    let payload = waiting.remove(&op).expect("every operation is answered once");
+                    if let Completion::Committed(committed) = completion {
+                        last = Some(committed.offset);
+                        acked.insert(committed.offset, payload);
+                    }
+                }
+                if last.is_some() && cluster.random().below(4) == 0 {
+                    break;
+                }
+            }
+            nodes.iter().for_each(|node| cluster.power_off(*node));
+            nodes.iter().for_each(|node| cluster.start(*node));
+        }
+        cluster.run_for(10_000_000);
+        cluster.assert_converged();
+        let records = cluster.machine(nodes[0]).records(GROUP);
+        for (offset, payload) in &acked {
+            let record = records.get(offset.get() as usize - 1);
+            assert_eq!(record, Some(payload), "G1: seed={seed} offset={offset}");
+        }
+        assert!(acked.len() >= 20, "nothing was acknowledged, seed={seed}");
+    }
+}
+
+/// Where the frames of a segment lie, as `wal/docs/format.md` has it.
+fn frames(raw: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let mut frames = Vec::new();
+    let mut at = 96;
+    while let Some(length) = raw.get(at + 4..at + 8) {
+        let length = u32::from_le_bytes(length.try_into().unwrap()) as usize;
+        if length == 0 {
+            break;
+        }
+        frames.push(at..at + (36 + length).next_multiple_of(8));
+        at += (36 + length).next_multiple_of(8);
+    }
+    frames
+}
+
+/// One of the two who confirmed a record loses it, and meets the third, who never had it: they are a
+/// majority that must not go on as if it had not been.
+#[test]
+fn what_damage_took_is_not_voted_away() {
+    let mut damaged = 0;
+    for seed in seeds(40) {
+        let calm = SimOptions {
+            loss_per_mille: 0,
+            duplicate_per_mille: 0,
+            corrupt_per_mille: 0,
+            ..SimOptions::default()
+        };
+        let mut cluster = Cluster::new(seed, calm, |_| Journal::default());
+        let nodes = cluster.node_ids();
+        let mut waiting = BTreeMap::new();
+        let mut acked: BTreeMap<Offset, Bytes> = BTreeMap::new();
+        let mut number = 0_u64;
+        let mut propose = |cluster: &mut Cluster, node| {
+            number += 1;
+            let payload = Bytes::copy_from_slice(&number.to_le_bytes());
+            waiting.insert(cluster.propose(node, GROUP, payload.clone()), payload);
+            let us = cluster.random().below(100_000);
+            cluster.run_for(us);
+            while let Some((op, completion)) = cluster.completion() {
+                let payload = waiting.remove(&op).expect("every operation is answered once");
+                if let Completion::Committed(committed) = completion {
+                    acked.insert(committed.offset, payload);
+                }
+            }
+        };
+        let cut = |cluster: &mut Cluster, node: NodeId, blocked| {
+            for other in nodes.iter().filter(|other| **other != node) {
+                cluster.set_blocked(node, *other, blocked);
+                cluster.set_blocked(*other, node, blocked);
+            }
+        };
+        for _ in 0..4 {
+            cluster.run_for(6_000_000);
+            let leader = cluster.leader(GROUP).expect("liveness: everything is mended");
+            let mut others = nodes.clone();
+            others.retain(|node| *node != leader);
+            let third = others.swap_remove(cluster.random().below(2) as usize);
+            let victim = others[0];
+            cut(&mut cluster, third, true);
+            for _ in 0..2 + cluster.random().below(6) {
+                propose(&mut cluster, leader);
+            }
+            // Until the mark is written: what the disk then loses, it is known to have had.
+            cluster.run_for(200_000);
+            cluster.kill(victim);
+            let disk = cluster.disk(victim).clone();
+            let names = palisade_wal::Disk::list(&disk).unwrap();
+            let last = names.into_iter().rfind(|name| name.ends_with(".seg")).unwrap();
+            let mut held = frames(&disk.contents(&last));
+            let mark = held.pop();
+            let count = 1 + cluster.random().below(4) as usize;
+            for frame in held.iter().rev().take(count).filter(|_| mark.is_some()) {
+                damaged += 1;
+                disk.flip_bit(&last, frame.start + frame.len() / 2, 1);
+            }
+            cluster.expect_damage(victim);
+            cluster.start(victim);
+            let us = cluster.random().below(200_000) * cluster.random().below(2);
+            cluster.run_for(us);
+            cut(&mut cluster, third, false);
+            cut(&mut cluster, leader, true);
+            for _ in 0..10 {
+                let node = *cluster.random().pick(&[victim, third]);
+                propose(&mut cluster, node);
+                cluster.run_for(200_000);
+            }
+            cluster.heal();
+        }
+        cluster.run_for(10_000_000);
+        cluster.assert_converged();
+        let records = cluster.machine(nodes[0]).records(GROUP);
+        for (offset, payload) in &acked {
+            let record = records.get(offset.get() as usize - 1);
+            assert_eq!(record, Some(payload), "G1: seed={seed} offset={offset}");
+        }
+    }
+    assert!(damaged > 0, "nothing was damaged");
+}
+
+/// Nodes are started again in the middle of elections, over and over: who forgets its vote or its
+/// term votes twice, and there are two leaders.
+#[test]
+fn votes_outlive_restarts() {
+    for seed in seeds(50) {
+        let slow = SimOptions {
+            nodes: 3 + 2 * (seed % 2),
+            loss_per_mille: 0,
+            delay_us_max: 150_000,
+            ..SimOptions::default()
+        };
+        let mut cluster = Cluster::new(seed, slow, |_| Journal::default());
+        cluster.run_for(1_000_000);
+        for number in 0..300_u64 {
+            let node = {
+                let nodes = cluster.node_ids();
+                *cluster.random().pick(&nodes)
+            };
+            if number % 3 == 0 {
+                let payload = Bytes::copy_from_slice(&number.to_le_bytes());
+                let _ = cluster.propose(node, GROUP, payload);
+            }
+            if cluster.random().below(2) == 0 {
+                cluster.power_off(node);
+            } else {
+                cluster.kill(node);
+            }
+            cluster.start(node);
+            let us = cluster.random().below(150_000);
+            cluster.run_for(us);
+        }
+        cluster.run_for(10_000_000);
+        assert!(cluster.leader(GROUP).is_some(), "liveness: no leader, seed={seed}");
+        cluster.assert_converged();
+    }
+}
+
 /// G1: a receipt needs a returned sync on two of three nodes, whichever they are.
 #[test]
 fn no_receipt_before_two_of_three_disks_have_synced() {
