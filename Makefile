@@ -56,6 +56,7 @@ check: setup ## formatting, lints, docs, dependency rules; never edits a file
 	@$(ENV); set -x; cargo clippy --locked -p palisade --no-default-features --all-targets -- -D warnings
 	@$(ENV); set -x; RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --lib
 	@$(ENV); set -x; $(TEST_RUN) -p palisade --no-default-features --test tidy
+	@set -x; jepsen/zoo/run --check
 	@if cargo deny --version >/dev/null 2>&1; then set -x; cargo deny --config .deny.toml check bans licenses sources; fi
 
 .PHONY: fix
@@ -66,6 +67,11 @@ fix: ## format the sources
 .PHONY: sim
 sim: setup ## a long simulator campaign (SEEDS=5000)
 	@$(ENV); set -x; PALISADE_SIM_SEEDS=$(SEEDS) cargo test --locked -p palisade --no-default-features --test simulation -- --nocapture $(ARGS)
+
+# Hours: every bug is built and run by itself. `make zoo ARGS="07 read"` for some of them.
+.PHONY: zoo
+zoo: setup ## plant known bugs, each of which the tests must catch (ARGS="07 read")
+	@$(ENV); jepsen/zoo/run $(ARGS)
 
 # The flag changes every crate that is built with it, so the models have a target folder of their own, and
 # no package with RocksDB below it may take part.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use palisade_replication::sim::SimMachine;
 use palisade_replication::{
-    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Exporter, GroupId, NodeId, StateMachine,
+    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Exporter, GroupId, NodeId, Offset,
+    StateMachine,
 };
 
-use crate::command::{Action, Command, Fingerprint, Op, Outcome, Refusal};
+use crate::command::{Action, Command, Fingerprint, Op, Outcome, Refusal, Version};
 use crate::digest::digest;
 use crate::machine::{EngineMachine, read_position};
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
@@ -158,6 +159,41 @@ impl Submission {
             op(log, Action::Append { payload: payload.clone() }),
             op(map, Action::Put { guard: None, key: key.clone(), value: payload }),
             op(requests, Action::Complete { owner, key, result: bytes::Bytes::new() }),
+        ];
+        Command::Batch { caller: self.caller.clone(), ops }.encode()
+    }
+}
+
+/// A batch that appends to a log and then sets a key of a map, if that stands where it is expected.
+#[derive(Clone, Debug)]
+pub struct Swap {
+    /// The log.
+    pub log: ResourceId,
+    /// The map.
+    pub map: ResourceId,
+    /// The writer's epoch.
+    pub epoch: FenceEpoch,
+    /// The key.
+    pub key: Vec<u8>,
+    /// The offset of the change that is expected to be the key's last, 0 for none.
+    pub expected: u64,
+    /// What is appended, and what the key is set to.
+    pub payload: Vec<u8>,
+    /// On whose behalf.
+    pub caller: FailureDomain,
+}
+
+impl Swap {
+    /// Its record.
+    #[must_use]
+    pub fn encode(&self) -> bytes::Bytes {
+        let key = bytes::Bytes::copy_from_slice(&self.key);
+        let payload = bytes::Bytes::copy_from_slice(&self.payload);
+        let guard = Some(Version(Offset::new(self.expected)));
+        let op = |resource, action| Op { resource, epoch: self.epoch, action };
+        let ops = vec![
+            op(self.log, Action::Append { payload: payload.clone() }),
+            op(self.map, Action::Put { guard, key, value: payload }),
         ];
         Command::Batch { caller: self.caller.clone(), ops }.encode()
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use palisade::sim::{
     GROUP, Nemesis, SimCluster, SimCompletion, SimEngine, SimOptions, SimOutcome, SimRandom,
-    Submission, open,
+    Submission, Swap, open,
 };
 use palisade::{
     FailureDomain, FenceEpoch, LogicalResourceName, NodeId, Placement, ReplicaPolicy, ResourceId,
@@ -41,6 +41,11 @@ const KINDS: [(ResourceKind, &str); 3] = [
     (ResourceKind::Idempotency, "requests"),
 ];
 
+/// The key of requests that are no submissions.
+const NO_KEY: u64 = u64::MAX;
+/// The key of the map that clients change only where they know what it holds.
+const SWAPPED: &[u8] = b"swapped";
+
 /// What a client asked for, and what it was told.
 #[derive(Clone, Debug)]
 struct Asked {
@@ -57,6 +62,7 @@ struct Run {
     duplicates: usize,
     fenced: usize,
     conflicts: usize,
+    swaps: usize,
     leaderships: usize,
 }
 
@@ -68,10 +74,14 @@ struct Workload {
     waiting: BTreeMap<u64, Asked>,
     /// Key to payload and the offset of its first receipt.
     first: BTreeMap<u64, (Vec<u8>, u64)>,
+    /// Swaps whose taking effect was told to someone, by offset.
+    swapped: BTreeMap<u64, Vec<u8>>,
+    /// How many swaps were asked for.
+    swaps: usize,
     /// Keys whose taking effect was told to someone.
     applied: BTreeSet<u64>,
-    /// Offset of the last fence record that was acknowledged, and its epoch.
-    fenced_at: Option<(u64, u64)>,
+    /// Of each resource, the offset of the last fence record that was acknowledged, and its epoch.
+    fenced_at: [Option<(u64, u64)>; 3],
     duplicates: usize,
     fenced: usize,
     conflicts: usize,
@@ -109,8 +119,10 @@ impl Workload {
             epoch: 1,
             waiting: BTreeMap::new(),
             first: BTreeMap::new(),
+            swapped: BTreeMap::new(),
+            swaps: 0,
             applied: BTreeSet::new(),
-            fenced_at: None,
+            fenced_at: [None; 3],
             duplicates: 0,
             fenced: 0,
             conflicts: 0,
@@ -134,6 +146,27 @@ impl Workload {
         self.waiting.insert(op, asked);
     }
 
+    /// Changes a key if it is what a node says, which may be behind, or see another change come first.
+    fn swap(&mut self) {
+        let node = self.pick();
+        let [log, map, _] = self.resources;
+        let held = self.cluster.machine(node).map(map, SWAPPED);
+        let expected = held.map_or(0, |(_, version)| version);
+        self.swaps += 1;
+        let payload = format!("swap {} {expected}", self.swaps).into_bytes();
+        let swap = Swap {
+            log,
+            map,
+            epoch: FenceEpoch::new(self.epoch),
+            key: SWAPPED.to_vec(),
+            expected,
+            payload: payload.clone(),
+            caller: domain(),
+        };
+        let op = self.cluster.propose(node, GROUP, swap.encode());
+        self.waiting.insert(op, Asked { node, key: NO_KEY, payload, epoch: self.epoch });
+    }
+
     fn round(&mut self) {
         self.nemesis.act(&mut self.cluster);
         for _ in 0..self.cluster.random().below(6) {
@@ -146,13 +179,16 @@ impl Workload {
             let payload = format!("report {key} {variant}").into_bytes();
             self.submit(Asked { node, key, payload, epoch });
         }
+        if self.cluster.random().below(3) > 0 {
+            self.swap();
+        }
         if self.cluster.random().below(20) == 0 {
             // A new writer generation, while records of the old one are on their way.
             let epoch = self.epoch + 1;
             for (kind, name) in KINDS {
                 let node = self.pick();
                 let op = self.cluster.propose(node, GROUP, open(kind, spec(name, epoch), domain()));
-                let asked = Asked { node, key: u64::MAX, payload: Vec::new(), epoch };
+                let asked = Asked { node, key: NO_KEY, payload: Vec::new(), epoch };
                 self.waiting.insert(op, asked);
             }
             self.epoch = epoch;
@@ -177,17 +213,23 @@ impl Workload {
                     let machine = self.cluster.machine(asked.node);
                     if committed.offset <= machine.applied(GROUP).offset {
                         let [log, map, _] = self.resources;
-                        let row = machine.map(map, &asked.key.to_be_bytes());
-                        assert_eq!(row, Some((asked.payload.clone(), offset)), "G4");
+                        if asked.key != NO_KEY {
+                            let row = machine.map(map, &asked.key.to_be_bytes());
+                            assert_eq!(row, Some((asked.payload.clone(), offset)), "G4");
+                        }
                         let logged = machine.log(log);
                         assert!(logged.contains(&(offset, asked.payload.clone())), "G7");
                     }
                     // G3: nothing of an older epoch takes effect after the fence.
-                    if let Some((fence, epoch)) = self.fenced_at {
-                        assert!(
-                            offset < fence || asked.epoch >= epoch,
-                            "G3: {asked:?} at {offset}"
-                        );
+                    let touched = if asked.key == NO_KEY { 2 } else { 3 };
+                    for (fence, epoch) in self.fenced_at.iter().take(touched).flatten() {
+                        let is_current = offset < *fence || asked.epoch >= *epoch;
+                        assert!(is_current, "G3: {asked:?} at {offset}");
+                    }
+                    if asked.key == NO_KEY {
+                        let told = self.swapped.insert(offset, asked.payload);
+                        assert_eq!(told, None, "G2: two receipts for one offset");
+                        continue;
                     }
                     // G6: a key takes effect once. A repetition elsewhere may have heard of it
                     // before this answer was read.
@@ -212,11 +254,10 @@ impl Workload {
                     self.fenced += 1;
                 }
                 SimOutcome::Opened(resource) => {
-                    if resource == self.resources[2] {
-                        let newer = self.fenced_at.is_none_or(|(_, epoch)| epoch < asked.epoch);
-                        if newer {
-                            self.fenced_at = Some((offset, asked.epoch));
-                        }
+                    let opened = self.resources.iter().position(|known| *known == resource);
+                    let fence = &mut self.fenced_at[opened.expect("only these are opened")];
+                    if fence.is_none_or(|(_, epoch)| epoch < asked.epoch) {
+                        *fence = Some((offset, asked.epoch));
                     }
                 }
                 SimOutcome::Refused(_) => {}
@@ -258,6 +299,7 @@ impl Workload {
         for (key, (payload, offset)) in &self.first {
             assert_eq!(log.get(offset), Some(payload), "G1: acknowledged key={key} is not there");
         }
+        self.check_swaps(&log);
         let payloads: BTreeSet<&Vec<u8>> =
             log.values().filter(|payload| ***payload != b"last"[..]).collect();
         let lasts = log.values().filter(|payload| ***payload == b"last"[..]).count();
@@ -268,7 +310,24 @@ impl Workload {
             duplicates: self.duplicates,
             fenced: self.fenced,
             conflicts: self.conflicts,
+            swaps: self.swapped.len(),
             leaderships: self.cluster.leaderships(),
+        }
+    }
+}
+
+impl Workload {
+    /// Each swap expected the one before it; one that was refused left nothing behind (G7).
+    fn check_swaps(&self, log: &BTreeMap<u64, Vec<u8>>) {
+        let mut last = 0;
+        for (offset, payload) in log.iter().filter(|(_, payload)| payload.starts_with(b"swap ")) {
+            let text = String::from_utf8_lossy(payload);
+            let expected = text.rsplit(' ').next().expect("a swap says what it expects");
+            assert_eq!(expected, last.to_string(), "G7: {text} took effect at {offset}");
+            last = *offset;
+        }
+        for (offset, payload) in &self.swapped {
+            assert_eq!(log.get(offset), Some(payload), "G1: an acknowledged swap is not there");
         }
     }
 }
@@ -292,7 +351,7 @@ fn seeds() -> Vec<u64> {
 #[test]
 fn the_report_flow_keeps_its_guarantees() {
     let seeds = seeds();
-    let mut total = [0; 5];
+    let mut total = [0; 6];
     for seed in &seeds {
         let run = std::panic::catch_unwind(|| run(*seed)).unwrap_or_else(|panic| {
             eprintln!(
@@ -301,20 +360,28 @@ fn the_report_flow_keeps_its_guarantees() {
             );
             std::panic::resume_unwind(panic)
         });
-        let counts = [run.acknowledged, run.duplicates, run.fenced, run.conflicts, run.leaderships];
+        let counts = [
+            run.acknowledged,
+            run.duplicates,
+            run.fenced,
+            run.conflicts,
+            run.swaps,
+            run.leaderships,
+        ];
         total.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
     }
     println!(
-        "{} seeds: acknowledged, duplicates, fenced, conflicts, leaderships {total:?}",
+        "{} seeds: acknowledged, duplicates, fenced, conflicts, swaps, leaderships {total:?}",
         seeds.len()
     );
     // A campaign in which nothing happens proves nothing.
-    let [acknowledged, duplicates, fenced, conflicts, leaderships] = total;
+    let [acknowledged, duplicates, fenced, conflicts, swaps, leaderships] = total;
     if seeds.len() >= 100 {
         assert!(acknowledged >= 30 * seeds.len(), "acknowledged={acknowledged}");
         assert!(duplicates >= 5 * seeds.len(), "duplicates={duplicates}");
         assert!(fenced >= seeds.len(), "fenced={fenced}");
         assert!(conflicts >= seeds.len(), "conflicts={conflicts}");
+        assert!(swaps >= 5 * seeds.len(), "swaps={swaps}");
         assert!(leaderships >= 2 * seeds.len(), "leaderships={leaderships}");
     }
 }
@@ -343,7 +410,7 @@ fn in_flight_records_of_a_stale_writer_have_no_effect() {
                         open(kind, spec(name, 2), domain()),
                     );
                     let asked =
-                        Asked { node: nodes[1], key: u64::MAX, payload: Vec::new(), epoch: 2 };
+                        Asked { node: nodes[1], key: NO_KEY, payload: Vec::new(), epoch: 2 };
                     workload.waiting.insert(op, asked);
                 }
             }
@@ -354,7 +421,7 @@ fn in_flight_records_of_a_stale_writer_have_no_effect() {
         workload.epoch = 2;
         workload.cluster.run_for(5_000_000);
         workload.settle();
-        let (fence, _) = workload.fenced_at.expect("epoch 2 was opened");
+        let (fence, _) = workload.fenced_at[2].expect("epoch 2 was opened");
         for node in nodes {
             for (offset, payload) in workload.cluster.machine(node).log(workload.resources[0]) {
                 let stale = payload.starts_with(b"stale");

@@ -475,12 +475,17 @@ impl Log<'_> {
         let group = self.group;
         let last = self.found.last;
         let mut writes = Vec::new();
-        // What the state holds is not needed in the log.
         let based = register.base.index.next() == self.found.first;
-        let holes_below = self.holes.iter().any(|(from, _)| *from <= applied.index);
-        if register.base.index < applied.index && (!based || holes_below || last < applied.index) {
-            if !register_known && !self.tells_members(register.members_index, applied.index) {
-                // With an old membership it would be part of majorities that are none.
+        // What lies below may be older than what was lost, though it is known to be committed by its
+        // index: who was a leader before may hold entries that were replaced in what is missing.
+        let is_doubtful = whole_from.is_none_or(|whole| register.base.index.next() < whole);
+        // What the state holds is not needed in the log.
+        if register.base.index < applied.index && (!based || is_doubtful || last < applied.index) {
+            // With an old membership it would be part of majorities that are none. What the log says
+            // above the old register's commit may itself have been replaced.
+            let told = applied.index <= register.commit
+                && self.tells_members(register.members_index, applied.index);
+            if !register_known && !told {
                 return Err(NodeError::Damaged {
                     what: format!(
                         "group={group} lost its register, and with it perhaps changes of its \
@@ -502,13 +507,7 @@ impl Log<'_> {
                 ),
             });
         }
-        let base = register.base.index;
-        let committed = register.commit.max(applied.index);
-        let above = |(from, up_to): &(LogIndex, LogIndex)| {
-            (base < *up_to).then(|| (*from).max(base.next()))
-        };
-        let hole = self.holes.iter().find_map(above);
-        let from = hole.unwrap_or(committed.next()).min(committed.next()).max(base.next());
+        let from = register.base.index.next();
         let anchor = whole_from.filter(|whole| *whole <= last);
         let want = match anchor {
             Some(anchor) if anchor <= from => None,

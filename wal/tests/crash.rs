@@ -78,6 +78,8 @@ enum Step {
     Batch(Vec<Op>),
     Write,
     Sync,
+    /// While batches wait that are not durable, as the writer's thread does.
+    Maintain,
     Crash,
 }
 
@@ -97,6 +99,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => vec(op(), 1..5).prop_map(Step::Batch),
         4 => Just(Step::Write),
         4 => Just(Step::Sync),
+        2 => Just(Step::Maintain),
         1 => Just(Step::Crash),
     ]
 }
@@ -152,8 +155,14 @@ fn read_back(wal: &Wal, recovered: &palisade_wal::Recovered) -> Models {
         .collect()
 }
 
+/// As many as the simulators take seeds, if that is set.
+fn cases() -> u32 {
+    let set = std::env::var("PALISADE_SIM_SEEDS").ok();
+    set.map_or(300, |raw| raw.parse().expect("a number"))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
 
     /// After any crash, recovery finds the state after some batch, at or after the last that was
     /// reported durable and at most the last submitted: a prefix, whole batches, nothing lost.
@@ -199,6 +208,7 @@ proptest! {
                     durable = wal.sync().unwrap();
                     wal.maintain().unwrap();
                 }
+                Step::Maintain => wal.maintain().unwrap(),
                 Step::Crash => {
                     drop(wal);
                     disk.crash();

@@ -485,8 +485,14 @@ fn build(disk: &SimDisk, steps: &[Step]) -> Models {
     truth
 }
 
+/// As many as the simulators take seeds, if that is set.
+fn cases() -> u32 {
+    let set = std::env::var("PALISADE_SIM_SEEDS").ok();
+    set.map_or(256, |raw| raw.parse().expect("a number"))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { max_global_rejects: 100_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { max_global_rejects: 100_000, ..ProptestConfig::with_cases(cases()) })]
 
     /// One damaged place: (a) to (e) of the promises above.
     #[test]

@@ -20,6 +20,18 @@ pub(super) struct Probation {
     asked: Option<u64>,
     /// The leader of this term counts anew; this much is to be confirmed to it.
     target: Option<(Term, LogIndex)>,
+    /// The most that was confirmed since the repair, to the leader of which term.
+    confirmed: Option<(Term, LogIndex)>,
+}
+
+impl Probation {
+    /// What was confirmed before the leader said how much is needed counts too: in a group at rest
+    /// nothing more may come.
+    fn is_over(&self) -> bool {
+        self.target
+            .zip(self.confirmed)
+            .is_some_and(|((of, last), (term, confirmed))| of == term && last <= confirmed)
+    }
 }
 
 /// What a repair needs of the replica whose place it takes.
@@ -111,6 +123,14 @@ impl Replica {
         {
             probation.target = Some((term, last));
         }
+        self.end_probation();
+    }
+
+    fn end_probation(&mut self) {
+        if self.probation.take_if(|probation| probation.is_over()).is_some() {
+            tracing::info!(group = %self.config.group, "the probation ends");
+            self.register_dirty = true;
+        }
     }
 
     /// Asks the leader of each term once, and again if the answer is lost.
@@ -130,15 +150,10 @@ impl Replica {
     /// A confirmation leaves, so it is durable: it may be the one that ends the probation.
     pub(super) fn note_confirmed(&mut self, message: &Message) {
         let confirms = message.get_msg_type() == MessageType::MsgAppendResponse && !message.reject;
-        let enough = |probation: &mut Probation| {
-            let reaches = |(term, last): (Term, LogIndex)| {
-                term.get() == message.term && last.get() <= message.index
-            };
-            confirms && probation.target.is_some_and(reaches)
-        };
-        if self.probation.take_if(enough).is_some() {
-            tracing::info!(group = %self.config.group, "the probation ends");
-            self.register_dirty = true;
+        if let Some(probation) = self.probation.as_mut().filter(|_| confirms) {
+            let confirmed = (Term::new(message.term), LogIndex::new(message.index));
+            probation.confirmed = probation.confirmed.max(Some(confirmed));
+            self.end_probation();
         }
     }
 }

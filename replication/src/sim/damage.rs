@@ -14,8 +14,14 @@ const SECTOR: usize = 512;
 const SPARED_BYTES: usize = 4096;
 
 impl<M: SimMachine> SimCluster<M> {
+    /// From now on the node may find that its log is damaged: somebody has seen to it.
+    pub fn expect_damage(&mut self, id: NodeId) {
+        self.nodes.get_mut(&id).expect("a known node").harmed = true;
+    }
+
     /// Something happens to one place of a node's log. Returns whether there was one.
     pub fn damage_log(&mut self, id: NodeId) -> bool {
+        self.expect_damage(id);
         let disk = self.nodes[&id].disk.clone();
         let counts = disk.counts();
         let soon = 1 + self.random.below(20);

@@ -62,7 +62,8 @@ pub struct SimOptions {
     pub loss_per_mille: u64,
     /// Of a thousand messages, how many arrive twice.
     pub duplicate_per_mille: u64,
-    /// Of a thousand messages, how many arrive altered.
+    /// Of a thousand messages, how many arrive altered, and of a thousand chunks of snapshots, how many
+    /// are altered before they leave.
     pub corrupt_per_mille: u64,
     /// Longest way of a message, in microseconds.
     pub delay_us_max: u64,
@@ -151,6 +152,8 @@ pub struct SimCluster<M: SimMachine> {
     options: SimOptions,
     machine: Box<dyn Fn(NodeId) -> M>,
     random: SimRandom,
+    /// For what came later: drawn from the other, it would make every seed another run.
+    rot: SimRandom,
     now_us: u64,
     events: BTreeMap<(u64, u64), Event>,
     event_count: u64,
@@ -174,6 +177,7 @@ impl<M: SimMachine> SimCluster<M> {
     pub fn new(seed: u64, options: SimOptions, machine: impl Fn(NodeId) -> M + 'static) -> Self {
         let mut cluster = Self {
             random: SimRandom::from_seed(seed),
+            rot: SimRandom::from_seed(seed ^ 0x00c4_a27e),
             machine: Box::new(machine),
             now_us: 0,
             events: BTreeMap::new(),
@@ -230,6 +234,7 @@ impl<M: SimMachine> SimCluster<M> {
             held: None,
             running: None,
             halted: None,
+            harmed: false,
         };
         self.nodes.insert(id, node);
     }

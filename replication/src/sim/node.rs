@@ -41,6 +41,8 @@ pub(super) struct SimNode<M> {
     pub(super) held: Option<bool>,
     pub(super) running: Option<Running>,
     pub(super) halted: Option<NodeError>,
+    /// Something was done to its disk that no disk may do.
+    pub(super) harmed: bool,
 }
 
 impl<M> SimNode<M> {
@@ -170,9 +172,12 @@ impl<M: SimMachine> SimCluster<M> {
         })
     }
 
-    /// The node stops by itself. An invariant that failed is a bug, and the end of the run.
+    /// The node stops by itself. An invariant that failed is a bug, and the end of the run; so is a
+    /// node that finds something missing although nobody touched its disk.
     fn halt(&mut self, id: NodeId, cause: NodeError) {
         assert!(!matches!(cause, NodeError::Invariant { .. }), "node={id}: {cause}");
+        let lost = matches!(cause, NodeError::Damaged { .. } | NodeError::Apply(_));
+        assert!(!lost || self.nodes[&id].harmed, "node={id} lost something by itself: {cause}");
         self.count("node halted");
         self.tell(|| format!("node {id} halts: {cause}"));
         self.stop(id);
@@ -262,6 +267,7 @@ impl<M: SimMachine> SimCluster<M> {
             ShelfEffect::Serve { to, snapshot, chunk } => {
                 self.count("chunk served");
                 if let Some(bytes) = shelf.serve(group, snapshot, chunk) {
+                    let bytes = self.alter_chunk(bytes);
                     let body = Body::Chunk { snapshot, chunk, bytes };
                     self.send(Envelope { group, from: id, to, body });
                 }
@@ -282,6 +288,18 @@ impl<M: SimMachine> SimCluster<M> {
         self.tell(|| format!("node {id} group {group}: {what}"));
         let after = 100 + self.random.below(5_000);
         self.schedule(after, Event::Later { node: id, life, group, input });
+    }
+
+    /// What goes wrong in the memory of the sender, no checksum of a message tells.
+    fn alter_chunk(&mut self, chunk: Bytes) -> Bytes {
+        if chunk.is_empty() || !self.rot.per_mille(10 * self.options.corrupt_per_mille) {
+            return chunk;
+        }
+        self.count("chunk altered");
+        let mut raw = chunk.to_vec();
+        let at = self.rot.below(raw.len() as u64) as usize;
+        raw[at] ^= 1 << self.rot.below(8);
+        raw.into()
     }
 
     /// Writes what is queued, unless a sync is under way.
