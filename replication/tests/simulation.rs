@@ -332,7 +332,7 @@ fn what_damage_took_is_not_voted_away() {
         };
         for _ in 0..4 {
             cluster.run_for(6_000_000);
-            // Who cannot be repaired says so, and the group has no copy to spare any more.
+            // Rarely the only register is too old for what is left: the group has no copy to spare then.
             if nodes.iter().any(|node| cluster.is_beyond_repair(*node)) {
                 break;
             }
@@ -370,7 +370,9 @@ fn what_damage_took_is_not_voted_away() {
             let mark = held.pop();
             let count = 1 + cluster.random().below(4) as usize;
             let whole = (cluster.random().below(4) * cluster.random().below(2)) as usize;
-            for frame in held.iter().rev().skip(whole).take(count).filter(|_| mark.is_some()) {
+            // As long as a register is left, nothing is beyond repair.
+            let enough = mark.is_some() && whole + count + 8 < held.len();
+            for frame in held.iter().rev().skip(whole).take(count).filter(|_| enough) {
                 damaged += 1;
                 disk.flip_bit(&last, frame.start + frame.len() / 2, 1);
             }
@@ -383,6 +385,11 @@ fn what_damage_took_is_not_voted_away() {
             // Now and then the leader stays, and must bring the victim up by itself.
             let stays = cluster.random().below(4) == 0;
             cut(&mut cluster, leader, !stays);
+            if stays {
+                cluster.run_for(5_000_000);
+                let settled = cluster.is_whole(victim) || cluster.is_beyond_repair(victim);
+                assert!(settled, "liveness: seed={seed}, a group at rest");
+            }
             for _ in 0..10 {
                 let node = *cluster.random().pick(&[victim, third]);
                 propose(&mut cluster, node);
@@ -398,9 +405,12 @@ fn what_damage_took_is_not_voted_away() {
             let record = records.get(offset.get() as usize - 1);
             assert_eq!(record, Some(payload), "G1: seed={seed} offset={offset}");
         }
-        damaged
+        let beyond = nodes.iter().filter(|node| cluster.is_beyond_repair(**node)).count();
+        (damaged, beyond)
     });
-    assert!(damaged.iter().sum::<u64>() > 0, "nothing was damaged");
+    assert!(damaged.iter().any(|(count, _)| *count > 0), "nothing was damaged");
+    let beyond: usize = damaged.iter().map(|(_, beyond)| beyond).sum();
+    assert!(beyond <= 1 + damaged.len() / 50, "beyond repair: {beyond} of {}", damaged.len());
 }
 
 /// Nodes are started again in the middle of elections, over and over: who forgets its vote or its

@@ -484,17 +484,21 @@ impl Replica {
         }
     }
 
-    fn step_raft(&mut self, message: Message) -> Result<(), NodeError> {
+    fn step_raft(&mut self, mut message: Message) -> Result<(), NodeError> {
         let last = self.raw.raft.raft_log.last_index();
         if message.get_msg_type() == MessageType::MsgHeartbeat && last < message.commit {
-            // Meant for who confirmed more than this log holds; raft would panic.
-            tracing::warn!(
-                from = message.from,
-                last,
-                commit = message.commit,
-                "ignored a heartbeat"
-            );
-            return Ok(());
+            // Meant for who confirmed more than this log holds; raft would panic. Who is on probation
+            // still learns from it who leads, and asks to be counted anew.
+            if self.probation.is_none() {
+                tracing::warn!(
+                    from = message.from,
+                    last,
+                    commit = message.commit,
+                    "ignored a heartbeat"
+                );
+                return Ok(());
+            }
+            message.commit = 0;
         }
         match self.raw.step(message) {
             Ok(()) | Err(raft::Error::StepPeerNotFound | raft::Error::StepLocalMsg) => Ok(()),
