@@ -481,11 +481,8 @@ impl Log<'_> {
         let is_doubtful = whole_from.is_none_or(|whole| register.base.index.next() < whole);
         // What the state holds is not needed in the log.
         if register.base.index < applied.index && (!based || is_doubtful || last < applied.index) {
-            // With an old membership it would be part of majorities that are none. What the log says
-            // above the old register's commit may itself have been replaced.
-            let told = applied.index <= register.commit
-                && self.tells_members(register.members_index, applied.index);
-            if !register_known && !told {
+            if !register_known && !self.tells_members(register.members_index, applied.index) {
+                // With an old membership it would be part of majorities that are none.
                 return Err(NodeError::Damaged {
                     what: format!(
                         "group={group} lost its register, and with it perhaps changes of its \

@@ -544,6 +544,7 @@ fn a_single_voter_never_goes_on_without_what_it_acknowledged() {
         assert_eq!(acked, 20);
         cluster.power_off(node);
         let (name, written) = last_segment(&cluster, node);
+        cluster.expect_damage(node);
         cluster.disk(node).flip_bit(&name, written - back, 3);
         cluster.start(node);
         cluster.run_for(5_000_000);
@@ -584,6 +585,7 @@ fn a_busy_leader_repairs_an_entry_and_forgets_nothing() {
         assert_eq!(record(&mut cluster, leader, 30), 30);
         let (name, written) = last_segment(&cluster, leader);
         let at = written / 2 + cluster.random().below(written as u64 / 4) as usize;
+        cluster.expect_damage(leader);
         cluster.disk(leader).flip_bit(&name, at, 3);
         cluster.start(others[0]);
         let mut asked = BTreeSet::new();
