@@ -104,6 +104,7 @@ fn state() -> String {
         let payload = command.encode();
         assert_eq!(Command::decode(payload.clone()), Ok(command));
         let entry = CommittedEntry {
+            members_index: LogIndex::new(1),
             index: LogIndex::new(number),
             term: Term::new(1),
             log_time: LogTime::new(1_800_000_000_000 + number),

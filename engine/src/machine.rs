@@ -156,13 +156,7 @@ impl StateMachine for EngineMachine {
                 outcomes.push(RecordOutcome(outcome));
                 at.offset = at.offset.next();
             }
-            let offset = at.offset.prev().expect("offsets begin at 1");
-            state.position = AppliedPosition {
-                index: entry.index,
-                term: entry.term,
-                offset,
-                log_time: entry.log_time,
-            };
+            state.position = entry.end();
         }
         let mut writes = view.into_writes();
         let row = encode_position(state.position, state.head);
@@ -301,6 +295,7 @@ fn encode_position(position: AppliedPosition, head: ChainHead) -> Bytes {
     let mut out = head.0.to_vec();
     put_number(&mut out, position.index.get());
     put_number(&mut out, position.term.get());
+    put_number(&mut out, position.members_index.get());
     put_number(&mut out, position.offset.get());
     put_number(&mut out, position.log_time.get());
     out.into()
@@ -320,6 +315,7 @@ pub(crate) fn read_position(
         let position = AppliedPosition {
             index: LogIndex::new(reader.number("index")?),
             term: Term::new(reader.number("term")?),
+            members_index: LogIndex::new(reader.number("members index")?),
             offset: Offset::new(reader.number("offset")?),
             log_time: LogTime::new(reader.number("log time")?),
         };

@@ -288,6 +288,7 @@ fn entries(history: &[Step], joins: &[bool]) -> Vec<CommittedEntry> {
             _ => {
                 now += step.later_ms;
                 entries.push(CommittedEntry {
+                    members_index: LogIndex::new(1),
                     index: LogIndex::new(entries.len() as u64 + 1),
                     term: Term::new(1),
                     log_time: LogTime::new(now),
@@ -636,6 +637,7 @@ fn a_full_store_of_requests_forgets_the_oldest() {
     let writes = vec![(Family::Idempotency, row, Some(full.into()))];
     store.commit(WriteSet { writes }).unwrap();
     let next = |offset: u64, op| CommittedEntry {
+        members_index: LogIndex::new(1),
         index: LogIndex::new(offset),
         term: Term::new(1),
         log_time: LogTime::new(2_000),

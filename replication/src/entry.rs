@@ -59,6 +59,25 @@ pub struct CommittedEntry {
     pub first_offset: Offset,
     /// In order; the record at position `i` has offset `first_offset + i`.
     pub records: Vec<Record>,
+    /// The last change of membership up to this entry, itself included.
+    pub members_index: LogIndex,
+}
+
+impl CommittedEntry {
+    /// Where a state stands that has applied this entry.
+    ///
+    /// # Panics
+    /// Never for an entry that a replica handed out: offsets begin at 1.
+    #[must_use]
+    pub fn end(&self) -> AppliedPosition {
+        AppliedPosition {
+            index: self.index,
+            term: self.term,
+            members_index: self.members_index,
+            offset: Offset::new(self.first_offset.get() + self.records.len() as u64 - 1),
+            log_time: self.log_time,
+        }
+    }
 }
 
 /// Where a replica's state stands.
@@ -68,6 +87,8 @@ pub struct AppliedPosition {
     pub index: LogIndex,
     /// The term of that entry.
     pub term: Term,
+    /// The last change of membership up to there.
+    pub members_index: LogIndex,
     /// The last applied record.
     pub offset: Offset,
     /// The highest log time applied.
@@ -79,6 +100,7 @@ impl AppliedPosition {
     pub const ZERO: Self = Self {
         index: LogIndex::ZERO,
         term: Term::ZERO,
+        members_index: LogIndex::ZERO,
         offset: Offset::ZERO,
         log_time: LogTime::ZERO,
     };
@@ -88,6 +110,7 @@ impl AppliedPosition {
     pub(crate) const GENESIS: Self = Self {
         index: LogIndex::new(1),
         term: Term::new(1),
+        members_index: LogIndex::new(1),
         offset: Offset::ZERO,
         log_time: LogTime::ZERO,
     };

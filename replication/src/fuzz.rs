@@ -285,6 +285,7 @@ fn register_seeds() -> Vec<(String, Vec<u8>)> {
         base: AppliedPosition {
             index: LogIndex::new(40),
             term: Term::new(5),
+            members_index: LogIndex::new(33),
             offset: Offset::new(1000),
             log_time: LogTime::new(12),
         },

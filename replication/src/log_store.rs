@@ -411,12 +411,6 @@ pub(crate) fn term_of_stored(payload: &[u8]) -> Option<Term> {
     Some(Term::new(entry.term))
 }
 
-/// True for a stored entry that leaves the membership alone.
-pub(crate) fn is_stored_normal(payload: &[u8]) -> bool {
-    let entry = decode_entry(LogIndex::ZERO, Bytes::copy_from_slice(payload));
-    entry.is_ok_and(|entry| entry.get_entry_type() == EntryType::EntryNormal)
-}
-
 fn decode_entry(index: LogIndex, payload: Bytes) -> Result<Entry, NodeError> {
     let damaged = |what| NodeError::Damaged { what: format!("log entry index={index} {what}") };
     if payload.len() < STORED_HEADER_BYTES {

@@ -11,9 +11,10 @@
 //!     33     8  trim_term        the term of that entry
 //!     41     8  trim_offset      the last record up to there
 //!     49     8  trim_log_time    the log time up to there
-//!     57     8  members_index    the last change of membership that is in what follows
-//!     65     1  probation        1 while it neither votes nor campaigns, see `docs/repair.md`
-//!     66        members          see `membership`
+//!     57     8  trim_members     the last change of membership up to there
+//!     65     8  members_index    the last change of membership that is in what follows
+//!     73     1  probation        1 while it neither votes nor campaigns, see `docs/repair.md`
+//!     74        members          see `membership`
 //! ```
 //! Little-endian. It is written in one batch with the entries it speaks of.
 
@@ -26,7 +27,7 @@ use crate::identity::{LogTime, Offset, Term};
 use crate::membership::Membership;
 
 const VERSION: u8 = 1;
-const FIXED_BYTES: usize = 66;
+const FIXED_BYTES: usize = 74;
 
 /// The register of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +80,7 @@ impl Register {
         out.put_u64_le(self.base.term.get());
         out.put_u64_le(self.base.offset.get());
         out.put_u64_le(self.base.log_time.get());
+        out.put_u64_le(self.base.members_index.get());
         out.put_u64_le(self.members_index.get());
         out.put_u8(self.probation.into());
         self.members.encode(&mut out);
@@ -105,6 +107,7 @@ impl Register {
             term: Term::new(raw.get_u64_le()),
             offset: Offset::new(raw.get_u64_le()),
             log_time: LogTime::new(raw.get_u64_le()),
+            members_index: LogIndex::new(raw.get_u64_le()),
         };
         let members_index = LogIndex::new(raw.get_u64_le());
         let probation = match raw.get_u8() {
@@ -141,6 +144,7 @@ mod tests {
             base: AppliedPosition {
                 index: LogIndex::new(40),
                 term: Term::new(5),
+                members_index: LogIndex::new(33),
                 offset: Offset::new(1000),
                 log_time: LogTime::new(12),
             },

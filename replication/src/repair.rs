@@ -13,7 +13,7 @@ use crate::effects::{Effects, GroupStatus, Input, Role, Ticket, WriteEffect};
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Term};
-use crate::log_store::{is_stored_normal, term_of_stored};
+use crate::log_store::term_of_stored;
 use crate::register::Register;
 use crate::replica::{Replica, ReplicaConfig};
 use crate::wire::{Body, Envelope, NotGiven, Want};
@@ -90,7 +90,7 @@ impl Repair {
             register.term = register.term.max(ceiling);
             register.vote = config.node.get();
         }
-        let log = Log { group, reader: &reader, found, holes: &damage.holes };
+        let log = Log { group, reader: &reader, found };
         let known = damage.state_known;
         let plan = log.plan(register, known, damage.whole_from, applied)?;
         let cut = plan.register.probation
@@ -461,7 +461,6 @@ struct Log<'a> {
     group: GroupId,
     reader: &'a WalReader,
     found: &'a RecoveredGroup,
-    holes: &'a [(LogIndex, LogIndex)],
 }
 
 impl Log<'_> {
@@ -481,7 +480,7 @@ impl Log<'_> {
         let is_doubtful = whole_from.is_none_or(|whole| register.base.index.next() < whole);
         // What the state holds is not needed in the log.
         if register.base.index < applied.index && (!based || is_doubtful || last < applied.index) {
-            if !register_known && !self.tells_members(register.members_index, applied.index) {
+            if !register_known && register.members_index < applied.members_index {
                 // With an old membership it would be part of majorities that are none.
                 return Err(NodeError::Damaged {
                     what: format!(
@@ -497,6 +496,14 @@ impl Log<'_> {
                 Write::Reset { group, up_to: applied.index }
             });
             register.commit = register.commit.max(applied.index);
+        } else if self.found.first <= register.base.index {
+            // The mark of the last trim is lost, the register that speaks of it is not.
+            let up_to = register.base.index;
+            writes.push(if up_to <= last {
+                Write::Trim { group, up_to }
+            } else {
+                Write::Reset { group, up_to }
+            });
         } else if !based {
             return Err(NodeError::Damaged {
                 what: format!(
@@ -520,24 +527,6 @@ impl Log<'_> {
             }
         };
         Ok(Plan { register, writes, want })
-    }
-
-    /// True if the log has every entry of `after..=up_to`, and none changes the membership.
-    fn tells_members(&self, after: LogIndex, up_to: LogIndex) -> bool {
-        let lacks = |(from, to): &(LogIndex, LogIndex)| *from <= up_to && after < *to;
-        let whole = self.found.first <= after.next() && up_to <= self.found.last;
-        if !whole || self.holes.iter().any(lacks) {
-            return false;
-        }
-        let mut next = after.next();
-        while next <= up_to {
-            let read = self.reader.read(self.group, next, up_to.next(), GIVEN_BYTES_MAX);
-            let Ok(entries) = read else { return false };
-            let plain = entries.iter().all(|(_, payload)| is_stored_normal(payload));
-            let Some((last, _)) = entries.last().filter(|_| plain) else { return false };
-            next = last.next();
-        }
-        true
     }
 
     fn stored_term(&self, index: LogIndex) -> Option<Term> {

@@ -230,6 +230,7 @@ mod tests {
             let position = AppliedPosition {
                 index: LogIndex::new(self.0),
                 term: Term::new(1),
+                members_index: LogIndex::new(1),
                 offset: Offset::new(self.0),
                 log_time: LogTime::ZERO,
             };

@@ -2,7 +2,7 @@
 //! manifest that says what they must be.
 //!
 //! ```text
-//! manifest   version 1, group 8, index 8, term 8, offset 8, log_time 8, count 4,
+//! manifest   version 1, group 8, index 8, term 8, members_index 8, offset 8, log_time 8, count 4,
 //!            then for each chunk length 4 and SHA-256 32
 //! id         the first 16 bytes of the SHA-256 of the manifest
 //! ```
@@ -18,7 +18,7 @@ use crate::entry::AppliedPosition;
 use crate::identity::{LogTime, Offset, Term};
 
 const VERSION: u8 = 1;
-const HEADER_BYTES: usize = 1 + 5 * 8 + 4;
+const HEADER_BYTES: usize = 1 + 6 * 8 + 4;
 const CHUNK_BYTES: usize = 4 + 32;
 /// What an exporter cuts its rows into; one row more may follow.
 pub const CHUNK_BYTES_TARGET: usize = 1 << 20;
@@ -76,6 +76,7 @@ impl Manifest {
         out.put_u64_le(self.group.get());
         out.put_u64_le(self.position.index.get());
         out.put_u64_le(self.position.term.get());
+        out.put_u64_le(self.position.members_index.get());
         out.put_u64_le(self.position.offset.get());
         out.put_u64_le(self.position.log_time.get());
         out.put_u32_le(self.chunks.len() as u32);
@@ -94,6 +95,7 @@ impl Manifest {
         let position = AppliedPosition {
             index: LogIndex::new(raw.get_u64_le()),
             term: Term::new(raw.get_u64_le()),
+            members_index: LogIndex::new(raw.get_u64_le()),
             offset: Offset::new(raw.get_u64_le()),
             log_time: LogTime::new(raw.get_u64_le()),
         };
@@ -125,6 +127,7 @@ mod tests {
             position: AppliedPosition {
                 index: LogIndex::new(9),
                 term: Term::new(2),
+                members_index: LogIndex::new(1),
                 offset: Offset::new(7),
                 log_time: LogTime::new(5),
             },

@@ -153,6 +153,7 @@ mod tests {
         AppliedPosition {
             index: LogIndex::new(offset + 1),
             term: Term::new(1),
+            members_index: LogIndex::ZERO,
             offset: Offset::new(offset),
             log_time: LogTime::ZERO,
         }
@@ -209,6 +210,7 @@ mod models {
     const ONE: AppliedPosition = AppliedPosition {
         index: LogIndex::new(1),
         term: Term::new(1),
+        members_index: LogIndex::ZERO,
         offset: Offset::new(1),
         log_time: LogTime::ZERO,
     };

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use clap::Parser;
 use palisade_replication::{
     AppliedPosition, ApplyError, ClusterId, CommittedEntry, Export, Exporter, GroupId, Member,
-    Node, NodeConfig, NodeId, Offset, Options, Role, StateMachine, TakeChunk, WalOptions,
+    Node, NodeConfig, NodeId, Options, Role, StateMachine, TakeChunk, WalOptions,
 };
 
 /// The share of one core that a node with many mostly idle groups takes.
@@ -49,14 +49,7 @@ impl StateMachine for Count {
         let mut outcomes = Vec::new();
         for entry in entries {
             outcomes.resize(outcomes.len() + entry.records.len(), ());
-            let offset = entry.first_offset.get() + entry.records.len() as u64 - 1;
-            let position = AppliedPosition {
-                index: entry.index,
-                term: entry.term,
-                offset: Offset::new(offset),
-                log_time: entry.log_time,
-            };
-            self.groups.insert(group, position);
+            self.groups.insert(group, entry.end());
         }
         Ok(outcomes)
     }

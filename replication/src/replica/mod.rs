@@ -590,7 +590,9 @@ impl Replica {
         let (offset, log_time) = store.tail(up_to)?;
         let term =
             store.term_of(up_to).ok_or_else(|| invariant("trimmed beyond the log".into()))?;
-        store.trim(AppliedPosition { index: up_to, term, offset, log_time });
+        // Of no use at the base, which the state has passed.
+        let members_index = self.emitted.members_index.min(up_to);
+        store.trim(AppliedPosition { index: up_to, term, members_index, offset, log_time });
         self.trims.push(Write::Trim { group: self.config.group, up_to });
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::{Outstanding, Replica, invariant};
 use crate::effects::{Apply, Effects, Ticket, WriteEffect};
 use crate::entry::{AppliedPosition, CommittedEntry, EntryBody};
 use crate::error::NodeError;
-use crate::identity::{NodeId, Offset, Term};
+use crate::identity::{NodeId, Term};
 use crate::log_store::encode_entry;
 use crate::register::Register;
 use crate::wire::{Beat, Body, Envelope};
@@ -180,14 +180,14 @@ impl Replica {
                 self.pending.resolve(record.id.seq);
             }
         }
-        let offset = Offset::new(first_offset.get() + records.len() as u64 - 1);
         if self.emitted.term < term {
             self.pending.lost(term);
         }
-        self.emitted = AppliedPosition { index, term, offset, log_time };
+        let members_index = if changes { index } else { self.emitted.members_index };
+        let entry = CommittedEntry { index, term, log_time, first_offset, records, members_index };
+        self.emitted = entry.end();
         self.backlog.push_back((index, bytes));
         self.backlog_bytes += bytes;
-        let entry = CommittedEntry { index, term, log_time, first_offset, records };
         effects.apply.push(Apply::Entry(entry));
         Ok(())
     }

@@ -79,13 +79,8 @@ impl StateMachine for Journal {
                     kept.push(record.payload.clone());
                     outcomes.push(kept.records.len());
                 }
-                let offset = Offset::new(kept.records.len() as u64);
-                kept.position = AppliedPosition {
-                    index: entry.index,
-                    term: entry.term,
-                    offset,
-                    log_time: entry.log_time,
-                };
+                kept.position = entry.end();
+                assert_eq!(kept.position.offset.get(), kept.records.len() as u64);
             }
             Ok(outcomes)
         })
@@ -117,6 +112,7 @@ impl StateMachine for Journal {
             kept.position = AppliedPosition {
                 index: LogIndex::new(chunk.get_u64_le()),
                 term: Term::new(chunk.get_u64_le()),
+                members_index: LogIndex::new(chunk.get_u64_le()),
                 offset: Offset::new(chunk.get_u64_le()),
                 log_time: LogTime::new(chunk.get_u64_le()),
             };
@@ -148,6 +144,7 @@ impl Export for JournalExport {
             let mut chunk = BytesMut::new();
             chunk.put_u64_le(kept.position.index.get());
             chunk.put_u64_le(kept.position.term.get());
+            chunk.put_u64_le(kept.position.members_index.get());
             chunk.put_u64_le(kept.position.offset.get());
             chunk.put_u64_le(kept.position.log_time.get());
             for record in records {
