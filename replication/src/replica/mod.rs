@@ -26,6 +26,8 @@ mod newborn;
 mod open;
 mod probation;
 mod ready;
+#[cfg(test)]
+mod scenarios;
 mod snapshots;
 
 use std::collections::{BTreeMap, VecDeque};

@@ -1,0 +1,197 @@
+//! Scenarios for what the released consensus library lacks: its #557 and #530.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use palisade_wal::sim::SimDisk;
+use palisade_wal::{GroupId, Wal, WalIdentity, WalOptions};
+use protobuf::Message as _;
+use raft::eraftpb::{Message, MessageType};
+
+use super::{Replica, ReplicaConfig};
+use crate::effects::{Apply, Effects, Input, Role, WallTime};
+use crate::entry::AppliedPosition;
+use crate::identity::{Incarnation, NodeId};
+use crate::membership::{Member, Membership};
+use crate::options::Options;
+use crate::wire::{Body, Envelope};
+
+const GROUP: GroupId = GroupId::new(1);
+
+struct Node {
+    wal: Wal,
+    replica: Replica,
+    /// Where its state stands, if it applies at all.
+    applied: Option<AppliedPosition>,
+}
+
+fn life(node: NodeId) -> Incarnation {
+    Incarnation::new(u128::from(node.get()))
+}
+
+/// Three replicas whose disks are done at once, and whose messages all arrive.
+struct Three {
+    nodes: BTreeMap<NodeId, Node>,
+    /// Who does not hear and is not heard.
+    cut_off: Option<NodeId>,
+}
+
+impl Three {
+    fn new(options: &Options) -> Self {
+        let ids: Vec<NodeId> = (1..=3).map(NodeId::new).collect();
+        let members = ids.iter().map(|id| (*id, Member::default())).collect();
+        let first = Membership::of_voters(members);
+        let open = |id: &NodeId| {
+            let identity = WalIdentity { cluster: 1, node: id.get(), incarnation: 1 };
+            let disk = Arc::new(SimDisk::from_seed(id.get()));
+            let (wal, _) = Wal::open(disk, identity, WalOptions::default()).unwrap();
+            let config = ReplicaConfig {
+                group: GROUP,
+                node: *id,
+                incarnation: life(*id),
+                first: Some(first.clone()),
+                session: id.get(),
+                seed: id.get(),
+                options: options.clone(),
+            };
+            let applied = AppliedPosition::ZERO;
+            let replica = Replica::open(config, None, wal.reader(), applied).unwrap();
+            (*id, Node { wal, replica, applied: Some(applied) })
+        };
+        let mut three = Self { nodes: ids.iter().map(open).collect(), cut_off: None };
+        for id in &ids {
+            for by in ids.iter().filter(|by| *by != id) {
+                three.input(*id, Input::Recognized { by: *by, same: true });
+            }
+        }
+        three
+    }
+
+    fn input(&mut self, id: NodeId, input: Input) {
+        let mut inputs = vec![(id, input)];
+        while let Some((id, input)) = inputs.pop() {
+            let node = self.nodes.get_mut(&id).unwrap();
+            let (effects, ended) = node.replica.step(WallTime::from_ms(1), [input]);
+            ended.unwrap();
+            inputs.extend(self.perform(id, effects));
+        }
+    }
+
+    /// What comes of a step: nearest first, so what a disk says is heard before anything later.
+    fn perform(&mut self, id: NodeId, effects: Effects) -> Vec<(NodeId, Input)> {
+        let cut_off = self.cut_off;
+        let reaches = |envelope: &Envelope| {
+            ![envelope.to, envelope.from].iter().any(|end| Some(*end) == cut_off)
+        };
+        let mut next = Vec::new();
+        for envelope in effects.send.into_iter().filter(reaches) {
+            let (to, life) = (envelope.to, life(envelope.from));
+            match envelope.body {
+                Body::Beats(beats) => next.extend(
+                    beats
+                        .into_iter()
+                        .map(|beat| (to, Input::Beat { from: envelope.from, life, beat })),
+                ),
+                _ => next.push((to, Input::Peer { envelope, life })),
+            }
+        }
+        let node = self.nodes.get_mut(&id).unwrap();
+        for step in effects.apply {
+            let Apply::Entry(entry) = step else { unreachable!("nobody needs a snapshot") };
+            if node.applied.is_some() {
+                node.applied = Some(entry.end());
+                next.push((id, Input::Applied { position: entry.end() }));
+            }
+        }
+        for write in effects.writes {
+            node.wal.submit(&write.writes).unwrap();
+            node.wal.write_queued().unwrap();
+            node.wal.sync().unwrap();
+            next.push((id, Input::Durable { ticket: write.ticket }));
+        }
+        next.reverse();
+        next
+    }
+
+    fn tick(&mut self, times: u32) {
+        for _ in 0..times {
+            for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+                self.input(id, Input::Tick);
+            }
+        }
+    }
+
+    fn leader(&self) -> NodeId {
+        let leads = |(id, node): (&NodeId, &Node)| node.replica.leads().then_some(*id);
+        self.nodes.iter().find_map(leads).expect("a leader")
+    }
+
+    fn propose(&mut self, id: NodeId, from: u64, count: u64) {
+        for seq in from..from + count {
+            self.input(id, Input::Propose { seq, payload: Bytes::from_static(b"record") });
+        }
+    }
+}
+
+fn options() -> Options {
+    Options { election_ticks: 10, heartbeat_ticks: 2, ..Options::default() }
+}
+
+/// raft#557: a late rejection takes a follower's next index below what it has confirmed, and the
+/// leader sends it again, or a snapshot to one that needs none.
+#[test]
+fn a_late_rejection_does_not_undo_what_was_confirmed() {
+    let mut three = Three::new(&options());
+    three.tick(40);
+    let leader = three.leader();
+    three.propose(leader, 1, 5);
+    let follower = *three.nodes.keys().find(|id| **id != leader).unwrap();
+    let node = three.nodes.get_mut(&leader).unwrap();
+    node.replica.raw.report_unreachable(follower.get());
+    let progress = node.replica.raw.raft.prs().get(follower.get()).unwrap();
+    let matched = progress.matched;
+    assert!(matched >= 6, "the records are confirmed: {progress:?}");
+    assert_eq!(progress.next_idx, matched + 1);
+
+    let mut late = Message::default();
+    late.set_msg_type(MessageType::MsgAppendResponse);
+    late.from = follower.get();
+    late.to = leader.get();
+    late.term = node.replica.raw.raft.term;
+    late.reject = true;
+    late.index = matched;
+    late.reject_hint = 1;
+    let body = Body::Raft(late.write_to_bytes().unwrap().into());
+    let envelope = Envelope { group: GROUP, from: follower, to: leader, body };
+    let input = Input::Peer { envelope, life: life(follower) };
+    // Only the leader's own step: the follower's answer would mend it.
+    let (_, ended) = node.replica.step(WallTime::from_ms(1), [input]);
+    ended.unwrap();
+    let progress = node.replica.raw.raft.prs().get(follower.get()).unwrap();
+    assert!(progress.matched < progress.next_idx, "{progress:?}");
+}
+
+/// raft#530: a campaign reads everything that is committed and not applied at once. A replica that
+/// has much of it does not campaign before it has applied.
+#[test]
+fn who_has_much_to_apply_does_not_campaign() {
+    let few = Options { unapplied_entries_max: 8, ..options() };
+    let mut three = Three::new(&few);
+    three.tick(40);
+    let leader = three.leader();
+    let slow = *three.nodes.keys().find(|id| **id != leader).unwrap();
+    three.nodes.get_mut(&slow).unwrap().applied = None;
+    let caught_up = three.nodes[&slow].replica.emitted;
+    three.propose(leader, 1, 20);
+    three.tick(2);
+    assert!(three.nodes[&slow].replica.emitted.index > caught_up.index);
+
+    three.cut_off = Some(slow);
+    three.tick(60);
+    assert_eq!(three.nodes[&slow].replica.status().role, Role::Follower);
+    let position = three.nodes[&slow].replica.emitted;
+    three.input(slow, Input::Applied { position });
+    three.tick(60);
+    assert_eq!(three.nodes[&slow].replica.status().role, Role::Candidate);
+}
