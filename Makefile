@@ -67,6 +67,7 @@ fix: ## format the sources
 .PHONY: sim
 sim: setup ## a long simulator campaign (SEEDS=5000)
 	@$(ENV); set -x; PALISADE_SIM_SEEDS=$(SEEDS) cargo test --locked -p palisade --no-default-features --test simulation -- --nocapture $(ARGS)
+	@$(ENV); set -x; PALISADE_SIM_SEEDS=$(SEEDS) cargo test --locked -p palisade-replication --test simulation acknowledged -- --nocapture $(ARGS)
 
 # Hours: every bug is built and run by itself. `make zoo ARGS="07 read"` for some of them.
 .PHONY: zoo
