@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -39,8 +40,11 @@ use crate::wire::Envelope;
 const MAGIC: &[u8; 8] = b"PLSDPEER";
 const VERSION: u32 = 1;
 pub(crate) const GREETING_BYTES: usize = 82;
-/// Nodes that are dialled, at most.
+/// Nodes that are dialled, at most, and half of the connections that are taken.
 const PEERS_MAX: usize = 256;
+/// A peer that does not answer for so long, asked or not, is gone: its connection would otherwise
+/// outlive it for minutes, and a new one wait behind it.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 const WELCOME: u8 = 0;
 const REFUSED_CLUSTER: u8 = 1;
 const REFUSED_NODE: u8 = 2;
@@ -224,10 +228,18 @@ async fn dial(
     }
 }
 
+fn set_up(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let keepalive = TcpKeepalive::new().with_time(SILENCE_MAX / 2).with_interval(SILENCE_MAX / 4);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(SILENCE_MAX))
+}
+
 async fn greet(speaker: Speaker, peer: &Peer) -> io::Result<TcpStream> {
     let (to, address) = (peer.node, peer.address);
     let mut stream = TcpStream::connect(address).await?;
-    stream.set_nodelay(true)?;
+    set_up(&stream)?;
     stream.write_all(&encode_greeting(speaker, to)).await?;
     match stream.read_u8().await? {
         WELCOME => {
@@ -303,6 +315,8 @@ async fn listen(
             Some(_) = connections.join_next() => continue,
         };
         match stream {
+            // Whoever dials again finds room once the dead ones are noticed.
+            Ok(_) if connections.len() >= 2 * PEERS_MAX => {}
             Ok((stream, address)) => {
                 let (deliver, hears) = (deliver.clone(), hears.clone());
                 connections.spawn(async move {
@@ -326,7 +340,7 @@ async fn serve(
     deliver: impl Fn(Envelope, Incarnation),
 ) -> io::Result<()> {
     let Hears { speaker, acquaintances, told } = hears;
-    stream.set_nodelay(true)?;
+    set_up(&stream)?;
     let mut greeting = [0; GREETING_BYTES];
     timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut greeting)).await??;
     let mut same = false;
