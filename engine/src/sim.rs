@@ -29,25 +29,31 @@ pub struct SimEngine {
 }
 
 impl SimEngine {
-    /// A fresh replica.
+    /// A fresh replica of one group.
+    #[must_use]
+    pub fn new(node: NodeId) -> Self {
+        Self::of_groups(node, &[GROUP])
+    }
+
+    /// A fresh replica of each of these groups.
     ///
     /// # Panics
     /// Never: an empty store in memory opens.
     #[must_use]
-    pub fn new(node: NodeId) -> Self {
+    pub fn of_groups(node: NodeId, groups: &[GroupId]) -> Self {
         let store = MemoryStore::default();
         let shared = Arc::new(store.clone());
-        let machine = EngineMachine::open(shared, true, ClusterId::new(1), node, &[GROUP])
+        let machine = EngineMachine::open(shared, true, ClusterId::new(1), node, groups)
             .expect("an empty store opens");
         Self { store, machine }
     }
 
     /// What the state holds of a log: offset and payload.
     #[must_use]
-    pub fn log(&self, resource: ResourceId) -> Vec<(u64, Vec<u8>)> {
+    pub fn log(&self, group: GroupId, resource: ResourceId) -> Vec<(u64, Vec<u8>)> {
         let mut rows = Vec::new();
-        let from = crate::keys::log(GROUP, resource, palisade_replication::Offset::ZERO);
-        let end = crate::keys::resource_end(GROUP, resource);
+        let from = crate::keys::log(group, resource, Offset::ZERO);
+        let end = crate::keys::resource_end(group, resource);
         self.store
             .scan(Family::Log, &from, &end, &mut |key, value| {
                 let offset = crate::keys::log_offset(key).expect("a log's key ends in an offset");
@@ -58,10 +64,18 @@ impl SimEngine {
         rows
     }
 
+    /// What a log holds at an offset.
+    #[must_use]
+    pub fn logged(&self, group: GroupId, resource: ResourceId, offset: u64) -> Option<Vec<u8>> {
+        let key = crate::keys::log(group, resource, Offset::new(offset));
+        let row = self.store.get(Family::Log, &key).expect("memory can be read");
+        row.map(|payload| payload.to_vec())
+    }
+
     /// What the state holds of a map's key: value and version.
     #[must_use]
-    pub fn map(&self, resource: ResourceId, key: &[u8]) -> Option<(Vec<u8>, u64)> {
-        crate::projections::map::get(&self.store, GROUP, resource, key)
+    pub fn map(&self, group: GroupId, resource: ResourceId, key: &[u8]) -> Option<(Vec<u8>, u64)> {
+        crate::projections::map::get(&self.store, group, resource, key)
             .expect("memory can be read")
             .map(|(value, version)| (value.to_vec(), version.offset().get()))
     }
@@ -164,7 +178,8 @@ impl Submission {
     }
 }
 
-/// A batch that appends to a log and then sets a key of a map, if that stands where it is expected.
+/// A batch that appends to a log and then sets a key of a map, whatever it holds or only if that
+/// stands where it is expected.
 #[derive(Clone, Debug)]
 pub struct Swap {
     /// The log.
@@ -176,7 +191,7 @@ pub struct Swap {
     /// The key.
     pub key: Vec<u8>,
     /// The offset of the change that is expected to be the key's last, 0 for none.
-    pub expected: u64,
+    pub expected: Option<u64>,
     /// What is appended, and what the key is set to.
     pub payload: Vec<u8>,
     /// On whose behalf.
@@ -189,7 +204,7 @@ impl Swap {
     pub fn encode(&self) -> bytes::Bytes {
         let key = bytes::Bytes::copy_from_slice(&self.key);
         let payload = bytes::Bytes::copy_from_slice(&self.payload);
-        let guard = Some(Version(Offset::new(self.expected)));
+        let guard = self.expected.map(|offset| Version(Offset::new(offset)));
         let op = |resource, action| Op { resource, epoch: self.epoch, action };
         let ops = vec![
             op(self.log, Action::Append { payload: payload.clone() }),
@@ -212,6 +227,8 @@ pub enum SimOutcome {
     Fenced(FenceEpoch),
     /// The id was used for something else.
     Conflict,
+    /// The key does not stand where it was expected.
+    VersionMismatch,
     /// Any other refusal.
     Refused(String),
 }
@@ -224,6 +241,7 @@ impl From<&RecordOutcome> for SimOutcome {
             Outcome::Duplicate(first) => Self::Duplicate(first.offset.get()),
             Outcome::Refused(Refusal::Fenced { current }) => Self::Fenced(*current),
             Outcome::Refused(Refusal::IdempotencyConflict) => Self::Conflict,
+            Outcome::Refused(Refusal::VersionMismatch { .. }) => Self::VersionMismatch,
             Outcome::Refused(other) => Self::Refused(format!("{other:?}")),
         }
     }

@@ -150,7 +150,7 @@ impl Workload {
     fn swap(&mut self) {
         let node = self.pick();
         let [log, map, _] = self.resources;
-        let held = self.cluster.machine(node).map(map, SWAPPED);
+        let held = self.cluster.machine(node).map(GROUP, map, SWAPPED);
         let expected = held.map_or(0, |(_, version)| version);
         self.swaps += 1;
         let payload = format!("swap {} {expected}", self.swaps).into_bytes();
@@ -159,7 +159,7 @@ impl Workload {
             map,
             epoch: FenceEpoch::new(self.epoch),
             key: SWAPPED.to_vec(),
-            expected,
+            expected: Some(expected),
             payload: payload.clone(),
             caller: domain(),
         };
@@ -214,10 +214,10 @@ impl Workload {
                     if committed.offset <= machine.applied(GROUP).offset {
                         let [log, map, _] = self.resources;
                         if asked.key != NO_KEY {
-                            let row = machine.map(map, &asked.key.to_be_bytes());
+                            let row = machine.map(GROUP, map, &asked.key.to_be_bytes());
                             assert_eq!(row, Some((asked.payload.clone(), offset)), "G4");
                         }
-                        let logged = machine.log(log);
+                        let logged = machine.log(GROUP, log);
                         assert!(logged.contains(&(offset, asked.payload.clone())), "G7");
                     }
                     // G3: nothing of an older epoch takes effect after the fence.
@@ -260,7 +260,7 @@ impl Workload {
                         *fence = Some((offset, asked.epoch));
                     }
                 }
-                SimOutcome::Refused(_) => {}
+                SimOutcome::VersionMismatch | SimOutcome::Refused(_) => {}
             }
         }
     }
@@ -290,7 +290,7 @@ impl Workload {
             .iter()
             .map(|node| {
                 let machine = self.cluster.machine(*node);
-                (machine.log(self.resources[0]), machine.digest(GROUP))
+                (machine.log(GROUP, self.resources[0]), machine.digest(GROUP))
             })
             .collect();
         assert_eq!(states.len(), 1, "G8: replicas did not converge");
@@ -423,7 +423,9 @@ fn in_flight_records_of_a_stale_writer_have_no_effect() {
         workload.settle();
         let (fence, _) = workload.fenced_at[2].expect("epoch 2 was opened");
         for node in nodes {
-            for (offset, payload) in workload.cluster.machine(node).log(workload.resources[0]) {
+            for (offset, payload) in
+                workload.cluster.machine(node).log(GROUP, workload.resources[0])
+            {
                 let stale = payload.starts_with(b"stale");
                 assert!(!stale || offset < fence, "offset={offset} is behind the fence={fence}");
             }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use palisade_wal::{BatchSeq, GroupId, Recovered, WalError, WalReader, Write};
+use palisade_wal::{BatchSeq, GroupId, Recovered, WalError, WalOptions, WalReader, Write};
 
 use crate::effects::{Effects, GroupStatus, Input, Ticket, WallTime};
 use crate::entry::AppliedPosition;
@@ -19,7 +19,7 @@ use crate::repair::{Repair, lost_its_end};
 use crate::replica::{Replica, ReplicaConfig};
 use crate::wire::{Beat, Body, Envelope, NO_GROUP};
 
-/// Writes of several groups share a batch of the wal up to about this size.
+/// Writes of several groups share a batch of the wal up to about this size, or half of what it takes.
 const BATCH_BYTES_TARGET: usize = 4 << 20;
 /// The ceiling of terms is raised by so many at a time: seldom, and each time a file is synced.
 const CEILING_STEP: u64 = 1024;
@@ -131,6 +131,7 @@ pub(crate) struct Host {
     busy: Vec<GroupId>,
     /// Submitted batches of the wal and whose tickets each answers, in order.
     submitted: VecDeque<(BatchSeq, Tickets)>,
+    batch_bytes_target: usize,
     /// Batches the wal had no room for; nothing is appended past them.
     unsubmitted: VecDeque<(Vec<Write>, Tickets)>,
 }
@@ -146,9 +147,15 @@ pub(crate) struct HostEffects {
 }
 
 impl Host {
-    pub(crate) fn new(node: NodeId, groups: BTreeMap<GroupId, Hosted>, ceiling: Term) -> Self {
+    pub(crate) fn new(
+        node: NodeId,
+        groups: BTreeMap<GroupId, Hosted>,
+        ceiling: Term,
+        wal: &WalOptions,
+    ) -> Self {
         Self {
             node,
+            batch_bytes_target: BATCH_BYTES_TARGET.min(wal.batch_bytes_max / 2),
             busy: groups.keys().copied().collect(),
             groups,
             ceiling,
@@ -252,7 +259,7 @@ impl Host {
         mut raise: impl FnMut(Term) -> io::Result<()>,
     ) -> Result<HostEffects, NodeError> {
         let mut all = HostEffects::default();
-        let mut batch = Batch::default();
+        let mut batch = Batch { bytes_target: self.batch_bytes_target, ..Batch::default() };
         let mut beats: BTreeMap<NodeId, Vec<Beat>> = BTreeMap::new();
         let mut busy = std::mem::take(&mut self.busy);
         // Whatever order inputs came in, groups step in theirs.
@@ -316,6 +323,7 @@ struct Batch {
     writes: Vec<Write>,
     tickets: Tickets,
     bytes: usize,
+    bytes_target: usize,
 }
 
 impl Batch {
@@ -328,7 +336,7 @@ impl Batch {
         full: &mut VecDeque<(Vec<Write>, Tickets)>,
     ) {
         let bytes: usize = writes.iter().map(write_bytes).sum();
-        if self.bytes + bytes > BATCH_BYTES_TARGET {
+        if self.bytes + bytes > self.bytes_target {
             self.close(full);
         }
         self.bytes += bytes;

@@ -216,6 +216,12 @@ impl LogStore {
         self.last = self.last.min(up_to);
     }
 
+    /// What the cache holds.
+    #[cfg(feature = "sim")]
+    pub(crate) fn cache_bytes(&self) -> usize {
+        self.cache_bytes
+    }
+
     /// Drops the oldest cached entries up to `up_to` while the cache is over its bound.
     pub(crate) fn evict(&mut self, cache_bytes_max: usize, up_to: LogIndex) {
         while self.cache_bytes > cache_bytes_max {

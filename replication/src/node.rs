@@ -118,6 +118,7 @@ impl<M: StateMachine> Node<M> {
     /// address cannot be listened on.
     pub async fn open(config: NodeConfig, machine: M) -> Result<Self, NodeError> {
         config.options.validate()?;
+        config.options.validate_wal(&config.wal)?;
         let listener = match config.listen {
             None => None,
             Some(address) => {
@@ -250,7 +251,7 @@ impl<M: StateMachine> Node<M> {
         };
         let driver = Driver {
             outbox,
-            host: Host::new(config.node, replicas, term),
+            host: Host::new(config.node, replicas, term, &config.wal),
             callers,
             wal,
             ceiling,

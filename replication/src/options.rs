@@ -1,5 +1,7 @@
 //! Every bound and interval of a replica, by name (G12).
 
+use palisade_wal::WalOptions;
+
 use crate::error::NodeError;
 
 /// Bounds and intervals of a replica and its driver. The defaults suit a service on a local
@@ -151,7 +153,28 @@ impl Options {
             None => Ok(()),
         }
     }
+
+    /// Refuses bounds of a write-ahead log that cannot take what a replica may have to write at once:
+    /// a message's entries behind almost as many, or a single entry, and its register.
+    ///
+    /// # Errors
+    /// [`NodeError::InvalidArgument`], naming the rule.
+    pub fn validate_wal(&self, wal: &WalOptions) -> Result<(), NodeError> {
+        let entry_bytes_max = self.entry_bytes_target + self.record_bytes_max;
+        let write_bytes_max = 2 * self.message_bytes_max + entry_bytes_max + WRITE_OVERHEAD_BYTES;
+        if write_bytes_max <= wal.batch_bytes_max {
+            return Ok(());
+        }
+        let what = format!(
+            "wal.batch_bytes_max must be at least {write_bytes_max}: twice message_bytes_max, \
+             entry_bytes_target, record_bytes_max and {WRITE_OVERHEAD_BYTES}"
+        );
+        Err(NodeError::InvalidArgument { what })
+    }
 }
+
+/// Registers, trims, and the headers of what is written at once.
+const WRITE_OVERHEAD_BYTES: usize = 16 << 10;
 
 /// What `record_bytes_max` and `entry_bytes_target` may be raised to.
 pub(crate) const RECORD_BYTES_LIMIT: usize = 4 << 20;

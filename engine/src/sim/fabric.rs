@@ -223,7 +223,7 @@ impl SimFabric {
         if applied < required {
             return Err(SimRefusal::NotYetApplied { required, applied });
         }
-        let found = machine.map(map.id, key.as_bytes());
+        let found = machine.map(GROUP, map.id, key.as_bytes());
         Ok(found.map(|(value, _)| String::from_utf8_lossy(&value).into_owned()))
     }
 
@@ -247,7 +247,7 @@ impl SimFabric {
     /// What a node's log holds: offset and payload.
     #[must_use]
     pub fn scan(&self, node: NodeId, log: SimResource) -> Vec<(Offset, String)> {
-        let rows = self.cluster.machine(node).log(log.id).into_iter();
+        let rows = self.cluster.machine(node).log(GROUP, log.id).into_iter();
         rows.map(|(offset, payload)| {
             (Offset::new(offset), String::from_utf8_lossy(&payload).into_owned())
         })

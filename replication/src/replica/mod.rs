@@ -166,7 +166,23 @@ impl Replica {
             // raft draws its timeout from a thread's generator at every change of role or term:
             // drawn again from the seed before the next tick could read it.
             self.spread_election_timeout();
+            // Whoever slept finds a queue of appends: one write must not hold all of them.
+            if self.raw.raft.raft_log.unstable.entries_size > self.config.options.message_bytes_max
+            {
+                self.settle(now, effects)?;
+            }
         }
+        self.settle(now, effects)?;
+        self.want_export(effects);
+        if let Some(error) = self.raw.store().take_failure() {
+            return Err(NodeError::from(error));
+        }
+        self.assert_invariants();
+        Ok(())
+    }
+
+    /// Hands out what is owed by now.
+    fn settle(&mut self, now: WallTime, effects: &mut Effects) -> Result<(), NodeError> {
         // Each round may free the next: a persisted entry commits, a commit frees a proposal.
         loop {
             self.notice_leadership(effects)?;
@@ -176,17 +192,11 @@ impl Replica {
             self.guard_progress();
             let writes = !self.trims.is_empty() || !self.resets.is_empty() || self.register_dirty;
             if !self.raw.has_ready() && !writes {
-                break;
+                return Ok(());
             }
             self.take_ready(effects)?;
             self.spread_election_timeout();
         }
-        self.want_export(effects);
-        if let Some(error) = self.raw.store().take_failure() {
-            return Err(NodeError::from(error));
-        }
-        self.assert_invariants();
-        Ok(())
     }
 
     fn take(&mut self, input: Input, effects: &mut Effects) -> Result<(), NodeError> {
@@ -246,6 +256,33 @@ impl Replica {
     #[must_use]
     pub(crate) fn leads(&self) -> bool {
         self.raw.raft.state == StateRole::Leader
+    }
+
+    /// Up to here the log is on the disk.
+    #[cfg(feature = "sim")]
+    pub(crate) fn persisted(&self) -> LogIndex {
+        LogIndex::new(self.raw.raft.raft_log.persisted)
+    }
+
+    /// What waits in it, how much, and what may at most (G12).
+    #[cfg(feature = "sim")]
+    pub(crate) fn loads(&self) -> [(&'static str, usize, usize); 5] {
+        let options = &self.config.options;
+        // What was taken while there was room may still be committed when there is none.
+        let window = options.messages_in_flight_max * options.message_bytes_max;
+        let taken = window + options.uncommitted_bytes_max + 2 * options.entry_bytes_target;
+        let backlog_max = options.apply_backlog_bytes_max + taken;
+        [
+            ("proposals", self.pending.count(), options.proposals_max),
+            ("bytes of proposals", self.pending.bytes(), options.proposals_bytes_max),
+            ("reads", self.reads.count(), options.reads_max),
+            ("bytes to apply", self.backlog_bytes, backlog_max),
+            (
+                "bytes of cached entries",
+                self.raw.store().cache_bytes(),
+                options.entry_cache_bytes_max + backlog_max,
+            ),
+        ]
     }
 
     /// How raft sees everyone, for people who replay a seed.

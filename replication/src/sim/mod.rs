@@ -9,6 +9,7 @@
 //! two different records (G2), and state digests agree at equal offsets (G8). The workload checks
 //! the rest.
 
+mod checks;
 mod damage;
 mod nemesis;
 mod network;
@@ -19,16 +20,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use palisade_wal::sim::SimDisk;
-use palisade_wal::{GroupId, LogIndex};
+use palisade_wal::{GroupId, LogIndex, WalOptions};
 
 use crate::applier::Committed;
 use crate::effects::{GroupStatus, Input};
-use crate::entry::CommittedEntry;
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Offset, Term};
 use crate::membership::{Member, MemberChange, Membership};
 use crate::options::Options;
-use crate::replica::Replica;
 use crate::state_machine::StateMachine;
 
 pub use nemesis::{Nemesis, SimFault};
@@ -73,10 +72,14 @@ pub struct SimOptions {
     pub sync_us_max: u64,
     /// Of a thousand applies, how many are followed by a flush of the state.
     pub flush_per_mille: u64,
+    /// Whether to say what happens, for people who replay a seed.
+    pub tells: bool,
     /// A node's clock may run so much faster or slower, in thousandths.
     pub drift_per_mille: u64,
     /// Bounds of the replicas.
     pub replica: Options,
+    /// Bounds of their logs.
+    pub wal: WalOptions,
 }
 
 impl Default for SimOptions {
@@ -85,6 +88,9 @@ impl Default for SimOptions {
             tick_ms: 10,
             trim_entries_min: 16,
             lag_entries_max: 200,
+            record_bytes_max: 4 << 10,
+            message_bytes_max: 4 << 10,
+            entry_bytes_target: 4 << 10,
             snapshot_patience_ticks: 100,
             resend_ticks: 20,
             report_ticks: 40,
@@ -100,8 +106,15 @@ impl Default for SimOptions {
             gather_per_mille: 300,
             sync_us_max: 3_000,
             flush_per_mille: 100,
+            tells: std::env::var_os("PALISADE_SIM_TELL").is_some(),
             drift_per_mille: 50,
             replica,
+            wal: WalOptions {
+                segment_bytes: 64 << 10,
+                batch_bytes_max: 32 << 10,
+                queued_bytes_max: 1 << 20,
+                ..WalOptions::default()
+            },
         }
     }
 }
@@ -166,15 +179,19 @@ pub struct SimCluster<M: SimMachine> {
     heads: BTreeMap<(GroupId, Offset), [u8; 32]>,
     trace: u64,
     leaders: BTreeMap<(GroupId, Term), NodeId>,
+    /// How far each group is applied, wherever it is furthest.
+    applied: BTreeMap<GroupId, LogIndex>,
     coverage: BTreeMap<&'static str, u64>,
-    /// Whether to say what happens, for people who replay a seed.
-    tells: bool,
 }
 
 impl<M: SimMachine> SimCluster<M> {
     /// Starts all nodes on empty disks.
+    ///
+    /// # Panics
+    /// When the options do not fit together.
     #[must_use]
     pub fn new(seed: u64, options: SimOptions, machine: impl Fn(NodeId) -> M + 'static) -> Self {
+        options.replica.validate_wal(&options.wal).expect("the options fit together");
         let mut cluster = Self {
             random: SimRandom::from_seed(seed),
             rot: SimRandom::from_seed(seed ^ 0x00c4_a27e),
@@ -190,8 +207,8 @@ impl<M: SimMachine> SimCluster<M> {
             heads: BTreeMap::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             leaders: BTreeMap::new(),
+            applied: BTreeMap::new(),
             coverage: BTreeMap::new(),
-            tells: std::env::var_os("PALISADE_SIM_TELL").is_some(),
             options,
         };
         let first: BTreeMap<NodeId, Member> = (1..=cluster.options.nodes)
@@ -235,6 +252,9 @@ impl<M: SimMachine> SimCluster<M> {
             running: None,
             halted: None,
             harmed: false,
+            slowness: 1,
+            fuse: None,
+            kept: BTreeMap::new(),
         };
         self.nodes.insert(id, node);
     }
@@ -350,9 +370,9 @@ impl<M: SimMachine> SimCluster<M> {
         &self.coverage
     }
 
-    /// Says what happens, if someone replays this run with `PALISADE_SIM_TELL=1`.
+    /// Says what happens, if the options ask for it.
     pub fn tell(&self, what: impl FnOnce() -> String) {
-        if self.tells {
+        if self.options.tells {
             let (s, us) = (self.now_us / 1_000_000, self.now_us % 1_000_000);
             eprintln!("{s:5}.{us:06} {}", what());
         }
@@ -372,6 +392,29 @@ impl<M: SimMachine> SimCluster<M> {
         node.machine.crash();
     }
 
+    /// The node loses power in the middle of what it does: when it has done so many further things,
+    /// of which sending one message is one, and applying one entry.
+    pub fn power_off_within(&mut self, id: NodeId, deeds: u64) {
+        self.nodes.get_mut(&id).expect("a known node").fuse = Some(deeds);
+    }
+
+    /// One thing more is done. True if that was the last: the node is down.
+    fn burns(&mut self, id: NodeId) -> bool {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        match &mut node.fuse {
+            Some(0) => {
+                self.count("power off in the middle");
+                self.power_off(id);
+                true
+            }
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        }
+    }
+
     /// The process of a node is killed; its operating system goes on and keeps what was written.
     pub fn kill(&mut self, id: NodeId) {
         self.count("kill");
@@ -382,9 +425,11 @@ impl<M: SimMachine> SimCluster<M> {
     fn stop(&mut self, id: NodeId) {
         self.note(b"stop", id.get());
         self.tell(|| format!("node {id} stops"));
+        self.note_kept(id);
         let node = self.nodes.get_mut(&id).expect("a known node");
         node.life += 1;
         node.stopped_until = 0;
+        node.fuse = None;
         node.held = None;
         if let Some(running) = node.running.take() {
             let lost = running.into_waiting();
@@ -414,6 +459,12 @@ impl<M: SimMachine> SimCluster<M> {
         self.network.set_blocked(from, to, blocked);
     }
 
+    /// From now on the disk of a node takes so many times as long.
+    pub fn slow_disk(&mut self, id: NodeId, times: u64) {
+        self.count("disk slow");
+        self.nodes.get_mut(&id).expect("a known node").slowness = times;
+    }
+
     /// From now on the disk of a node does not come back from a sync.
     pub fn hold_syncs(&mut self, id: NodeId) {
         self.count("disk hangs");
@@ -439,6 +490,8 @@ impl<M: SimMachine> SimCluster<M> {
             let now = self.now_us;
             let node = self.nodes.get_mut(&id).expect("a known node");
             node.stopped_until = node.stopped_until.min(now);
+            node.slowness = 1;
+            node.fuse = None;
         }
     }
 
@@ -468,6 +521,15 @@ impl<M: SimMachine> SimCluster<M> {
 
     /// Asks a node for a linearizable read. Its completion comes later.
     pub fn read(&mut self, id: NodeId, group: GroupId) -> OpId {
+        let takes = self.nodes[&id].running.as_ref().is_none_or(|running| {
+            running.host.replica(group).is_none_or(|replica| replica.takes_reads())
+        });
+        if !takes {
+            let op = self.take_op();
+            let refusal = NodeError::Backpressure { queue: "reads_max", retry_after_ms: 10 };
+            self.completions.push_back((op, Completion::Refused(refusal)));
+            return op;
+        }
         self.ask(id, group, |token| Input::Read { token })
     }
 
@@ -502,15 +564,28 @@ impl<M: SimMachine> SimCluster<M> {
     /// Lets so much time pass.
     pub fn run_for(&mut self, us: u64) {
         let end = self.now_us + us;
-        while let Some(entry) = self.events.first_entry() {
-            if entry.key().0 > end {
-                break;
-            }
-            let ((at, _), event) = entry.remove_entry();
-            self.now_us = at;
-            self.handle(event);
-        }
+        while self.happen_until(end) {}
         self.now_us = end;
+    }
+
+    /// Lets time pass until something is completed, at most until then. Says whether something is.
+    pub fn run_to_completion(&mut self, end_us: u64) -> bool {
+        while self.completions.is_empty() && self.happen_until(end_us) {}
+        if self.completions.is_empty() {
+            self.now_us = self.now_us.max(end_us);
+        }
+        !self.completions.is_empty()
+    }
+
+    /// The next thing happens, if it is due until then.
+    fn happen_until(&mut self, end_us: u64) -> bool {
+        let Some(entry) = self.events.first_entry().filter(|entry| entry.key().0 <= end_us) else {
+            return false;
+        };
+        let ((at, _), event) = entry.remove_entry();
+        self.now_us = at;
+        self.handle(event);
+        true
     }
 
     fn take_op(&mut self) -> OpId {
@@ -548,6 +623,7 @@ impl<M: SimMachine> SimCluster<M> {
                 self.greet(id);
                 self.running(id).host.tick();
                 self.step(id);
+                self.check_loads(id);
             }
             Event::Deliver(parcel) => self.deliver(parcel),
             Event::Synced { .. } => {
@@ -584,77 +660,11 @@ impl<M: SimMachine> SimCluster<M> {
         }
     }
 
-    /// G2: an offset holds one record for ever, wherever it is applied.
-    fn check_records(&mut self, group: GroupId, entry: &CommittedEntry) {
-        let mut offset = entry.first_offset;
-        for record in &entry.records {
-            let agreed = self.agreed.entry((group, offset));
-            let agreed = agreed.or_insert_with(|| record.payload.clone());
-            assert_eq!(*agreed, record.payload, "G2: group={group} offset={offset}");
-            offset = offset.next();
-        }
-    }
-
-    /// G8: equal offsets, equal histories.
-    fn check_head(&mut self, id: NodeId, group: GroupId) {
-        let machine = &self.nodes[&id].machine;
-        let (offset, head) = (machine.applied(group).offset, machine.head(group));
-        let agreed = self.heads.entry((group, offset)).or_insert(head);
-        assert_eq!(*agreed, head, "G8: node={id} group={group} offset={offset}");
-    }
-
-    /// At most one leader a term.
-    fn check_leaders(&mut self, id: NodeId) {
-        let Some(running) = &self.nodes[&id].running else { return };
-        let mut news = Vec::new();
-        for (group, replica) in running.host.replicas().filter(|(_, replica)| replica.leads()) {
-            let term = replica.term();
-            let leader = *self.leaders.entry((group, term)).or_insert_with(|| {
-                news.push(format!("group {group}: node {id} leads in term {term}"));
-                id
-            });
-            assert_eq!(leader, id, "two leaders: group={group} term={term}");
-        }
-        for news in news {
-            self.tell(|| news);
-        }
-    }
-
     /// Folds what happens into the trace (FNV-1a).
     fn note(&mut self, what: &[u8], who: u64) {
         let stamp = self.now_us.to_le_bytes();
         for byte in stamp.iter().chain(&who.to_le_bytes()).chain(what) {
             self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    }
-
-    /// Says how every node sees a group.
-    pub fn tell_group(&self, group: GroupId) {
-        for (id, node) in &self.nodes {
-            let replica = node.running.as_ref().and_then(|running| running.host.replica(group));
-            let told = replica.map(Replica::told);
-            let told = told.unwrap_or_else(|| format!("{:#?}", self.status(*id, group)));
-            self.tell(|| format!("node {id} group {group}: {told} {:?}", node.halted));
-        }
-    }
-
-    /// Every group's digest of every node in it is the same, at the same place.
-    ///
-    /// # Panics
-    /// When replicas differ (G8), naming them.
-    pub fn assert_converged(&self) {
-        for group in self.groups() {
-            let mut states: BTreeMap<(LogIndex, Offset, [u8; 32]), Vec<NodeId>> = BTreeMap::new();
-            for id in self.members(group) {
-                let machine = &self.nodes[&id].machine;
-                let position = machine.applied(group);
-                let digest = machine.digest(group);
-                states.entry((position.index, position.offset, digest)).or_default().push(id);
-            }
-            if states.len() != 1 {
-                self.tell_group(group);
-            }
-            assert_eq!(states.len(), 1, "G8: group={group} did not converge: {states:?}");
         }
     }
 

@@ -14,6 +14,8 @@ use crate::membership::{MemberChange, MemberRole};
 pub enum SimFault {
     /// A node loses power.
     PowerOff,
+    /// A node loses power between two of the next things it does.
+    PowerOffSoon,
     /// The process of a leader is killed.
     KillLeader,
     /// All nodes lose power at once.
@@ -30,6 +32,8 @@ pub enum SimFault {
     ClockJump,
     /// A disk does not come back from a sync for a while.
     DiskHang,
+    /// A disk takes many times as long as before.
+    SlowDisk,
     /// Leadership is handed over.
     Transfer,
     /// Members come and go.
@@ -46,28 +50,34 @@ pub enum SimFault {
     StartAll,
 }
 
-const ALL: [SimFault; 16] = [
-    SimFault::PowerOff,
-    SimFault::KillLeader,
-    SimFault::PowerOffAll,
-    SimFault::CutWay,
-    SimFault::IsolateLeader,
-    SimFault::Split,
-    SimFault::Pause,
-    SimFault::ClockJump,
-    SimFault::DiskHang,
-    SimFault::Transfer,
-    SimFault::Members,
-    SimFault::Damage,
-    SimFault::FullDisk,
-    SimFault::Wipe,
-    SimFault::Heal,
-    SimFault::StartAll,
-];
+impl SimFault {
+    /// Every kind.
+    pub const ALL: [Self; 18] = [
+        Self::PowerOff,
+        Self::PowerOffSoon,
+        Self::KillLeader,
+        Self::PowerOffAll,
+        Self::CutWay,
+        Self::IsolateLeader,
+        Self::Split,
+        Self::Pause,
+        Self::ClockJump,
+        Self::DiskHang,
+        Self::SlowDisk,
+        Self::Transfer,
+        Self::Members,
+        Self::Damage,
+        Self::FullDisk,
+        Self::Wipe,
+        Self::Heal,
+        Self::StartAll,
+    ];
+}
 
 /// Chooses and carries out faults, one at a time.
 #[derive(Clone, Debug)]
 pub struct Nemesis {
+    random: SimRandom,
     /// How likely each is, beside the others.
     weights: Vec<(SimFault, u64)>,
     /// Nodes that lost their directory and are not replaced yet.
@@ -78,13 +88,15 @@ pub struct Nemesis {
     begun: bool,
     /// Changes it has asked for.
     asked: BTreeSet<OpId>,
+    /// What does not happen although it is drawn.
+    left_out: BTreeSet<SimFault>,
 }
 
 impl Nemesis {
     /// Draws which faults there are, and how likely.
     #[must_use]
     pub fn swarm(random: &mut SimRandom) -> Self {
-        let mut weights: Vec<(SimFault, u64)> = ALL
+        let mut weights: Vec<(SimFault, u64)> = SimFault::ALL
             .into_iter()
             .map(|fault| match fault {
                 // Without mending, nothing happens after a while.
@@ -95,11 +107,13 @@ impl Nemesis {
             .collect();
         weights.retain(|(_, weight)| *weight > 0);
         Self {
+            random: SimRandom::from_seed(random.draw()),
             weights,
             wiped: BTreeSet::new(),
             damaged: None,
             begun: false,
             asked: BTreeSet::new(),
+            left_out: BTreeSet::new(),
         }
     }
 
@@ -109,12 +123,29 @@ impl Nemesis {
         let faults = faults.iter().chain(&[SimFault::Heal, SimFault::StartAll]);
         let weights = faults.map(|fault| (*fault, 10)).collect();
         Self {
+            random: SimRandom::from_seed(0),
             weights,
             wiped: BTreeSet::new(),
             damaged: None,
             begun: false,
             asked: BTreeSet::new(),
+            left_out: BTreeSet::new(),
         }
+    }
+
+    /// What it does next is drawn from this seed, whatever it has done before.
+    pub fn reseed(&mut self, seed: u64) {
+        self.random = SimRandom::from_seed(seed);
+    }
+
+    /// The faults there are.
+    pub fn faults(&self) -> impl Iterator<Item = SimFault> {
+        self.weights.iter().map(|(fault, _)| *fault)
+    }
+
+    /// From now on these are drawn and do not happen.
+    pub fn leave_out(&mut self, faults: impl IntoIterator<Item = SimFault>) {
+        self.left_out.extend(faults);
     }
 
     /// True if the operation is one of its own changes.
@@ -126,7 +157,7 @@ impl Nemesis {
     pub fn act<M: SimMachine>(&mut self, cluster: &mut SimCluster<M>) {
         self.begun = self.begun || cluster.has_begun();
         let total: u64 = self.weights.iter().map(|(_, weight)| weight).sum();
-        let mut at = cluster.random().below(total);
+        let mut at = self.random.below(total);
         let chosen = self.weights.iter().find(|(_, weight)| match at.checked_sub(*weight) {
             Some(rest) => {
                 at = rest;
@@ -135,17 +166,24 @@ impl Nemesis {
             None => true,
         });
         let (fault, _) = *chosen.expect("the weights sum up");
-        self.carry_out(fault, cluster);
+        if !self.left_out.contains(&fault) {
+            self.carry_out(fault, cluster);
+        }
     }
 
-    fn carry_out<M: SimMachine>(&mut self, fault: SimFault, cluster: &mut SimCluster<M>) {
+    /// Lets this happen, to whatever is drawn.
+    pub fn carry_out<M: SimMachine>(&mut self, fault: SimFault, cluster: &mut SimCluster<M>) {
         let nodes = cluster.node_ids();
         let groups: Vec<GroupId> = cluster.groups().collect();
-        let node = *cluster.random().pick(&nodes);
-        let group = *cluster.random().pick(&groups);
+        let node = *self.random.pick(&nodes);
+        let group = *self.random.pick(&groups);
         cluster.tell(|| format!("nemesis: {fault:?}, node {node}, group {group}"));
         match fault {
             SimFault::PowerOff => cluster.power_off(node),
+            SimFault::PowerOffSoon => {
+                let deeds = self.random.below(200);
+                cluster.power_off_within(node, deeds);
+            }
             SimFault::KillLeader => {
                 if let Some(leader) = cluster.leader(group) {
                     cluster.kill(leader);
@@ -153,7 +191,7 @@ impl Nemesis {
             }
             SimFault::PowerOffAll => nodes.iter().for_each(|node| cluster.power_off(*node)),
             SimFault::CutWay => {
-                let other = *cluster.random().pick(&nodes);
+                let other = *self.random.pick(&nodes);
                 cluster.set_blocked(node, other, true);
             }
             SimFault::IsolateLeader => {
@@ -162,18 +200,22 @@ impl Nemesis {
             }
             SimFault::Split => {
                 let side: Vec<NodeId> =
-                    nodes.iter().copied().filter(|_| cluster.random().below(2) == 0).collect();
+                    nodes.iter().copied().filter(|_| self.random.below(2) == 0).collect();
                 cut(cluster, &side, &nodes);
             }
             SimFault::Pause => {
-                let us = 1_000 + cluster.random().below(4_000_000);
+                let us = 1_000 + self.random.below(4_000_000);
                 cluster.pause(node, us);
             }
             SimFault::ClockJump => {
-                let ms = cluster.random().below(7_200_000) as i64 - 3_600_000;
+                let ms = self.random.below(7_200_000) as i64 - 3_600_000;
                 cluster.jump_clock(node, ms);
             }
             SimFault::DiskHang => cluster.hold_syncs(node),
+            SimFault::SlowDisk => {
+                let times = 10 + self.random.below(1_000);
+                cluster.slow_disk(node, times);
+            }
             SimFault::Transfer => {
                 if let Some(leader) = cluster.leader(group) {
                     cluster.transfer(leader, group, node);
@@ -219,7 +261,7 @@ impl Nemesis {
             && cluster.damage_log(node)
         {
             self.damaged = Some(node);
-            if cluster.random().below(2) == 0 {
+            if self.random.below(2) == 0 {
                 cluster.kill(node);
             }
         }
@@ -263,7 +305,7 @@ impl Nemesis {
         };
         let (voters, learners) = (with(MemberRole::Voter), with(MemberRole::Learner));
         let wiped = voters.iter().chain(&learners).copied().find(|node| self.wiped.contains(node));
-        let change = match (wiped, cluster.random().below(6)) {
+        let change = match (wiped, self.random.below(6)) {
             // Whoever lost its directory is to be replaced before anything else.
             (Some(old), _) => match learners.iter().copied().find(|new| *new != old) {
                 Some(new) if voters.contains(&old) => MemberChange::Replace { old, new },
@@ -274,14 +316,14 @@ impl Nemesis {
             },
             (None, 0 | 1) if members.members.len() < 7 => self.newcomer(cluster, group),
             (None, 2 | 3) if !learners.is_empty() && voters.len() < 5 => {
-                MemberChange::Promote { node: *cluster.random().pick(&learners) }
+                MemberChange::Promote { node: *self.random.pick(&learners) }
             }
             (None, 4) if voters.len() > 3 => {
-                MemberChange::Demote { node: *cluster.random().pick(&voters) }
+                MemberChange::Demote { node: *self.random.pick(&voters) }
             }
             (None, _) if voters.len() > 3 || !learners.is_empty() => {
                 let some = if voters.len() > 3 { &voters } else { &learners };
-                MemberChange::Remove { node: *cluster.random().pick(some) }
+                MemberChange::Remove { node: *self.random.pick(some) }
             }
             (None, _) => self.newcomer(cluster, group),
         };
@@ -291,7 +333,11 @@ impl Nemesis {
     }
 
     /// A node that is up and not in the group, or a new one.
-    fn newcomer<M: SimMachine>(&self, cluster: &mut SimCluster<M>, group: GroupId) -> MemberChange {
+    fn newcomer<M: SimMachine>(
+        &mut self,
+        cluster: &mut SimCluster<M>,
+        group: GroupId,
+    ) -> MemberChange {
         let inside = cluster.members(group);
         let outside: Vec<NodeId> =
             cluster.up().into_iter().filter(|node| !inside.contains(node)).collect();
@@ -299,10 +345,10 @@ impl Nemesis {
             cluster.add_node()
         } else if outside.is_empty() {
             let nodes = cluster.node_ids();
-            let node = *cluster.random().pick(&nodes);
+            let node = *self.random.pick(&nodes);
             cluster.describe(node)
         } else {
-            let node = *cluster.random().pick(&outside);
+            let node = *self.random.pick(&outside);
             cluster.describe(node)
         };
         MemberChange::AddLearner { node, member }

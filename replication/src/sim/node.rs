@@ -43,6 +43,12 @@ pub(super) struct SimNode<M> {
     pub(super) halted: Option<NodeError>,
     /// Something was done to its disk that no disk may do.
     pub(super) harmed: bool,
+    /// Its disk takes so many times as long as it should.
+    pub(super) slowness: u64,
+    /// It loses power after so many further deeds.
+    pub(super) fuse: Option<u64>,
+    /// What it had durable when it last went down, of what is applied anywhere.
+    pub(super) kept: BTreeMap<GroupId, LogIndex>,
 }
 
 impl<M> SimNode<M> {
@@ -95,15 +101,6 @@ impl Running {
     }
 }
 
-fn wal_options() -> WalOptions {
-    WalOptions {
-        segment_bytes: 64 << 10,
-        batch_bytes_max: 32 << 10,
-        queued_bytes_max: 1 << 20,
-        ..WalOptions::default()
-    }
-}
-
 impl<M: SimMachine> SimCluster<M> {
     /// Starts a node on what its disk holds.
     pub fn start(&mut self, id: NodeId) {
@@ -118,6 +115,7 @@ impl<M: SimMachine> SimCluster<M> {
                 node.running = Some(running);
                 node.halted = None;
                 let (life, tick_us) = (node.life, node.tick_us);
+                self.check_kept(id);
                 self.schedule(tick_us, Event::Tick { node: id, life });
                 for group in self.groups() {
                     let index = self.nodes[&id].machine.flushed(group).index;
@@ -133,7 +131,8 @@ impl<M: SimMachine> SimCluster<M> {
         let node = self.nodes.get_mut(&id).expect("a known node");
         let identity =
             WalIdentity { cluster: 1, node: id.get(), incarnation: node.incarnation.get() };
-        let (wal, recovered) = Wal::open(Arc::new(node.disk.clone()), identity, wal_options())?;
+        let (wal, recovered) =
+            Wal::open(Arc::new(node.disk.clone()), identity, self.options.wal.clone())?;
         let mut wal = wal;
         if groups.iter().all(|group| recovered.groups.contains_key(group)) {
             wal.forget_unlisted();
@@ -156,7 +155,7 @@ impl<M: SimMachine> SimCluster<M> {
             let hosted = Hosted::open(config, &recovered, wal.reader(), applied, node.ceiling)?;
             replicas.insert(group, hosted);
         }
-        let mut host = Host::new(id, replicas, node.ceiling);
+        let mut host = Host::new(id, replicas, node.ceiling, &self.options.wal);
         node.acquaintances.iter().for_each(|(other, life)| host.meet(*other, *life));
         Ok(Running {
             wal,
@@ -203,12 +202,20 @@ impl<M: SimMachine> SimCluster<M> {
         };
         self.check_leaders(id);
         for envelope in effects.send {
+            if self.burns(id) {
+                return;
+            }
             self.send(envelope);
         }
         for (group, effects) in effects.groups {
+            if self.burns(id) {
+                return;
+            }
             self.perform(id, group, effects);
         }
-        self.write(id);
+        if !self.burns(id) {
+            self.write(id);
+        }
     }
 
     fn perform(&mut self, id: NodeId, group: GroupId, effects: Effects) {
@@ -237,7 +244,7 @@ impl<M: SimMachine> SimCluster<M> {
             let op = running.proposals.remove(&(group, seq));
             self.completions.extend(op.map(|op| (op, Completion::Unknown)));
         }
-        if effects.members_changed && self.tells {
+        if effects.members_changed && self.options.tells {
             let replica = running.host.replica(group).expect("it has just stepped");
             let roles: Vec<_> = replica.members().roles().collect();
             eprintln!("node {id} group {group}: members {roles:?}");
@@ -315,7 +322,8 @@ impl<M: SimMachine> SimCluster<M> {
             Ok(None) => {}
             Ok(Some(_)) => {
                 running.syncing = true;
-                let after = 50 + self.random.below(self.options.sync_us_max);
+                let slowness = self.nodes[&id].slowness;
+                let after = slowness * (50 + self.random.below(self.options.sync_us_max));
                 self.schedule(after, Event::Synced { node: id, life });
             }
             Err(error) => self.halt(id, error.into()),
@@ -330,8 +338,9 @@ impl<M: SimMachine> SimCluster<M> {
             Ok(durable)
         });
         match durable {
+            Ok(_) if self.burns(id) => {}
             Ok(durable) => {
-                running.host.durable(durable);
+                self.running(id).host.durable(durable);
                 self.step(id);
             }
             Err(error) => self.halt(id, error.into()),
@@ -362,13 +371,16 @@ impl<M: SimMachine> SimCluster<M> {
         if let Some(group) = of {
             self.apply_entries(id, group, &entries);
         }
-        if self.nodes[&id].running.is_none() {
+        if self.nodes[&id].running.is_none() || self.burns(id) {
             return;
         }
         self.serve_reads(id);
         if flush {
             let node = self.nodes.get_mut(&id).expect("a known node");
             node.machine.flush().expect("a simulated state flushes");
+            if self.burns(id) {
+                return;
+            }
             for group in self.groups() {
                 let index = self.nodes[&id].machine.flushed(group).index;
                 self.input(id, group, Input::Flushed { index });
@@ -410,7 +422,7 @@ impl<M: SimMachine> SimCluster<M> {
     }
 
     fn apply_entries(&mut self, id: NodeId, group: GroupId, entries: &[CommittedEntry]) {
-        if entries.is_empty() || self.nodes[&id].running.is_none() {
+        if entries.is_empty() || self.nodes[&id].running.is_none() || self.burns(id) {
             return;
         }
         for entry in entries {

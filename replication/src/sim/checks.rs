@@ -1,0 +1,118 @@
+//! What the cluster checks by itself, whatever it is used for.
+
+use std::collections::BTreeMap;
+
+use palisade_wal::{GroupId, LogIndex};
+
+use super::{SimCluster, SimMachine};
+use crate::entry::CommittedEntry;
+use crate::identity::{NodeId, Offset};
+use crate::replica::Replica;
+
+impl<M: SimMachine> SimCluster<M> {
+    /// G2: an offset holds one record for ever, wherever it is applied.
+    pub(super) fn check_records(&mut self, group: GroupId, entry: &CommittedEntry) {
+        let mut offset = entry.first_offset;
+        for record in &entry.records {
+            let agreed = self.agreed.entry((group, offset));
+            let agreed = agreed.or_insert_with(|| record.payload.clone());
+            assert_eq!(*agreed, record.payload, "G2: group={group} offset={offset}");
+            offset = offset.next();
+        }
+    }
+
+    /// G8: equal offsets, equal histories.
+    pub(super) fn check_head(&mut self, id: NodeId, group: GroupId) {
+        let machine = &self.nodes[&id].machine;
+        let (offset, head) = (machine.applied(group).offset, machine.head(group));
+        let agreed = self.heads.entry((group, offset)).or_insert(head);
+        assert_eq!(*agreed, head, "G8: node={id} group={group} offset={offset}");
+        let index = machine.applied(group).index;
+        let applied = self.applied.entry(group).or_insert(index);
+        *applied = index.max(*applied);
+    }
+
+    /// At most one leader a term.
+    pub(super) fn check_leaders(&mut self, id: NodeId) {
+        let Some(running) = &self.nodes[&id].running else { return };
+        let mut news = Vec::new();
+        for (group, replica) in running.host.replicas().filter(|(_, replica)| replica.leads()) {
+            let term = replica.term();
+            let leader = *self.leaders.entry((group, term)).or_insert_with(|| {
+                news.push(format!("group {group}: node {id} leads in term {term}"));
+                id
+            });
+            assert_eq!(leader, id, "two leaders: group={group} term={term}");
+        }
+        for news in news {
+            self.tell(|| news);
+        }
+    }
+
+    /// G10: what a node had durable, and anybody has applied, it still has when it comes back, or it
+    /// knows that it has not.
+    pub(super) fn check_kept(&self, id: NodeId) {
+        let node = &self.nodes[&id];
+        let Some(running) = &node.running else { return };
+        for (group, kept) in &node.kept {
+            let Some(replica) = running.host.replica(*group) else { continue };
+            let last = replica.status().last_index;
+            assert!(
+                replica.is_on_probation() || *kept <= last,
+                "G10: node={id} group={group} had kept index={kept}, ends at {last} and says nothing"
+            );
+        }
+    }
+
+    /// Before a node goes down: what it must still have when it comes back.
+    pub(super) fn note_kept(&mut self, id: NodeId) {
+        self.check_kept(id);
+        let applied = &self.applied;
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let Some(running) = &node.running else { return };
+        for (group, replica) in running.host.replicas().filter(|(_, r)| !r.is_on_probation()) {
+            let applied = applied.get(&group).copied().unwrap_or(LogIndex::ZERO);
+            node.kept.insert(group, replica.persisted().min(applied));
+        }
+    }
+
+    /// G12: what waits in a replica stays within its bounds.
+    pub(super) fn check_loads(&self, id: NodeId) {
+        let Some(running) = &self.nodes[&id].running else { return };
+        for (group, replica) in running.host.replicas() {
+            for (what, held, bound) in replica.loads() {
+                assert!(held <= bound, "G12: node={id} group={group} {what}: {held} of {bound}");
+            }
+        }
+    }
+
+    /// Says how every node sees a group.
+    pub fn tell_group(&self, group: GroupId) {
+        for (id, node) in &self.nodes {
+            let replica = node.running.as_ref().and_then(|running| running.host.replica(group));
+            let told = replica.map(Replica::told);
+            let told = told.unwrap_or_else(|| format!("{:#?}", self.status(*id, group)));
+            self.tell(|| format!("node {id} group {group}: {told} {:?}", node.halted));
+        }
+    }
+
+    /// Every group's digest of every node in it is the same, at the same place.
+    ///
+    /// # Panics
+    /// When replicas differ (G8), naming them.
+    pub fn assert_converged(&self) {
+        for group in self.groups() {
+            let mut states: BTreeMap<(LogIndex, Offset, [u8; 32]), Vec<NodeId>> = BTreeMap::new();
+            for id in self.members(group) {
+                let machine = &self.nodes[&id].machine;
+                let position = machine.applied(group);
+                let digest = machine.digest(group);
+                states.entry((position.index, position.offset, digest)).or_default().push(id);
+            }
+            if states.len() != 1 {
+                self.tell_group(group);
+            }
+            assert_eq!(states.len(), 1, "G8: group={group} did not converge: {states:?}");
+        }
+    }
+}
