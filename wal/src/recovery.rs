@@ -22,6 +22,7 @@
 //! before it are known, and what they did to the groups is in their items.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crc32fast::Hasher;
 
@@ -66,6 +67,8 @@ pub(crate) struct Recovery {
     segment_first: BatchSeq,
     /// Where reading in order ended.
     end: (SegmentId, u64),
+    /// Frames of the last segment that no other says were synced.
+    unproven: Vec<Range<u64>>,
     /// Damage was found that no later segment tells of: the first place.
     fresh: Option<(SegmentId, u64)>,
     /// The last header says that groups may be lost that nothing tells of.
@@ -92,6 +95,8 @@ pub(crate) struct Outcome {
     pub(crate) start: Start,
     /// The rest of the tail's segment is to be zeroed before anything is written there.
     pub(crate) zero_tail: bool,
+    /// Frames of the last segment that nothing says were synced.
+    pub(crate) unproven: Vec<Range<u64>>,
 }
 
 impl Recovery {
@@ -103,6 +108,7 @@ impl Recovery {
             chains: BTreeMap::new(),
             segment_first: BatchSeq::ZERO,
             end: (SegmentId::new(0), 0),
+            unproven: Vec::new(),
             fresh: None,
             is_unlisted: false,
             is_estranged: false,
@@ -127,6 +133,9 @@ impl Recovery {
             highest = highest.max(frame.header.durable);
             *synced = highest;
         }
+        let unproven = frames.iter().filter(|(_, frame)| highest < frame.header.seq);
+        let place = |(pos, frame): &(usize, Frame<'_>)| *pos as u64..(*pos + frame.bytes) as u64;
+        self.unproven = unproven.map(place).collect();
         let mut is_cut = false;
         for ((pos, frame), synced) in frames.iter().zip(&synced) {
             let expected = self.expected();
@@ -328,7 +337,9 @@ impl Recovery {
         // Parts of a frame that was cut could make it whole again, together with parts of another
         // that is written to the same place and cut as well.
         let zero_tail = self.has_rest && !after_damage;
-        Outcome { recovered, index, start, zero_tail }
+        let end = self.end.1;
+        let unproven = self.unproven.into_iter().filter(|place| place.end <= end).collect();
+        Outcome { recovered, index, start, zero_tail, unproven }
     }
 }
 

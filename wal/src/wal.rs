@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::commit::{Chunk, Commit, Taken, WalStats};
@@ -107,7 +108,10 @@ impl Wal {
                 let length = disk.len(&name).map_err(WalError::io("stat", &name))?;
                 zero(&*disk, &name, pos, length.max(options.segment_bytes))?;
             }
-            // What a killed process had written may still be in the page cache alone.
+            // What a killed process had written may still be in the page cache alone. After a sync
+            // that failed it is there as if it had been stored, and another sync would not store it:
+            // it is written again, as it was read.
+            rewrite(&*disk, &name, &outcome.unproven)?;
             disk.sync(&name).map_err(|source| WalError::SyncFailed {
                 segment: *last,
                 source: Arc::new(source),
@@ -384,6 +388,16 @@ fn zero(disk: &dyn Disk, name: &str, from: u64, end: u64) -> Result<(), WalError
         let count = (end - pos).min(ZEROS as u64);
         disk.write_at(name, pos, &zeros[..count as usize]).map_err(WalError::io("write", name))?;
         pos += count;
+    }
+    Ok(())
+}
+
+/// Writes places of a file as they are.
+fn rewrite(disk: &dyn Disk, name: &str, places: &[Range<u64>]) -> Result<(), WalError> {
+    for place in places {
+        let mut bytes = vec![0; (place.end - place.start) as usize];
+        disk.read_at(name, place.start, &mut bytes).map_err(WalError::io("read", name))?;
+        disk.write_at(name, place.start, &bytes).map_err(WalError::io("write", name))?;
     }
     Ok(())
 }
