@@ -18,9 +18,6 @@ use crate::register::Register;
 use crate::replica::{Replica, ReplicaConfig};
 use crate::wire::{Body, Envelope, NotGiven, Want};
 
-/// Entries are read and given up to about this much at a time.
-const GIVEN_BYTES_MAX: usize = 1 << 20;
-
 /// A repair under way.
 pub(crate) struct Repair {
     config: ReplicaConfig,
@@ -290,7 +287,7 @@ impl Repair {
             return Err(NotGiven::Unknown);
         }
         let base = self.register.base.index;
-        give(&self.reader, self.config.group, base, want, |index| self.stored_term(index))
+        give(&self.reader, &self.config, base, want, |index| self.stored_term(index))
     }
 
     fn stored_term(&self, index: LogIndex) -> Option<Term> {
@@ -417,7 +414,7 @@ pub(crate) fn lost_its_end(
 /// Entries of a log whose terms are known, for whoever lost theirs.
 pub(crate) fn give(
     reader: &WalReader,
-    group: GroupId,
+    config: &ReplicaConfig,
     base: LogIndex,
     want: Want,
     term_of: impl Fn(LogIndex) -> Option<Term>,
@@ -432,7 +429,8 @@ pub(crate) fn give(
         return Err(NotGiven::Unknown);
     }
     let end = want.anchor.max(want.first.next());
-    let read = reader.read(group, want.first, end, GIVEN_BYTES_MAX);
+    // Whoever asks writes them at once, as it would an append.
+    let read = reader.read(config.group, want.first, end, config.options.message_bytes_max);
     match read {
         Ok(entries) if !entries.is_empty() => {
             Ok(entries.into_iter().map(|(_, payload)| payload).collect())

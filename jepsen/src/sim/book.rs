@@ -81,6 +81,12 @@ impl Book {
         }
     }
 
+    /// The newest epoch was opened everywhere, as far as anybody was told.
+    pub(super) fn is_open(&self) -> bool {
+        let epoch = self.epoch;
+        epoch == 1 || self.fenced_at.iter().all(|at| at.is_some_and(|(_, known)| epoch <= known))
+    }
+
     /// Offset and key of a receipt, if there is one yet.
     pub(super) fn receipt(&self, number: u64) -> Option<(u64, u64)> {
         let at = number.checked_rem(self.first.len() as u64)?;

@@ -147,8 +147,13 @@ impl Workload {
             }
         }
         let (node, group) = self.pick(random);
-        if random.below(40) == 0 {
-            self.open_anew(group, random);
+        let book = self.books.get_mut(&group).expect("a group of the run");
+        if !book.is_open() {
+            // Whoever opens for writing goes on until it has an answer.
+            self.open(group, random);
+        } else if random.below(40) == 0 {
+            book.epoch += 1;
+            self.open(group, random);
         }
         if random.below(100) == 0 {
             // More than a node takes at a time: what is over its bounds is refused (G12).
@@ -256,10 +261,8 @@ impl Workload {
     }
 
     /// A new generation of writers, while records of the old one are on their way.
-    fn open_anew(&mut self, group: GroupId, random: &mut SimRandom) {
-        let book = self.books.get_mut(&group).expect("a group of the run");
-        book.epoch += 1;
-        let epoch = book.epoch;
+    fn open(&mut self, group: GroupId, random: &mut SimRandom) {
+        let epoch = self.books[&group].epoch;
         for (kind, name) in KINDS {
             let (node, _) = self.pick(random);
             let op = self.cluster.propose(node, group, open(kind, spec(name, epoch), domain()));

@@ -97,7 +97,7 @@ impl Replica {
         let store = self.raw.store();
         let base = store.base().index;
         let reader = store.reader();
-        let entries = give(&reader, self.config.group, base, want, |index| store.term_of(index));
+        let entries = give(&reader, &self.config, base, want, |index| store.term_of(index));
         effects.send.push(self.envelope(from, Body::Given { want, entries }));
     }
 

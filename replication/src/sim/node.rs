@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use palisade_wal::sim::SimDisk;
-use palisade_wal::{GroupId, LogIndex, Wal, WalIdentity, WalOptions};
+use palisade_wal::{GroupId, LogIndex, Wal, WalIdentity};
 
 use super::{Completion, EPOCH_MS, Event, OpId, SimCluster, SimMachine};
 use crate::applier::{Committed, install};
