@@ -146,6 +146,13 @@ impl<M: StateMachine> Applier<M> {
                     self.apply(group, &std::mem::take(&mut entries))?;
                     self.install(group, index)?;
                 }
+                Apply::Flush => {
+                    self.apply(group, &std::mem::take(&mut entries))?;
+                    // Nothing relies on it: what is not flushed stays in the log.
+                    if let Err(error) = self.flush() {
+                        tracing::warn!(%group, %error, "could not flush the state on a full disk");
+                    }
+                }
             }
         }
         self.apply(group, &entries)
@@ -238,7 +245,7 @@ fn job_bytes(job: &ApplyJob) -> usize {
         .iter()
         .filter_map(|step| match step {
             Apply::Entry(entry) => Some(entry),
-            Apply::Install(_) => None,
+            Apply::Install(_) | Apply::Flush => None,
         })
         .flat_map(|entry| &entry.records)
         .map(|record| record.payload.len() + crate::entry::RECORD_HEADER_BYTES)

@@ -211,10 +211,8 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             return;
         };
         let retry_after_ms = self.tick.as_millis() as u64;
-        let stuck = self
-            .host
-            .is_stuck()
-            .then_some(NodeError::Backpressure { queue: "wal", retry_after_ms });
+        let stuck =
+            self.host.is_full().then_some(NodeError::Backpressure { queue: "wal", retry_after_ms });
         if let Some(refusal) = replica.refusal(payload.len()).or(stuck) {
             // A caller that gave up is no loss.
             let _ = reply.send(Err(refusal));
@@ -233,9 +231,10 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
 
     /// Steps every replica that has something to hear, and performs what they owe.
     fn step(&mut self) -> Result<(), NodeError> {
+        self.host.note_space(self.wal.is_short());
         let effects = self.host.step(
             wall_time(),
-            |writes| self.wal.submit(writes),
+            |writes| self.wal.submit_owed(writes),
             |ceiling| self.ceiling.raise(ceiling),
         )?;
         for envelope in effects.send {

@@ -132,6 +132,8 @@ pub(crate) enum Apply {
     Entry(CommittedEntry),
     /// Put the received snapshot of this index in place of the state.
     Install(LogIndex),
+    /// Make the state durable now if that can be: the log waits to be trimmed.
+    Flush,
 }
 
 /// What is to be done with snapshots on disk.

@@ -3,7 +3,8 @@
 //! Inputs are queued by group; a step lets every group that has some take them, and puts together
 //! what they owe: one batch of writes for all groups as far as it fits, and one message of
 //! heartbeats for each peer, however many groups beat. While the wal has no room, peers are not
-//! listened to and callers are refused, so what waits stays bounded (G12).
+//! listened to and callers are refused, so what waits stays bounded (G12). While the disk is full but for
+//! the wal's reserve, no entries are taken in, from nobody; votes, heartbeats and trims go on.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -23,6 +24,8 @@ use crate::wire::{Beat, Body, Envelope, NO_GROUP};
 const BATCH_BYTES_TARGET: usize = 4 << 20;
 /// The ceiling of terms is raised by so many at a time: seldom, and each time a file is synced.
 const CEILING_STEP: u64 = 1024;
+/// So many terms before it is needed: a disk that is full then may not be later.
+const CEILING_AHEAD: u64 = CEILING_STEP / 2;
 
 /// One group of a node.
 pub(crate) struct Hosted {
@@ -71,10 +74,11 @@ impl Hosted {
         }
     }
 
-    fn step(&mut self, now: WallTime) -> Result<Effects, NodeError> {
+    fn step(&mut self, now: WallTime, disk_is_full: bool) -> Result<Effects, NodeError> {
         let mut effects = self.owed.take().unwrap_or_default();
         match &mut self.stage {
             Stage::Running(replica) => {
+                replica.note_disk(disk_is_full);
                 let (stepped, ended) = replica.step(now, self.inputs.drain(..));
                 effects.extend(stepped);
                 if let Err(error) = ended {
@@ -134,6 +138,8 @@ pub(crate) struct Host {
     batch_bytes_target: usize,
     /// Batches the wal had no room for; nothing is appended past them.
     unsubmitted: VecDeque<(Vec<Write>, Tickets)>,
+    /// The wal is down to its reserve.
+    is_short: bool,
 }
 
 /// What a step of the whole node owes beside its writes, which are with the wal already.
@@ -161,6 +167,7 @@ impl Host {
             ceiling,
             submitted: VecDeque::new(),
             unsubmitted: VecDeque::new(),
+            is_short: false,
         }
     }
 
@@ -183,8 +190,21 @@ impl Host {
     }
 
     /// True while the wal has no room for what is owed.
-    pub(crate) fn is_stuck(&self) -> bool {
+    fn is_stuck(&self) -> bool {
         !self.unsubmitted.is_empty()
+    }
+
+    /// True while nothing should be taken in that becomes an entry.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_short || self.is_stuck()
+    }
+
+    /// Whether the wal is down to its reserve; to be said before every step.
+    pub(crate) fn note_space(&mut self, is_short: bool) {
+        if self.is_short != is_short {
+            tracing::warn!(is_short, "the disk of the log");
+        }
+        self.is_short = is_short;
     }
 
     /// Queues an input for a group; one that is not hosted ignores it.
@@ -236,6 +256,8 @@ impl Host {
                     self.input(beat.group, Input::Beat { from: envelope.from, life, beat });
                 }
             }
+            // What becomes entries comes again; who forwards or gives does so until it is answered.
+            Body::Forward(_) | Body::Given { .. } if self.is_short => {}
             _ => self.input(envelope.group, Input::Peer { envelope, life }),
         }
     }
@@ -267,19 +289,12 @@ impl Host {
         busy.dedup();
         for group in &busy {
             let hosted = self.groups.get_mut(group).expect("only hosted groups are busy");
-            let mut effects = hosted.step(now)?;
+            let mut effects = hosted.step(now, self.is_short)?;
             if !hosted.inputs.is_empty() {
                 self.busy.push(*group);
             }
-            if let Stage::Running(replica) = &hosted.stage
-                && self.ceiling <= replica.term()
-            {
-                let ceiling = Term::new(replica.term().get() + CEILING_STEP);
-                raise(ceiling).map_err(|source| NodeError::Io {
-                    what: "could not raise the ceiling of terms".into(),
-                    source: Arc::new(source),
-                })?;
-                self.ceiling = ceiling;
+            if let Stage::Running(replica) = &hosted.stage {
+                self.ceiling = raised(self.ceiling, replica.term(), &mut raise)?;
             }
             for write in effects.writes.drain(..) {
                 batch.add(*group, write.ticket, write.writes, &mut self.unsubmitted);
@@ -315,6 +330,30 @@ impl Host {
         }));
         Ok(all)
     }
+}
+
+/// A ceiling above this term.
+fn raised(
+    ceiling: Term,
+    term: Term,
+    raise: &mut impl FnMut(Term) -> io::Result<()>,
+) -> Result<Term, NodeError> {
+    if term.get() + CEILING_AHEAD < ceiling.get() {
+        return Ok(ceiling);
+    }
+    let higher = Term::new(term.get() + CEILING_STEP);
+    match raise(higher) {
+        Ok(()) => Ok(higher),
+        Err(error) if term < ceiling && is_full(&error) => Ok(ceiling),
+        Err(source) => Err(NodeError::Io {
+            what: "could not raise the ceiling of terms".into(),
+            source: Arc::new(source),
+        }),
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Writes on their way into one batch of the wal.

@@ -44,6 +44,7 @@ fn a_follower_that_slept_writes_what_waits_for_it_in_parts() {
             committed += usize::from(matches!(completion, Completion::Committed(_)));
         }
         assert_eq!(committed, count, "seed={seed}");
+        assert_eq!(cluster.machine(sleeper).records(GROUP).len(), count, "seed={seed}");
         cluster.assert_converged();
     }
 }

@@ -13,7 +13,7 @@
 //! batch, which tells that the batch was synced: without it, damage there would look like a tail
 //! that was torn.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crc32fast::Hasher;
@@ -24,6 +24,7 @@ use crate::frame::{self, Encoder, FrameHeader, ITEM_HEADER_BYTES, ItemKind, Item
 use crate::index::{Index, LiveItem, Location, Lost};
 use crate::options::{STATE_BYTES_MAX, WalOptions};
 use crate::position::{BatchSeq, GroupId, LogIndex, SEQ_MAX, SegmentId};
+use crate::room::{Need, Room};
 use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
 /// Bytes for one place in one segment.
@@ -43,6 +44,8 @@ pub(crate) struct Taken {
     pub(crate) up_to: BatchSeq,
     /// Nobody waits for it: it is synced with what comes after.
     pub(crate) is_mark: bool,
+    /// So many chunks are written already.
+    pub(crate) written: usize,
 }
 
 /// Where a wal goes on.
@@ -64,15 +67,20 @@ pub(crate) struct Start {
 /// Numbers that tell how a wal is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WalStats {
-    /// Payload bytes of entries and registers that are still needed.
+    /// Bytes of entries, registers and trim marks that are still needed, each with its header.
     pub live_bytes: u64,
     /// Segment files, spare ones not counted.
     pub segments: u64,
     /// Syncs so far.
     pub syncs: u64,
-    /// Bytes written so far.
+    /// Bytes of batches written so far.
     pub bytes_written: u64,
+    /// Of these, copies of what was live in segments that were to be freed.
+    pub bytes_moved: u64,
 }
+
+/// A live item and its payload.
+pub(crate) type ReadItem = (LiveItem, Vec<u8>);
 
 /// The decisions of a wal.
 pub(crate) struct Commit {
@@ -94,9 +102,9 @@ pub(crate) struct Commit {
     /// Everything before this place in this segment, and all earlier segments, is written.
     written: (SegmentId, u64),
     pub(crate) durable: BatchSeq,
-    /// Prewritten files ready to become segments, those that staged chunks need not counted.
-    pub(crate) spares_free: usize,
-    pub(crate) no_space: bool,
+    pub(crate) room: Room,
+    /// Old places of entries whose copies are staged: until those are written, reads go here.
+    moving: BTreeMap<(SegmentId, u32), Location>,
     /// Why nothing is taken any more.
     pub(crate) refusal: Option<WalError>,
     pub(crate) stats: WalStats,
@@ -208,8 +216,8 @@ impl Commit {
             taken: durable,
             written: tail.unwrap_or((next_segment, 0)),
             durable,
-            spares_free: 0,
-            no_space: false,
+            room: Room::default(),
+            moving: BTreeMap::new(),
             refusal: None,
             stats: WalStats::default(),
             after_damage,
@@ -220,8 +228,8 @@ impl Commit {
         }
     }
 
-    /// Takes a batch in, whole or not at all.
-    pub(crate) fn submit(&mut self, batch: &[Write]) -> Result<BatchSeq, WalError> {
+    /// Takes a batch in, whole or not at all. One that adds no entry is urgent in any case.
+    pub(crate) fn submit(&mut self, batch: &[Write], need: Need) -> Result<BatchSeq, WalError> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
@@ -229,13 +237,15 @@ impl Commit {
             return Err(invalid("a batch has at least one write"));
         }
         self.check(batch)?;
+        let adds = |write: &Write| matches!(write, Write::Append { .. } | Write::Restore { .. });
+        let need = if batch.iter().any(adds) { need } else { Need::Urgent };
         let items_bytes: usize = batch.iter().map(|write| self.encoded_bytes(write)).sum();
         let sets = |group| {
             batch
                 .iter()
                 .any(|write| matches!(write, Write::SetState { .. }) && write.group() == group)
         };
-        self.stage(items_bytes, sets, |filler| {
+        self.stage(items_bytes, need, sets, |filler| {
             for write in batch {
                 match write {
                     Write::Repaired { group } => filler.put_repaired(*group),
@@ -255,12 +265,12 @@ impl Commit {
 
     /// Copies live items to the end, so that their old segment can be freed. Those that have moved
     /// or gone since they were read are left out.
-    pub(crate) fn submit_moved(&mut self, items: &[(LiveItem, Vec<u8>)]) -> Result<(), WalError> {
+    pub(crate) fn submit_moved(&mut self, items: &[ReadItem]) -> Result<(), WalError> {
         if let Some(refusal) = &self.refusal {
             return Err(refusal.clone());
         }
         let index = &self.index;
-        let current: Vec<&(LiveItem, Vec<u8>)> =
+        let current: Vec<&ReadItem> =
             items.iter().filter(|(item, _)| index.is_current(item)).collect();
         let items_bytes: usize =
             current.iter().map(|(_, payload)| ITEM_HEADER_BYTES + payload.len()).sum();
@@ -270,17 +280,24 @@ impl Commit {
         let sets = |group| {
             current.iter().any(|(item, _)| item.kind == ItemKind::State && item.group == group)
         };
-        let moved = self.stage(items_bytes, sets, |filler| {
+        let mut places = Vec::with_capacity(current.len());
+        let moved = self.stage(items_bytes, Need::Own, sets, |filler| {
             for (item, payload) in &current {
                 let link = match item.kind {
                     ItemKind::State => filler.index.copy_link(item.group, filler.seq),
                     _ => filler.index.link(item.group, filler.seq),
                 };
-                let LiveItem { kind, group, index, .. } = *item;
+                let LiveItem { kind, group, index, location } = *item;
                 filler.put_linked(ItemRef { kind, group, index, payload }, link);
+                if let Some(copy) = filler.index.groups[&group].entry(index) {
+                    places.push(((copy.segment, copy.pos), location));
+                }
             }
         });
-        moved.map(|_| ())
+        moved?;
+        self.moving.extend(places);
+        self.stats.bytes_moved += frame::frame_bytes(items_bytes) as u64;
+        Ok(())
     }
 
     /// Tells of damaged groups by a trim mark that trims nothing more, so that the damage is still
@@ -296,6 +313,7 @@ impl Commit {
         let groups: Vec<GroupId> = self.index.not_noted.iter().copied().take(room).collect();
         let noted = self.stage(
             groups.len() * ITEM_HEADER_BYTES,
+            Need::Own,
             |_| false,
             |filler| {
                 for group in &groups {
@@ -317,6 +335,7 @@ impl Commit {
     fn stage(
         &mut self,
         items_bytes: usize,
+        need: Need,
         sets: impl Fn(GroupId) -> bool,
         fill: impl FnOnce(&mut Filler<'_>),
     ) -> Result<BatchSeq, WalError> {
@@ -329,16 +348,16 @@ impl Commit {
         }
         let copies_bytes = self.copies_bytes(&sets);
         if frame::frame_bytes(items_bytes + copies_bytes) <= self.options.batch_bytes_max {
-            return self.frame(items_bytes + copies_bytes, &sets, fill);
+            return self.frame(items_bytes + copies_bytes, need, &sets, fill);
         }
         // Together they are too long: the copies go first, in a frame of their own.
-        self.stage_mark()?;
-        self.frame(items_bytes, &sets, fill)
+        self.stage_mark(need)?;
+        self.frame(items_bytes, need, &sets, fill)
     }
 
-    fn stage_mark(&mut self) -> Result<BatchSeq, WalError> {
+    fn stage_mark(&mut self, need: Need) -> Result<BatchSeq, WalError> {
         let bytes = ITEM_HEADER_BYTES + self.copies_bytes(&|_| false);
-        self.frame(bytes, &|_| false, |filler| filler.put_mark())
+        self.frame(bytes, need, &|_| false, |filler| filler.put_mark())
     }
 
     fn copies_bytes(&self, sets: &impl Fn(GroupId) -> bool) -> usize {
@@ -349,6 +368,7 @@ impl Commit {
     fn frame(
         &mut self,
         items_bytes: usize,
+        need: Need,
         sets: &impl Fn(GroupId) -> bool,
         fill: impl FnOnce(&mut Filler<'_>),
     ) -> Result<BatchSeq, WalError> {
@@ -356,10 +376,11 @@ impl Commit {
             return Err(invalid("no batch could follow the last number there is"));
         }
         let frame_bytes = frame::frame_bytes(items_bytes);
-        if self.staged_bytes + frame_bytes > self.options.queued_bytes_max {
+        let queue_is_full = self.staged_bytes + frame_bytes > self.options.queued_bytes_max;
+        if queue_is_full && need != Need::Own {
             return Err(self.backpressure());
         }
-        let (segment, pos) = self.place(frame_bytes as u64)?;
+        let (segment, pos) = self.place(frame_bytes as u64, need)?;
         let seq = self.next_seq;
         let header = FrameHeader { segment, seq, durable: self.durable };
         let chunk = self.staged.last_mut().expect("a place is in the last chunk");
@@ -388,14 +409,17 @@ impl Commit {
             return None;
         }
         // Without room for it now, there may be later.
-        self.stage_mark().ok()?;
+        self.stage_mark(Need::Ordinary).ok()?;
         self.mark_due = false;
         let taken = self.take()?;
         Some(Taken { is_mark: true, ..taken })
     }
 
     /// Where a frame of this size goes; the last staged chunk ends there afterwards.
-    fn place(&mut self, frame_bytes: u64) -> Result<(SegmentId, u64), WalError> {
+    fn place(&mut self, frame_bytes: u64, need: Need) -> Result<(SegmentId, u64), WalError> {
+        if self.room.refuses(need) {
+            return Err(WalError::NoSpace);
+        }
         if let Some((segment, pos)) = self.tail
             && pos + frame_bytes <= self.options.segment_bytes
         {
@@ -407,10 +431,10 @@ impl Commit {
         }
         // A segment is begun in a file that is ready, so that a full disk is noticed before
         // anything is promised.
-        if self.spares_free == 0 {
-            return Err(if self.no_space { WalError::NoSpace } else { self.backpressure() });
+        if !self.room.take_spare(need) {
+            let is_short = self.room.is_short();
+            return Err(if is_short { WalError::NoSpace } else { self.backpressure() });
         }
-        self.spares_free -= 1;
         let segment = self.next_segment;
         self.next_segment = segment.next();
         self.segments.insert(segment);
@@ -541,7 +565,7 @@ impl Commit {
         self.staged_bytes = 0;
         self.taken = BatchSeq::new(self.next_seq.get() - 1);
         let chunks = std::mem::take(&mut self.staged);
-        Some(Taken { chunks, up_to: self.taken, is_mark: false })
+        Some(Taken { chunks, up_to: self.taken, is_mark: false, written: 0 })
     }
 
     pub(crate) fn has_staged(&self) -> bool {
@@ -556,6 +580,17 @@ impl Commit {
         let mut buffer = last.bytes;
         buffer.clear();
         self.spare_buffer = buffer;
+        // Copies that were staged meanwhile are not written yet.
+        let written = self.written;
+        self.moving.retain(|(segment, pos), _| written < (*segment, u64::from(*pos)));
+    }
+
+    /// Where the bytes of an entry can be read, if they have been handed to the disk.
+    pub(crate) fn readable(&self, location: &Location) -> Option<Location> {
+        if self.is_written(location) {
+            return Some(*location);
+        }
+        self.moving.get(&(location.segment, location.pos)).copied()
     }
 
     pub(crate) fn on_synced(&mut self, up_to: BatchSeq) {
@@ -573,7 +608,7 @@ impl Commit {
     }
 
     /// True if the bytes at a location have been handed to the disk.
-    pub(crate) fn is_written(&self, location: &Location) -> bool {
+    fn is_written(&self, location: &Location) -> bool {
         // By its end: an empty payload at the end of what is written begins there, too.
         let end = u64::from(location.pos) + u64::from(location.len);
         (location.segment, end) <= self.written
@@ -597,27 +632,20 @@ impl Commit {
         self.index.forget(segment);
     }
 
-    /// Live items of the oldest segment, if it alone holds back more segments than the live bytes
-    /// justify and little would have to be copied.
+    /// What is to be moved now: all that is live of the oldest segment that holds anything.
     pub(crate) fn movable(&self) -> Vec<LiveItem> {
-        let Some(oldest) = self.segments.first().filter(|oldest| **oldest < self.written.0) else {
-            return Vec::new();
-        };
-        let segment_bytes = self.options.segment_bytes;
-        let justified =
-            (self.index.live_bytes() / segment_bytes + 1) * self.options.live_multiple_max;
-        let small = self.index.live_bytes_in(*oldest) <= segment_bytes / 4;
-        if self.segments.len() as u64 <= justified || !small {
-            return Vec::new();
+        let mut segments = self.segments.len() as u64;
+        for segment in self.segments.range(..self.written.0) {
+            let first_bytes = self.index.live_bytes_in(*segment);
+            if first_bytes > 0 {
+                let live_bytes = self.index.live_bytes();
+                let due = self.room.is_move_due(&self.options, segments, live_bytes, first_bytes);
+                return if due { self.index.live_items(*segment) } else { Vec::new() };
+            }
+            // About to be freed.
+            segments -= 1;
         }
-        let room = self.options.batch_bytes_max / 2;
-        let mut bytes = 0;
-        let fits = |(taken, item): &(usize, LiveItem)| {
-            bytes += ITEM_HEADER_BYTES + item.location.len as usize;
-            *taken == 0 || bytes <= room
-        };
-        let items = self.index.live_items(*oldest).into_iter().enumerate().take_while(fits);
-        items.map(|(_, item)| item).collect()
+        Vec::new()
     }
 
     pub(crate) fn stats(&self) -> WalStats {

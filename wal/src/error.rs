@@ -30,8 +30,9 @@ pub enum WalError {
         /// The bound on it.
         queued_bytes_max: usize,
     },
-    /// The disk has no room for another segment. Nothing was taken; free some space, it goes on.
-    #[error("no space for another wal segment, free some disk space")]
+    /// The disk has no space for what was asked for, if a reserve is to remain. Nothing was taken; free
+    /// some space, it goes on.
+    #[error("no space for the wal, free some disk space")]
     NoSpace,
     /// A write or sync failed before. The first cause is kept, and nothing more is taken.
     #[error("wal is poisoned: {cause}")]
@@ -148,8 +149,20 @@ impl WalError {
         }
     }
 
+    /// A full disk is one thing wherever it is met, and everything else is final.
     pub(crate) fn io(op: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
+        let failed = Self::failed(op, file);
+        move |source| if is_full(&source) { Self::NoSpace } else { failed(source) }
+    }
+
+    /// Whatever it is, it is final.
+    pub(crate) fn failed(op: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
         let file = file.to_owned();
         move |source| Self::Io { op, file, source: Arc::new(source) }
     }
+}
+
+/// True if it would work with more space.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -57,7 +57,7 @@ fn options() -> WalOptions {
         segment_bytes: 6 << 10,
         batch_bytes_max: 5 << 10,
         queued_bytes_max: 10 << 10,
-        live_multiple_max: 2,
+        live_multiple_max: 3,
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use crate::frame::{Item, ItemKind, Link};
+use crate::frame::{ITEM_HEADER_BYTES, Item, ItemKind, Link};
 use crate::position::{BatchSeq, GroupId, LogIndex, SegmentId};
 
 /// Where a payload lies.
@@ -96,6 +96,10 @@ pub(crate) struct Index {
     pub(crate) not_noted: BTreeSet<GroupId>,
     /// The last batch that told of one, or repaired it.
     pub(crate) noted_up_to: BatchSeq,
+}
+
+fn stored_bytes(location: Location) -> u64 {
+    ITEM_HEADER_BYTES as u64 + u64::from(location.len)
 }
 
 /// A live item in a segment that is to be freed.
@@ -230,13 +234,13 @@ impl Index {
     fn add(&mut self, location: Location) {
         let live = self.live.entry(location.segment).or_default();
         live.items += 1;
-        live.bytes += u64::from(location.len);
+        live.bytes += stored_bytes(location);
     }
 
     fn remove(&mut self, location: Location, seq: BatchSeq) {
         let live = self.live.get_mut(&location.segment).expect("a live item's segment is known");
         live.items -= 1;
-        live.bytes -= u64::from(location.len);
+        live.bytes -= stored_bytes(location);
         if live.items == 0 {
             live.emptied_by = seq;
         }

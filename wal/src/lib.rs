@@ -31,6 +31,7 @@ mod options;
 mod position;
 mod reader;
 mod recovery;
+mod room;
 mod salvage;
 mod segment;
 #[cfg(feature = "sim")]

@@ -20,8 +20,8 @@ pub struct WalOptions {
     pub batch_bytes_max: usize,
     /// What may wait to be written.
     pub queued_bytes_max: usize,
-    /// Segments beyond this multiple of what the live entries fill are freed, by moving the few
-    /// live entries of the oldest one to the end.
+    /// Files take at most so many times what is live, and a few segments: see `docs/space.md`. The
+    /// less, the more is written again to keep to it.
     pub live_multiple_max: u64,
 }
 
@@ -58,7 +58,8 @@ impl WalOptions {
                 self.queued_bytes_max >= self.batch_bytes_max,
                 "queued_bytes_max must hold one batch of batch_bytes_max",
             ),
-            (self.live_multiple_max >= 2, "live_multiple_max must be at least 2"),
+            // At 2, nearly all that is written would be copies.
+            (self.live_multiple_max >= 3, "live_multiple_max must be at least 3"),
         ];
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, rule)) => Err(WalError::InvalidArgument { what: (*rule).to_owned() }),

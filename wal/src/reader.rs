@@ -91,10 +91,7 @@ impl WalReader {
         if index < found.first() {
             return Err(WalError::Trimmed { group, first: found.first() });
         }
-        match found.entry(index) {
-            Some(location) if commit.is_written(location) => Ok(*location),
-            _ => Err(missing),
-        }
+        found.entry(index).and_then(|location| commit.readable(location)).ok_or(missing)
     }
 }
 

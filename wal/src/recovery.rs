@@ -21,8 +21,7 @@
 //! decided in `chain`. A damaged wal goes on in a new segment, whose header says so: then the gaps
 //! before it are known, and what they did to the groups is in their items.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
+use std::collections::{BTreeMap, VecDeque};
 
 use crc32fast::Hasher;
 
@@ -67,8 +66,6 @@ pub(crate) struct Recovery {
     segment_first: BatchSeq,
     /// Where reading in order ended.
     end: (SegmentId, u64),
-    /// Frames of the last segment that no other says were synced.
-    unproven: Vec<Range<u64>>,
     /// Damage was found that no later segment tells of: the first place.
     fresh: Option<(SegmentId, u64)>,
     /// The last header says that groups may be lost that nothing tells of.
@@ -83,6 +80,10 @@ pub(crate) struct Recovery {
     lost_at_end: u64,
     /// The highest batch that anything tells of.
     seen: BatchSeq,
+    /// The highest batch that a frame says was synced, and where the frames of the last segment lie that
+    /// none says it of: batch, place, length.
+    told_synced: BatchSeq,
+    unsure: VecDeque<(BatchSeq, u64, usize)>,
     /// Registers of the last frame, and whether it was a mark.
     copies: Copies,
     ends_in_mark: bool,
@@ -95,8 +96,8 @@ pub(crate) struct Outcome {
     pub(crate) start: Start,
     /// The rest of the tail's segment is to be zeroed before anything is written there.
     pub(crate) zero_tail: bool,
-    /// Frames of the last segment that nothing says were synced.
-    pub(crate) unproven: Vec<Range<u64>>,
+    /// Frames of the last segment, by place and length, of which nothing tells that they were synced.
+    pub(crate) unsure: Vec<(u64, usize)>,
 }
 
 impl Recovery {
@@ -108,7 +109,6 @@ impl Recovery {
             chains: BTreeMap::new(),
             segment_first: BatchSeq::ZERO,
             end: (SegmentId::new(0), 0),
-            unproven: Vec::new(),
             fresh: None,
             is_unlisted: false,
             is_estranged: false,
@@ -116,6 +116,8 @@ impl Recovery {
             has_rest: false,
             lost_at_end: 0,
             seen: BatchSeq::ZERO,
+            told_synced: BatchSeq::ZERO,
+            unsure: VecDeque::new(),
             copies: Copies::default(),
             ends_in_mark: true,
         }
@@ -125,6 +127,7 @@ impl Recovery {
     pub(crate) fn segment(&mut self, segment: &SegmentBytes<'_>) {
         let frames = self.survey(segment);
         self.begin(segment, &frames);
+        self.unsure.clear();
         self.end = (segment.id, SEGMENT_HEADER_BYTES);
         // The highest that the frames from each on say was synced.
         let mut synced = vec![BatchSeq::ZERO; frames.len()];
@@ -133,9 +136,6 @@ impl Recovery {
             highest = highest.max(frame.header.durable);
             *synced = highest;
         }
-        let unproven = frames.iter().filter(|(_, frame)| highest < frame.header.seq);
-        let place = |(pos, frame): &(usize, Frame<'_>)| *pos as u64..(*pos + frame.bytes) as u64;
-        self.unproven = unproven.map(place).collect();
         let mut is_cut = false;
         for ((pos, frame), synced) in frames.iter().zip(&synced) {
             let expected = self.expected();
@@ -269,6 +269,11 @@ impl Recovery {
         }
         self.expected = Some(seq.next());
         self.end = (segment, pos + frame.bytes as u64);
+        self.told_synced = self.told_synced.max(frame.header.durable);
+        self.unsure.push_back((seq, pos, frame.bytes));
+        while self.unsure.front().is_some_and(|(seq, ..)| *seq <= self.told_synced) {
+            self.unsure.pop_front();
+        }
     }
 
     /// Whether the log ends where the last frame does.
@@ -337,9 +342,8 @@ impl Recovery {
         // Parts of a frame that was cut could make it whole again, together with parts of another
         // that is written to the same place and cut as well.
         let zero_tail = self.has_rest && !after_damage;
-        let end = self.end.1;
-        let unproven = self.unproven.into_iter().filter(|place| place.end <= end).collect();
-        Outcome { recovered, index, start, zero_tail, unproven }
+        let unsure = self.unsure.into_iter().map(|(_, pos, bytes)| (pos, bytes)).collect();
+        Outcome { recovered, index, start, zero_tail, unsure }
     }
 }
 

@@ -1,19 +1,22 @@
 //! A disk with a seed: loses, tears and breaks what real ones do, the same way every time.
 //!
 //! What is written is seen at once by reads, as with a page cache, but a crash keeps of the unsynced
-//! writes only what the seed says: none, all, or some of their sectors, each write on its own. Names
-//! are kept in the order they were changed, up to a point that the seed picks. A file is one buffer;
-//! beside it lies what a crash would bring back, for the sectors that are not synced.
+//! writes only what the seed says: none, all, or some of their sectors, each write on its own. Of the
+//! names that were changed and not synced it keeps those up to some point, or any of them, each whole:
+//! a renamed file has one of its two names, and a name that was taken over has one of its two files.
+//!
+//! Power can also fail in the middle of an operation, see [`SimDisk::fail_power_after`].
 
-use std::collections::BTreeMap;
+mod file;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::disk::Disk;
+use file::{SECTOR, SimFile};
 
-/// What is written or lost as a whole.
-const SECTOR: usize = 512;
 /// What is misdirected or swapped as a whole.
 const BLOCK: usize = 4096;
 /// The error number of a failing medium.
@@ -42,22 +45,38 @@ pub struct SimFaults {
     pub failing_create: Option<u64>,
     /// This renaming fails.
     pub failing_rename: Option<u64>,
+    /// This removal fails.
+    pub failing_remove: Option<u64>,
+    /// This read fails, and the next of the same place may not.
+    pub failing_read: Option<u64>,
     /// This sync of the directory fails.
     pub failing_sync_dir: Option<u64>,
-    /// Files may take so many bytes together.
+    /// Files may take so many bytes together. What goes over it is stored as far as it fits, and
+    /// fails.
     pub capacity_bytes: Option<u64>,
+    /// A write needs room beside what it replaces, as with file systems that copy on write.
+    pub copies_on_write: bool,
 }
 
 struct Inner {
     random: u64,
     faults: SimFaults,
-    files: BTreeMap<u64, Data>,
+    files: BTreeMap<u64, SimFile>,
     names: BTreeMap<String, u64>,
     /// The names as a crash would find them, before the pending changes.
     durable_names: BTreeMap<String, u64>,
     pending_names: Vec<NameChange>,
     next_file: u64,
     counts: SimCounts,
+    power: Power,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Power {
+    On,
+    /// It fails in the middle of the operation after so many more.
+    FailsAfter(u64),
+    Off,
 }
 
 /// Operations so far, failed ones counted.
@@ -71,110 +90,20 @@ pub struct SimCounts {
     pub creates: u64,
     /// Names changed.
     pub renames: u64,
+    /// Files removed.
+    pub removes: u64,
     /// Syncs of the directory.
     pub dir_syncs: u64,
+    /// Reads.
+    pub reads: u64,
 }
 
-#[derive(Default)]
-struct Data {
-    bytes: Vec<u8>,
-    durable_len: usize,
-    /// What a crash brings back of sectors that were written and not synced, by sector.
-    durable: BTreeMap<usize, Vec<u8>>,
-    /// Where unsynced writes went.
-    pending: Vec<(usize, usize)>,
-    unreadable: Vec<Range<usize>>,
-}
-
-impl Data {
-    fn write(&mut self, pos: usize, bytes: &[u8]) {
-        let end = pos + bytes.len();
-        for sector in pos / SECTOR..end.div_ceil(SECTOR) {
-            let held = &self.bytes;
-            self.durable.entry(sector).or_insert_with(|| {
-                let start = (sector * SECTOR).min(held.len());
-                held[start..(start + SECTOR).min(held.len())].to_vec()
-            });
-        }
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
-        }
-        self.bytes[pos..end].copy_from_slice(bytes);
-        self.pending.push((pos, bytes.len()));
-        // A drive gives a bad place another sector when it is written as a whole.
-        self.unreadable.retain(|place| place.start < pos || end < place.end);
-    }
-
-    /// A part of a sector reaches the medium, as it is in the cache.
-    fn keep(&mut self, range: Range<usize>, cache: &[u8]) {
-        let sector = range.start / SECTOR;
-        let start = sector * SECTOR;
-        self.durable_len = self.durable_len.max(range.end);
-        if let Some(held) = self.durable.get_mut(&sector) {
-            let length = held.len().max(range.end - start);
-            held.resize(length, 0);
-            let kept = &cache[range.start - start..range.end - start];
-            held[range.start - start..range.end - start].copy_from_slice(kept);
-        }
-    }
-
-    fn cached(&self, sector: usize) -> Vec<u8> {
-        let start = (sector * SECTOR).min(self.bytes.len());
-        self.bytes[start..(start + SECTOR).min(self.bytes.len())].to_vec()
-    }
-
-    fn sync(&mut self) {
-        for (pos, len) in std::mem::take(&mut self.pending) {
-            for sector in pos / SECTOR..(pos + len).div_ceil(SECTOR) {
-                let start = sector * SECTOR;
-                let range = start.max(pos)..(start + SECTOR).min(pos + len);
-                let cache = self.cached(sector);
-                self.keep(range, &cache);
-                if self.durable.get(&sector) == Some(&cache) {
-                    self.durable.remove(&sector);
-                }
-            }
-        }
-    }
-
-    fn crash(&mut self, random: &mut u64) {
-        for (pos, len) in std::mem::take(&mut self.pending) {
-            let mode = next(random) % 4;
-            for sector in pos / SECTOR..(pos + len).div_ceil(SECTOR) {
-                let is_kept = match mode {
-                    0 => false,
-                    1 => true,
-                    _ => next(random).is_multiple_of(2),
-                };
-                if is_kept {
-                    let start = sector * SECTOR;
-                    let range = start.max(pos)..(start + SECTOR).min(pos + len);
-                    let cache = self.cached(sector);
-                    self.keep(range, &cache);
-                }
-            }
-        }
-        self.bytes.resize(self.durable_len, 0);
-        for (sector, held) in std::mem::take(&mut self.durable) {
-            let start = sector * SECTOR;
-            let end = (start + held.len()).min(self.bytes.len());
-            if start < end {
-                self.bytes[start..end].copy_from_slice(&held[..end - start]);
-            }
-        }
-    }
-
-    /// Changes what is stored, synced or not.
-    fn damage(&mut self, range: Range<usize>, change: impl Fn(usize, u8) -> u8) {
-        let end = range.end.min(self.bytes.len());
-        for pos in range.start..end {
-            self.bytes[pos] = change(pos, self.bytes[pos]);
-            if let Some(held) = self.durable.get_mut(&(pos / SECTOR))
-                && let Some(byte) = held.get_mut(pos % SECTOR)
-            {
-                *byte = change(pos, *byte);
-            }
-        }
+impl SimCounts {
+    /// All that may change what a crash leaves: reads do not.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        let Self { syncs, writes, creates, renames, removes, dir_syncs, reads: _ } = self;
+        syncs + writes + creates + renames + removes + dir_syncs
     }
 }
 
@@ -197,6 +126,7 @@ impl SimDisk {
             pending_names: Vec::new(),
             next_file: 0,
             counts: SimCounts::default(),
+            power: Power::On,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -206,21 +136,44 @@ impl SimDisk {
         self.inner().faults = faults;
     }
 
-    /// Power fails. What was not synced is lost, kept or torn as the seed says.
+    /// Power fails in the middle of the changing operation (see [`SimCounts::changes`]) after this
+    /// many more. It may have been done, in part or not at all, and the caller is told nothing but an
+    /// error; so is every later operation, reads too, until [`SimDisk::crash`]. Who drives a node looks
+    /// at [`SimDisk::has_power`] whenever it fails, and takes that for the machine being gone.
+    pub fn fail_power_after(&self, changes: u64) {
+        self.inner().power = Power::FailsAfter(changes);
+    }
+
+    /// False once power failed in the middle of an operation, until [`SimDisk::crash`].
+    #[must_use]
+    pub fn has_power(&self) -> bool {
+        self.inner().power != Power::Off
+    }
+
+    /// Power fails, if it has not yet, and comes back. What was not synced is lost, kept or torn as
+    /// the seed says.
     pub fn crash(&self) {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        for data in inner.files.values_mut() {
-            data.crash(&mut inner.random);
+        inner.power = Power::On;
+        for file in inner.files.values_mut() {
+            file.crash(&mut inner.random);
         }
-        let kept = match inner.pending_names.len() {
-            0 => 0,
-            count => next(&mut inner.random) as usize % (count + 1),
-        };
-        for change in inner.pending_names.drain(..).take(kept) {
-            apply(&mut inner.durable_names, change);
+        let changes = std::mem::take(&mut inner.pending_names);
+        if !changes.is_empty() {
+            let mut draw = next(&mut inner.random);
+            let in_order = draw >> 63 == 0;
+            let kept = draw as usize % (changes.len() + 1);
+            for (number, change) in changes.into_iter().enumerate() {
+                let is_kept =
+                    if in_order { number < kept } else { next(&mut draw).is_multiple_of(2) };
+                if is_kept {
+                    apply(&mut inner.durable_names, change);
+                }
+            }
         }
         inner.names = inner.durable_names.clone();
+        inner.forget_nameless();
     }
 
     /// Flips one bit of what is stored, synced or not.
@@ -258,12 +211,7 @@ impl SimDisk {
 
     /// The file loses its end.
     pub fn truncate(&self, name: &str, bytes: usize) {
-        self.data(name, |data| {
-            data.bytes.truncate(bytes);
-            data.durable_len = data.durable_len.min(bytes);
-            data.durable.retain(|sector, _| sector * SECTOR < bytes);
-            data.pending.retain(|(pos, len)| pos + len <= bytes);
-        });
+        self.data(name, |file| file.truncate(bytes));
     }
 
     /// The directory forgets the file for good.
@@ -282,7 +230,7 @@ impl SimDisk {
         self.data(name, |data| data.bytes.clone())
     }
 
-    fn data<T>(&self, name: &str, change: impl FnOnce(&mut Data) -> T) -> T {
+    fn data<T>(&self, name: &str, change: impl FnOnce(&mut SimFile) -> T) -> T {
         let mut inner = self.inner();
         change(inner.data(name).expect("the file exists"))
     }
@@ -305,7 +253,7 @@ impl SimDisk {
 }
 
 impl Inner {
-    fn data(&mut self, name: &str) -> io::Result<&mut Data> {
+    fn data(&mut self, name: &str) -> io::Result<&mut SimFile> {
         let file = self.names.get(name).ok_or(io::ErrorKind::NotFound)?;
         Ok(self.files.get_mut(file).expect("a name has a file"))
     }
@@ -314,10 +262,40 @@ impl Inner {
         self.names.values().map(|file| self.files[file].bytes.len() as u64).sum()
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        let capacity = self.faults.capacity_bytes?;
+        Some(capacity.saturating_sub(self.used_bytes()))
+    }
+
     fn change_name(&mut self, change: NameChange) {
         apply(&mut self.names, change.clone());
         self.pending_names.push(change);
     }
+
+    /// What no crash can bring back is gone.
+    fn forget_nameless(&mut self) {
+        assert!(self.pending_names.is_empty());
+        let named: BTreeSet<u64> =
+            self.names.values().chain(self.durable_names.values()).copied().collect();
+        self.files.retain(|file, _| named.contains(file));
+    }
+
+    fn need_power(&self) -> io::Result<()> {
+        if self.power == Power::Off { Err(power_failure()) } else { Ok(()) }
+    }
+
+    /// A changing operation begins. Returns whether power fails in the middle of it.
+    fn is_cut(&mut self) -> io::Result<bool> {
+        self.need_power()?;
+        if let Power::FailsAfter(left) = self.power {
+            self.power = left.checked_sub(1).map_or(Power::Off, Power::FailsAfter);
+        }
+        Ok(self.power == Power::Off)
+    }
+}
+
+fn power_failure() -> io::Error {
+    io::Error::other("simulated power failure")
 }
 
 fn apply(names: &mut BTreeMap<String, u64>, change: NameChange) {
@@ -354,45 +332,55 @@ fn next(state: &mut u64) -> u64 {
 
 impl Disk for SimDisk {
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.inner().names.keys().cloned().collect())
+        let inner = self.inner();
+        inner.need_power()?;
+        Ok(inner.names.keys().cloned().collect())
     }
 
     fn create(&self, name: &str, bytes: u64) -> io::Result<()> {
         let mut inner = self.inner();
+        let is_cut = inner.is_cut()?;
         let failing = inner.faults.failing_create;
         count(&mut inner.counts.creates, failing, "create")?;
-        let capacity = inner.faults.capacity_bytes;
-        if capacity.is_some_and(|capacity| inner.used_bytes() + bytes > capacity) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        let fits = inner.free_bytes().map_or(bytes, |free| bytes.min(free));
+        let made = if is_cut { next(&mut inner.random) % (fits + 1) } else { fits };
         let file = inner.next_file;
         inner.next_file += 1;
-        let durable_len = bytes as usize;
-        let data = Data { bytes: vec![0; durable_len], durable_len, ..Data::default() };
-        inner.files.insert(file, data);
+        inner.files.insert(file, SimFile::zeros(made as usize));
         inner.change_name(NameChange::Set(name.to_owned(), file));
-        Ok(())
+        if is_cut {
+            return Err(power_failure());
+        }
+        if made < bytes { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn len(&self, name: &str) -> io::Result<u64> {
-        Ok(self.inner().data(name)?.bytes.len() as u64)
+        let mut inner = self.inner();
+        inner.need_power()?;
+        Ok(inner.data(name)?.bytes.len() as u64)
     }
 
     fn read_at(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut inner = self.inner();
-        let data = inner.data(name)?;
-        let pos = pos as usize;
-        let end = pos + buffer.len();
-        if data.unreadable.iter().any(|place| place.start < end && pos < place.end) {
+        inner.need_power()?;
+        inner.counts.reads += 1;
+        if inner.faults.failing_read == Some(inner.counts.reads) {
             return Err(io::Error::from_raw_os_error(EIO));
         }
-        let from = data.bytes.get(pos..end).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let file = inner.data(name)?;
+        let pos = pos as usize;
+        let end = pos + buffer.len();
+        if file.unreadable.iter().any(|place| place.start < end && pos < place.end) {
+            return Err(io::Error::from_raw_os_error(EIO));
+        }
+        let from = file.bytes.get(pos..end).ok_or(io::ErrorKind::UnexpectedEof)?;
         buffer.copy_from_slice(from);
         Ok(())
     }
 
     fn write_at(&self, name: &str, pos: u64, bytes: &[u8]) -> io::Result<()> {
         let mut inner = self.inner();
+        let is_cut = inner.is_cut()?;
         let SimFaults { failing_write, short_write, lost_write, misdirected_write, .. } =
             inner.faults;
         count(&mut inner.counts.writes, failing_write, "write")?;
@@ -402,62 +390,84 @@ impl Disk for SimDisk {
         } else {
             0
         };
-        let data = inner.data(name)?;
+        let free = inner.free_bytes();
+        let copies_on_write = inner.faults.copies_on_write;
+        let file = inner.data(name)?;
         let mut pos = pos as usize;
+        if is_cut {
+            file.write(pos, bytes);
+            return Err(power_failure());
+        }
         if number == short_write {
-            data.write(pos, &bytes[..random % bytes.len().max(1)]);
+            file.write(pos, &bytes[..random % bytes.len().max(1)]);
             return Err(io::Error::other("simulated short write"));
         }
         if number == lost_write {
             return Ok(());
         }
         if number == misdirected_write {
-            let places = (data.bytes.len().saturating_sub(bytes.len()) / BLOCK).max(1);
+            let places = (file.bytes.len().saturating_sub(bytes.len()) / BLOCK).max(1);
             let elsewhere = random % places * BLOCK + pos % BLOCK;
             pos = if elsewhere == pos { pos + BLOCK } else { elsewhere };
         }
-        data.write(pos, bytes);
-        Ok(())
+        // What lies in the file has its room already.
+        let held = if copies_on_write { 0 } else { file.bytes.len().saturating_sub(pos) };
+        let fits = free.map_or(bytes.len(), |free| bytes.len().min(held + free as usize));
+        file.write(pos, &bytes[..fits]);
+        if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
         let mut inner = self.inner();
+        let is_cut = inner.is_cut()?;
         let failing = inner.faults.failing_sync;
         let counted = count(&mut inner.counts.syncs, failing, "sync");
-        let data = inner.data(name)?;
+        let file = inner.data(name)?;
+        if is_cut {
+            // The crash decides what of it was done.
+            return Err(power_failure());
+        }
         if counted.is_err() {
-            // The page cache forgets that these pages were dirty, as Linux does.
-            data.pending.clear();
+            file.fail_sync();
             return counted;
         }
-        data.sync();
+        file.sync();
         Ok(())
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut inner = self.inner();
+        let is_cut = inner.is_cut()?;
         let failing = inner.faults.failing_rename;
         count(&mut inner.counts.renames, failing, "rename")?;
         let file = *inner.names.get(from).ok_or(io::ErrorKind::NotFound)?;
         inner.change_name(NameChange::Set(to.to_owned(), file));
-        Ok(())
+        if is_cut { Err(power_failure()) } else { Ok(()) }
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut inner = self.inner();
+        let is_cut = inner.is_cut()?;
+        let failing = inner.faults.failing_remove;
+        count(&mut inner.counts.removes, failing, "remove")?;
         if !inner.names.contains_key(name) {
             return Err(io::ErrorKind::NotFound.into());
         }
         inner.change_name(NameChange::Remove(name.to_owned()));
-        Ok(())
+        if is_cut { Err(power_failure()) } else { Ok(()) }
     }
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut inner = self.inner();
+        let is_cut = inner.is_cut()?;
         let failing = inner.faults.failing_sync_dir;
         count(&mut inner.counts.dir_syncs, failing, "sync of the directory")?;
+        if is_cut {
+            return Err(power_failure());
+        }
         inner.durable_names = inner.names.clone();
         inner.pending_names.clear();
+        inner.forget_nameless();
         Ok(())
     }
 }

@@ -2,18 +2,18 @@
 //! production. Waiting for the disk never holds the lock that `submit` and readers need.
 
 use std::collections::BTreeSet;
-use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
-use crate::commit::{Chunk, Commit, Taken, WalStats};
+use crate::commit::{Chunk, Commit, ReadItem, Taken, WalStats};
 use crate::disk::Disk;
-use crate::error::WalError;
-use crate::frame::Write;
+use crate::error::{WalError, is_full};
+use crate::frame::{ITEM_HEADER_BYTES, Write};
+use crate::index::LiveItem;
 use crate::options::WalOptions;
 use crate::position::{BatchSeq, SegmentId};
 use crate::reader::{WalReader, read_payload};
 use crate::recovery::{Recovery, SegmentBytes};
+use crate::room::{self, Need};
 use crate::salvage;
 use crate::segment::{
     self, FileKind, SEGMENT_HEADER_BYTES, SegmentHeader, WalIdentity, decode_header, encode_header,
@@ -21,8 +21,8 @@ use crate::segment::{
 use crate::sync::{Mutex, MutexGuard};
 use crate::verdict::Recovered;
 
-/// Prewritten files kept ready beside the segments in use.
-const SPARES: usize = 2;
+/// While segments are to be freed, so many bytes of live items are moved for each that callers write.
+const MOVED_PER_BYTE: u64 = 2;
 /// Zeros are written in pieces of this size.
 const ZEROS: usize = 1 << 20;
 
@@ -48,8 +48,12 @@ pub struct Wal {
     next_spare: u64,
     /// Written and not yet synced.
     unsynced: Option<Unsynced>,
+    /// The disk had no space for some of it. Nothing is written past it.
+    stalled: Option<Taken>,
     /// Files up to here were found with damage among them: they are not used again.
     suspect_up_to: SegmentId,
+    /// As of the last call of `maintain`.
+    maintained: WalStats,
 }
 
 #[derive(Clone, Copy)]
@@ -66,12 +70,15 @@ impl Wal {
     /// # Errors
     /// When the files are someone else's or of an unknown version, or the disk fails. Damage is not
     /// an error: each group has its [`Verdict`](crate::Verdict), and the wal takes writes behind it.
+    /// Nor is a full disk, on file systems that overwrite in place.
     pub fn open(
         disk: Arc<dyn Disk>,
         identity: WalIdentity,
         options: WalOptions,
     ) -> Result<(Self, Recovered), WalError> {
         options.validate()?;
+        // What is seen now is relied on from now on. A killed process may not have come to this.
+        disk.sync_dir().map_err(WalError::failed("sync", "the wal's directory"))?;
         let mut segments = BTreeSet::new();
         let mut spares = Vec::new();
         let mut next_spare = 0;
@@ -108,10 +115,9 @@ impl Wal {
                 let length = disk.len(&name).map_err(WalError::io("stat", &name))?;
                 zero(&*disk, &name, pos, length.max(options.segment_bytes))?;
             }
-            // What a killed process had written may still be in the page cache alone. After a sync
-            // that failed it is there as if it had been stored, and another sync would not store it:
-            // it is written again, as it was read.
-            rewrite(&*disk, &name, &outcome.unproven)?;
+            // What a killed process had written may still be in the page cache alone. After a sync that
+            // failed, the cache does not even know so: what is written again, a sync covers.
+            write_again(&*disk, &name, &outcome.unsure)?;
             disk.sync(&name).map_err(|source| WalError::SyncFailed {
                 segment: *last,
                 source: Arc::new(source),
@@ -122,50 +128,93 @@ impl Wal {
         let suspect_up_to = suspect_up_to.unwrap_or(SegmentId::new(0));
         let mut commit =
             Commit::new(options.clone(), identity.domain(), outcome.index, segments, outcome.start);
-        commit.spares_free = spares.len();
+        spares.iter().for_each(|_| commit.room.add_spare());
         let shared = Arc::new(Shared { disk, commit: Mutex::new(commit) });
-        let mut wal =
-            Self { shared, identity, options, spares, next_spare, unsynced: None, suspect_up_to };
-        wal.prepare_spares()?;
+        let mut wal = Self {
+            shared,
+            identity,
+            options,
+            spares,
+            next_spare,
+            unsynced: None,
+            stalled: None,
+            suspect_up_to,
+            maintained: WalStats::default(),
+        };
+        while wal.prepare_spare()? {}
         Ok((wal, outcome.recovered))
     }
 
-    /// Checks a batch and takes it in; nothing is written yet.
+    /// Checks a batch and takes it in; nothing is written yet. On a full disk, what adds entries is
+    /// refused while what trims, truncates or sets registers still finds room in a reserve.
     ///
     /// # Errors
     /// When the queue or the disk is full (nothing happened), when the batch breaks a rule, or
     /// when the wal failed before.
     pub fn submit(&mut self, batch: &[Write]) -> Result<BatchSeq, WalError> {
-        self.shared.commit().submit(batch)
+        self.shared.commit().submit(batch, Need::Ordinary)
+    }
+
+    /// The same for a batch that the caller can no longer refuse: its entries may take the reserve,
+    /// too. Who uses it stops taking in more while [`Wal::is_short`].
+    ///
+    /// # Errors
+    /// As [`Wal::submit`].
+    pub fn submit_owed(&mut self, batch: &[Write]) -> Result<BatchSeq, WalError> {
+        self.shared.commit().submit(batch, Need::Urgent)
+    }
+
+    /// The disk had no space when some was wanted: entries should be refused until this is false.
+    /// Calls of [`Wal::maintain`] find out, and make room out of what was trimmed.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.shared.commit().room.is_short()
     }
 
     /// Writes everything taken in. Returns the last batch written, or `None` if there was nothing.
     ///
     /// # Errors
-    /// Any failure is final: the wal is poisoned.
+    /// [`WalError::NoSpace`] if the disk has no space for it: nothing is lost, and the next call goes
+    /// on with it. Any other failure is final: the wal is poisoned.
     pub fn write_queued(&mut self) -> Result<Option<BatchSeq>, WalError> {
-        let Some(taken) = self.shared.commit().take() else { return Ok(None) };
+        let stalled = self.stalled.take();
+        let Some(taken) = stalled.or_else(|| self.shared.commit().take()) else { return Ok(None) };
         let up_to = taken.up_to;
-        match self.write(taken) {
-            Ok(()) => Ok(Some(up_to)),
-            Err(error) => {
-                self.shared.commit().poison(&error);
-                Err(error)
-            }
+        self.write(taken).map(|()| Some(up_to)).inspect_err(|error| self.fail(error))
+    }
+
+    /// Every failure but a full disk is final.
+    fn fail(&self, error: &WalError) {
+        if !matches!(error, WalError::NoSpace) {
+            self.shared.commit().poison(error);
         }
     }
 
-    fn write(&mut self, taken: Taken) -> Result<(), WalError> {
-        for chunk in &taken.chunks {
+    fn write(&mut self, mut taken: Taken) -> Result<(), WalError> {
+        let written = self.write_chunks(&mut taken);
+        let mut commit = self.shared.commit();
+        commit.room.stalled = matches!(written, Err(WalError::NoSpace));
+        match written {
+            Ok(()) => commit.on_written(taken),
+            Err(WalError::NoSpace) => self.stalled = Some(taken),
+            Err(_) => {}
+        }
+        written
+    }
+
+    fn write_chunks(&mut self, taken: &mut Taken) -> Result<(), WalError> {
+        let Taken { chunks, up_to, is_mark, written } = taken;
+        for chunk in &mut chunks[*written..] {
             if let Some(header) = chunk.begins {
                 self.sync_written()?;
                 self.begin_segment(header)?;
+                chunk.begins = None;
             }
             self.write_chunk(chunk)?;
-            let Taken { up_to, is_mark, .. } = taken;
+            let (up_to, is_mark) = (*up_to, *is_mark);
             self.unsynced = Some(Unsynced { segment: chunk.segment, up_to, is_mark });
+            *written += 1;
         }
-        self.shared.commit().on_written(taken);
         Ok(())
     }
 
@@ -181,13 +230,20 @@ impl Wal {
     fn begin_segment(&mut self, header: SegmentHeader) -> Result<(), WalError> {
         let disk = &*self.shared.disk;
         assert!(!self.spares.is_empty(), "a segment was planned without a file for it");
-        let spare = self.spares.remove(0);
+        let spare = self.spares[0].clone();
         let name = segment::file_name(header.segment);
         let raw = encode_header(&self.identity, header);
         disk.write_at(&spare, 0, &raw).map_err(WalError::io("write", &spare))?;
         self.sync_file(&spare, header.segment)?;
         disk.rename(&spare, &name).map_err(WalError::io("rename", &spare))?;
-        disk.sync_dir().map_err(WalError::io("sync the directory of", &name))
+        self.spares.remove(0);
+        self.sync_dir(&name)
+    }
+
+    /// However it fails, it is final: as with files, a later one tells nothing.
+    fn sync_dir(&self, name: &str) -> Result<(), WalError> {
+        let synced = self.shared.disk.sync_dir();
+        synced.map_err(WalError::failed("sync the directory of", name))
     }
 
     fn sync_file(&self, name: &str, segment: SegmentId) -> Result<(), WalError> {
@@ -215,6 +271,10 @@ impl Wal {
         let Some(Unsynced { up_to, is_mark: false, .. }) = self.unsynced else {
             return Ok(self.durable());
         };
+        if self.stalled.is_some() {
+            // Not all of it is written.
+            return Ok(self.durable());
+        }
         if let Err(error) = self.sync_written() {
             self.shared.commit().poison(&error);
             return Err(error);
@@ -224,62 +284,125 @@ impl Wal {
         Ok(commit.durable)
     }
 
-    /// Frees what is no longer needed, gets files ready, and marks the last batch as synced if there
-    /// is nothing else to do; to be called now and then, when no caller waits for it. At most one
-    /// segment is freed or moved a call.
+    /// Frees what is no longer needed, moves what is live out of the oldest segments, gets files ready,
+    /// and marks the last batch as synced if there is nothing else to do; to be called after every
+    /// sync, when no caller waits for it. How much of that it does follows from how much was written
+    /// since the last call.
     ///
     /// # Errors
     /// Any failure but a full disk is final: the wal is poisoned.
     pub fn maintain(&mut self) -> Result<(), WalError> {
+        let now = self.stats();
+        let before = std::mem::replace(&mut self.maintained, now);
+        let written = now.bytes_written - before.bytes_written;
+        let begun = written / self.options.segment_bytes;
+        // What callers wrote, its copies left out.
+        let asked = written.saturating_sub(now.bytes_moved - before.bytes_moved);
         let done = self
-            .free_oldest()
-            .and_then(|()| self.move_oldest())
-            .and_then(|()| self.prepare_spares())
+            .free_oldest(2 * (begun + 1))
+            .and_then(|()| self.note_damage())
+            .and_then(|()| self.move_oldest(MOVED_PER_BYTE * asked))
+            .and_then(|()| self.prepare_spare().map(|_| ()))
             .and_then(|()| self.mark());
-        if let Err(error) = &done {
-            self.shared.commit().poison(error);
+        match done {
+            Err(WalError::NoSpace) | Ok(()) => Ok(()),
+            Err(error) => {
+                self.fail(&error);
+                Err(error)
+            }
         }
-        done
     }
 
-    fn free_oldest(&mut self) -> Result<(), WalError> {
-        let Some(oldest) = self.shared.commit().freeable() else { return Ok(()) };
-        let disk = &*self.shared.disk;
-        let name = segment::file_name(oldest);
-        if self.spares.len() <= SPARES && self.suspect_up_to < oldest {
-            let spare = segment::spare_name(self.next_spare);
-            self.next_spare += 1;
-            disk.rename(&name, &spare).map_err(WalError::io("rename", &name))?;
-            self.spares.push(spare);
-            self.shared.commit().spares_free += 1;
-        } else {
-            disk.remove(&name).map_err(WalError::io("remove", &name))?;
+    fn free_oldest(&mut self, count_max: u64) -> Result<(), WalError> {
+        for _ in 0..count_max {
+            let Some(oldest) = self.shared.commit().freeable() else { break };
+            let disk = &*self.shared.disk;
+            let name = segment::file_name(oldest);
+            let spares_max = room::spares_max(&self.options);
+            let is_kept = self.spares.len() < spares_max && self.suspect_up_to < oldest;
+            if is_kept {
+                let spare = segment::spare_name(self.next_spare);
+                self.next_spare += 1;
+                disk.rename(&name, &spare).map_err(WalError::io("rename", &name))?;
+                self.spares.push(spare);
+            } else {
+                disk.remove(&name).map_err(WalError::io("remove", &name))?;
+            }
+            // Before the next one is freed: what remains must be an unbroken run.
+            self.sync_dir(&name)?;
+            let mut commit = self.shared.commit();
+            commit.freed(oldest);
+            if is_kept {
+                commit.room.add_spare();
+            }
         }
-        // Before the next one is freed: what remains must be an unbroken run.
-        disk.sync_dir().map_err(WalError::io("sync the directory of", &name))?;
-        self.shared.commit().freed(oldest);
         Ok(())
     }
 
-    fn move_oldest(&mut self) -> Result<(), WalError> {
-        let disk = Arc::clone(&self.shared.disk);
-        let items = self.shared.commit().movable();
-        let mut moved = Vec::with_capacity(items.len());
+    fn note_damage(&mut self) -> Result<(), WalError> {
+        match self.shared.commit().submit_notes() {
+            // Without room now, there may be later.
+            Err(WalError::Backpressure { .. } | WalError::NoSpace) | Ok(()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn move_oldest(&mut self, bytes_min: u64) -> Result<(), WalError> {
+        let target = room::move_bytes_target(&self.options);
+        let mut moved = 0;
+        loop {
+            let items = self.shared.commit().movable();
+            let count = items.len();
+            let mut done = 0;
+            for batch in batches(&items, target) {
+                let (read, bytes) = self.read_items(batch)?;
+                if !self.stage_moved(&read)? {
+                    return Ok(());
+                }
+                moved += bytes;
+                done += read.len();
+                if bytes_min <= moved {
+                    return Ok(());
+                }
+            }
+            // What cannot be read holds its segment, and with it those behind.
+            if count == 0 || done < count {
+                return Ok(());
+            }
+        }
+    }
+
+    /// False if there is no room for it now.
+    fn stage_moved(&mut self, items: &[ReadItem]) -> Result<bool, WalError> {
+        loop {
+            let staged = self.shared.commit().submit_moved(items);
+            match staged {
+                Ok(()) => return Ok(true),
+                // Callers took all the files that were ready.
+                Err(WalError::Backpressure { .. }) if self.prepare_spare()? => {}
+                Err(WalError::Backpressure { .. } | WalError::NoSpace) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What of these can be read, and how much it is.
+    fn read_items(&self, items: &[LiveItem]) -> Result<(Vec<ReadItem>, u64), WalError> {
+        let mut read = Vec::with_capacity(items.len());
+        let mut bytes = 0;
         for item in items {
             // If it moved or went meanwhile, what was read is not used.
-            match read_payload(&*disk, item.group, item.index, &item.location) {
-                Ok(payload) => moved.push((item, payload)),
+            match read_payload(&*self.shared.disk, item.group, item.index, &item.location) {
+                Ok(payload) => {
+                    bytes += (ITEM_HEADER_BYTES + payload.len()) as u64;
+                    read.push((*item, payload));
+                }
                 // It holds its segment until whoever reads it finds out and restores it.
                 Err(WalError::Corrupt { .. }) => {}
                 Err(error) => return Err(error),
             }
         }
-        let mut commit = self.shared.commit();
-        match commit.submit_notes().and_then(|()| commit.submit_moved(&moved)) {
-            // Without room now, there may be later.
-            Err(WalError::Backpressure { .. } | WalError::NoSpace) | Ok(()) => Ok(()),
-            Err(error) => Err(error),
-        }
+        Ok((read, bytes))
     }
 
     /// Writes, and does not sync: what the mark tells holds as soon as it can be read.
@@ -288,28 +411,26 @@ impl Wal {
         taken.map_or(Ok(()), |taken| self.write(taken))
     }
 
-    fn prepare_spares(&mut self) -> Result<(), WalError> {
-        if self.shared.commit().spares_free >= SPARES {
-            return Ok(());
+    /// Returns whether it made a file that was wanted.
+    fn prepare_spare(&mut self) -> Result<bool, WalError> {
+        if !self.shared.commit().room.wants_spare() {
+            return Ok(false);
         }
         let name = segment::spare_name(self.next_spare);
         self.next_spare += 1;
-        match self.shared.disk.create(&name, self.options.segment_bytes) {
-            Ok(()) => {
-                self.spares.push(name);
-                let mut commit = self.shared.commit();
-                commit.spares_free += 1;
-                commit.no_space = false;
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
-                // Nothing depends on it yet. Whatever was made of it is removed again.
-                let _ = self.shared.disk.remove(&name);
-                self.shared.commit().no_space = true;
-                Ok(())
-            }
-            Err(error) => Err(WalError::io("create", &name)(error)),
+        let made = match self.shared.disk.create(&name, self.options.segment_bytes) {
+            Ok(()) => true,
+            Err(error) if is_full(&error) => false,
+            Err(error) => return Err(WalError::io("create", &name)(error)),
+        };
+        if made {
+            self.spares.push(name);
+        } else {
+            // Nothing depends on it yet. If it stays, the next start removes it.
+            let _ = self.shared.disk.remove(&name);
         }
+        self.shared.commit().room.made_spare(made);
+        Ok(made)
     }
 
     /// Says that every group that may have been lost without a trace has been written to since: what
@@ -324,10 +445,15 @@ impl Wal {
         self.shared.commit().durable
     }
 
-    /// True if something was taken in and not yet written.
+    /// True if something was taken in that can be written now.
     pub(crate) fn has_queued(&self) -> bool {
         let commit = self.shared.commit();
-        commit.refusal.is_none() && commit.has_staged()
+        commit.refusal.is_none() && commit.has_staged() && !commit.room.stalled
+    }
+
+    /// True if something waits for space to be written.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
     }
 
     /// Reads what is written.
@@ -341,6 +467,20 @@ impl Wal {
     pub fn stats(&self) -> WalStats {
         self.shared.commit().stats()
     }
+}
+
+/// Cuts items into runs of about so many bytes, at least one item each.
+fn batches(items: &[LiveItem], target: usize) -> impl Iterator<Item = &[LiveItem]> {
+    let mut bytes = 0;
+    items.chunk_by(move |item, next| {
+        let next = next.location.len as usize;
+        bytes += item.location.len as usize + ITEM_HEADER_BYTES;
+        let fits = bytes + next + ITEM_HEADER_BYTES <= target;
+        if !fits {
+            bytes = 0;
+        }
+        fits
+    })
 }
 
 /// Reads all segments, in order. Headers come first: each tells how far the one before may reach.
@@ -381,6 +521,16 @@ fn recover(
     Ok(recovery)
 }
 
+/// Writes what stands at these places, to the same places.
+fn write_again(disk: &dyn Disk, name: &str, places: &[(u64, usize)]) -> Result<(), WalError> {
+    for (pos, bytes) in places {
+        let mut held = vec![0; *bytes];
+        disk.read_at(name, *pos, &mut held).map_err(WalError::io("read", name))?;
+        disk.write_at(name, *pos, &held).map_err(WalError::io("write", name))?;
+    }
+    Ok(())
+}
+
 fn zero(disk: &dyn Disk, name: &str, from: u64, end: u64) -> Result<(), WalError> {
     let zeros = vec![0; ZEROS];
     let mut pos = from;
@@ -388,16 +538,6 @@ fn zero(disk: &dyn Disk, name: &str, from: u64, end: u64) -> Result<(), WalError
         let count = (end - pos).min(ZEROS as u64);
         disk.write_at(name, pos, &zeros[..count as usize]).map_err(WalError::io("write", name))?;
         pos += count;
-    }
-    Ok(())
-}
-
-/// Writes places of a file as they are.
-fn rewrite(disk: &dyn Disk, name: &str, places: &[Range<u64>]) -> Result<(), WalError> {
-    for place in places {
-        let mut bytes = vec![0; (place.end - place.start) as usize];
-        disk.read_at(name, place.start, &mut bytes).map_err(WalError::io("read", name))?;
-        disk.write_at(name, place.start, &bytes).map_err(WalError::io("write", name))?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::error::WalError;
 use crate::frame::Write;
 use crate::position::BatchSeq;
 use crate::reader::WalReader;
+use crate::room::Need;
 use crate::sync::thread::{Builder, JoinHandle};
 use crate::wal::{Shared, Wal};
 
@@ -46,12 +47,35 @@ impl WalWriter {
     ///
     /// # Errors
     /// When the queue or the disk is full (nothing happened), when the batch breaks a rule, or
-    /// when the wal failed before.
+    /// when the wal failed before. On a full disk, what adds no entries still finds room in a reserve.
     pub fn submit(&self, batch: &[Write]) -> Result<BatchSeq, WalError> {
-        let submitted = self.shared.commit().submit(batch);
-        // Also when it is full: the writer looks whether the disk has space again.
+        self.submit_for(batch, Need::Ordinary)
+    }
+
+    /// The same for a batch that the caller can no longer refuse: its entries may take the reserve,
+    /// too. Who uses it stops taking in more while [`WalWriter::is_short`].
+    ///
+    /// # Errors
+    /// As [`WalWriter::submit`].
+    pub fn submit_owed(&self, batch: &[Write]) -> Result<BatchSeq, WalError> {
+        self.submit_for(batch, Need::Urgent)
+    }
+
+    fn submit_for(&self, batch: &[Write], need: Need) -> Result<BatchSeq, WalError> {
+        let submitted = self.shared.commit().submit(batch, need);
         self.bell.ring();
         submitted
+    }
+
+    /// The disk had no space when some was wanted: entries should be refused until this is false.
+    /// Asking makes the writer look again.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        let is_short = self.shared.commit().room.is_short();
+        if is_short {
+            self.bell.ring();
+        }
+        is_short
     }
 
     /// Reads what is written.
@@ -75,7 +99,8 @@ impl WalWriter {
     /// Writes and syncs what was taken in, and ends the thread.
     ///
     /// # Errors
-    /// The failure that stopped the thread, if one did.
+    /// The failure that stopped the thread, if one did, or [`WalError::NoSpace`] if the disk had none
+    /// for the last of it.
     pub fn close(mut self) -> Result<(), WalError> {
         self.stop()
     }
@@ -112,15 +137,17 @@ fn run(mut wal: Wal, bell: &Bell, mut on_durable: OnDurable) -> Result<(), WalEr
             return Err(error);
         }
         if !wal.has_queued() && bell.wait() == Call::Close {
-            return Ok(());
+            return if wal.is_stalled() { Err(WalError::NoSpace) } else { Ok(()) };
         }
     }
 }
 
 fn round(wal: &mut Wal) -> Result<Option<BatchSeq>, WalError> {
-    match wal.write_queued()? {
-        None => Ok(None),
-        Some(_) => wal.sync().map(Some),
+    match wal.write_queued() {
+        // It goes on when there is space.
+        Ok(None) | Err(WalError::NoSpace) => Ok(None),
+        Ok(Some(_)) => wal.sync().map(Some),
+        Err(error) => Err(error),
     }
 }
 

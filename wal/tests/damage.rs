@@ -22,7 +22,7 @@ fn options() -> WalOptions {
         segment_bytes: 16 << 10,
         batch_bytes_max: 8 << 10,
         queued_bytes_max: 64 << 10,
-        live_multiple_max: 2,
+        live_multiple_max: 3,
     }
 }
 

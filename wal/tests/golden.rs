@@ -18,7 +18,7 @@ fn options() -> WalOptions {
         segment_bytes: 8 << 10,
         batch_bytes_max: 6 << 10,
         queued_bytes_max: 16 << 10,
-        live_multiple_max: 2,
+        live_multiple_max: 3,
     }
 }
 

@@ -102,7 +102,8 @@ impl Replica {
             }
             leading.proposed.resolved(session, self.pending.resolved_up_to());
             let busy = self.outstanding.len() >= options.appends_in_flight_max
-                || self.backlog_bytes > options.apply_backlog_bytes_max;
+                || self.backlog_bytes > options.apply_backlog_bytes_max
+                || self.disk_is_full;
             if !busy && !leading.batch.is_empty() {
                 return self.propose_entry(now);
             }

@@ -128,8 +128,10 @@ pub(crate) struct Replica {
     changing: Option<Changing>,
     outgoing: Outgoing,
     incoming: Option<Incoming>,
-    /// Since this tick the disk has not come back from the oldest write.
+    /// Since this tick the disk has not come back from the oldest write, or is full.
     disk_waits_since: Option<u64>,
+    /// It has room for promises and trims, and for no further entries.
+    disk_is_full: bool,
     /// It lost something that it had confirmed, and has not made up for it yet.
     probation: Option<Probation>,
     /// Who knows this node, and whether in this life; asked by one that has nothing.
@@ -325,7 +327,9 @@ impl Replica {
     #[must_use]
     pub(crate) fn refusal(&self, payload_bytes: usize) -> Option<NodeError> {
         let options = &self.config.options;
-        let queue = if self.pending.count() >= options.proposals_max {
+        let queue = if self.disk_is_full {
+            "wal"
+        } else if self.pending.count() >= options.proposals_max {
             "proposals_max"
         } else if self.pending.bytes() + payload_bytes > options.proposals_bytes_max {
             "proposals_bytes_max"
@@ -354,6 +358,9 @@ impl Replica {
         self.tick += 1;
         if self.may_tick() {
             self.raw.tick();
+        } else if self.disk_is_full {
+            // It does not campaign, and still notices when its leader is gone: then it votes.
+            self.raw.raft.election_elapsed += 1;
         }
         let options = &self.config.options;
         let (report_ticks, patience) = (options.report_ticks, u64::from(options.resend_ticks));
@@ -372,11 +379,22 @@ impl Replica {
         self.mind_snapshots(effects);
         self.mind_probation(effects);
         self.mind_disk();
+        if self.disk_is_full && self.tick.is_multiple_of(patience) {
+            self.want_flush(effects);
+        }
+    }
+
+    /// What is applied and not flushed holds the log, which has no room for more.
+    fn want_flush(&self, effects: &mut Effects) {
+        let flushed = self.flushed.get(&self.config.node).copied().unwrap_or_default();
+        if flushed < self.applied.index {
+            effects.apply.push(Apply::Flush);
+        }
     }
 
     /// raft's clock is that of elections for a follower, and of heartbeats for a leader.
     ///
-    /// It stands still for a follower that could not lead: one whose disk does not come back, whose
+    /// It stands still for a follower that could not lead: one whose disk does not keep up, whose
     /// state is being replaced, or that has much to apply yet. The last also bounds what a campaign
     /// reads at once: raft looks for changes of membership in everything that is not applied
     /// (its #530).
@@ -393,10 +411,15 @@ impl Replica {
         self.tick - since > u64::from(self.config.options.slow_disk_ticks)
     }
 
-    /// A leader whose own disk does not come back steps aside: it would stand in everyone's way
-    /// with a disk that is about to fail.
+    /// The disk is full but for a reserve, or no longer.
+    pub(crate) fn note_disk(&mut self, is_full: bool) {
+        self.disk_is_full = is_full;
+    }
+
+    /// A leader whose own disk does not come back, or takes no more, steps aside: it would stand in
+    /// everyone's way.
     fn mind_disk(&mut self) {
-        if self.outstanding.is_empty() {
+        if self.outstanding.is_empty() && !self.disk_is_full {
             self.disk_waits_since = None;
             return;
         }
@@ -404,7 +427,8 @@ impl Replica {
         if !self.leads() || !self.is_slow(since) || self.members.voters.len() < 2 {
             return;
         }
-        tracing::warn!(group = %self.config.group, "the disk is slow: giving up the leadership");
+        let is_full = self.disk_is_full;
+        tracing::warn!(group = %self.config.group, is_full, "the disk does not keep up: giving up the leadership");
         let term = self.raw.raft.term;
         match self.best_successor() {
             Some(to) if since + 2 * u64::from(self.config.options.slow_disk_ticks) > self.tick => {
@@ -498,9 +522,11 @@ impl Replica {
 
     fn on_raft(&mut self, message: Message, effects: &mut Effects) -> Result<(), NodeError> {
         match message.get_msg_type() {
-            // The leader probes until apply has caught up: its window is the back-pressure.
+            // The leader probes until apply has caught up and there is space: its window is the
+            // back-pressure.
             MessageType::MsgAppend
-                if self.backlog_bytes > self.config.options.apply_backlog_bytes_max =>
+                if self.disk_is_full
+                    || self.backlog_bytes > self.config.options.apply_backlog_bytes_max =>
             {
                 Ok(())
             }
@@ -547,7 +573,9 @@ impl Replica {
 
     fn on_durable(&mut self, ticket: Ticket, effects: &mut Effects) -> Result<(), NodeError> {
         let mut persisted = None;
-        self.disk_waits_since = None;
+        if !self.disk_is_full {
+            self.disk_waits_since = None;
+        }
         while self
             .outstanding
             .front()
@@ -611,7 +639,11 @@ impl Replica {
         }
         let own = self.flushed.get(&self.config.node).copied().unwrap_or_default();
         let own = own.min(self.applied.index);
-        if own.get() < base.index.get() + self.config.options.trim_entries_min {
+        let entries_min = match self.disk_is_full {
+            true => 1,
+            false => self.config.options.trim_entries_min,
+        };
+        if own.get() < base.index.get() + entries_min {
             return Ok(());
         }
         let held = LogIndex::new(own.get().saturating_sub(self.config.options.lag_entries_max));
@@ -622,7 +654,7 @@ impl Replica {
             // Who has fetched a snapshot needs what follows it.
             up_to = up_to.min(sending);
         }
-        if up_to.get() < base.index.get() + self.config.options.trim_entries_min {
+        if up_to.get() < base.index.get() + entries_min {
             return Ok(());
         }
         let store = self.raw.mut_store();

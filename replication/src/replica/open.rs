@@ -99,6 +99,7 @@ impl Replica {
             outgoing: Outgoing::default(),
             incoming: None,
             disk_waits_since: None,
+            disk_is_full: false,
             written: register.clone(),
             probation: register.probation.then(Probation::default),
             recognized: BTreeMap::new(),

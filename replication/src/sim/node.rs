@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use palisade_wal::sim::SimDisk;
-use palisade_wal::{GroupId, LogIndex, Wal, WalIdentity};
+use palisade_wal::{GroupId, LogIndex, Wal, WalError, WalIdentity};
 
 use super::{Completion, EPOCH_MS, Event, OpId, SimCluster, SimMachine};
 use crate::applier::{Committed, install};
@@ -92,7 +92,7 @@ impl Running {
         if let Some(refusal) = replica.refusal(payload.len()) {
             return Err(refusal);
         }
-        if self.host.is_stuck() {
+        if self.host.is_full() {
             return Err(NodeError::Backpressure { queue: "wal", retry_after_ms: 10 });
         }
         self.next_seq += 1;
@@ -196,7 +196,8 @@ impl<M: SimMachine> SimCluster<M> {
             *ceiling = term;
             Ok(())
         };
-        let effects = match running.host.step(now, |writes| wal.submit(writes), raise) {
+        running.host.note_space(wal.is_short());
+        let effects = match running.host.step(now, |writes| wal.submit_owed(writes), raise) {
             Ok(effects) => effects,
             Err(cause) => return self.halt(id, cause),
         };
@@ -316,10 +317,12 @@ impl<M: SimMachine> SimCluster<M> {
         let Some(running) = node.running.as_mut().filter(|running| !running.syncing) else {
             return;
         };
-        // As the writer's thread: a refused batch makes it look for room.
-        let room = if running.host.is_stuck() { running.wal.maintain() } else { Ok(()) };
+        // As the writer's thread: whoever asks whether there is room makes it look.
+        let is_asked = running.host.is_full() || running.wal.is_short();
+        let room = if is_asked { running.wal.maintain() } else { Ok(()) };
         match room.and_then(|()| running.wal.write_queued()) {
-            Ok(None) => {}
+            // What finds no space waits.
+            Ok(None) | Err(WalError::NoSpace) => {}
             Ok(Some(_)) => {
                 running.syncing = true;
                 let slowness = self.nodes[&id].slowness;
@@ -348,7 +351,7 @@ impl<M: SimMachine> SimCluster<M> {
     }
 
     pub(super) fn apply(&mut self, id: NodeId) {
-        let flush = self.random.per_mille(self.options.flush_per_mille);
+        let mut flush = self.random.per_mille(self.options.flush_per_mille);
         self.note(b"apply", id.get());
         let steps = std::mem::take(&mut self.running(id).to_apply);
         let mut entries: Vec<CommittedEntry> = Vec::new();
@@ -360,6 +363,7 @@ impl<M: SimMachine> SimCluster<M> {
             of = Some(group);
             match step {
                 Apply::Entry(entry) => entries.push(entry),
+                Apply::Flush => flush = true,
                 Apply::Install(index) => {
                     self.apply_entries(id, group, &std::mem::take(&mut entries));
                     if !self.install(id, group, index) {
