@@ -31,6 +31,11 @@ impl Leading {
         self.batch_bytes += payload.len();
         self.batch.push_back(Record { id, payload });
     }
+
+    /// True if records wait to be proposed.
+    pub(super) fn has_batch(&self) -> bool {
+        !self.batch.is_empty()
+    }
 }
 
 impl Replica {
