@@ -298,6 +298,8 @@ impl Replica {
             "proposals_bytes_max"
         } else if self.backlog_bytes > options.apply_backlog_bytes_max {
             "apply_backlog_bytes_max"
+        } else if !self.has_room(payload_bytes) {
+            "intake"
         } else {
             return None;
         };
