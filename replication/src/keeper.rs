@@ -4,6 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Duration;
 
 use palisade_wal::GroupId;
 
@@ -12,7 +13,7 @@ use crate::effects::{Input, ShelfEffect};
 use crate::identity::NodeId;
 use crate::inbox::Inbox;
 use crate::shelf::Shelf;
-use crate::state_machine::Exporter;
+use crate::state_machine::{ApplyError, Export, Exporter, TakeChunk};
 use crate::wire::{Body, Envelope};
 
 /// Work on snapshots of one group.
@@ -28,6 +29,35 @@ pub(crate) struct Keeper<O> {
     pub(crate) exporter: Exporter,
     pub(crate) jobs: mpsc::Receiver<ShelfJob>,
     pub(crate) inbox: Inbox<Event<O>>,
+    /// How fast state is exported, in each group.
+    pub(crate) bytes_per_second: u64,
+}
+
+/// An export that leaves the processor and the disk to others in between.
+struct Paced {
+    export: Box<dyn Export>,
+    bytes_per_second: u64,
+}
+
+/// How long to rest after so many bytes.
+fn pause(bytes: usize, per_second: u64) -> Duration {
+    Duration::from_secs_f64(bytes as f64 / per_second as f64)
+}
+
+impl Export for Paced {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a thread of its own, and nobody rings when it may go on"
+    )]
+    fn run(&mut self, take: &mut TakeChunk<'_>) -> Result<(), ApplyError> {
+        let per_second = self.bytes_per_second;
+        self.export.run(&mut |position, chunk| {
+            let bytes = chunk.len();
+            take(position, chunk)?;
+            std::thread::sleep(pause(bytes, per_second));
+            Ok(())
+        })
+    }
 }
 
 impl<O: Send + 'static> Keeper<O> {
@@ -71,12 +101,15 @@ impl<O: Send + 'static> Keeper<O> {
     }
 
     fn export(&self, group: GroupId) -> Option<std::thread::JoinHandle<()>> {
-        let exporter = Arc::clone(&self.exporter);
+        let (exporter, bytes_per_second) = (Arc::clone(&self.exporter), self.bytes_per_second);
         let (shelf, inbox) = (Arc::clone(&self.shelf), self.inbox.clone());
         let spawned =
             std::thread::Builder::new().name("palisade-export".to_owned()).spawn(move || {
                 // The replica waits for an answer, and holds its log until then.
-                let export = || shelf.export(group, &mut *exporter(group));
+                let export = || {
+                    let mut paced = Paced { export: exporter(group), bytes_per_second };
+                    shelf.export(group, &mut paced)
+                };
                 let manifest = match catch_unwind(AssertUnwindSafe(export)) {
                     Ok(Ok(manifest)) => Some(manifest),
                     Err(_) => None,
@@ -88,5 +121,17 @@ impl<O: Send + 'static> Keeper<O> {
                 inbox.report(Event::Shelf { group, input: Input::Exported(manifest) });
             });
         spawned.map_err(|_| self.report(group, Input::Exported(None))).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_of_pauses_lets_no_more_through_than_its_bytes() {
+        let pauses: Duration = (0..32).map(|_| pause(1 << 20, 32 << 20)).sum();
+        assert_eq!(pauses, Duration::from_secs(1));
+        assert_eq!(pause(0, 1), Duration::ZERO);
     }
 }

@@ -250,6 +250,7 @@ impl<M: StateMachine> Node<M> {
             exporter: machine.exporter(),
             jobs: shelf_jobs,
             inbox: inbox.clone(),
+            bytes_per_second: config.options.snapshot_bytes_per_second,
         };
         let (jobs_sender, jobs) = mpsc::channel();
         let applier = Applier {
