@@ -6,10 +6,16 @@
 mod closed_loop;
 mod etcd;
 mod palisade_nodes;
+mod usage;
+mod writers;
 
 pub use closed_loop::{Sample, closed_loop, median};
 pub use etcd::Etcd;
-pub use palisade_nodes::{HttpNodes, Nodes};
+pub use palisade_nodes::{
+    HttpNodes, Nodes, builder, data_dir, free_addresses, node_at, spec, voting,
+};
+pub use usage::{Memory, cpu_seconds, forget_peak, memory, memory_of};
+pub use writers::{Lap, Stretch, Writers};
 
 /// Bytes of a record.
 pub const RECORD_BYTES: usize = 256;

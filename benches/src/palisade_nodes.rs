@@ -1,7 +1,7 @@
 //! Three Palisade nodes in this process, speaking over loopback TCP, each with its own directory.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -9,13 +9,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use palisade::{
-    ClusterId, Engine, FenceEpoch, LogicalResourceName, NodeId, Placement, ReplicaPolicy,
-    ReplicatedLog, ResourceSpec, SchemaId,
+    ClusterId, Engine, EngineBuilder, FenceEpoch, LogicalResourceName, NodeId, Placement,
+    ReplicaPolicy, ReplicatedLog, ResourceSpec, Role, SchemaId,
 };
 use tokio::task::JoinSet;
 
 /// Three running nodes.
 pub struct Nodes {
+    addresses: Vec<SocketAddr>,
     engines: Vec<Engine>,
     logs: Vec<ReplicatedLog<Vec<u8>>>,
 }
@@ -24,45 +25,92 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
+/// Addresses on loopback where nobody listens yet.
+///
+/// # Errors
+/// When no port is free.
+pub fn free_addresses(count: usize) -> Result<Vec<SocketAddr>, String> {
+    let bind = |_| TcpListener::bind("127.0.0.1:0").map_err(text);
+    let listeners: Vec<TcpListener> = (0..count).map(bind).collect::<Result<_, _>>()?;
+    listeners.iter().map(|listener| listener.local_addr().map_err(text)).collect()
+}
+
+/// The name of the node at a place in the list of addresses.
+#[must_use]
+pub fn node_at(at: usize) -> NodeId {
+    NodeId::new(at as u64 + 1)
+}
+
+/// The node at a place of those at these addresses, and not yet who votes.
+pub fn builder(dir: &Path, addresses: &[SocketAddr], at: usize) -> EngineBuilder {
+    Engine::builder(data_dir(dir, at))
+        .cluster(ClusterId::new(1))
+        .node(node_at(at))
+        .listen(addresses[at])
+}
+
+/// Where it keeps its data.
+#[must_use]
+pub fn data_dir(dir: &Path, at: usize) -> PathBuf {
+    dir.join(format!("node-{at}"))
+}
+
+/// The same node, with all of these as first voters.
+pub fn voting(builder: EngineBuilder, addresses: &[SocketAddr]) -> EngineBuilder {
+    let voters = addresses.iter().enumerate();
+    voters.fold(builder, |builder, (at, address)| builder.voter(node_at(at), *address))
+}
+
+/// A resource of this name on three nodes.
+///
+/// # Errors
+/// When the name is none.
+pub fn spec(name: &str) -> Result<ResourceSpec, String> {
+    Ok(ResourceSpec {
+        name: LogicalResourceName::new(name).map_err(text)?,
+        schema: SchemaId::new("bytes.v1").map_err(text)?,
+        epoch: FenceEpoch::new(1),
+        replicas: ReplicaPolicy::majority(3),
+        placement: Placement::providers(["local"]).map_err(text)?,
+    })
+}
+
 impl Nodes {
     /// Opens three nodes below a directory, and one log on each.
     ///
     /// # Errors
     /// When one cannot be opened, for people.
     pub async fn open(dir: &Path) -> Result<Self, String> {
-        let listeners: Vec<TcpListener> = (0..3)
-            .map(|_| TcpListener::bind("127.0.0.1:0"))
-            .collect::<Result<_, _>>()
-            .map_err(text)?;
-        let addresses: Vec<SocketAddr> = listeners
-            .iter()
-            .map(TcpListener::local_addr)
-            .collect::<Result<_, _>>()
-            .map_err(text)?;
-        drop(listeners);
+        let addresses = free_addresses(3)?;
         let mut engines = Vec::new();
         for at in 0..3 {
-            let mut builder = Engine::builder(dir.join(format!("node-{at}")))
-                .cluster(ClusterId::new(1))
-                .node(NodeId::new(at as u64 + 1))
-                .listen(addresses[at]);
-            for (number, address) in addresses.iter().enumerate() {
-                builder = builder.voter(NodeId::new(number as u64 + 1), *address);
-            }
+            let builder = voting(builder(dir, &addresses, at), &addresses);
             engines.push(builder.open().await.map_err(text)?);
         }
         let mut logs = Vec::new();
         for engine in &engines {
-            let spec = ResourceSpec {
-                name: LogicalResourceName::new("bench").map_err(text)?,
-                schema: SchemaId::new("bytes.v1").map_err(text)?,
-                epoch: FenceEpoch::new(1),
-                replicas: ReplicaPolicy::majority(3),
-                placement: Placement::providers(["local"]).map_err(text)?,
-            };
-            logs.push(ReplicatedLog::open(engine, spec).await.map_err(text)?);
+            logs.push(ReplicatedLog::open(engine, spec("bench")?).await.map_err(text)?);
         }
-        Ok(Self { engines, logs })
+        Ok(Self { addresses, engines, logs })
+    }
+
+    /// Where they listen.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The node that leads, and its place.
+    ///
+    /// # Errors
+    /// When no node says that it leads.
+    pub async fn leader(&self) -> Result<(usize, &Engine), String> {
+        for (at, engine) in self.engines.iter().enumerate() {
+            if engine.status().await.map_err(text)?.role == Role::Leader {
+                return Ok((at, engine));
+            }
+        }
+        Err("no node leads".to_owned())
     }
 
     /// The log on the node that leads.
@@ -70,13 +118,8 @@ impl Nodes {
     /// # Errors
     /// When no node says that it leads.
     pub async fn leader_log(&self) -> Result<ReplicatedLog<Vec<u8>>, String> {
-        for (engine, log) in self.engines.iter().zip(&self.logs) {
-            let status = engine.status().await.map_err(text)?;
-            if status.leader == Some(engine.node()) {
-                return Ok(log.clone());
-            }
-        }
-        Err("no node leads".to_owned())
+        let (at, _) = self.leader().await?;
+        Ok(self.logs[at].clone())
     }
 
     /// Serves every node over HTTP.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use palisade_replication::{
     ClusterId, GroupId, GroupStatus, Incarnation, Member, MemberChange, MemberRole, Node,
-    NodeConfig, NodeId, Offset, Options, WalOptions,
+    NodeConfig, NodeId, Offset, OpenDisk, Options, WalOptions, open_files,
 };
 use tokio::time::timeout;
 
@@ -56,6 +56,7 @@ pub struct EngineBuilder {
     request_timeout: Duration,
     options: Options,
     wal: WalOptions,
+    log_disk: OpenDisk,
 }
 
 impl EngineBuilder {
@@ -115,6 +116,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Opens the files of the log, if they are to be others than the file system's: slow ones for a
+    /// measurement, failing ones for a test.
+    pub fn log_disk(mut self, log_disk: OpenDisk) -> Self {
+        self.log_disk = log_disk;
+        self
+    }
+
     /// Opens the engine on the current tokio runtime. What the directory holds is recovered first.
     ///
     /// # Errors
@@ -154,6 +162,7 @@ impl EngineBuilder {
             listen: self.listen,
             options: self.options,
             wal: self.wal,
+            log_disk: self.log_disk,
         };
         let node = Node::open(config, machine).await?;
         let readers = match Readers::start(&store, READER_THREADS) {
@@ -205,6 +214,7 @@ impl Engine {
             request_timeout: Duration::from_secs(10),
             options: Options::default(),
             wal: WalOptions::default(),
+            log_disk: open_files,
         }
     }
 

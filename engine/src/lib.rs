@@ -70,8 +70,9 @@ pub use log::{LogEntry, ReplicatedLog, SCAN_ENTRIES_MAX};
 pub use machine::ChainHead;
 pub use map::{RANGE_ROWS_MAX, ReplicatedMap, Versioned};
 pub use palisade_replication::{
-    ChangeRefusal, ClusterId, Disposition, GroupId, GroupStatus, Incarnation, LogTime, Member,
-    MemberChange, MemberRole, Membership, NodeId, Offset, Options, Role, Term, WalOptions,
+    ChangeRefusal, ClusterId, Disk, Disposition, GroupId, GroupStatus, Incarnation, LogTime,
+    Member, MemberChange, MemberRole, Membership, NodeId, Offset, OpenDisk, Options, Role, Term,
+    WalError, WalOptions, open_files,
 };
 pub use projections::idempotency::{REQUESTS_MAX, RETENTION_MS};
 pub use read::{ReadConsistency, ReadOptions};

@@ -38,6 +38,11 @@ pub(crate) struct Ticket(pub(crate) u64);
 pub(crate) enum Input {
     /// One tick of the driver's clock passed.
     Tick,
+    /// Ticks passed that were held back, as the replica had said they could be.
+    Rested {
+        /// How many.
+        ticks: u64,
+    },
     /// A message from another replica arrived.
     Peer {
         /// What it says.

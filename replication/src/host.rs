@@ -17,7 +17,7 @@ use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Term};
 use crate::repair::{Repair, lost_its_end};
-use crate::replica::{Replica, ReplicaConfig};
+use crate::replica::{Replica, ReplicaConfig, Rest};
 use crate::wire::{Beat, Body, Envelope, NO_GROUP};
 
 /// Writes of several groups share a batch of the wal up to about this size, or half of what it takes.
@@ -26,6 +26,8 @@ const BATCH_BYTES_TARGET: usize = 4 << 20;
 const CEILING_STEP: u64 = 1024;
 /// So many terms before it is needed: a disk that is full then may not be later.
 const CEILING_AHEAD: u64 = CEILING_STEP / 2;
+/// Answers to heartbeats that are held back for a group, at most.
+const HELD_MAX: usize = 32;
 
 /// One group of a node.
 pub(crate) struct Hosted {
@@ -33,6 +35,9 @@ pub(crate) struct Hosted {
     inputs: Vec<Input>,
     /// What was owed before the first step.
     owed: Option<Effects>,
+    rest: Rest,
+    /// What it can do without until its next step: see `replica::rest`.
+    held: Vec<Input>,
 }
 
 enum Stage {
@@ -60,10 +65,47 @@ impl Hosted {
         if cut.is_some() || recovered.is_damaged(config.group) {
             let (repair, owed) = Repair::open(config, found, reader, applied, ceiling)?;
             let stage = Stage::Repairing(Box::new(repair));
-            return Ok(Self { stage, inputs: Vec::new(), owed: Some(owed) });
+            return Ok(Self::new(stage, Some(owed)));
         }
         let replica = Replica::open(config, found, reader, applied)?;
-        Ok(Self { stage: Stage::Running(Box::new(replica)), inputs: Vec::new(), owed: None })
+        Ok(Self::new(Stage::Running(Box::new(replica)), None))
+    }
+
+    fn new(stage: Stage, owed: Option<Effects>) -> Self {
+        let (inputs, held) = (Vec::new(), Vec::new());
+        Self { stage, inputs, owed, rest: Rest::default(), held }
+    }
+
+    /// Queues an input, behind what was held back. True if it is to be stepped now, and was not yet.
+    fn input(&mut self, input: Input) -> bool {
+        let first = self.inputs.is_empty();
+        self.inputs.append(&mut self.held);
+        self.inputs.push(input);
+        first
+    }
+
+    fn tick(&mut self) -> bool {
+        if !self.inputs.is_empty() || self.rest.ticks == 0 {
+            return self.input(Input::Tick);
+        }
+        self.rest.ticks -= 1;
+        match self.held.last_mut() {
+            Some(Input::Rested { ticks }) => *ticks += 1,
+            _ => self.held.push(Input::Rested { ticks: 1 }),
+        }
+        false
+    }
+
+    fn beat(&mut self, from: NodeId, life: Incarnation, beat: Beat) -> bool {
+        let input = Input::Beat { from, life, beat };
+        let holds = self.inputs.is_empty()
+            && self.rest.answers == Some(beat.term)
+            && self.held.len() < HELD_MAX;
+        if !holds || !beat.answer {
+            return self.input(input);
+        }
+        self.held.push(input);
+        false
     }
 
     pub(crate) fn status(&self) -> GroupStatus {
@@ -97,6 +139,10 @@ impl Hosted {
             }
             Stage::Turning => unreachable!("no step ends here"),
         }
+        self.rest = match &self.stage {
+            Stage::Running(replica) if self.inputs.is_empty() => replica.rest(),
+            _ => Rest::default(),
+        };
         Ok(effects)
     }
 
@@ -210,19 +256,17 @@ impl Host {
     /// Queues an input for a group; one that is not hosted ignores it.
     pub(crate) fn input(&mut self, group: GroupId, input: Input) {
         let Some(hosted) = self.groups.get_mut(&group) else { return };
-        if hosted.inputs.is_empty() {
+        if hosted.input(input) {
             self.busy.push(group);
         }
-        hosted.inputs.push(input);
     }
 
-    /// One tick passed for all groups.
+    /// One tick passed for all groups. Those at rest hear of it later.
     pub(crate) fn tick(&mut self) {
         for (group, hosted) in &mut self.groups {
-            if hosted.inputs.is_empty() {
+            if hosted.tick() {
                 self.busy.push(*group);
             }
-            hosted.inputs.push(Input::Tick);
         }
     }
 
@@ -253,7 +297,10 @@ impl Host {
         match envelope.body {
             Body::Beats(beats) => {
                 for beat in beats {
-                    self.input(beat.group, Input::Beat { from: envelope.from, life, beat });
+                    let Some(hosted) = self.groups.get_mut(&beat.group) else { continue };
+                    if hosted.beat(envelope.from, life, beat) {
+                        self.busy.push(beat.group);
+                    }
                 }
             }
             // What becomes entries comes again; who forwards or gives does so until it is answered.
@@ -395,5 +442,57 @@ fn write_bytes(write: &Write) -> usize {
     match write {
         Write::Append { payload, .. } | Write::SetState { payload, .. } => payload.len() + 64,
         _ => 64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_wal::sim::SimDisk;
+    use palisade_wal::{Wal, WalIdentity, WalOptions};
+
+    use super::*;
+    use crate::membership::{Member, Membership};
+    use crate::options::Options;
+
+    const GROUP: GroupId = GroupId::new(1);
+
+    #[test]
+    fn a_group_at_rest_is_not_stepped_and_hears_of_every_tick_before_anything_else() {
+        let identity = WalIdentity { cluster: 1, node: 1, incarnation: 1 };
+        let disk = Arc::new(SimDisk::from_seed(1));
+        let (mut wal, recovered) = Wal::open(disk, identity, WalOptions::default()).unwrap();
+        let members = (1..=3).map(|id| (NodeId::new(id), Member::default())).collect();
+        let config = ReplicaConfig {
+            group: GROUP,
+            node: NodeId::new(1),
+            incarnation: Incarnation::new(1),
+            first: Some(Membership::of_voters(members)),
+            session: 1,
+            seed: 1,
+            options: Options::default(),
+        };
+        let applied = AppliedPosition::ZERO;
+        let hosted = Hosted::open(config, &recovered, wal.reader(), applied, Term::ZERO).unwrap();
+        let groups = BTreeMap::from([(GROUP, hosted)]);
+        let mut host = Host::new(NodeId::new(1), groups, Term::new(1), &WalOptions::default());
+        let now = WallTime::from_ms(1);
+        let _ = host.step(now, |writes| wal.submit(writes), |_| Ok(())).unwrap();
+        host.durable(wal.write_queued().unwrap().unwrap());
+        let _ = host.step(now, |writes| wal.submit(writes), |_| Ok(())).unwrap();
+        for _ in 0..5 {
+            host.tick();
+            assert!(host.busy.is_empty());
+        }
+        host.recognized(NodeId::new(2), true);
+        host.tick();
+        assert_eq!(host.busy, [GROUP]);
+        let inputs = &host.groups[&GROUP].inputs;
+        assert!(
+            matches!(
+                inputs[..],
+                [Input::Rested { ticks: 5 }, Input::Recognized { .. }, Input::Tick]
+            ),
+            "{inputs:?}"
+        );
     }
 }

@@ -46,9 +46,9 @@ pub use membership::{
     ChangeRefusal, DOMAIN_BYTES_MAX, MEMBERS_MAX, Member, MemberChange, MemberRole, Membership,
     PROMOTION_LAG_MAX,
 };
-pub use node::{Node, NodeConfig, Proposal};
+pub use node::{Node, NodeConfig, OpenDisk, Proposal, open_files};
 pub use options::Options;
-pub use palisade_wal::{Disposition, GroupId, LogIndex, WalOptions};
+pub use palisade_wal::{Disk, Disposition, GroupId, LogIndex, WalError, WalOptions};
 pub use snapshot::{CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, SnapshotId};
 pub use state_machine::{ApplyError, Export, Exporter, StateMachine, TakeChunk};
 pub use transport::Transport;

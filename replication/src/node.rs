@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_wal::{FileDisk, GroupId, Wal, WalIdentity, WalOptions, WalWriter};
+use palisade_wal::{Disk, FileDisk, GroupId, Wal, WalError, WalIdentity, WalOptions, WalWriter};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -61,6 +61,19 @@ pub struct NodeConfig {
     pub options: Options,
     /// Bounds of the write-ahead log.
     pub wal: WalOptions,
+    /// Opens the files of the log.
+    pub log_disk: OpenDisk,
+}
+
+/// Opens the files in a directory; [`open_files`] but for who measures or tests with another disk.
+pub type OpenDisk = fn(&Path) -> Result<Arc<dyn Disk>, WalError>;
+
+/// Opens the files in a directory of the file system.
+///
+/// # Errors
+/// If another process has it, or the file system's own error.
+pub fn open_files(dir: &Path) -> Result<Arc<dyn Disk>, WalError> {
+    Ok(Arc::new(FileDisk::open(dir)?))
 }
 
 /// A handle to a running node; cheap to clone. The node stops when the last one is dropped, or
@@ -149,13 +162,13 @@ impl<M: StateMachine> Node<M> {
         };
         let incarnation = directory::claim(&config.data_dir, config.cluster, config.node)?;
         let session = directory::random_u128().map_err(io("no randomness for"))? as u64;
-        let disk = FileDisk::open(directory::wal_dir(&config.data_dir))?;
+        let disk = (config.log_disk)(&directory::wal_dir(&config.data_dir))?;
         let identity = WalIdentity {
             cluster: config.cluster.get(),
             node: config.node.get(),
             incarnation: incarnation.get(),
         };
-        let (mut wal, recovered) = Wal::open(Arc::new(disk), identity, config.wal.clone())?;
+        let (mut wal, recovered) = Wal::open(disk, identity, config.wal.clone())?;
         if let Some(group) = recovered.groups.keys().find(|group| !config.groups.contains(group)) {
             return Err(NodeError::InvalidArgument {
                 what: format!("the log holds group={group}, which is not configured"),
@@ -238,6 +251,7 @@ impl<M: StateMachine> Node<M> {
             exporter: machine.exporter(),
             jobs: shelf_jobs,
             inbox: inbox.clone(),
+            bytes_per_second: config.options.snapshot_bytes_per_second,
         };
         let (jobs_sender, jobs) = mpsc::channel();
         let applier = Applier {

@@ -53,7 +53,7 @@ pub struct Options {
     pub slow_disk_ticks: u32,
     /// Ticks without a word after which the transfer of a snapshot is given up, and begun again.
     pub snapshot_patience_ticks: u32,
-    /// How fast a snapshot is asked for, in each group.
+    /// How fast a snapshot is exported, and how fast it is asked for, in each group.
     pub snapshot_bytes_per_second: u64,
     /// A commit must reach two failure domains. The members must be in at least two.
     pub two_domains: bool,
@@ -87,7 +87,7 @@ impl Default for Options {
             unapplied_entries_max: 65_536,
             slow_disk_ticks: 50,
             snapshot_patience_ticks: 250,
-            snapshot_bytes_per_second: 64 << 20,
+            snapshot_bytes_per_second: 32 << 20,
             two_domains: false,
             flush_bytes_target: 32 << 20,
             peer_queue_bytes_max: 32 << 20,

@@ -62,7 +62,9 @@ impl Shelf {
         export.run(&mut |position, chunk: Bytes| {
             manifest.position = position;
             let name = chunk_name(&out_stem(group, position.index), manifest.chunks.len());
-            self.write_new(&name, &chunk).map_err(failed)?;
+            // Not synced, nor is the manifest: it goes with its process, and what a chunk must be is
+            // checked whenever it is served. Syncs would only stand in the log's way.
+            self.write_unsynced(&name, &chunk).map_err(failed)?;
             manifest.chunks.push(ChunkSum::of(&chunk));
             Ok(())
         })?;
@@ -70,8 +72,7 @@ impl Shelf {
             return Err(ApplyError { what: "there is no state to export".into(), source: None });
         }
         let name = manifest_name(&out_stem(group, manifest.position.index));
-        self.write_new(&name, &manifest.encode()).map_err(failed)?;
-        self.disk.sync_dir().map_err(failed)?;
+        self.write_unsynced(&name, &manifest.encode()).map_err(failed)?;
         self.exported().insert(group, manifest.clone());
         Ok(manifest)
     }
@@ -169,9 +170,13 @@ impl Shelf {
     }
 
     fn write_new(&self, name: &str, raw: &[u8]) -> io::Result<()> {
-        self.disk.create(name, 0)?;
-        self.disk.write_at(name, 0, raw)?;
+        self.write_unsynced(name, raw)?;
         self.disk.sync(name)
+    }
+
+    fn write_unsynced(&self, name: &str, raw: &[u8]) -> io::Result<()> {
+        self.disk.create(name, 0)?;
+        self.disk.write_at(name, 0, raw)
     }
 
     fn remove_all(&self, prefix: &str) -> io::Result<()> {

@@ -33,6 +33,8 @@ pub trait Disk: Send + Sync + 'static {
 }
 
 const LOCK: &str = "lock";
+/// Files that are kept open, at most: a snapshot alone may have thousands.
+const FILES_OPEN_MAX: usize = 128;
 /// New files are filled with zeros in pieces of this size.
 const ZEROS: usize = 1 << 20;
 
@@ -41,10 +43,43 @@ const ZEROS: usize = 1 << 20;
 pub struct FileDisk {
     dir: PathBuf,
     dir_file: File,
-    /// Kept open, by name.
-    files: Mutex<BTreeMap<String, Arc<File>>>,
+    open: Mutex<OpenFiles>,
     /// Holds the lock until it is dropped.
     _lock: File,
+}
+
+/// The files used last, by name, each with the number of that use.
+#[derive(Debug, Default)]
+struct OpenFiles {
+    files: BTreeMap<String, (Arc<File>, u64)>,
+    uses: u64,
+}
+
+impl OpenFiles {
+    fn get(&mut self, name: &str) -> Option<Arc<File>> {
+        let (file, used) = self.files.get_mut(name)?;
+        self.uses += 1;
+        *used = self.uses;
+        Some(Arc::clone(file))
+    }
+
+    /// Keeps a file open, and closes the one that was not used for longest if they are too many.
+    fn insert(&mut self, name: &str, file: Arc<File>) {
+        if self.files.len() >= FILES_OPEN_MAX && !self.files.contains_key(name) {
+            let oldest = self.files.iter().min_by_key(|(_, (_, used))| *used);
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                self.files.remove(&oldest);
+            }
+        }
+        self.uses += 1;
+        self.files.insert(name.to_owned(), (file, self.uses));
+    }
+
+    fn rename(&mut self, from: &str, to: &str) {
+        if let Some(file) = self.files.remove(from) {
+            self.files.insert(to.to_owned(), file);
+        }
+    }
 }
 
 impl FileDisk {
@@ -75,21 +110,21 @@ impl FileDisk {
             Err(TryLockError::Error(error)) => return Err(WalError::io("lock", &lock_name)(error)),
         }
         let dir_file = File::open(&dir).map_err(WalError::io("open", &name))?;
-        Ok(Self { dir, dir_file, files: Mutex::new(BTreeMap::new()), _lock: lock })
+        Ok(Self { dir, dir_file, open: Mutex::default(), _lock: lock })
     }
 
     fn file(&self, name: &str) -> io::Result<Arc<File>> {
-        let mut files = self.files();
-        if let Some(file) = files.get(name) {
-            return Ok(Arc::clone(file));
+        let mut open = self.open_files();
+        if let Some(file) = open.get(name) {
+            return Ok(file);
         }
         let file = Arc::new(OpenOptions::new().read(true).write(true).open(self.dir.join(name))?);
-        files.insert(name.to_owned(), Arc::clone(&file));
+        open.insert(name, Arc::clone(&file));
         Ok(file)
     }
 
-    fn files(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<File>>> {
-        self.files.lock().expect("no code panics while it holds the files")
+    fn open_files(&self) -> std::sync::MutexGuard<'_, OpenFiles> {
+        self.open.lock().expect("no code panics while it holds the files")
     }
 }
 
@@ -122,8 +157,10 @@ impl Disk for FileDisk {
             file.write_all_at(&zeros[..count as usize], pos)?;
             pos += count;
         }
-        file.sync_all()?;
-        self.files().insert(name.to_owned(), Arc::new(file));
+        if bytes > 0 {
+            file.sync_all()?;
+        }
+        self.open_files().insert(name, Arc::new(file));
         Ok(())
     }
 
@@ -144,16 +181,14 @@ impl Disk for FileDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut files = self.files();
+        let mut open = self.open_files();
         fs::rename(self.dir.join(from), self.dir.join(to))?;
-        if let Some(file) = files.remove(from) {
-            files.insert(to.to_owned(), file);
-        }
+        open.rename(from, to);
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.files().remove(name);
+        self.open_files().files.remove(name);
         fs::remove_file(self.dir.join(name))
     }
 
@@ -209,6 +244,26 @@ mod tests {
     fn a_directory_conforms() {
         let dir = tempfile::tempdir().unwrap();
         conformance::run(&FileDisk::open(dir.path()).unwrap());
+    }
+
+    /// A process may have a thousand files open, and a snapshot is many more.
+    #[test]
+    fn many_files_are_not_all_open_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FileDisk::open(dir.path()).unwrap();
+        let names: Vec<String> = (0..300).map(|at| format!("file {at}")).collect();
+        for name in &names {
+            disk.create(name, 0).unwrap();
+            disk.write_at(name, 0, name.as_bytes()).unwrap();
+        }
+        for name in names.iter().rev() {
+            disk.sync(name).unwrap();
+            let mut found = vec![0; name.len()];
+            disk.read_at(name, 0, &mut found).unwrap();
+            assert_eq!(found, name.as_bytes());
+            assert!(disk.open_files().files.len() <= FILES_OPEN_MAX);
+        }
+        assert!(disk.open_files().files.contains_key(&names[0]), "it was used last");
     }
 
     #[cfg(feature = "sim")]

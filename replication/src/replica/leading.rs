@@ -10,7 +10,6 @@ use crate::effects::{Effects, WallTime};
 use crate::entry::{EntryBody, ProposalId, Record};
 use crate::error::NodeError;
 use crate::identity::{LogTime, NodeId, Offset, Term};
-use crate::membership::MEMBERS_MAX;
 use crate::proposals::ProposedInTerm;
 use crate::wire::{Body, Forward};
 
@@ -26,10 +25,23 @@ pub(super) struct Leading {
     batch_bytes: usize,
 }
 
+/// What a record costs in memory beside its payload, give or take.
+const RECORD_BYTES: usize = 128;
+
 impl Leading {
     fn take_in(&mut self, id: ProposalId, payload: Bytes) {
         self.batch_bytes += payload.len();
         self.batch.push_back(Record { id, payload });
+    }
+
+    /// What it and a further record of this size would hold.
+    fn bytes_with(&self, payload_bytes: usize) -> usize {
+        self.batch_bytes + payload_bytes + (self.batch.len() + 1) * RECORD_BYTES
+    }
+
+    /// True if records wait to be proposed.
+    pub(super) fn has_batch(&self) -> bool {
+        !self.batch.is_empty()
     }
 }
 
@@ -70,15 +82,29 @@ impl Replica {
         Ok(())
     }
 
+    /// Room for what every member may have pending. Callers who give up make room for others at
+    /// their own node, but what they proposed waits on at the leader, so it counts for itself.
+    fn intake_bytes_max(&self) -> usize {
+        let options = &self.config.options;
+        let member = options.proposals_bytes_max + options.proposals_max * RECORD_BYTES;
+        member * self.members.members.len().max(1)
+    }
+
+    /// True if what waits to be proposed leaves room for a record of this size.
+    pub(super) fn has_room(&self, payload_bytes: usize) -> bool {
+        let leading = self.leading.as_ref();
+        leading.is_none_or(|leading| leading.bytes_with(payload_bytes) <= self.intake_bytes_max())
+    }
+
     pub(super) fn on_forward(&mut self, forward: Forward) {
-        let intake_max = self.config.options.proposals_bytes_max * MEMBERS_MAX;
+        let intake_bytes_max = self.intake_bytes_max();
         let Some(leading) = self.leading.as_mut().filter(|l| l.term == forward.term) else {
             return;
         };
         leading.proposed.resolved(forward.session, forward.resolved_up_to);
         for (seq, payload) in forward.records {
             // A record that finds no room is not remembered, so the origin's next try counts.
-            if leading.batch_bytes + payload.len() > intake_max {
+            if leading.bytes_with(payload.len()) > intake_bytes_max {
                 break;
             }
             if leading.proposed.first_time(forward.session, seq) {
@@ -178,6 +204,53 @@ impl Replica {
                 Ok(())
             }
             Err(error) => Err(invariant(format!("raft refused an entry: {error}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effects::Input;
+    use crate::options::Options;
+    use crate::replica::scenarios::Three;
+
+    /// Callers who give up leave their records with a leader whose disk is slow: it takes no more
+    /// than it has room for, whether they come from its own callers or over other nodes.
+    #[test]
+    fn records_of_callers_who_gave_up_are_bounded_too() {
+        const RECORD: usize = 1 << 10;
+        let options = Options {
+            proposals_max: 16,
+            proposals_bytes_max: 16 * RECORD,
+            record_bytes_max: RECORD,
+            ..Options::default()
+        };
+        let mut three = Three::new(&options);
+        three.tick(100);
+        let leader = three.leader();
+        let replica = three.replica(leader);
+        let now = WallTime::from_ms(1);
+        let mut taken = 0;
+        for seq in 1..=1000 {
+            if replica.refusal(RECORD).is_some() {
+                break;
+            }
+            taken += 1;
+            // Its writes are never done.
+            let payload = Bytes::from(vec![0; RECORD]);
+            replica.step(now, [Input::Propose { seq, payload }]).1.unwrap();
+            replica.step(now, [Input::Abandon { seq }]).1.unwrap();
+        }
+        assert!(taken < 200, "{taken} records were taken");
+        for small in [false, true] {
+            let records =
+                (1..=1000).map(|seq| (seq, Bytes::from(vec![0; if small { 0 } else { RECORD }])));
+            let (term, session) = (replica.term(), 77 + u64::from(small));
+            let records = records.collect();
+            replica.on_forward(Forward { term, session, resolved_up_to: 0, records });
+            let leading = replica.leading.as_ref().unwrap();
+            assert!(leading.batch.len() < 500, "{} records wait", leading.batch.len());
         }
     }
 }

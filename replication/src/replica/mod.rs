@@ -17,7 +17,8 @@
 //! - Offsets are given by the leader when it proposes, and checked by every replica at commit.
 //!
 //! The parts: `open` takes a replica up, `leading` is what a leader does with proposals, `members`
-//! changes the membership, `newborn` makes a first voter out of a node with nothing, `ready` turns what raft wants into effects, `snapshots` helps those whom
+//! changes the membership, `newborn` makes a first voter out of a node with nothing, `ready` turns what raft wants into effects, `rest`
+//! says which ticks it can do without, `snapshots` helps those whom
 //! the log can help no more.
 
 mod leading;
@@ -26,6 +27,7 @@ mod newborn;
 mod open;
 mod probation;
 mod ready;
+mod rest;
 #[cfg(test)]
 mod scenarios;
 mod snapshots;
@@ -54,6 +56,7 @@ use members::Changing;
 pub(crate) use members::conf_state;
 pub(crate) use probation::Parts;
 use probation::Probation;
+pub(crate) use rest::Rest;
 use snapshots::{Incoming, Outgoing};
 
 /// Who a replica is.
@@ -204,6 +207,7 @@ impl Replica {
     fn take(&mut self, input: Input, effects: &mut Effects) -> Result<(), NodeError> {
         match input {
             Input::Tick => self.on_tick(effects),
+            Input::Rested { ticks } => self.on_rested(ticks, effects),
             Input::Peer { envelope, life } => return self.on_peer(envelope, life, effects),
             Input::Recognized { by, same } => self.on_recognized(by, same)?,
             Input::Beat { from, life, beat } => return self.on_beat(from, life, beat),
@@ -335,6 +339,8 @@ impl Replica {
             "proposals_bytes_max"
         } else if self.backlog_bytes > options.apply_backlog_bytes_max {
             "apply_backlog_bytes_max"
+        } else if !self.has_room(payload_bytes) {
+            "intake"
         } else {
             return None;
         };
@@ -634,7 +640,8 @@ impl Replica {
     /// gets a snapshot: the log is never held for who may not come back (G12).
     fn trim(&mut self) -> Result<(), NodeError> {
         let base = self.raw.store().base();
-        if self.installing.is_some() {
+        let trimmable = self.applied.index.get().saturating_sub(base.index.get());
+        if self.installing.is_some() || trimmable < self.config.options.trim_entries_min {
             return Ok(());
         }
         let own = self.flushed.get(&self.config.node).copied().unwrap_or_default();

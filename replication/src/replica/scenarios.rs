@@ -31,14 +31,14 @@ fn life(node: NodeId) -> Incarnation {
 }
 
 /// Three replicas whose disks are done at once, and whose messages all arrive.
-struct Three {
+pub(super) struct Three {
     nodes: BTreeMap<NodeId, Node>,
     /// Who does not hear and is not heard.
     cut_off: Option<NodeId>,
 }
 
 impl Three {
-    fn new(options: &Options) -> Self {
+    pub(super) fn new(options: &Options) -> Self {
         let ids: Vec<NodeId> = (1..=3).map(NodeId::new).collect();
         let members = ids.iter().map(|id| (*id, Member::default())).collect();
         let first = Membership::of_voters(members);
@@ -114,7 +114,7 @@ impl Three {
         next
     }
 
-    fn tick(&mut self, times: u32) {
+    pub(super) fn tick(&mut self, times: u32) {
         for _ in 0..times {
             for id in self.nodes.keys().copied().collect::<Vec<_>>() {
                 self.input(id, Input::Tick);
@@ -122,7 +122,15 @@ impl Three {
         }
     }
 
-    fn leader(&self) -> NodeId {
+    pub(super) fn ids(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
+    }
+
+    pub(super) fn replica(&mut self, id: NodeId) -> &mut Replica {
+        &mut self.nodes.get_mut(&id).unwrap().replica
+    }
+
+    pub(super) fn leader(&self) -> NodeId {
         let leads = |(id, node): (&NodeId, &Node)| node.replica.leads().then_some(*id);
         self.nodes.iter().find_map(leads).expect("a leader")
     }

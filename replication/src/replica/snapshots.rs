@@ -63,6 +63,11 @@ impl Outgoing {
         helped.chain(fresh).chain(self.exporting).min()
     }
 
+    /// True if nothing is sent, nor about to be.
+    pub(super) fn is_idle(&self) -> bool {
+        self.exporting.is_none() && self.fresh.is_none() && self.helped.is_empty()
+    }
+
     pub(super) fn retain(&mut self, keep: impl Fn(NodeId) -> bool) {
         self.helped.retain(|node, _| keep(*node));
     }

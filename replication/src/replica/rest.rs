@@ -1,0 +1,140 @@
+//! Ticks in which nothing happens, and which a node with many groups at rest need not step through
+//! one by one.
+//!
+//! ```text
+//!   ticks     .  .  .  .  .  .  .  .  .        of a leader with a heartbeat every third
+//!   answers    aa       aa       aa
+//!   steps           *        *        *        each with what was held back before it
+//! ```
+//! After a step a replica says how many ticks it can do without. They are held back, and given to it
+//! before its next input or the tick it waits for, whichever comes first: so every input finds it as
+//! if each tick had been its own step. What makes a tick more than a count is either an interval,
+//! which is looked ahead to here, or something that waits, and then there is no rest.
+//!
+//! Answers to a leader's heartbeats are held back as well. They are late then, by less than the time
+//! between two heartbeats, as a slow network makes them; all they tell a leader whose log is
+//! committed is that its follower is there.
+
+use super::Replica;
+use crate::effects::Effects;
+use crate::identity::Term;
+
+/// What a replica can do without until its next step.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Rest {
+    /// So many ticks owe nothing, unless an input comes between.
+    pub(crate) ticks: u64,
+    /// The term whose answers to heartbeats can wait for the tick after them.
+    pub(crate) answers: Option<Term>,
+}
+
+impl Replica {
+    pub(crate) fn rest(&self) -> Rest {
+        let raft = &self.raw.raft;
+        let waits = !self.pending.is_empty()
+            || self.reads.count() > 0
+            || self.leading.as_ref().is_some_and(super::Leading::has_batch)
+            || !self.outstanding.is_empty()
+            || self.installing.is_some()
+            || self.incoming.is_some()
+            || !self.outgoing.is_idle()
+            || self.probation.is_some()
+            || !self.may_tick();
+        if waits {
+            return Rest::default();
+        }
+        let options = &self.config.options;
+        let report = u64::from(options.report_ticks) - self.tick % u64::from(options.report_ticks);
+        if !self.leads() {
+            let election = raft.randomized_election_timeout().saturating_sub(raft.election_elapsed);
+            return Rest { ticks: report.min(election as u64).saturating_sub(1), answers: None };
+        }
+        // Whether a quorum still answers.
+        let quorum = (options.election_ticks as usize).saturating_sub(raft.election_elapsed);
+        let beat = (options.heartbeat_ticks as usize).saturating_sub(raft.heartbeat_elapsed());
+        let ticks = report.min(quorum.min(beat) as u64).saturating_sub(1);
+        let is_committed = raft.raft_log.committed == raft.raft_log.last_index();
+        Rest { ticks, answers: is_committed.then_some(Term::new(raft.term)) }
+    }
+
+    /// These ticks passed while it rested.
+    pub(super) fn on_rested(&mut self, ticks: u64, effects: &mut Effects) {
+        let (sent, raft_sent) = (effects.send.len(), self.raw.raft.msgs.len());
+        for _ in 0..ticks {
+            self.on_tick(effects);
+        }
+        assert_eq!(effects.send.len(), sent, "a replica at rest has nothing to say");
+        assert_eq!(self.raw.raft.msgs.len(), raft_sent, "raft at rest has nothing to say");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::effects::{Input, WallTime};
+    use crate::options::Options;
+    use crate::replica::scenarios::Three;
+
+    fn tick(replica: &mut Replica) -> Effects {
+        let (effects, ended) = replica.step(WallTime::from_ms(1), [Input::Tick]);
+        ended.unwrap();
+        effects
+    }
+
+    #[test]
+    fn a_rest_is_as_long_as_nothing_happens() {
+        let options = Options {
+            election_ticks: 30,
+            heartbeat_ticks: 5,
+            // Nothing was flushed that could be reported.
+            report_ticks: u32::MAX,
+            ..Options::default()
+        };
+        let mut three = Three::new(&options);
+        three.tick(150);
+        let leader = three.leader();
+        for id in three.ids() {
+            // On its own from here on: nobody hears it.
+            let replica = three.replica(id);
+            let mut rested = 0;
+            for _ in 0..if id == leader { 3 } else { 1 } {
+                let rest = replica.rest();
+                assert_eq!(rest.answers, (id == leader).then(|| replica.term()));
+                rested += rest.ticks;
+                for _ in 0..rest.ticks {
+                    let effects = tick(replica);
+                    assert!(effects.send.is_empty());
+                    assert!(effects.writes.is_empty());
+                }
+                // A heartbeat, or the question whether one could be elected.
+                assert!(!tick(replica).send.is_empty());
+            }
+            assert!(rested >= 8, "{rested}");
+        }
+    }
+
+    #[test]
+    fn a_report_ends_a_rest_and_what_waits_allows_none() {
+        let options = Options { report_ticks: 7, ..Options::default() };
+        let mut three = Three::new(&options);
+        three.tick(70);
+        let leader = three.leader();
+        let replica = three.replica(leader);
+        let (_, ended) = replica.step(WallTime::from_ms(1), []);
+        ended.unwrap();
+        assert_eq!(replica.tick % 7, 0);
+        for _ in 0..20 {
+            let rest = replica.rest().ticks;
+            assert!(replica.tick % 7 + rest < 7);
+            let _ = tick(replica);
+        }
+        let proposal = Input::Propose { seq: 1, payload: Bytes::from_static(b"record") };
+        let (effects, ended) = replica.step(WallTime::from_ms(1), [proposal]);
+        ended.unwrap();
+        assert!(!effects.writes.is_empty());
+        let rest = replica.rest();
+        assert_eq!((rest.ticks, rest.answers), (0, None));
+    }
+}
