@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use palisade_replication::{
     ClusterId, GroupId, GroupStatus, Incarnation, Member, MemberChange, MemberRole, Node,
-    NodeConfig, NodeId, Offset, Options, WalOptions,
+    NodeConfig, NodeId, Offset, Options, PeerFault, WalOptions,
 };
 use tokio::time::timeout;
 
@@ -239,6 +239,14 @@ impl Engine {
     /// [`Error::RateLimited`] if it is too busy to say, [`Error::InternalError`] if it has stopped.
     pub async fn status(&self) -> Result<GroupStatus, Error> {
         Ok(self.inner.node.status(GROUP).await?)
+    }
+
+    /// What peers sent that was refused since this engine was opened, and how often: another cluster's
+    /// node, a damaged or oversized message, an unknown version, a life that the group does not know.
+    /// The connection was closed each time. Each cause is logged once for each peer.
+    #[must_use]
+    pub fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
+        self.inner.node.peer_faults()
     }
 
     /// Changes who takes part; this node must lead. A new node is opened with

@@ -71,7 +71,8 @@ pub use machine::ChainHead;
 pub use map::{RANGE_ROWS_MAX, ReplicatedMap, Versioned};
 pub use palisade_replication::{
     ChangeRefusal, ClusterId, Disposition, GroupId, GroupStatus, Incarnation, LogTime, Member,
-    MemberChange, MemberRole, Membership, NodeId, Offset, Options, Role, Term, WalOptions,
+    MemberChange, MemberRole, Membership, NodeId, Offset, Options, PeerFault, Role, Term,
+    WalOptions,
 };
 pub use projections::idempotency::{REQUESTS_MAX, RETENTION_MS};
 pub use read::{ReadConsistency, ReadOptions};

@@ -256,6 +256,9 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             // As the applier.
             let _ = self.shelf.send(ShelfJob { group, work });
         }
+        for (node, life, fault) in effects.refused {
+            self.transport.refuse(node, life, fault);
+        }
         if effects.members_changed {
             let status = self.host.status(group).expect("it has just stepped");
             let members: Vec<(NodeId, Member)> = status.members.members.into_iter().collect();

@@ -7,6 +7,7 @@ use crate::entry::{AppliedPosition, CommittedEntry};
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Offset, Term};
 use crate::membership::{MemberChange, Membership};
+use crate::peer_faults::PeerFault;
 use crate::snapshot::{Manifest, SnapshotId};
 use crate::wire::{Beat, Envelope};
 
@@ -191,6 +192,8 @@ pub(crate) struct Effects {
     pub(crate) changes: Vec<(u64, Result<(), NodeError>)>,
     /// Own proposals whose outcome nobody here will see.
     pub(crate) unknown: Vec<u64>,
+    /// Messages that were refused: whose, and why. These connections are to be closed.
+    pub(crate) refused: Vec<(NodeId, Incarnation, PeerFault)>,
     /// Work on snapshots.
     pub(crate) shelf: Vec<ShelfEffect>,
     /// The membership is not what it was.
@@ -247,6 +250,7 @@ impl Effects {
         self.refused_reads.extend(later.refused_reads);
         self.changes.extend(later.changes);
         self.unknown.extend(later.unknown);
+        self.refused.extend(later.refused);
         self.shelf.extend(later.shelf);
         self.members_changed |= later.members_changed;
     }
@@ -258,6 +262,7 @@ impl Effects {
             || !self.refused_reads.is_empty()
             || !self.changes.is_empty()
             || !self.unknown.is_empty()
+            || !self.refused.is_empty()
             || !self.shelf.is_empty()
             || self.members_changed
     }

@@ -202,18 +202,22 @@ fn greeting_seeds() -> Vec<(String, Vec<u8>)> {
     seeds
 }
 
-/// Deeper nesting than this length allows would end the stack: the codec counts no levels
-/// (RUSTSEC-2024-0437, see `.deny.toml`).
-const RAFT_MESSAGE_BYTES_MAX: usize = 2 << 10;
-
 fn raft_message(raw: &[u8]) -> bool {
-    log_store::fuzz::raft_message(&raw[..raw.len().min(RAFT_MESSAGE_BYTES_MAX)])
+    log_store::fuzz::raft_message(raw)
 }
 
 fn raft_message_seeds() -> Vec<(String, Vec<u8>)> {
     let good = log_store::fuzz::append_message();
     let cut = good[..good.len() - 1].to_vec();
-    vec![("good-append".to_owned(), good), ("cut-append".to_owned(), cut)]
+    // Groups in groups: without end for a codec that counts no levels.
+    let groups = [0xa3, 1].repeat(512);
+    let in_entry = [&[0x3a, 0x80, 8][..], &groups].concat();
+    vec![
+        ("good-append".to_owned(), good),
+        ("cut-append".to_owned(), cut),
+        ("groups".to_owned(), groups),
+        ("groups-in-entry".to_owned(), in_entry),
+    ]
 }
 
 fn entry(raw: &[u8]) -> bool {

@@ -12,6 +12,7 @@ mod frame;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
+mod guests;
 mod host;
 mod identity;
 mod inbox;
@@ -21,7 +22,9 @@ mod log_store;
 mod membership;
 mod node;
 mod options;
+mod peer_faults;
 mod proposals;
+mod raft_codec;
 mod raft_log;
 mod reads;
 mod register;
@@ -49,6 +52,7 @@ pub use membership::{
 pub use node::{Node, NodeConfig, Proposal};
 pub use options::Options;
 pub use palisade_wal::{Disposition, GroupId, LogIndex, WalOptions};
+pub use peer_faults::PeerFault;
 pub use snapshot::{CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, SnapshotId};
 pub use state_machine::{ApplyError, Export, Exporter, StateMachine, TakeChunk};
 pub use transport::Transport;

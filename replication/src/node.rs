@@ -31,11 +31,12 @@ use crate::inbox::{self, Inbox};
 use crate::keeper::Keeper;
 use crate::membership::{Member, MemberChange, Membership};
 use crate::options::Options;
+use crate::peer_faults::{PeerFault, PeerFaults};
 use crate::replica::ReplicaConfig;
 use crate::shelf::Shelf;
 use crate::state_machine::StateMachine;
 use crate::tracker::Tracker;
-use crate::transport::{Speaker, TcpTransport};
+use crate::transport::{Local, Speaker, TcpTransport};
 use crate::wire::Envelope;
 
 /// Where a node keeps snapshots, under its data directory.
@@ -73,6 +74,7 @@ struct Shared<O> {
     inbox: Inbox<Event<O>>,
     groups: BTreeMap<GroupId, Arc<GroupShared<O>>>,
     incarnation: Incarnation,
+    faults: Arc<PeerFaults>,
     record_bytes_max: usize,
     retry_after_ms: u64,
     stopped: Arc<OnceLock<NodeError>>,
@@ -204,6 +206,7 @@ impl<M: StateMachine> Node<M> {
         let durable = inbox.clone();
         let wal =
             WalWriter::spawn(wal, Box::new(move |up_to| durable.report(Event::Durable(up_to))))?;
+        let faults = Arc::new(PeerFaults::default());
         let transport = {
             let _guard = runtime.enter();
             let speaker = Speaker {
@@ -226,7 +229,9 @@ impl<M: StateMachine> Node<M> {
             };
             let tell = inbox.clone();
             let told = Arc::new(move |told| tell.report(Event::Told(told)));
-            TcpTransport::start(speaker, acquaintances, listener, peers, bytes_max, told, take)
+            let faults = Arc::clone(&faults);
+            let local = Local { speaker, acquaintances, faults, told };
+            TcpTransport::start(local, listener, peers, bytes_max, take)
         };
         let shelf = FileDisk::open(config.data_dir.join(SNAPSHOTS_DIR))?;
         let shelf = Arc::new(Shelf::open(Arc::new(shelf)).map_err(io("no snapshots in"))?);
@@ -268,6 +273,7 @@ impl<M: StateMachine> Node<M> {
                 inbox,
                 groups: shared_groups,
                 incarnation,
+                faults,
                 record_bytes_max: config.options.record_bytes_max,
                 retry_after_ms: config.options.tick_ms,
                 stopped,
@@ -368,6 +374,13 @@ impl<M: StateMachine> Node<M> {
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
         self.shared.incarnation
+    }
+
+    /// What peers did that was refused since this node was opened: how often, by cause. Each cause is
+    /// logged once for each peer.
+    #[must_use]
+    pub fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
+        self.shared.faults.counts().collect()
     }
 
     /// How this node sees the group.

@@ -1,6 +1,7 @@
 //! Every bound and interval of a replica, by name (G12).
 
 use crate::error::NodeError;
+use crate::frame::BODY_BYTES_MAX;
 
 /// Bounds and intervals of a replica and its driver. The defaults suit a service on a local
 /// network; `validate` says what does not fit together.
@@ -132,6 +133,10 @@ impl Options {
             (self.appends_in_flight_max >= 1, "appends_in_flight_max must be at least 1"),
             (self.messages_in_flight_max >= 1, "messages_in_flight_max must be at least 1"),
             (
+                self.message_bytes_max <= MESSAGE_BYTES_LIMIT,
+                "message_bytes_max must be at most 8 MiB, half of the largest frame",
+            ),
+            (
                 self.uncommitted_bytes_max >= 2 * RECORD_BYTES_LIMIT,
                 "uncommitted_bytes_max must be at least 8 MiB",
             ),
@@ -155,3 +160,25 @@ impl Options {
 
 /// What `record_bytes_max` and `entry_bytes_target` may be raised to.
 pub(crate) const RECORD_BYTES_LIMIT: usize = 4 << 20;
+/// What `message_bytes_max` may be raised to: raft does not count what its encoding adds to each
+/// entry, which is less than a half.
+const MESSAGE_BYTES_LIMIT: usize = BODY_BYTES_MAX / 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The receiver closes the connection over a longer frame, and the sender would send it again.
+    #[test]
+    fn a_message_that_fits_no_frame_is_refused() {
+        let with = |message_bytes_max| Options {
+            message_bytes_max,
+            peer_queue_bytes_max: usize::MAX,
+            ..Options::default()
+        };
+        assert!(with(MESSAGE_BYTES_LIMIT).validate().is_ok());
+        let refused = with(MESSAGE_BYTES_LIMIT + 1).validate();
+        let Err(NodeError::InvalidArgument { what }) = refused else { panic!("{refused:?}") };
+        assert!(what.contains("message_bytes_max"), "{what}");
+    }
+}

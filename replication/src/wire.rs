@@ -40,7 +40,7 @@ const KIND_GIVEN: u8 = 8;
 const KIND_RECOUNT: u8 = 9;
 const KIND_RECOUNTED: u8 = 10;
 const WANT_BYTES: usize = 3 * 8;
-const FORWARDED_HEADER_BYTES: usize = 8 + 4;
+pub(crate) const FORWARDED_HEADER_BYTES: usize = 8 + 4;
 const BEAT_BYTES: usize = 3 * 8 + 1;
 const CHUNK_HEADER_BYTES: usize = 16 + 4;
 /// The group that an envelope of beats names.

@@ -33,7 +33,6 @@ mod snapshots;
 use std::collections::{BTreeMap, VecDeque};
 
 use palisade_wal::{GroupId, LogIndex, Write};
-use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, StateRole};
 
@@ -44,7 +43,9 @@ use crate::identity::{Incarnation, NodeId, Term};
 use crate::log_store::LogStore;
 use crate::membership::Membership;
 use crate::options::Options;
+use crate::peer_faults::PeerFault;
 use crate::proposals::Pending;
+use crate::raft_codec;
 use crate::reads::Reads;
 use crate::register::Register;
 use crate::wire::{Beat, Body, Envelope};
@@ -194,7 +195,7 @@ impl Replica {
             Input::Tick => self.on_tick(effects),
             Input::Peer { envelope, life } => return self.on_peer(envelope, life, effects),
             Input::Recognized { by, same } => self.on_recognized(by, same)?,
-            Input::Beat { from, life, beat } => return self.on_beat(from, life, beat),
+            Input::Beat { from, life, beat } => return self.on_beat(from, life, beat, effects),
             Input::Propose { seq, payload } => self.pending.accept(seq, payload),
             Input::Abandon { seq } => {
                 self.pending.resolve(seq);
@@ -410,18 +411,21 @@ impl Replica {
             self.heard.insert(from, self.tick);
         }
         match envelope.body {
-            Body::Raft(bytes) => match Message::parse_from_bytes(&bytes) {
+            Body::Raft(bytes) => match raft_codec::message(&bytes) {
                 Ok(message) if message.from != from.get() => {
-                    tracing::warn!(%from, "ignored a message in someone else's name");
+                    effects.refused.push((from, life, PeerFault::Impostor));
                 }
                 Ok(message) if counts || is_leaders(&message) => self.on_raft(message, effects)?,
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%from, %error, "ignored an unreadable message"),
+                Ok(_) => self.refuse_life(from, life, effects),
+                Err(error) => {
+                    tracing::debug!(%from, %error, "refused an unreadable message");
+                    effects.refused.push((from, life, PeerFault::Malformed));
+                }
             },
             Body::Chunk { snapshot, chunk, bytes } => {
                 self.on_chunk(from, snapshot, chunk, bytes, effects);
             }
-            _ if !counts => {}
+            _ if !counts => self.refuse_life(from, life, effects),
             Body::Forward(forward) => self.on_forward(forward),
             Body::Flushed { index } => self.on_flushed(from, index),
             Body::Fetch { snapshot, chunk } => self.on_fetch(from, snapshot, chunk, effects),
@@ -435,15 +439,30 @@ impl Replica {
         Ok(())
     }
 
+    /// What only the life that the group knows may say. A leader is no stranger: who follows it here
+    /// holds an old membership, and is being helped.
+    fn refuse_life(&self, from: NodeId, life: Incarnation, effects: &mut Effects) {
+        if self.leader() != Some(from) {
+            effects.refused.push((from, life, PeerFault::WrongIncarnation));
+        }
+    }
+
     /// Another node was met: a change of membership tells it to those who have not.
     pub(crate) fn meet(&mut self, node: NodeId, life: Incarnation) {
         self.met.insert(node, life);
     }
 
-    fn on_beat(&mut self, from: NodeId, life: Incarnation, beat: Beat) -> Result<(), NodeError> {
+    fn on_beat(
+        &mut self,
+        from: NodeId,
+        life: Incarnation,
+        beat: Beat,
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
         if self.counts(from, life) {
             self.heard.insert(from, self.tick);
         } else if beat.answer {
+            self.refuse_life(from, life, effects);
             return Ok(());
         }
         let mut message = Message::default();

@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use palisade_wal::{LogIndex, RecoveredGroup, WalReader};
-use protobuf::Message as _;
-use raft::eraftpb::ConfChangeV2;
 use raft::{Config, RawNode, ReadOnlyOption};
 
 use super::probation::Probation;
@@ -15,6 +13,7 @@ use crate::error::NodeError;
 use crate::identity::Term;
 use crate::log_store::LogStore;
 use crate::proposals::Pending;
+use crate::raft_codec;
 use crate::reads::Reads;
 use crate::register::Register;
 
@@ -119,7 +118,7 @@ impl Replica {
         for entry in self.raw.mut_store().take_found_changes() {
             let index = LogIndex::new(entry.index);
             if self.members_index < index && index <= self.emitted.index {
-                let change = ConfChangeV2::parse_from_bytes(&entry.data)
+                let change = raft_codec::conf_change(&entry.data)
                     .map_err(|error| invariant(format!("entry index={index}: {error}")))?;
                 self.apply_change(index, &change)?;
             }

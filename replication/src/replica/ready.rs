@@ -4,7 +4,7 @@
 use palisade_wal::{LogIndex, Write};
 use protobuf::Message as _;
 use raft::Ready;
-use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use super::{Outstanding, Replica, invariant};
 use crate::effects::{Apply, Effects, Ticket, WriteEffect};
@@ -12,6 +12,7 @@ use crate::entry::{AppliedPosition, CommittedEntry, EntryBody};
 use crate::error::NodeError;
 use crate::identity::{NodeId, Term};
 use crate::log_store::encode_entry;
+use crate::raft_codec;
 use crate::register::Register;
 use crate::wire::{Beat, Body, Envelope};
 
@@ -156,7 +157,7 @@ impl Replica {
         let changes = entry.get_entry_type() != EntryType::EntryNormal;
         if changes {
             let change =
-                ConfChangeV2::parse_from_bytes(&entry.data).map_err(|error| unreadable(&error))?;
+                raft_codec::conf_change(&entry.data).map_err(|error| unreadable(&error))?;
             // After a restart the register may hold it already.
             if self.members_index < index {
                 self.apply_change(index, &change)?;

@@ -248,6 +248,9 @@ impl<M: SimMachine> SimCluster<M> {
             let after = self.random.below(2_000);
             self.schedule(after, Event::Apply { node: id, life });
         }
+        for _ in effects.refused {
+            self.count("message refused");
+        }
         for work in effects.shelf {
             self.shelve(id, life, group, work);
         }
