@@ -37,7 +37,7 @@ use crate::wire::Envelope;
 const ROUND_INPUTS_MAX: usize = 4096;
 /// Bytes taken in before a step, give or take one message. What a step of one group writes is one
 /// batch of the wal, which has a bound.
-const ROUND_BYTES_MAX: usize = 4 << 20;
+pub(crate) const ROUND_BYTES_MAX: usize = 4 << 20;
 
 /// Something for the replica thread.
 #[derive(Debug)]

@@ -89,6 +89,7 @@ fn envelopes() -> Vec<(&'static str, Envelope)> {
         ("given", envelope(Body::Given { want, entries: Ok(vec![Bytes::from(entry_body(3))]) })),
         ("not-given", envelope(Body::Given { want, entries: Err(NotGiven::Trimmed) })),
         ("recount", envelope(Body::Recount)),
+        ("demand", envelope(Body::Demand)),
         ("recounted", envelope(Body::Recounted { term: Term::new(2), last: LogIndex::new(3) })),
     ]
 }

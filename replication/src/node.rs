@@ -21,7 +21,7 @@ use crate::acquaintances::Acquaintances;
 use crate::applier::{Applier, Committed, GroupShared};
 use crate::ceiling::Ceiling;
 use crate::directory;
-use crate::driver::{Callers, Driver, Event};
+use crate::driver::{Callers, Driver, Event, ROUND_BYTES_MAX};
 use crate::effects::GroupStatus;
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
@@ -120,6 +120,16 @@ impl<M: StateMachine> Node<M> {
     /// address cannot be listened on.
     pub async fn open(config: NodeConfig, machine: M) -> Result<Self, NodeError> {
         config.options.validate()?;
+        // All that one round takes in may be one batch.
+        let batch_bytes = ROUND_BYTES_MAX + config.options.append_bytes_limit();
+        if config.wal.batch_bytes_max < batch_bytes {
+            return Err(NodeError::InvalidArgument {
+                what: format!(
+                    "batch_bytes_max of the wal must be at least {batch_bytes}: 4 MiB and twice \
+                     message_bytes_max, or 12 MiB if that is more"
+                ),
+            });
+        }
         let listener = match config.listen {
             None => None,
             Some(address) => {

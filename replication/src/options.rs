@@ -54,8 +54,6 @@ pub struct Options {
     pub snapshot_patience_ticks: u32,
     /// How fast a snapshot is asked for, in each group.
     pub snapshot_bytes_per_second: u64,
-    /// A commit must reach two failure domains. The members must be in at least two.
-    pub two_domains: bool,
     /// State that is not yet flushed is flushed after this much applied log.
     pub flush_bytes_target: usize,
     /// Unread messages from one peer, and unsent ones to it. Over it the newest are dropped.
@@ -87,7 +85,6 @@ impl Default for Options {
             slow_disk_ticks: 50,
             snapshot_patience_ticks: 250,
             snapshot_bytes_per_second: 64 << 20,
-            two_domains: false,
             flush_bytes_target: 32 << 20,
             peer_queue_bytes_max: 32 << 20,
         }
@@ -155,6 +152,12 @@ impl Options {
             Some((_, rule)) => Err(NodeError::InvalidArgument { what: (*rule).to_owned() }),
             None => Ok(()),
         }
+    }
+
+    /// Largest message of entries that is taken: what a peer with these options sends at most, with what
+    /// raft does not count. At least one entry is sent, however small messages are to be.
+    pub(crate) fn append_bytes_limit(&self) -> usize {
+        2 * self.message_bytes_max.max(RECORD_BYTES_LIMIT)
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! offset  size  field
 //!      0     1  kind    1 raft, 2 forward, 3 flushed, 4 beats, 5 fetch, 6 chunk, 7 want, 8 given,
-//!                        9 recount, 10 recounted
+//!                        9 recount, 10 recounted, 11 demand
 //!      1     8  group   0 for beats, which name their own
 //!      9     8  from
 //!     17     8  to
@@ -19,6 +19,7 @@
 //!                         any number of times length 4, entry
 //!               recount:  nothing
 //!               recounted: term 8, last 8
+//!               demand:   nothing
 //! ```
 //! Little-endian. Length and checksum belong to the frame around it, in the transport.
 
@@ -39,6 +40,7 @@ const KIND_WANT: u8 = 7;
 const KIND_GIVEN: u8 = 8;
 const KIND_RECOUNT: u8 = 9;
 const KIND_RECOUNTED: u8 = 10;
+const KIND_DEMAND: u8 = 11;
 const WANT_BYTES: usize = 3 * 8;
 pub(crate) const FORWARDED_HEADER_BYTES: usize = 8 + 4;
 const BEAT_BYTES: usize = 3 * 8 + 1;
@@ -108,6 +110,8 @@ pub enum Body {
         /// Its last entry.
         last: LogIndex,
     },
+    /// Somebody asked the sender for commits across failure domains: the leader may make it so.
+    Demand,
 }
 
 /// Entries that are wanted: from `first` up to before the anchor, of the log that holds the anchor.
@@ -196,7 +200,7 @@ impl Envelope {
                     let entries = entries.iter().flatten();
                     WANT_BYTES + 1 + entries.map(|entry| 4 + entry.len()).sum::<usize>()
                 }
-                Body::Recount => 0,
+                Body::Recount | Body::Demand => 0,
                 Body::Recounted { .. } => 16,
             }
     }
@@ -216,6 +220,7 @@ impl Envelope {
             Body::Given { .. } => KIND_GIVEN,
             Body::Recount => KIND_RECOUNT,
             Body::Recounted { .. } => KIND_RECOUNTED,
+            Body::Demand => KIND_DEMAND,
         });
         out.put_u64_le(self.group.get());
         out.put_u64_le(self.from.get());
@@ -264,7 +269,7 @@ impl Envelope {
                     out.put_slice(entry);
                 }
             }
-            Body::Recount => {}
+            Body::Recount | Body::Demand => {}
             Body::Recounted { term, last } => {
                 out.put_u64_le(term.get());
                 out.put_u64_le(last.get());
@@ -316,7 +321,8 @@ impl Envelope {
                 }
             }
             KIND_RECOUNT if raw.is_empty() => Body::Recount,
-            KIND_RECOUNT => return Err(WireError::TrailingBytes),
+            KIND_DEMAND if raw.is_empty() => Body::Demand,
+            KIND_RECOUNT | KIND_DEMAND => return Err(WireError::TrailingBytes),
             KIND_RECOUNTED => match raw.len() {
                 0..16 => return Err(WireError::Truncated),
                 16 => {
@@ -462,6 +468,7 @@ mod tests {
             want().prop_map(Body::Want),
             (want(), entries).prop_map(|(want, entries)| Body::Given { want, entries }),
             Just(Body::Recount),
+            Just(Body::Demand),
             (any::<u64>(), any::<u64>()).prop_map(|(term, last)| Body::Recounted {
                 term: Term::new(term),
                 last: LogIndex::new(last),
@@ -498,7 +505,7 @@ mod tests {
         }
 
         #[test]
-        fn decode_never_panics(kind in 0u8..12, raw in vec(any::<u8>(), 0..120)) {
+        fn decode_never_panics(kind in 0u8..13, raw in vec(any::<u8>(), 0..120)) {
             let mut raw = raw;
             raw.insert(0, kind);
             let _ = Envelope::decode(Bytes::from(raw));

@@ -139,6 +139,17 @@ fn greeting(cluster: u128, from: u64, to: u64, life: Incarnation, version: u32) 
     raw
 }
 
+/// A number as protobuf writes it.
+fn varint(mut number: usize) -> Vec<u8> {
+    let mut out = Vec::new();
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+    out
+}
+
 fn frame(body: &[u8]) -> Vec<u8> {
     let mut raw = (body.len() as u32).to_le_bytes().to_vec();
     raw.extend(crc32(body).to_le_bytes());
@@ -169,6 +180,25 @@ async fn assert_closed(mut stream: TcpStream) {
     let closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
     let read = closed.expect("the connection is closed");
     assert!(read.is_err() || rest.is_empty(), "{rest:?}");
+}
+
+#[tokio::test]
+async fn a_log_that_could_not_write_what_arrives_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = NodeConfig {
+        cluster: ClusterId::new(CLUSTER),
+        node: NodeId::new(1),
+        data_dir: dir.path().to_owned(),
+        groups: vec![GROUP],
+        voters: BTreeMap::from([(NodeId::new(1), Member::default())]),
+        listen: None,
+        options: Options::default(),
+        wal: WalOptions { batch_bytes_max: (12 << 20) - 1, ..WalOptions::default() },
+    };
+    match Node::open(config, Journal::default()).await.map(|_| ()) {
+        Err(NodeError::InvalidArgument { what }) => assert!(what.contains("batch_bytes_max")),
+        other => panic!("{other:?}"),
+    }
 }
 
 const STRANGER: Incarnation = Incarnation::new(4242);
@@ -243,6 +273,20 @@ async fn messages_that_no_replica_takes_close_their_connection() {
         assert_closed(stream).await;
         cluster.was_refused(PeerFault::Malformed).await;
     }
+    // An append (3) after entry 1 in a term that nobody has seen yet, with an entry of 10 MiB: nothing but
+    // its size speaks against it, and that is more than the log takes at once.
+    let mut append = vec![0x08, 3, 0x10, 1, 0x18, 3, 0x20, 0xff, 0x7f, 0x30, 1];
+    let data = vec![7; 10 << 20];
+    let mut entry = vec![0x18, 2, 0x22];
+    entry.extend(varint(data.len()));
+    entry.extend(data);
+    append.push(0x3a);
+    append.extend(varint(entry.len()));
+    append.extend(entry);
+    let mut stream = cluster.greeted(3, life).await;
+    let _ = stream.write_all(&frame(&envelope(3, Body::Raft(append.into())))).await;
+    assert_closed(stream).await;
+    cluster.was_refused(PeerFault::Oversized).await;
     // A raft message that names another sender than the one that greeted.
     let other = Bytes::from_static(&[0x08, 6, 0x10, 1, 0x18, 2, 0x20, 1]);
     let mut stream = cluster.greeted(3, life).await;

@@ -17,9 +17,11 @@
 //! - Offsets are given by the leader when it proposes, and checked by every replica at commit.
 //!
 //! The parts: `open` takes a replica up, `leading` is what a leader does with proposals, `members`
-//! changes the membership, `newborn` makes a first voter out of a node with nothing, `ready` turns what raft wants into effects, `snapshots` helps those whom
-//! the log can help no more.
+//! changes the membership, `domains` makes commits reach two failure domains, `newborn` makes a first
+//! voter out of a node with nothing, `ready` turns what raft wants into effects, `snapshots` helps those
+//! whom the log can help no more.
 
+mod domains;
 mod leading;
 mod members;
 mod newborn;
@@ -50,12 +52,16 @@ use crate::reads::Reads;
 use crate::register::Register;
 use crate::wire::{Beat, Body, Envelope};
 
+use domains::Demanded;
 use leading::Leading;
 use members::Changing;
 pub(crate) use members::conf_state;
 pub(crate) use probation::Parts;
 use probation::Probation;
 use snapshots::{Incoming, Outgoing};
+
+/// What the log adds to an entry, at most.
+const STORED_ENTRY_BYTES: usize = 64;
 
 /// Who a replica is.
 #[derive(Clone, Debug)]
@@ -127,6 +133,7 @@ pub(crate) struct Replica {
     resets: Vec<Write>,
     trims: Vec<Write>,
     changing: Option<Changing>,
+    demanded: Option<Demanded>,
     outgoing: Outgoing,
     incoming: Option<Incoming>,
     /// Since this tick the disk has not come back from the oldest write.
@@ -415,6 +422,14 @@ impl Replica {
                 Ok(message) if message.from != from.get() => {
                     effects.refused.push((from, life, PeerFault::Impostor));
                 }
+                // More than can be written at once would end the node.
+                Ok(message)
+                    if message.get_msg_type() == MessageType::MsgAppend
+                        && bytes.len() + STORED_ENTRY_BYTES * message.get_entries().len()
+                            > self.config.options.append_bytes_limit() =>
+                {
+                    effects.refused.push((from, life, PeerFault::Oversized));
+                }
                 Ok(message) if counts || is_leaders(&message) => self.on_raft(message, effects)?,
                 Ok(_) => self.refuse_life(from, life, effects),
                 Err(error) => {
@@ -432,6 +447,7 @@ impl Replica {
             Body::Want(want) => self.on_want(from, want, effects),
             Body::Recount => self.on_recount(from, effects),
             Body::Recounted { term, last } => self.on_recounted(term, last),
+            Body::Demand => self.on_demand(),
             // Meant for a repair that is over.
             Body::Given { .. } => {}
             Body::Beats(_) => unreachable!("the host hands beats out one by one"),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use palisade_wal::{LogIndex, RecoveredGroup, WalReader};
 use raft::{Config, RawNode, ReadOnlyOption};
 
+use super::domains::demand_of;
 use super::probation::Probation;
 use super::snapshots::Outgoing;
 use super::{Replica, ReplicaConfig, invariant};
@@ -95,6 +96,7 @@ impl Replica {
             resets: Vec::new(),
             trims: Vec::new(),
             changing: None,
+            demanded: None,
             outgoing: Outgoing::default(),
             incoming: None,
             disk_waits_since: None,
@@ -121,6 +123,8 @@ impl Replica {
                 let change = raft_codec::conf_change(&entry.data)
                     .map_err(|error| invariant(format!("entry index={index}: {error}")))?;
                 self.apply_change(index, &change)?;
+            } else if self.emitted.index < index {
+                self.demanded = demand_of(&entry).or(self.demanded.take());
             }
         }
         Ok(())

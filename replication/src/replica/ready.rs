@@ -55,6 +55,7 @@ impl Replica {
         let group = self.config.group;
         let entries = ready.take_entries();
         self.raw.mut_store().append(&entries);
+        self.note_demands(&entries);
         // A log that begins anew does so before it grows again.
         let mut writes: Vec<Write> = self.resets.drain(..).collect();
         writes.extend(entries.iter().map(|entry| Write::Append {
@@ -213,6 +214,7 @@ impl Replica {
         self.members = members;
         self.members_index = base.index;
         self.register_dirty = true;
+        self.demanded = None;
         self.members_changed();
         effects.members_changed = true;
         self.emitted = base;
