@@ -108,12 +108,12 @@ pub(crate) enum Input {
     },
     /// The state was exported as this snapshot, or could not be.
     Exported(Option<Manifest>),
-    /// There is room for a snapshot that is to be received.
+    /// There is room for a snapshot that is to be received, or not.
     Begun {
         /// Which.
         snapshot: SnapshotId,
-        /// The chunks that are not there yet.
-        missing: Vec<u32>,
+        /// The chunks that are not there yet; `None` if there is no room.
+        missing: Option<Vec<u32>>,
     },
     /// A chunk was written and synced, or was not what it should have been.
     Stored {

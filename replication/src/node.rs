@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_wal::{FileDisk, GroupId, Wal, WalIdentity, WalOptions, WalWriter};
+use palisade_wal::{Disk, FileDisk, GroupId, Wal, WalIdentity, WalOptions, WalWriter};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -28,7 +28,7 @@ use crate::error::NodeError;
 use crate::host::{Host, Hosted};
 use crate::identity::{ClusterId, Incarnation, NodeId, Offset};
 use crate::inbox::{self, Inbox};
-use crate::keeper::Keeper;
+use crate::keeper::{self, Keeper};
 use crate::membership::{Member, MemberChange, Membership};
 use crate::options::Options;
 use crate::peer_faults::{PeerFault, PeerFaults};
@@ -119,6 +119,29 @@ impl<M: StateMachine> Node<M> {
     /// When the directory is someone else's or in use, when the log is damaged, or when the
     /// address cannot be listened on.
     pub async fn open(config: NodeConfig, machine: M) -> Result<Self, NodeError> {
+        Self::open_over(config, machine, |disk| disk).await
+    }
+
+    /// As [`Node::open`], over disks that misbehave: for tests. `over` is given the disk of the log and
+    /// then that of the snapshots.
+    ///
+    /// # Errors
+    /// As [`Node::open`].
+    #[cfg(feature = "sim")]
+    #[doc(hidden)]
+    pub async fn open_on(
+        config: NodeConfig,
+        machine: M,
+        over: impl FnMut(Arc<dyn Disk>) -> Arc<dyn Disk> + Send + 'static,
+    ) -> Result<Self, NodeError> {
+        Self::open_over(config, machine, over).await
+    }
+
+    async fn open_over(
+        config: NodeConfig,
+        machine: M,
+        over: impl FnMut(Arc<dyn Disk>) -> Arc<dyn Disk> + Send + 'static,
+    ) -> Result<Self, NodeError> {
         config.options.validate()?;
         // All that one round takes in may be one batch.
         let batch_bytes = ROUND_BYTES_MAX + config.options.append_bytes_limit();
@@ -142,7 +165,7 @@ impl<M: StateMachine> Node<M> {
         let runtime = tokio::runtime::Handle::current();
         // Opening reads the whole log: not on a runtime thread, and never half cancelled.
         tokio::task::spawn_blocking(move || {
-            Self::open_blocking(&config, machine, listener, &runtime)
+            Self::open_blocking(&config, machine, listener, &runtime, over)
         })
         .await
         .map_err(|panic| NodeError::Invariant { what: format!("open: {panic}") })?
@@ -153,6 +176,7 @@ impl<M: StateMachine> Node<M> {
         machine: M,
         listener: Option<TcpListener>,
         runtime: &tokio::runtime::Handle,
+        mut over: impl FnMut(Arc<dyn Disk>) -> Arc<dyn Disk>,
     ) -> Result<Self, NodeError> {
         let io = |what: &str| {
             let what = format!("{what} {}", config.data_dir.display());
@@ -160,13 +184,13 @@ impl<M: StateMachine> Node<M> {
         };
         let incarnation = directory::claim(&config.data_dir, config.cluster, config.node)?;
         let session = directory::random_u128().map_err(io("no randomness for"))? as u64;
-        let disk = FileDisk::open(directory::wal_dir(&config.data_dir))?;
+        let disk = over(Arc::new(FileDisk::open(directory::wal_dir(&config.data_dir))?));
         let identity = WalIdentity {
             cluster: config.cluster.get(),
             node: config.node.get(),
             incarnation: incarnation.get(),
         };
-        let (mut wal, recovered) = Wal::open(Arc::new(disk), identity, config.wal.clone())?;
+        let (mut wal, recovered) = Wal::open(disk, identity, config.wal.clone())?;
         if let Some(group) = recovered.groups.keys().find(|group| !config.groups.contains(group)) {
             return Err(NodeError::InvalidArgument {
                 what: format!("the log holds group={group}, which is not configured"),
@@ -243,9 +267,9 @@ impl<M: StateMachine> Node<M> {
             let local = Local { speaker, acquaintances, faults, told };
             TcpTransport::start(local, listener, peers, bytes_max, take)
         };
-        let shelf = FileDisk::open(config.data_dir.join(SNAPSHOTS_DIR))?;
-        let shelf = Arc::new(Shelf::open(Arc::new(shelf)).map_err(io("no snapshots in"))?);
-        let (shelf_sender, shelf_jobs) = mpsc::channel();
+        let shelf = over(Arc::new(FileDisk::open(config.data_dir.join(SNAPSHOTS_DIR))?));
+        let shelf = Arc::new(Shelf::open(shelf).map_err(io("no snapshots in"))?);
+        let (shelf_queue, shelf_jobs) = keeper::channel(config.options.peer_queue_bytes_max);
         let keeper = Keeper {
             node: config.node,
             shelf: Arc::clone(&shelf),
@@ -271,7 +295,7 @@ impl<M: StateMachine> Node<M> {
             ceiling,
             transport,
             jobs: jobs_sender,
-            shelf: shelf_sender,
+            shelf: shelf_queue,
             tick: Duration::from_millis(config.options.tick_ms),
             resend_ticks: config.options.resend_ticks,
         };
@@ -490,12 +514,20 @@ fn spawn_threads<M: StateMachine>(
     let applier =
         std::thread::Builder::new().name(format!("palisade-apply-{node}")).spawn(move || {
             if let Err(cause) = guarded(|| applier.run()) {
-                failed.report(Event::ApplierFailed(cause));
+                failed.report(Event::Failed(cause));
             }
         })?;
-    let keeper = std::thread::Builder::new()
-        .name(format!("palisade-shelf-{node}"))
-        .spawn(move || keeper.run())?;
+    let failed = keeper.inbox.clone();
+    let keeper =
+        std::thread::Builder::new().name(format!("palisade-shelf-{node}")).spawn(move || {
+            let run = || {
+                keeper.run();
+                Ok(())
+            };
+            if let Err(cause) = guarded(run) {
+                failed.report(Event::Failed(cause));
+            }
+        })?;
     let groups = groups.clone();
     let stopped = Arc::clone(stopped);
     let driver =

@@ -276,12 +276,10 @@ impl<M: SimMachine> SimCluster<M> {
                 }
                 return;
             }
-            ShelfEffect::Begin { manifest } => match shelf.begin(&manifest) {
-                Ok(missing) => {
-                    (Input::Begun { snapshot: manifest.id(), missing }, "snapshot begun")
-                }
-                Err(_) => return,
-            },
+            ShelfEffect::Begin { manifest } => {
+                let missing = shelf.begin(&manifest).ok();
+                (Input::Begun { snapshot: manifest.id(), missing }, "snapshot begun")
+            }
             ShelfEffect::Store { manifest, chunk, bytes } => {
                 let held = shelf.store(&manifest, chunk, &bytes).unwrap_or(false);
                 (Input::Stored { snapshot: manifest.id(), chunk, held }, "chunk stored")
