@@ -75,6 +75,8 @@ fn envelopes() -> Vec<(&'static str, Envelope)> {
     };
     let bytes = Bytes::from_static(b"rows");
     let chunk = Body::Chunk { snapshot: SnapshotId([7; 16]), chunk: 8, bytes };
+    let recounted = Body::Recounted { stand: 6, term: Term::new(2), last: LogIndex::new(3) };
+    let confirm = log_store::fuzz::append_message();
     let want = Want { first: LogIndex::new(4), anchor: LogIndex::new(9), term: Term::new(2) };
     let records = (7..10).map(|seq| (seq, Bytes::from(vec![seq as u8; seq as usize]))).collect();
     vec![
@@ -88,9 +90,10 @@ fn envelopes() -> Vec<(&'static str, Envelope)> {
         ("want", envelope(Body::Want(want))),
         ("given", envelope(Body::Given { want, entries: Ok(vec![Bytes::from(entry_body(3))]) })),
         ("not-given", envelope(Body::Given { want, entries: Err(NotGiven::Trimmed) })),
-        ("recount", envelope(Body::Recount)),
+        ("recount", envelope(Body::Recount { stand: 6 })),
+        ("confirm", envelope(Body::Confirm { stand: 6, message: Bytes::from(confirm) })),
         ("demand", envelope(Body::Demand)),
-        ("recounted", envelope(Body::Recounted { term: Term::new(2), last: LogIndex::new(3) })),
+        ("recounted", envelope(recounted)),
     ]
 }
 
@@ -115,7 +118,8 @@ fn envelope_seeds() -> Vec<(String, Vec<u8>)> {
         envelopes().iter().map(|(name, envelope)| (*name, encoded(envelope))).collect();
     let mut seeds = with_broken(good);
     // Any bytes at all are a raft message or a chunk as far as the envelope goes.
-    let opaque = ["cut-raft", "long-raft", "cut-chunk", "long-chunk"];
+    let opaque =
+        ["cut-raft", "long-raft", "cut-chunk", "long-chunk", "cut-confirm", "long-confirm"];
     seeds.retain(|(name, _)| !opaque.contains(&name.as_str()));
     seeds.push(("unknown-kind".to_owned(), vec![99; 33]));
     seeds

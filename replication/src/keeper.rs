@@ -172,7 +172,7 @@ mod tests {
     use crate::state_machine::{ApplyError, Export, TakeChunk};
 
     const GROUP: GroupId = GroupId::new(1);
-    const CHUNKS: u64 = 200_000;
+    const CHUNKS: u64 = 20_000;
 
     fn manifest() -> Manifest {
         let position = AppliedPosition { index: LogIndex::new(7), ..AppliedPosition::GENESIS };

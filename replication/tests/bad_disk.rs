@@ -41,6 +41,15 @@ impl Mood {
     }
 }
 
+/// Lets syncs go when a test ends, also where it fails: closing waits for them.
+struct Released(Arc<Mood>);
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        self.0.hold(false);
+    }
+}
+
 struct Moody {
     disk: Arc<dyn Disk>,
     mood: Arc<Mood>,
@@ -176,6 +185,7 @@ async fn a_leader_with_a_slow_disk_steps_aside() {
     commit(&nodes[old].0, "before").await;
 
     moods[old].hold(true);
+    let _released = Released(Arc::clone(&moods[old]));
     let asked = nodes[old].0.propose(GROUP, Bytes::from_static(b"asked of the slow one")).unwrap();
     let mut asked = pin!(asked);
     let new = leader(&nodes, Some(old)).await;

@@ -305,7 +305,7 @@ async fn another_life_of_a_known_node_promises_nothing() {
     // Whom it calls itself must not be who leads: a leader is no stranger.
     cluster.nodes.pop().unwrap().close().await.unwrap();
     cluster.commit_everywhere().await;
-    for body in [raft(6), raft(4), raft(9), Body::Recount] {
+    for body in [raft(6), raft(4), raft(9), Body::Recount { stand: 1 }] {
         let mut stream = cluster.greeted(3, STRANGER).await;
         stream.write_all(&frame(&envelope(3, body))).await.unwrap();
         assert_closed(stream).await;

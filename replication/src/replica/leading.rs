@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use raft::StateRole;
 
+use super::probation::Recounts;
 use super::{Replica, invariant};
 use crate::effects::{Effects, WallTime};
 use crate::entry::{EntryBody, ProposalId, RECORD_HEADER_BYTES, Record};
@@ -21,6 +22,8 @@ pub(super) struct Leading {
     pub(super) next_offset: Offset,
     log_time: LogTime,
     proposed: ProposedInTerm,
+    /// Who lost what it had confirmed, and is counted anew.
+    pub(super) recounts: Recounts,
     /// Records taken in and not yet proposed.
     batch: VecDeque<Record>,
     batch_bytes: usize,
@@ -62,6 +65,7 @@ impl Replica {
                 next_offset: offset.next(),
                 log_time,
                 proposed: ProposedInTerm::default(),
+                recounts: Recounts::default(),
                 batch: VecDeque::new(),
                 batch_bytes: 0,
             });

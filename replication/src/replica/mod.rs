@@ -138,6 +138,8 @@ pub(crate) struct Replica {
     incoming: Option<Incoming>,
     /// Since this tick the disk has not come back from the oldest write.
     disk_waits_since: Option<u64>,
+    /// Names this life of its log: what it confirms bears it.
+    stand: u64,
     /// It lost something that it had confirmed, and has not made up for it yet.
     probation: Option<Probation>,
     /// Who knows this node, and whether in this life; asked by one that has nothing.
@@ -418,25 +420,12 @@ impl Replica {
             self.heard.insert(from, self.tick);
         }
         match envelope.body {
-            Body::Raft(bytes) => match raft_codec::message(&bytes) {
-                Ok(message) if message.from != from.get() => {
-                    effects.refused.push((from, life, PeerFault::Impostor));
-                }
-                // More than can be written at once would end the node.
-                Ok(message)
-                    if message.get_msg_type() == MessageType::MsgAppend
-                        && bytes.len() + STORED_ENTRY_BYTES * message.get_entries().len()
-                            > self.config.options.append_bytes_limit() =>
-                {
-                    effects.refused.push((from, life, PeerFault::Oversized));
-                }
-                Ok(message) if counts || is_leaders(&message) => self.on_raft(message, effects)?,
-                Ok(_) => self.refuse_life(from, life, effects),
-                Err(error) => {
-                    tracing::debug!(%from, %error, "refused an unreadable message");
-                    effects.refused.push((from, life, PeerFault::Malformed));
-                }
-            },
+            Body::Raft(message) => {
+                return self.on_message(from, life, (&message, None), effects);
+            }
+            Body::Confirm { stand, message } => {
+                return self.on_message(from, life, (&message, Some(stand)), effects);
+            }
             Body::Chunk { snapshot, chunk, bytes } => {
                 self.on_chunk(from, snapshot, chunk, bytes, effects);
             }
@@ -445,13 +434,52 @@ impl Replica {
             Body::Flushed { index } => self.on_flushed(from, index),
             Body::Fetch { snapshot, chunk } => self.on_fetch(from, snapshot, chunk, effects),
             Body::Want(want) => self.on_want(from, want, effects),
-            Body::Recount => self.on_recount(from, effects),
-            Body::Recounted { term, last } => self.on_recounted(term, last),
+            Body::Recount { stand } => self.on_recount(from, stand, effects),
+            Body::Recounted { stand, term, last } => {
+                self.on_recounted(from, stand, (term, last), effects);
+            }
             Body::Demand => self.on_demand(),
             // Meant for a repair that is over.
             Body::Given { .. } => {}
             Body::Beats(_) => unreachable!("the host hands beats out one by one"),
         }
+        Ok(())
+    }
+
+    /// A message of raft's, and with a confirmation which life of its sender's log it is of.
+    fn on_message(
+        &mut self,
+        from: NodeId,
+        life: Incarnation,
+        (bytes, stand): (&[u8], Option<u64>),
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
+        let refused = match raft_codec::message(bytes) {
+            Err(error) => {
+                tracing::debug!(%from, %error, "refused an unreadable message");
+                PeerFault::Malformed
+            }
+            Ok(message) if message.from != from.get() => PeerFault::Impostor,
+            // More than can be written at once would end the node.
+            Ok(message)
+                if message.get_msg_type() == MessageType::MsgAppend
+                    && bytes.len() + STORED_ENTRY_BYTES * message.get_entries().len()
+                        > self.config.options.append_bytes_limit() =>
+            {
+                PeerFault::Oversized
+            }
+            Ok(message) if self.counts(from, life) || is_leaders(&message) => {
+                if self.stands(&message, stand, effects) {
+                    self.on_raft(message, effects)?;
+                }
+                return Ok(());
+            }
+            Ok(_) => {
+                self.refuse_life(from, life, effects);
+                return Ok(());
+            }
+        };
+        effects.refused.push((from, life, refused));
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use palisade_wal::{LogIndex, RecoveredGroup, WalReader};
 use raft::{Config, RawNode, ReadOnlyOption};
 
 use super::domains::demand_of;
-use super::probation::Probation;
+use super::probation::{Probation, stand};
 use super::snapshots::Outgoing;
 use super::{Replica, ReplicaConfig, invariant};
 use crate::entry::AppliedPosition;
@@ -101,6 +101,7 @@ impl Replica {
             incoming: None,
             disk_waits_since: None,
             written: register.clone(),
+            stand: stand(config.session, 0),
             probation: register.probation.then(Probation::default),
             recognized: BTreeMap::new(),
             reinstall: installing,

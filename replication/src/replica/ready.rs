@@ -6,6 +6,7 @@ use protobuf::Message as _;
 use raft::Ready;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
+use super::probation::confirms;
 use super::{Outstanding, Replica, invariant};
 use crate::effects::{Apply, Effects, Ticket, WriteEffect};
 use crate::entry::{AppliedPosition, CommittedEntry, EntryBody};
@@ -141,7 +142,13 @@ impl Replica {
         let bytes = message
             .write_to_bytes()
             .map_err(|error| invariant(format!("raft message does not encode: {error}")))?;
-        Ok(self.envelope(to, Body::Raft(bytes.into())))
+        let bytes = bytes.into();
+        let body = if confirms(message) {
+            Body::Confirm { stand: self.stand, message: bytes }
+        } else {
+            Body::Raft(bytes)
+        };
+        Ok(self.envelope(to, body))
     }
 
     /// Hands a committed entry to apply, and settles own proposals by it.
