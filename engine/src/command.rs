@@ -3,7 +3,8 @@
 //! ```text
 //! version 1 byte (1), kind 1 byte (1 open, 2 batch), then
 //! open    resource kind 1, name, schema, epoch, replicas, caller, rules: count,
-//!         each provider, region or nothing, zone or nothing
+//!         each provider, region or nothing, zone or nothing;
+//!         in replicas, from bit 32 on, the failure domains that a commit must reach beyond one
 //! batch   caller, ops: count, each kind 1, resource, epoch, then
 //!   1 append    payload
 //!   2 put       guard, key, value
@@ -234,7 +235,8 @@ pub(crate) fn encode_spec(out: &mut Vec<u8>, spec: &ResourceSpec) {
     put_bytes(out, spec.name.as_str().as_bytes());
     put_bytes(out, spec.schema.as_str().as_bytes());
     put_number(out, spec.epoch.get());
-    put_number(out, u64::from(spec.replicas.replicas));
+    let beyond = u64::from(spec.replicas.domains.saturating_sub(1));
+    put_number(out, u64::from(spec.replicas.replicas) | beyond << 32);
     put_number(out, spec.placement.rules.len() as u64);
     for rule in &spec.placement.rules {
         put_bytes(out, rule.provider.as_bytes());
@@ -252,7 +254,10 @@ pub(crate) fn decode_spec(reader: &mut Reader) -> Result<ResourceSpec, DecodeErr
     let name = reader.text(LogicalResourceName::BYTES_MAX, "resource name")?;
     let schema = reader.text(SchemaId::BYTES_MAX, "schema id")?;
     let epoch = FenceEpoch::new(reader.number("epoch")?);
-    let replicas = u32::try_from(reader.number("replicas")?).map_err(malformed("replicas"))?;
+    let replicas = reader.number("replicas")?;
+    let beyond = (replicas >> 32) as u32;
+    let domains = beyond.checked_add(1).ok_or(DecodeError { what: "replicas" })?;
+    let replicas = ReplicaPolicy::majority(replicas as u32).across_domains(domains);
     let count = reader.number("placement")?;
     if count > Placement::RULES_MAX as u64 {
         return Err(DecodeError { what: "placement" });
@@ -269,7 +274,7 @@ pub(crate) fn decode_spec(reader: &mut Reader) -> Result<ResourceSpec, DecodeErr
         name: LogicalResourceName::new(&name).map_err(malformed("resource name"))?,
         schema: SchemaId::new(&schema).map_err(malformed("schema id"))?,
         epoch,
-        replicas: ReplicaPolicy::majority(replicas),
+        replicas,
         placement: Placement::new(rules).map_err(malformed("placement"))?,
     })
 }
@@ -425,11 +430,11 @@ mod tests {
 
     #[test]
     fn open_round_trips() {
-        let spec = ResourceSpec {
+        let spec = |replicas| ResourceSpec {
             name: LogicalResourceName::new("report-requests").unwrap(),
             schema: SchemaId::new("report-command.v1").unwrap(),
             epoch: FenceEpoch::new(3),
-            replicas: ReplicaPolicy::majority(3),
+            replicas,
             placement: Placement::new([DomainRule {
                 provider: "aws".into(),
                 region: Some("us-east-1".into()),
@@ -437,7 +442,10 @@ mod tests {
             }])
             .unwrap(),
         };
-        let command = Command::Open { kind: ResourceKind::Map, spec, caller: domain() };
-        assert_eq!(Command::decode(command.encode()), Ok(command));
+        for replicas in [ReplicaPolicy::majority(3), ReplicaPolicy::majority(3).across_domains(2)] {
+            let (kind, spec) = (ResourceKind::Map, spec(replicas));
+            let command = Command::Open { kind, spec, caller: domain() };
+            assert_eq!(Command::decode(command.encode()), Ok(command));
+        }
     }
 }

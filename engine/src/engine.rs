@@ -1,14 +1,15 @@
 //! The engine: open a node, propose, read, and say how it is doing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_replication::{
-    ClusterId, GroupId, GroupStatus, Incarnation, Member, MemberChange, MemberRole, Node,
-    NodeConfig, NodeId, Offset, OpenDisk, Options, WalOptions, open_files,
+    ChangeRefusal, ClusterId, DOMAIN_BYTES_MAX, Disposition, GroupId, GroupStatus, Incarnation,
+    Member, MemberChange, MemberRole, Node, NodeConfig, NodeError, NodeId, Offset, OpenDisk,
+    Options, PeerFault, WalOptions,
 };
 use tokio::time::timeout;
 
@@ -20,11 +21,15 @@ use crate::machine::{ChainHead, EngineMachine, read_position};
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::readers::Readers;
 use crate::receipt::Receipt;
-use crate::resource::{FailureDomain, ResourceId, ResourceKind, ResourceSpec};
+use crate::resource::{
+    FailureDomain, LogicalResourceName, ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec,
+};
 use crate::store::{StateRead, StateStore, StoreError};
 
 /// The group that holds an engine's resources.
 const GROUP: GroupId = GroupId::new(1);
+/// Between two looks whether a demand is met.
+const DEMAND_PAUSE: Duration = Duration::from_millis(20);
 /// Threads that read the state.
 const READER_THREADS: usize = 2;
 
@@ -56,7 +61,7 @@ pub struct EngineBuilder {
     request_timeout: Duration,
     options: Options,
     wal: WalOptions,
-    log_disk: OpenDisk,
+    disk: OpenDisk,
 }
 
 impl EngineBuilder {
@@ -91,6 +96,15 @@ impl EngineBuilder {
         self
     }
 
+    /// As [`EngineBuilder::voter`], and says where the voter is: what fails together with it. A resource
+    /// that demands commits across domains needs this of every voter.
+    pub fn voter_in(mut self, node: NodeId, address: SocketAddr, domain: &FailureDomain) -> Self {
+        let domain = domain.to_string();
+        let member = Member { address: Some(address), domain, ..Member::default() };
+        self.voters.insert(node, member);
+        self
+    }
+
     /// This node is to be made a member by those who are: see [`Engine::change_members`].
     pub fn joins(mut self) -> Self {
         self.joins = true;
@@ -116,10 +130,10 @@ impl EngineBuilder {
         self
     }
 
-    /// Opens the files of the log, if they are to be others than the file system's: slow ones for a
-    /// measurement, failing ones for a test.
-    pub fn log_disk(mut self, log_disk: OpenDisk) -> Self {
-        self.log_disk = log_disk;
+    /// How the files of the log and of snapshots are opened, if there is to be something before them:
+    /// slow disks for a measurement, failing ones for a test.
+    pub fn disk(mut self, disk: OpenDisk) -> Self {
+        self.disk = disk;
         self
     }
 
@@ -142,8 +156,14 @@ impl EngineBuilder {
                 what: "a node among several needs an address to listen on".to_owned(),
             });
         }
+        if let Some(long) = voters.values().find(|v| v.domain.len() > DOMAIN_BYTES_MAX) {
+            return Err(Error::InvalidArgument {
+                what: format!("domain={} is longer than {DOMAIN_BYTES_MAX} bytes", long.domain),
+            });
+        }
         if voters.is_empty() && !self.joins {
-            voters.insert(self.node, Member::default());
+            let domain = self.domain.to_string();
+            voters.insert(self.node, Member { domain, ..Member::default() });
         }
         let (dir, cluster, node) = (self.dir.clone(), self.cluster, self.node);
         let (store, machine) = tokio::task::spawn_blocking(move || {
@@ -162,7 +182,7 @@ impl EngineBuilder {
             listen: self.listen,
             options: self.options,
             wal: self.wal,
-            log_disk: self.log_disk,
+            disk: self.disk,
         };
         let node = Node::open(config, machine).await?;
         let readers = match Readers::start(&store, READER_THREADS) {
@@ -214,7 +234,7 @@ impl Engine {
             request_timeout: Duration::from_secs(10),
             options: Options::default(),
             wal: WalOptions::default(),
-            log_disk: open_files,
+            disk: OpenDisk::default(),
         }
     }
 
@@ -249,6 +269,14 @@ impl Engine {
     /// [`Error::RateLimited`] if it is too busy to say, [`Error::InternalError`] if it has stopped.
     pub async fn status(&self) -> Result<GroupStatus, Error> {
         Ok(self.inner.node.status(GROUP).await?)
+    }
+
+    /// What peers sent that was refused since this engine was opened, and how often: another cluster's
+    /// node, a damaged or oversized message, an unknown version, a life that the group does not know.
+    /// The connection was closed each time. Each cause is logged once for each peer.
+    #[must_use]
+    pub fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
+        self.inner.node.peer_faults()
     }
 
     /// Changes who takes part; this node must lead. A new node is opened with
@@ -332,11 +360,49 @@ impl Engine {
                 resource: name.to_string(),
             });
         }
+        let domains = spec.replicas.domains();
+        if !(1..=ReplicaPolicy::DOMAINS_MAX).contains(&domains) {
+            return Err(Error::InvalidArgument {
+                what: format!("a write can be demanded in 1 or 2 domains, domains={domains}"),
+            });
+        }
+        let found = members.voter_domains();
+        if voters > 0 && domains as usize > 1.max(found.len()) {
+            return Err(one_domain(&name, &found));
+        }
         let caller = self.inner.domain.clone();
-        match self.propose(&Command::Open { kind, spec, caller }).await? {
-            (_, Outcome::Opened { resource }) => Ok(resource),
-            (_, Outcome::Refused(refusal)) => Err(refused(refusal)),
-            (_, other) => Err(unexpected(&other)),
+        let resource = match self.propose(&Command::Open { kind, spec, caller }).await? {
+            (_, Outcome::Opened { resource }) => resource,
+            (_, Outcome::Refused(refusal)) => return Err(refused(refusal)),
+            (_, other) => return Err(unexpected(&other)),
+        };
+        // There is no handle, and so no write, before the whole group commits as it demands.
+        if domains > 1 {
+            timeout(self.inner.request_timeout, self.demand_domains(&name))
+                .await
+                .map_err(|_| Error::Disconnected { outcome_unknown: true })??;
+        }
+        Ok(resource)
+    }
+
+    /// Resolves once every commit of the group reaches two failure domains.
+    async fn demand_domains(&self, name: &LogicalResourceName) -> Result<(), Error> {
+        loop {
+            let demanded = self.inner.node.change_members(GROUP, MemberChange::AcrossDomains).await;
+            match demanded {
+                Ok(()) => return Ok(()),
+                Err(NodeError::Change(ChangeRefusal::OneDomain { domains })) => {
+                    return Err(one_domain(name, &domains.iter().map(String::as_str).collect()));
+                }
+                Err(error @ NodeError::Change(ChangeRefusal::DomainsAtRisk { .. })) => {
+                    return Err(Error::Degraded { what: error.to_string() });
+                }
+                // It is the same demand however often it is made.
+                Err(error) if error.disposition() != Disposition::Halt => {
+                    tokio::time::sleep(DEMAND_PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
     }
 
@@ -441,6 +507,17 @@ pub(crate) fn check_domain(domain: &FailureDomain) -> Result<(), Error> {
              bytes"
         ),
     })
+}
+
+/// A demand that the voters of the group could never meet.
+fn one_domain(name: &LogicalResourceName, found: &BTreeSet<&str>) -> Error {
+    Error::Incompatible {
+        expected: format!(
+            "voters in 2 failure domains, as resource={name} demands: name each voter's domain \
+             with EngineBuilder::voter_in, and have voters in two"
+        ),
+        found: format!("voters known to be in {found:?}"),
+    }
 }
 
 fn refused(refusal: Refusal) -> Error {

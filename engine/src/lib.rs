@@ -71,8 +71,8 @@ pub use machine::ChainHead;
 pub use map::{RANGE_ROWS_MAX, ReplicatedMap, Versioned};
 pub use palisade_replication::{
     ChangeRefusal, ClusterId, Disk, Disposition, GroupId, GroupStatus, Incarnation, LogTime,
-    Member, MemberChange, MemberRole, Membership, NodeId, Offset, OpenDisk, Options, Role, Term,
-    WalError, WalOptions, open_files,
+    Member, MemberChange, MemberRole, Membership, NodeId, Offset, OpenDisk, Options, PeerFault,
+    Role, Term, WalOptions,
 };
 pub use projections::idempotency::{REQUESTS_MAX, RETENTION_MS};
 pub use read::{ReadConsistency, ReadOptions};

@@ -164,23 +164,52 @@ impl fmt::Display for ResourceKind {
     }
 }
 
-/// How many replicas a resource asks for, and how many of them make a write durable.
+/// How many replicas a resource asks for, how many of them make a write durable, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplicaPolicy {
     pub(crate) replicas: u32,
+    pub(crate) domains: u32,
 }
 
 impl ReplicaPolicy {
+    /// In how many failure domains a write can be demanded to be durable.
+    pub const DOMAINS_MAX: u32 = 2;
+
     /// A majority of so many replicas holds every acknowledged write on stable storage.
     #[must_use]
     pub const fn majority(replicas: u32) -> Self {
-        Self { replicas }
+        Self { replicas, domains: 1 }
+    }
+
+    /// And those are in at least so many failure domains, 1 or 2: the loss of a whole zone takes no
+    /// acknowledged write with it. While all other domains are away nothing is acknowledged, however
+    /// many replicas are left.
+    ///
+    /// It holds for the whole group that the resource is in, from the moment it is opened, whoever
+    /// leads, and is not taken back. A domain is what [`crate::EngineBuilder::voter_in`] says of each
+    /// voter: two zones of one region are two.
+    ///
+    /// ```
+    /// use palisade::ReplicaPolicy;
+    ///
+    /// let policy = ReplicaPolicy::majority(3).across_domains(2);
+    /// assert_eq!((policy.replicas(), policy.domains()), (3, 2));
+    /// ```
+    #[must_use]
+    pub const fn across_domains(self, domains: u32) -> Self {
+        Self { domains, ..self }
     }
 
     /// How many replicas.
     #[must_use]
     pub const fn replicas(self) -> u32 {
         self.replicas
+    }
+
+    /// In how many failure domains an acknowledged write is.
+    #[must_use]
+    pub const fn domains(self) -> u32 {
+        self.domains
     }
 }
 

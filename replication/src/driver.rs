@@ -28,7 +28,7 @@ use crate::error::NodeError;
 use crate::host::Host;
 use crate::identity::{Incarnation, NodeId};
 use crate::inbox::Outbox;
-use crate::keeper::ShelfJob;
+use crate::keeper::ShelfQueue;
 use crate::membership::{Member, MemberChange};
 use crate::transport::{Told, Transport};
 use crate::wire::Envelope;
@@ -37,25 +37,58 @@ use crate::wire::Envelope;
 const ROUND_INPUTS_MAX: usize = 4096;
 /// Bytes taken in before a step, give or take one message. What a step of one group writes is one
 /// batch of the wal, which has a bound.
-const ROUND_BYTES_MAX: usize = 4 << 20;
+pub(crate) const ROUND_BYTES_MAX: usize = 4 << 20;
 
 /// Something for the replica thread.
 #[derive(Debug)]
 pub(crate) enum Event<O> {
-    Propose { group: GroupId, payload: Bytes, reply: Reply<O> },
-    Read { group: GroupId, reply: oneshot::Sender<Result<LogIndex, NodeError>> },
-    Change { group: GroupId, change: MemberChange, reply: oneshot::Sender<Result<(), NodeError>> },
-    Transfer { group: GroupId, to: NodeId },
-    Status { group: GroupId, reply: oneshot::Sender<GroupStatus> },
-    Peer { envelope: Envelope, life: Incarnation },
+    Propose {
+        group: GroupId,
+        payload: Bytes,
+        reply: Reply<O>,
+    },
+    Read {
+        group: GroupId,
+        reply: oneshot::Sender<Result<LogIndex, NodeError>>,
+    },
+    Change {
+        group: GroupId,
+        change: MemberChange,
+        reply: oneshot::Sender<Result<(), NodeError>>,
+    },
+    Transfer {
+        group: GroupId,
+        to: NodeId,
+    },
+    Status {
+        group: GroupId,
+        reply: oneshot::Sender<GroupStatus>,
+    },
+    Peer {
+        envelope: Envelope,
+        life: Incarnation,
+    },
     Durable(Result<BatchSeq, Arc<WalError>>),
-    Applied { group: GroupId, position: AppliedPosition },
-    Flushed { group: GroupId, index: LogIndex },
-    Shelf { group: GroupId, input: Input },
+    Applied {
+        group: GroupId,
+        position: AppliedPosition,
+    },
+    Flushed {
+        group: GroupId,
+        index: LogIndex,
+    },
+    Shelf {
+        group: GroupId,
+        input: Input,
+    },
     Send(Envelope),
     Told(Told),
-    Met { node: NodeId, life: Incarnation },
-    ApplierFailed(NodeError),
+    Met {
+        node: NodeId,
+        life: Incarnation,
+    },
+    /// A thread of the node cannot go on.
+    Failed(NodeError),
     Close,
 }
 
@@ -98,7 +131,7 @@ pub(crate) struct Driver<O, T: Transport> {
     pub(crate) ceiling: Ceiling,
     pub(crate) transport: T,
     pub(crate) jobs: mpsc::Sender<ApplyJob>,
-    pub(crate) shelf: mpsc::Sender<ShelfJob>,
+    pub(crate) shelf: ShelfQueue,
     pub(crate) tick: Duration,
     pub(crate) resend_ticks: u32,
 }
@@ -199,7 +232,7 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             }
             Event::Met { node, life } => self.host.meet(node, life),
             Event::Send(envelope) => self.transport.send(envelope),
-            Event::ApplierFailed(error) => return Err(error),
+            Event::Failed(error) => return Err(error),
             Event::Close => unreachable!("handled by the loop"),
         }
         Ok(())
@@ -252,8 +285,12 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             let _ = self.jobs.send(ApplyJob { group, steps: effects.apply });
         }
         for work in effects.shelf {
-            // As the applier.
-            let _ = self.shelf.send(ShelfJob { group, work });
+            if let Some(refused) = self.shelf.offer(group, work) {
+                self.host.input(group, refused);
+            }
+        }
+        for (node, life, fault) in effects.refused {
+            self.transport.refuse(node, life, fault);
         }
         if effects.members_changed {
             let status = self.host.status(group).expect("it has just stepped");

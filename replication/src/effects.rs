@@ -7,6 +7,7 @@ use crate::entry::{AppliedPosition, CommittedEntry};
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Offset, Term};
 use crate::membership::{MemberChange, Membership};
+use crate::peer_faults::PeerFault;
 use crate::snapshot::{Manifest, SnapshotId};
 use crate::wire::{Beat, Envelope};
 
@@ -112,12 +113,12 @@ pub(crate) enum Input {
     },
     /// The state was exported as this snapshot, or could not be.
     Exported(Option<Manifest>),
-    /// There is room for a snapshot that is to be received.
+    /// There is room for a snapshot that is to be received, or not.
     Begun {
         /// Which.
         snapshot: SnapshotId,
-        /// The chunks that are not there yet.
-        missing: Vec<u32>,
+        /// The chunks that are not there yet; `None` if there is no room.
+        missing: Option<Vec<u32>>,
     },
     /// A chunk was written and synced, or was not what it should have been.
     Stored {
@@ -198,6 +199,8 @@ pub(crate) struct Effects {
     pub(crate) changes: Vec<(u64, Result<(), NodeError>)>,
     /// Own proposals whose outcome nobody here will see.
     pub(crate) unknown: Vec<u64>,
+    /// Messages that were refused: whose, and why. These connections are to be closed.
+    pub(crate) refused: Vec<(NodeId, Incarnation, PeerFault)>,
     /// Work on snapshots.
     pub(crate) shelf: Vec<ShelfEffect>,
     /// The membership is not what it was.
@@ -254,6 +257,7 @@ impl Effects {
         self.refused_reads.extend(later.refused_reads);
         self.changes.extend(later.changes);
         self.unknown.extend(later.unknown);
+        self.refused.extend(later.refused);
         self.shelf.extend(later.shelf);
         self.members_changed |= later.members_changed;
     }
@@ -265,6 +269,7 @@ impl Effects {
             || !self.refused_reads.is_empty()
             || !self.changes.is_empty()
             || !self.unknown.is_empty()
+            || !self.refused.is_empty()
             || !self.shelf.is_empty()
             || self.members_changed
     }

@@ -1,22 +1,45 @@
 //! Messages on a connection: length 4, CRC-32 of the body 4, body: one envelope (see `wire`).
 //! Little-endian.
 
-use std::io;
-
 use bytes::{Buf, BufMut, BytesMut};
 
 use crate::options::RECORD_BYTES_LIMIT;
-use crate::wire::Envelope;
+use crate::peer_faults::PeerFault;
+use crate::wire::{Envelope, WireError};
 
 const HEADER_BYTES: usize = 8;
 /// Largest body that is read: a message of entries, each within its own bound, and their headers.
-const BODY_BYTES_MAX: usize = 4 * RECORD_BYTES_LIMIT;
+pub(crate) const BODY_BYTES_MAX: usize = 4 * RECORD_BYTES_LIMIT;
+
+/// Why bytes are not a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FrameError {
+    #[error("a frame of length={length} is longer than any message may be")]
+    Oversized { length: usize },
+    #[error("a frame has a wrong checksum")]
+    Corrupt,
+    #[error("{0}")]
+    Message(#[from] WireError),
+}
+
+impl FrameError {
+    pub(crate) fn fault(self) -> PeerFault {
+        match self {
+            Self::Oversized { .. } => PeerFault::Oversized,
+            Self::Corrupt => PeerFault::Corrupt,
+            Self::Message(WireError::UnknownKind { .. }) => PeerFault::UnknownVersion,
+            Self::Message(WireError::Truncated | WireError::TrailingBytes) => PeerFault::Malformed,
+        }
+    }
+}
 
 pub(crate) fn put_frame(out: &mut BytesMut, envelope: &Envelope) {
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
     envelope.encode(out);
     let body = start + HEADER_BYTES;
+    // `Options::validate` sees to it: the other side would close the connection.
+    debug_assert!(out.len() - body <= BODY_BYTES_MAX);
     let length = (out.len() - body) as u32;
     let crc = crc32fast::hash(&out[body..]);
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
@@ -24,14 +47,14 @@ pub(crate) fn put_frame(out: &mut BytesMut, envelope: &Envelope) {
 }
 
 /// Takes one whole frame off the front of the buffer, if it is there.
-pub(crate) fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Envelope>> {
+pub(crate) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Envelope>, FrameError> {
     if buffer.len() < HEADER_BYTES {
         return Ok(None);
     }
     let word = |at: usize| u32::from_le_bytes(buffer[at..at + 4].try_into().expect("four bytes"));
     let (length, crc) = (word(0) as usize, word(4));
     if length > BODY_BYTES_MAX {
-        return Err(invalid("a frame is longer than any message may be"));
+        return Err(FrameError::Oversized { length });
     }
     if buffer.len() < HEADER_BYTES + length {
         return Ok(None);
@@ -39,15 +62,9 @@ pub(crate) fn take_frame(buffer: &mut BytesMut) -> io::Result<Option<Envelope>> 
     buffer.advance(HEADER_BYTES);
     let body = buffer.split_to(length).freeze();
     if crc32fast::hash(&body) != crc {
-        return Err(invalid("a frame has a wrong checksum"));
+        return Err(FrameError::Corrupt);
     }
-    Envelope::decode(body)
-        .map(Some)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
-pub(crate) fn invalid(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+    Ok(Some(Envelope::decode(body)?))
 }
 
 #[cfg(test)]

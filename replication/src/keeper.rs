@@ -3,7 +3,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -13,32 +12,89 @@ use crate::driver::Event;
 use crate::effects::{Input, ShelfEffect};
 use crate::identity::NodeId;
 use crate::inbox::Inbox;
+use crate::load::Load;
 use crate::shelf::Shelf;
 use crate::state_machine::{ApplyError, Export, Exporter, TakeChunk};
 use crate::wire::{Body, Envelope};
 
+/// What every job costs beside what it carries.
+const JOB_BYTES: usize = 1024;
+
 /// Work on snapshots of one group.
 #[derive(Debug)]
 pub(crate) struct ShelfJob {
-    pub(crate) group: GroupId,
-    pub(crate) work: ShelfEffect,
+    group: GroupId,
+    work: ShelfEffect,
+    bytes: usize,
+}
+
+/// The way to the keeper, bounded in bytes.
+pub(crate) struct ShelfQueue {
+    sender: mpsc::Sender<ShelfJob>,
+    load: Arc<Load>,
+}
+
+/// The keeper's end of it.
+pub(crate) struct ShelfJobs {
+    receiver: mpsc::Receiver<ShelfJob>,
+    load: Arc<Load>,
+}
+
+pub(crate) fn channel(bytes_max: usize) -> (ShelfQueue, ShelfJobs) {
+    let (sender, receiver) = mpsc::channel();
+    let load = Arc::new(Load::new(bytes_max));
+    (ShelfQueue { sender, load: Arc::clone(&load) }, ShelfJobs { receiver, load })
+}
+
+impl ShelfQueue {
+    /// Hands work over. If there is no room for it: what its replica is to hear instead.
+    pub(crate) fn offer(&self, group: GroupId, work: ShelfEffect) -> Option<Input> {
+        let bytes = JOB_BYTES
+            + match &work {
+                ShelfEffect::Export | ShelfEffect::Serve { .. } => 0,
+                ShelfEffect::Begin { manifest } => manifest.encoded_bytes(),
+                ShelfEffect::Store { manifest, bytes, .. } => {
+                    manifest.encoded_bytes() + bytes.len()
+                }
+            };
+        if !self.load.take(bytes) {
+            return refused(work);
+        }
+        // The keeper only ends before the replica thread when it failed, which it has reported.
+        let _ = self.sender.send(ShelfJob { group, work, bytes });
+        None
+    }
+}
+
+/// Nothing was done: what to tell whoever waits for it.
+fn refused(work: ShelfEffect) -> Option<Input> {
+    match work {
+        ShelfEffect::Export => Some(Input::Exported(None)),
+        // Whoever wants the chunk asks again.
+        ShelfEffect::Serve { .. } => None,
+        ShelfEffect::Begin { manifest } => {
+            Some(Input::Begun { snapshot: manifest.id(), missing: None })
+        }
+        ShelfEffect::Store { manifest, chunk, .. } => {
+            Some(Input::Stored { snapshot: manifest.id(), chunk, held: false })
+        }
+    }
 }
 
 pub(crate) struct Keeper<O> {
     pub(crate) node: NodeId,
     pub(crate) shelf: Arc<Shelf>,
     pub(crate) exporter: Exporter,
-    pub(crate) jobs: mpsc::Receiver<ShelfJob>,
+    pub(crate) jobs: ShelfJobs,
     pub(crate) inbox: Inbox<Event<O>>,
     /// How fast state is exported, in each group.
     pub(crate) bytes_per_second: u64,
 }
 
-/// An export that leaves the processor and the disk to others in between, and ends with its node.
+/// An export that leaves the processor and the disk to others in between.
 struct Paced {
     export: Box<dyn Export>,
     bytes_per_second: u64,
-    stops: Arc<AtomicBool>,
 }
 
 /// How long to rest after so many bytes.
@@ -52,12 +108,8 @@ impl Export for Paced {
         reason = "a thread of its own, and nobody rings when it may go on"
     )]
     fn run(&mut self, take: &mut TakeChunk<'_>) -> Result<(), ApplyError> {
-        let (per_second, stops) = (self.bytes_per_second, Arc::clone(&self.stops));
+        let per_second = self.bytes_per_second;
         self.export.run(&mut |position, chunk| {
-            if stops.load(Ordering::Relaxed) {
-                // However much is left of it: closing the node waits for this thread.
-                return Err(ApplyError { what: "the node stops".to_owned(), source: None });
-            }
             let bytes = chunk.len();
             take(position, chunk)?;
             std::thread::sleep(pause(bytes, per_second));
@@ -69,57 +121,61 @@ impl Export for Paced {
 impl<O: Send + 'static> Keeper<O> {
     /// Works until the replica thread ends.
     pub(crate) fn run(self) {
-        let (mut exports, stops) = (Vec::new(), Arc::new(AtomicBool::new(false)));
-        while let Ok(ShelfJob { group, work }) = self.jobs.recv() {
-            match work {
-                ShelfEffect::Export => exports.extend(self.export(group, &stops)),
-                ShelfEffect::Serve { to, snapshot, chunk } => {
-                    if let Some(bytes) = self.shelf.serve(group, snapshot, chunk) {
-                        let body = Body::Chunk { snapshot, chunk, bytes };
-                        let envelope = Envelope { group, from: self.node, to, body };
-                        self.inbox.report(Event::Send(envelope));
-                    }
-                }
-                ShelfEffect::Begin { manifest } => match self.shelf.begin(&manifest) {
-                    Ok(missing) => {
-                        self.report(group, Input::Begun { snapshot: manifest.id(), missing });
-                    }
-                    // Without an answer the transfer is given up and begun again.
-                    Err(error) => tracing::warn!(%group, %error, "no room for a snapshot"),
-                },
-                ShelfEffect::Store { manifest, chunk, bytes } => {
-                    let held = self.shelf.store(&manifest, chunk, &bytes).unwrap_or_else(|error| {
-                        tracing::warn!(%group, %error, "could not keep a chunk of a snapshot");
-                        false
-                    });
-                    self.report(group, Input::Stored { snapshot: manifest.id(), chunk, held });
-                }
-            }
+        let mut exports: Vec<std::thread::JoinHandle<()>> = Vec::new();
+        while let Ok(ShelfJob { group, work, bytes }) = self.jobs.receiver.recv() {
+            exports.retain(|export| !export.is_finished());
+            exports.extend(self.take(group, work));
+            self.jobs.load.give(bytes);
         }
-        stops.store(true, Ordering::Relaxed);
+        // Nobody waits for them any more: each ends with its next chunk.
+        self.shelf.close();
         for export in exports {
             // It reports itself.
             let _ = export.join();
         }
     }
 
+    fn take(&self, group: GroupId, work: ShelfEffect) -> Option<std::thread::JoinHandle<()>> {
+        match work {
+            ShelfEffect::Export => return self.export(group),
+            ShelfEffect::Serve { to, snapshot, chunk } => {
+                if let Some(bytes) = self.shelf.serve(group, snapshot, chunk) {
+                    let body = Body::Chunk { snapshot, chunk, bytes };
+                    let envelope = Envelope { group, from: self.node, to, body };
+                    // Dropped if the node is that busy: whoever wants it asks again.
+                    self.inbox.offer(envelope.encoded_bytes(), Event::Send(envelope));
+                }
+            }
+            ShelfEffect::Begin { manifest } => {
+                let missing = self.shelf.begin(&manifest).inspect_err(|error| {
+                    tracing::warn!(%group, %error, "no room for a snapshot");
+                });
+                let (snapshot, missing) = (manifest.id(), missing.ok());
+                self.report(group, Input::Begun { snapshot, missing });
+            }
+            ShelfEffect::Store { manifest, chunk, bytes } => {
+                let held = self.shelf.store(&manifest, chunk, &bytes).unwrap_or_else(|error| {
+                    tracing::warn!(%group, %error, "could not keep a chunk of a snapshot");
+                    false
+                });
+                self.report(group, Input::Stored { snapshot: manifest.id(), chunk, held });
+            }
+        }
+        None
+    }
+
     fn report(&self, group: GroupId, input: Input) {
         self.inbox.report(Event::Shelf { group, input });
     }
 
-    fn export(
-        &self,
-        group: GroupId,
-        stops: &Arc<AtomicBool>,
-    ) -> Option<std::thread::JoinHandle<()>> {
-        let stops = Arc::clone(stops);
+    fn export(&self, group: GroupId) -> Option<std::thread::JoinHandle<()>> {
         let (exporter, bytes_per_second) = (Arc::clone(&self.exporter), self.bytes_per_second);
         let (shelf, inbox) = (Arc::clone(&self.shelf), self.inbox.clone());
         let spawned =
             std::thread::Builder::new().name("palisade-export".to_owned()).spawn(move || {
                 // The replica waits for an answer, and holds its log until then.
                 let export = || {
-                    let mut paced = Paced { export: exporter(group), bytes_per_second, stops };
+                    let mut paced = Paced { export: exporter(group), bytes_per_second };
                     shelf.export(group, &mut paced)
                 };
                 let manifest = match catch_unwind(AssertUnwindSafe(export)) {
@@ -136,42 +192,96 @@ impl<O: Send + 'static> Keeper<O> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(palisade_loom)))]
 mod tests {
     use bytes::Bytes;
+    use palisade_wal::LogIndex;
+    use palisade_wal::sim::SimDisk;
 
     use super::*;
     use crate::entry::AppliedPosition;
+    use crate::inbox;
+    use crate::snapshot::{ChunkSum, Manifest, SnapshotId};
+    use crate::state_machine::{ApplyError, Export, TakeChunk};
+
+    const GROUP: GroupId = GroupId::new(1);
+    const CHUNKS: u64 = 20_000;
+
+    fn manifest() -> Manifest {
+        let position = AppliedPosition { index: LogIndex::new(7), ..AppliedPosition::GENESIS };
+        Manifest { group: GROUP, position, chunks: vec![ChunkSum::of(b"one")] }
+    }
+
+    /// G12: a peer that asks without end, or offers snapshot after snapshot, fills no memory.
+    #[test]
+    fn work_that_finds_no_room_is_answered_and_not_queued() {
+        let serve =
+            || ShelfEffect::Serve { to: NodeId::new(2), snapshot: SnapshotId([0; 16]), chunk: 0 };
+        let (queue, jobs) = channel(2 * JOB_BYTES);
+        assert!(queue.offer(GROUP, serve()).is_none());
+        assert!(queue.offer(GROUP, serve()).is_none());
+        assert!(queue.offer(GROUP, serve()).is_none(), "dropped: whoever wants it asks again");
+        let manifest = manifest();
+        let id = manifest.id();
+        let begin = ShelfEffect::Begin { manifest: manifest.clone() };
+        assert!(matches!(
+            queue.offer(GROUP, begin),
+            Some(Input::Begun { snapshot, missing: None }) if snapshot == id
+        ));
+        let store = ShelfEffect::Store { manifest, chunk: 0, bytes: Bytes::from_static(b"one") };
+        assert!(matches!(
+            queue.offer(GROUP, store),
+            Some(Input::Stored { snapshot, chunk: 0, held: false }) if snapshot == id
+        ));
+        assert!(matches!(queue.offer(GROUP, ShelfEffect::Export), Some(Input::Exported(None))));
+        assert_eq!(jobs.receiver.try_iter().count(), 2);
+    }
+
+    /// Chunk after chunk, for far longer than anyone would wait.
+    struct Long(mpsc::Sender<()>);
+
+    impl Export for Long {
+        fn run(&mut self, take: &mut TakeChunk<'_>) -> Result<(), ApplyError> {
+            for at in 0..CHUNKS {
+                take(AppliedPosition::GENESIS, Bytes::copy_from_slice(&at.to_le_bytes()))?;
+                // Once it is under way, the node may close.
+                let _ = self.0.send(());
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn closing_does_not_wait_for_an_export() {
+        let shelf = Shelf::open(Arc::new(SimDisk::from_seed(1))).unwrap();
+        let (began, under_way) = mpsc::channel();
+        let (queue, jobs) = channel(1 << 20);
+        let (inbox, outbox) = inbox::channel::<Event<()>>(1 << 20);
+        let exporter: Exporter = Arc::new(move |_| Box::new(Long(began.clone())));
+        let keeper = Keeper {
+            node: NodeId::new(1),
+            shelf: Arc::new(shelf),
+            exporter,
+            jobs,
+            inbox,
+            bytes_per_second: 1 << 30,
+        };
+        let keeper =
+            std::thread::Builder::new().name("keeper".into()).spawn(move || keeper.run()).unwrap();
+        assert!(queue.offer(GROUP, ShelfEffect::Export).is_none());
+        under_way.recv().unwrap();
+        drop(queue);
+        keeper.join().unwrap();
+        let written = 1 + under_way.try_iter().count() as u64;
+        assert!(written < CHUNKS, "it wrote all of it first");
+        let told = outbox.take().expect("the replica is told");
+        assert!(matches!(told, Event::Shelf { input: Input::Exported(None), .. }), "{told:?}");
+    }
 
     #[test]
     fn a_second_of_pauses_lets_no_more_through_than_its_bytes() {
         let pauses: Duration = (0..32).map(|_| pause(1 << 20, 32 << 20)).sum();
         assert_eq!(pauses, Duration::from_secs(1));
         assert_eq!(pause(0, 1), Duration::ZERO);
-    }
-
-    struct Endless;
-
-    impl Export for Endless {
-        fn run(&mut self, take: &mut TakeChunk<'_>) -> Result<(), ApplyError> {
-            loop {
-                take(AppliedPosition::ZERO, Bytes::new())?;
-            }
-        }
-    }
-
-    #[test]
-    fn an_export_ends_with_its_node() {
-        let stops = Arc::new(AtomicBool::new(false));
-        let (export, ends) = (Box::new(Endless), Arc::clone(&stops));
-        let mut paced = Paced { export, bytes_per_second: 1, stops: ends };
-        let mut taken = 0;
-        let ended = paced.run(&mut |_, _| {
-            taken += 1;
-            stops.store(taken == 3, Ordering::Relaxed);
-            Ok(())
-        });
-        assert!(ended.is_err());
-        assert_eq!(taken, 3);
     }
 }

@@ -12,6 +12,7 @@ mod frame;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
+mod guests;
 mod host;
 mod identity;
 mod inbox;
@@ -20,8 +21,11 @@ mod load;
 mod log_store;
 mod membership;
 mod node;
+mod open_disk;
 mod options;
+mod peer_faults;
 mod proposals;
+mod raft_codec;
 mod raft_log;
 mod reads;
 mod register;
@@ -46,9 +50,11 @@ pub use membership::{
     ChangeRefusal, DOMAIN_BYTES_MAX, MEMBERS_MAX, Member, MemberChange, MemberRole, Membership,
     PROMOTION_LAG_MAX,
 };
-pub use node::{Node, NodeConfig, OpenDisk, Proposal, open_files};
+pub use node::{Node, NodeConfig, Proposal};
+pub use open_disk::OpenDisk;
 pub use options::Options;
-pub use palisade_wal::{Disk, Disposition, GroupId, LogIndex, WalError, WalOptions};
+pub use palisade_wal::{Disk, Disposition, GroupId, LogIndex, WalOptions};
+pub use peer_faults::PeerFault;
 pub use snapshot::{CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, SnapshotId};
 pub use state_machine::{ApplyError, Export, Exporter, StateMachine, TakeChunk};
 pub use transport::Transport;

@@ -442,6 +442,7 @@ pub(crate) mod fuzz {
     use raft::eraftpb::{Message, MessageType};
 
     use super::*;
+    use crate::raft_codec;
 
     /// Whether the bytes are a stored entry, which then must encode to them again.
     pub(crate) fn stored_entry(index: LogIndex, raw: Bytes) -> bool {
@@ -453,10 +454,10 @@ pub(crate) mod fuzz {
     /// Whether the bytes are a message of raft, whose encoding must then be read again. Compared by
     /// length alone: the codec keeps unknown fields, in no order and even when there are none left.
     pub(crate) fn raft_message(raw: &[u8]) -> bool {
-        let Ok(message) = Message::parse_from_bytes(raw) else { return false };
+        let Ok(message) = raft_codec::message(raw) else { return false };
         let write = |message: &Message| message.write_to_bytes().expect("a message encodes");
         let again = write(&message);
-        let read = Message::parse_from_bytes(&again).expect("it was written");
+        let read = raft_codec::message(&again).expect("it was written");
         assert_eq!(write(&read).len(), again.len());
         true
     }

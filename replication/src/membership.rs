@@ -9,7 +9,8 @@
 //! is someone else, until the old one is removed and the new one added.
 //!
 //! ```text
-//! encoding: flags 1 (1 leaves the joint stage by itself), count 1, then for each member
+//! encoding: flags 1 (1 leaves the joint stage by itself, 2 a commit must reach two failure domains),
+//!           count 1, then for each member
 //!           node 8, roles 1 (1 voter, 2 learner, 4 outgoing voter, 8 learner after the joint stage),
 //!           incarnation 16 (0 for one that was never met), address length 1 and text,
 //!           domain length 1 and text
@@ -32,6 +33,7 @@ pub const DOMAIN_BYTES_MAX: usize = 128;
 pub const PROMOTION_LAG_MAX: u64 = 128;
 
 const AUTO_LEAVE: u8 = 1;
+const TWO_DOMAINS: u8 = 2;
 const VOTER: u8 = 1;
 const LEARNER: u8 = 2;
 const OUTGOING: u8 = 4;
@@ -91,6 +93,10 @@ pub enum MemberChange {
         /// The learner that becomes a voter.
         new: NodeId,
     },
+    /// From now on a commit of the group must reach voters in two failure domains, whoever leads. Not
+    /// taken back. Asked of another than the leader, it is passed on and answered with
+    /// [`ChangeRefusal::InProgress`]: ask again, until it holds.
+    AcrossDomains,
 }
 
 /// Why a change of membership is not made. Nothing happened.
@@ -154,6 +160,22 @@ pub enum ChangeRefusal {
         /// The voters after the change.
         voters: usize,
     },
+    /// A commit must reach two failure domains, and the voters would not be in two that are known.
+    #[error(
+        "a commit must reach two failure domains and the voters would be in {domains:?}: name the \
+         domain of each voter, and have voters in two"
+    )]
+    OneDomain {
+        /// Those that the voters are known to be in.
+        domains: Vec<String>,
+    },
+    /// A commit must reach two failure domains, and those who answer are in one: the change itself
+    /// could not be committed.
+    #[error("a commit must reach two failure domains and those who answer are in {domains:?}")]
+    DomainsAtRisk {
+        /// Those that somebody answers from.
+        domains: Vec<String>,
+    },
 }
 
 impl ChangeRefusal {
@@ -165,12 +187,14 @@ impl ChangeRefusal {
             | Self::InProgress
             | Self::NotReady
             | Self::NotCaughtUp { .. }
-            | Self::QuorumAtRisk { .. } => Disposition::Retry,
+            | Self::QuorumAtRisk { .. }
+            | Self::DomainsAtRisk { .. } => Disposition::Retry,
             Self::AlreadyMember { .. }
             | Self::WrongRole { .. }
             | Self::InvalidMember { .. }
             | Self::IsLeader { .. }
-            | Self::LastVoters => Disposition::Reject,
+            | Self::LastVoters
+            | Self::OneDomain { .. } => Disposition::Reject,
         }
     }
 }
@@ -202,6 +226,7 @@ pub struct Membership {
     /// Outgoing voters that will be learners.
     pub(crate) learners_next: BTreeSet<NodeId>,
     pub(crate) auto_leave: bool,
+    pub(crate) two_domains: bool,
     pub(crate) members: BTreeMap<NodeId, Member>,
 }
 
@@ -241,6 +266,24 @@ impl Membership {
     #[must_use]
     pub fn is_joint(&self) -> bool {
         !self.outgoing.is_empty()
+    }
+
+    /// True if a commit must reach two failure domains: see [`MemberChange::AcrossDomains`].
+    #[must_use]
+    pub fn commits_across_domains(&self) -> bool {
+        self.two_domains
+    }
+
+    /// The failure domains that voters are known to be in.
+    #[must_use]
+    pub fn voter_domains(&self) -> BTreeSet<&str> {
+        self.domains(self.voters.iter())
+    }
+
+    fn domains<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>) -> BTreeSet<&str> {
+        let named = nodes.filter_map(|node| self.members.get(node)).map(|m| m.domain.as_str());
+        // Nobody knows what an unnamed one has in common with the others.
+        named.filter(|domain| !domain.is_empty()).collect()
     }
 
     /// The other voters, of both sides of a change under way.
@@ -318,6 +361,8 @@ impl Membership {
                 caught_up(*new)?;
                 vec![ChangeStep::Remove(*old), ChangeStep::Voter(*new)]
             }
+            // An entry that changes no role: what it says lies beside that.
+            MemberChange::AcrossDomains => vec![ChangeStep::Voter(leader)],
         };
         let mut after = self.voters.clone();
         for step in &steps {
@@ -338,12 +383,36 @@ impl Membership {
                 return Err(ChangeRefusal::QuorumAtRisk { active, voters: voters.len() });
             }
         }
+        if self.two_domains || *change == MemberChange::AcrossDomains {
+            self.judge_domains(&after, |v| v == leader || standing(v).active)?;
+        }
         Ok(steps)
+    }
+
+    /// Both majorities of a change must reach two domains.
+    fn judge_domains(
+        &self,
+        after: &BTreeSet<NodeId>,
+        active: impl Fn(NodeId) -> bool,
+    ) -> Result<(), ChangeRefusal> {
+        let texts = |found: BTreeSet<&str>| found.into_iter().map(str::to_owned).collect();
+        for voters in [&self.voters, after] {
+            let found = self.domains(voters.iter());
+            if found.len() < 2 {
+                return Err(ChangeRefusal::OneDomain { domains: texts(found) });
+            }
+            let found = self.domains(voters.iter().filter(|voter| active(**voter)));
+            if found.len() < 2 {
+                return Err(ChangeRefusal::DomainsAtRisk { domains: texts(found) });
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn encode(&self, out: &mut impl BufMut) {
         assert!(self.members.len() <= MEMBERS_MAX);
-        out.put_u8(if self.auto_leave { AUTO_LEAVE } else { 0 });
+        let flag = |set, bit| if set { bit } else { 0 };
+        out.put_u8(flag(self.auto_leave, AUTO_LEAVE) | flag(self.two_domains, TWO_DOMAINS));
         out.put_u8(self.members.len() as u8);
         for (node, member) in &self.members {
             let role = |set: &BTreeSet<NodeId>, bit| if set.contains(node) { bit } else { 0 };
@@ -359,8 +428,15 @@ impl Membership {
     }
 
     pub(crate) fn decode(raw: &mut impl Buf) -> Option<Self> {
-        let mut membership =
-            Self { auto_leave: raw.try_get_u8().ok()? == AUTO_LEAVE, ..Self::default() };
+        let flags = raw.try_get_u8().ok()?;
+        let mut membership = Self {
+            auto_leave: flags & AUTO_LEAVE != 0,
+            two_domains: flags & TWO_DOMAINS != 0,
+            ..Self::default()
+        };
+        if flags & !(AUTO_LEAVE | TWO_DOMAINS) != 0 {
+            return None;
+        }
         let count = raw.try_get_u8().ok()?;
         if usize::from(count) > MEMBERS_MAX {
             return None;
@@ -467,6 +543,7 @@ mod tests {
         membership.outgoing = [node(1), node(5)].into();
         membership.learners_next = [node(5)].into();
         membership.auto_leave = true;
+        membership.two_domains = true;
         membership.describe(Vec::new());
         let mut raw = Vec::new();
         membership.encode(&mut raw);
@@ -547,5 +624,50 @@ mod tests {
             ),
             Ok(vec![ChangeStep::Remove(node(3)), ChangeStep::Voter(node(4))])
         );
+    }
+
+    /// 1 and 3 in one domain, 2 in another, a learner 4 in the first.
+    fn across(two_domains: bool) -> Membership {
+        let mut membership = with_learner(&[1, 2, 3], 4);
+        membership.two_domains = two_domains;
+        for (id, domain) in [(1, "a"), (2, "b"), (3, "a"), (4, "a")] {
+            membership.members.get_mut(&node(id)).unwrap().domain = domain.to_owned();
+        }
+        membership
+    }
+
+    #[test]
+    fn a_change_that_leaves_one_domain_is_refused() {
+        let judge = |membership: &Membership, change| membership.judge(node(1), &change, |_| FINE);
+        let one = || ChangeRefusal::OneDomain { domains: vec!["a".to_owned()] };
+        let changes = [
+            MemberChange::Remove { node: node(2) },
+            MemberChange::Demote { node: node(2) },
+            MemberChange::Replace { old: node(2), new: node(4) },
+        ];
+        for change in changes {
+            assert!(judge(&across(false), change.clone()).is_ok(), "{change:?}");
+            assert_eq!(judge(&across(true), change.clone()), Err(one()), "{change:?}");
+        }
+        assert!(judge(&across(true), MemberChange::Remove { node: node(3) }).is_ok());
+
+        // The demand itself: not where it could not be met, nor where nobody knows.
+        let mut alone = across(false);
+        alone.members.get_mut(&node(2)).unwrap().domain = String::new();
+        assert_eq!(judge(&alone, MemberChange::AcrossDomains), Err(one()));
+        assert_eq!(
+            judge(&across(false), MemberChange::AcrossDomains),
+            Ok(vec![ChangeStep::Voter(node(1))])
+        );
+    }
+
+    #[test]
+    fn a_change_waits_for_two_domains_that_answer() {
+        let up = |id: NodeId| Standing { active: id.get() != 2, lag: 0 };
+        let change = MemberChange::Promote { node: node(4) };
+        assert!(across(false).judge(node(1), &change, up).is_ok());
+        let at_risk = Err(ChangeRefusal::DomainsAtRisk { domains: vec!["a".to_owned()] });
+        assert_eq!(across(true).judge(node(1), &change, up), at_risk);
+        assert_eq!(across(false).judge(node(1), &MemberChange::AcrossDomains, up), at_risk);
     }
 }

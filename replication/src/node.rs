@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_wal::{Disk, FileDisk, GroupId, Wal, WalError, WalIdentity, WalOptions, WalWriter};
+use palisade_wal::{GroupId, Wal, WalIdentity, WalOptions, WalWriter};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -21,21 +21,23 @@ use crate::acquaintances::Acquaintances;
 use crate::applier::{Applier, Committed, GroupShared};
 use crate::ceiling::Ceiling;
 use crate::directory;
-use crate::driver::{Callers, Driver, Event};
+use crate::driver::{Callers, Driver, Event, ROUND_BYTES_MAX};
 use crate::effects::GroupStatus;
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::host::{Host, Hosted};
 use crate::identity::{ClusterId, Incarnation, NodeId, Offset};
 use crate::inbox::{self, Inbox};
-use crate::keeper::Keeper;
+use crate::keeper::{self, Keeper};
 use crate::membership::{Member, MemberChange, Membership};
+use crate::open_disk::OpenDisk;
 use crate::options::Options;
+use crate::peer_faults::{PeerFault, PeerFaults};
 use crate::replica::ReplicaConfig;
 use crate::shelf::Shelf;
 use crate::state_machine::StateMachine;
 use crate::tracker::Tracker;
-use crate::transport::{Speaker, TcpTransport};
+use crate::transport::{Local, Speaker, TcpTransport};
 use crate::wire::Envelope;
 
 /// Where a node keeps snapshots, under its data directory.
@@ -61,19 +63,8 @@ pub struct NodeConfig {
     pub options: Options,
     /// Bounds of the write-ahead log.
     pub wal: WalOptions,
-    /// Opens the files of the log.
-    pub log_disk: OpenDisk,
-}
-
-/// Opens the files in a directory; [`open_files`] but for who measures or tests with another disk.
-pub type OpenDisk = fn(&Path) -> Result<Arc<dyn Disk>, WalError>;
-
-/// Opens the files in a directory of the file system.
-///
-/// # Errors
-/// If another process has it, or the file system's own error.
-pub fn open_files(dir: &Path) -> Result<Arc<dyn Disk>, WalError> {
-    Ok(Arc::new(FileDisk::open(dir)?))
+    /// How the files of the log and of snapshots are opened.
+    pub disk: OpenDisk,
 }
 
 /// A handle to a running node; cheap to clone. The node stops when the last one is dropped, or
@@ -86,6 +77,7 @@ struct Shared<O> {
     inbox: Inbox<Event<O>>,
     groups: BTreeMap<GroupId, Arc<GroupShared<O>>>,
     incarnation: Incarnation,
+    faults: Arc<PeerFaults>,
     record_bytes_max: usize,
     retry_after_ms: u64,
     stopped: Arc<OnceLock<NodeError>>,
@@ -131,7 +123,16 @@ impl<M: StateMachine> Node<M> {
     /// address cannot be listened on.
     pub async fn open(config: NodeConfig, machine: M) -> Result<Self, NodeError> {
         config.options.validate()?;
-        config.options.validate_wal(&config.wal)?;
+        // All that one round takes in may be one batch.
+        let batch_bytes = ROUND_BYTES_MAX + config.options.append_bytes_limit();
+        if config.wal.batch_bytes_max < batch_bytes {
+            return Err(NodeError::InvalidArgument {
+                what: format!(
+                    "batch_bytes_max of the wal must be at least {batch_bytes}: 4 MiB and twice \
+                     message_bytes_max, or 12 MiB if that is more"
+                ),
+            });
+        }
         let listener = match config.listen {
             None => None,
             Some(address) => {
@@ -162,7 +163,7 @@ impl<M: StateMachine> Node<M> {
         };
         let incarnation = directory::claim(&config.data_dir, config.cluster, config.node)?;
         let session = directory::random_u128().map_err(io("no randomness for"))? as u64;
-        let disk = (config.log_disk)(&directory::wal_dir(&config.data_dir))?;
+        let disk = config.disk.open(&directory::wal_dir(&config.data_dir))?;
         let identity = WalIdentity {
             cluster: config.cluster.get(),
             node: config.node.get(),
@@ -218,6 +219,7 @@ impl<M: StateMachine> Node<M> {
         let durable = inbox.clone();
         let wal =
             WalWriter::spawn(wal, Box::new(move |up_to| durable.report(Event::Durable(up_to))))?;
+        let faults = Arc::new(PeerFaults::default());
         let transport = {
             let _guard = runtime.enter();
             let speaker = Speaker {
@@ -240,11 +242,13 @@ impl<M: StateMachine> Node<M> {
             };
             let tell = inbox.clone();
             let told = Arc::new(move |told| tell.report(Event::Told(told)));
-            TcpTransport::start(speaker, acquaintances, listener, peers, bytes_max, told, take)
+            let faults = Arc::clone(&faults);
+            let local = Local { speaker, acquaintances, faults, told };
+            TcpTransport::start(local, listener, peers, bytes_max, take)
         };
-        let shelf = FileDisk::open(config.data_dir.join(SNAPSHOTS_DIR))?;
-        let shelf = Arc::new(Shelf::open(Arc::new(shelf)).map_err(io("no snapshots in"))?);
-        let (shelf_sender, shelf_jobs) = mpsc::channel();
+        let shelf = config.disk.open(&config.data_dir.join(SNAPSHOTS_DIR))?;
+        let shelf = Arc::new(Shelf::open(shelf).map_err(io("no snapshots in"))?);
+        let (shelf_queue, shelf_jobs) = keeper::channel(config.options.peer_queue_bytes_max);
         let keeper = Keeper {
             node: config.node,
             shelf: Arc::clone(&shelf),
@@ -271,7 +275,7 @@ impl<M: StateMachine> Node<M> {
             ceiling,
             transport,
             jobs: jobs_sender,
-            shelf: shelf_sender,
+            shelf: shelf_queue,
             tick: Duration::from_millis(config.options.tick_ms),
             resend_ticks: config.options.resend_ticks,
         };
@@ -283,6 +287,7 @@ impl<M: StateMachine> Node<M> {
                 inbox,
                 groups: shared_groups,
                 incarnation,
+                faults,
                 record_bytes_max: config.options.record_bytes_max,
                 retry_after_ms: config.options.tick_ms,
                 stopped,
@@ -385,6 +390,13 @@ impl<M: StateMachine> Node<M> {
         self.shared.incarnation
     }
 
+    /// What peers did that was refused since this node was opened: how often, by cause. Each cause is
+    /// logged once for each peer.
+    #[must_use]
+    pub fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
+        self.shared.faults.counts().collect()
+    }
+
     /// How this node sees the group.
     ///
     /// # Errors
@@ -482,12 +494,20 @@ fn spawn_threads<M: StateMachine>(
     let applier =
         std::thread::Builder::new().name(format!("palisade-apply-{node}")).spawn(move || {
             if let Err(cause) = guarded(|| applier.run()) {
-                failed.report(Event::ApplierFailed(cause));
+                failed.report(Event::Failed(cause));
             }
         })?;
-    let keeper = std::thread::Builder::new()
-        .name(format!("palisade-shelf-{node}"))
-        .spawn(move || keeper.run())?;
+    let failed = keeper.inbox.clone();
+    let keeper =
+        std::thread::Builder::new().name(format!("palisade-shelf-{node}")).spawn(move || {
+            let run = || {
+                keeper.run();
+                Ok(())
+            };
+            if let Err(cause) = guarded(run) {
+                failed.report(Event::Failed(cause));
+            }
+        })?;
     let groups = groups.clone();
     let stopped = Arc::clone(stopped);
     let driver =

@@ -1,8 +1,7 @@
 //! Every bound and interval of a replica, by name (G12).
 
-use palisade_wal::WalOptions;
-
 use crate::error::NodeError;
+use crate::frame::BODY_BYTES_MAX;
 
 /// Bounds and intervals of a replica and its driver. The defaults suit a service on a local
 /// network; `validate` says what does not fit together.
@@ -55,8 +54,6 @@ pub struct Options {
     pub snapshot_patience_ticks: u32,
     /// How fast a snapshot is exported, and how fast it is asked for, in each group.
     pub snapshot_bytes_per_second: u64,
-    /// A commit must reach two failure domains. The members must be in at least two.
-    pub two_domains: bool,
     /// State that is not yet flushed is flushed after this much applied log.
     pub flush_bytes_target: usize,
     /// Unread messages from one peer, and unsent ones to it. Over it the newest are dropped.
@@ -88,7 +85,6 @@ impl Default for Options {
             slow_disk_ticks: 50,
             snapshot_patience_ticks: 250,
             snapshot_bytes_per_second: 32 << 20,
-            two_domains: false,
             flush_bytes_target: 32 << 20,
             peer_queue_bytes_max: 32 << 20,
         }
@@ -134,6 +130,10 @@ impl Options {
             (self.appends_in_flight_max >= 1, "appends_in_flight_max must be at least 1"),
             (self.messages_in_flight_max >= 1, "messages_in_flight_max must be at least 1"),
             (
+                self.message_bytes_max <= MESSAGE_BYTES_LIMIT,
+                "message_bytes_max must be at most 8 MiB, half of the largest frame",
+            ),
+            (
                 self.uncommitted_bytes_max >= 2 * RECORD_BYTES_LIMIT,
                 "uncommitted_bytes_max must be at least 8 MiB",
             ),
@@ -154,27 +154,34 @@ impl Options {
         }
     }
 
-    /// Refuses bounds of a write-ahead log that cannot take what a replica may have to write at once:
-    /// a message's entries behind almost as many, or a single entry, and its register.
-    ///
-    /// # Errors
-    /// [`NodeError::InvalidArgument`], naming the rule.
-    pub fn validate_wal(&self, wal: &WalOptions) -> Result<(), NodeError> {
-        let entry_bytes_max = self.entry_bytes_target + self.record_bytes_max;
-        let write_bytes_max = 2 * self.message_bytes_max + entry_bytes_max + WRITE_OVERHEAD_BYTES;
-        if write_bytes_max <= wal.batch_bytes_max {
-            return Ok(());
-        }
-        let what = format!(
-            "wal.batch_bytes_max must be at least {write_bytes_max}: twice message_bytes_max, \
-             entry_bytes_target, record_bytes_max and {WRITE_OVERHEAD_BYTES}"
-        );
-        Err(NodeError::InvalidArgument { what })
+    /// Largest message of entries that is taken: what a peer with these options sends at most, with what
+    /// raft does not count. At least one entry is sent, however small messages are to be.
+    pub(crate) fn append_bytes_limit(&self) -> usize {
+        2 * self.message_bytes_max.max(RECORD_BYTES_LIMIT)
     }
 }
 
-/// Registers, trims, and the headers of what is written at once.
-const WRITE_OVERHEAD_BYTES: usize = 16 << 10;
-
 /// What `record_bytes_max` and `entry_bytes_target` may be raised to.
 pub(crate) const RECORD_BYTES_LIMIT: usize = 4 << 20;
+/// What `message_bytes_max` may be raised to: raft does not count what its encoding adds to each
+/// entry, which is less than a half.
+const MESSAGE_BYTES_LIMIT: usize = BODY_BYTES_MAX / 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The receiver closes the connection over a longer frame, and the sender would send it again.
+    #[test]
+    fn a_message_that_fits_no_frame_is_refused() {
+        let with = |message_bytes_max| Options {
+            message_bytes_max,
+            peer_queue_bytes_max: usize::MAX,
+            ..Options::default()
+        };
+        assert!(with(MESSAGE_BYTES_LIMIT).validate().is_ok());
+        let refused = with(MESSAGE_BYTES_LIMIT + 1).validate();
+        let Err(NodeError::InvalidArgument { what }) = refused else { panic!("{refused:?}") };
+        assert!(what.contains("message_bytes_max"), "{what}");
+    }
+}

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -27,6 +28,8 @@ const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 pub(crate) struct Shelf {
     disk: Arc<dyn Disk>,
     exported: Mutex<BTreeMap<GroupId, Manifest>>,
+    /// The node closes: nobody will want what is being exported.
+    closing: AtomicBool,
 }
 
 impl Shelf {
@@ -37,7 +40,7 @@ impl Shelf {
                 disk.remove(&name)?;
             }
         }
-        Ok(Self { disk, exported: Mutex::default() })
+        Ok(Self { disk, exported: Mutex::default(), closing: AtomicBool::new(false) })
     }
 
     /// Writes the state of a group as it stands now, in place of an earlier export.
@@ -60,6 +63,9 @@ impl Shelf {
     fn export_anew(&self, group: GroupId, export: &mut dyn Export) -> Result<Manifest, ApplyError> {
         let mut manifest = Manifest { group, position: AppliedPosition::ZERO, chunks: Vec::new() };
         export.run(&mut |position, chunk: Bytes| {
+            if self.closing.load(Ordering::Relaxed) {
+                return Err(ApplyError { what: "the node closes".into(), source: None });
+            }
             manifest.position = position;
             let name = chunk_name(&out_stem(group, position.index), manifest.chunks.len());
             // Not synced, nor is the manifest: it goes with its process, and what a chunk must be is
@@ -75,6 +81,11 @@ impl Shelf {
         self.write_unsynced(&name, &manifest.encode()).map_err(failed)?;
         self.exported().insert(group, manifest.clone());
         Ok(manifest)
+    }
+
+    /// Lets exports end with their next chunk.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
     }
 
     /// A chunk of the group's export, if it is the one named and still whole.

@@ -70,8 +70,12 @@ impl Manifest {
         SnapshotId(*digest.first_chunk().expect("SHA-256 has 32 bytes"))
     }
 
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        HEADER_BYTES + CHUNK_BYTES * self.chunks.len()
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(HEADER_BYTES + CHUNK_BYTES * self.chunks.len());
+        let mut out = BytesMut::with_capacity(self.encoded_bytes());
         out.put_u8(VERSION);
         out.put_u64_le(self.group.get());
         out.put_u64_le(self.position.index.get());

@@ -9,7 +9,8 @@
 //! ```text
 //! greeting   magic 8, version 4, cluster 16, from 8, to 8, incarnation 16, listens at: address 16
 //!            and port 2 (0: nowhere), crc32 4
-//! answer     1 byte: 0 welcome, otherwise the reason; after a welcome, own incarnation 16, and 1
+//! answer     1 byte: 0 welcome, otherwise the reason (1 another cluster, 2 another node, 3 another
+//!            version, 4 the greeting's checksum is wrong); after a welcome, own incarnation 16, and 1
 //!            byte: 1 if the greeter is known in this life and in no other
 //! frames     see `frame`
 //! ```
@@ -28,13 +29,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::acquaintances::Acquaintances;
-use crate::frame::{invalid, put_frame, take_frame};
+use crate::frame::{FrameError, put_frame, take_frame};
+use crate::guests::Guests;
 use crate::identity::{ClusterId, Incarnation, NodeId};
 use crate::load::Load;
 use crate::membership::Member;
+use crate::peer_faults::{Culprit, PeerFault, PeerFaults};
 use crate::wire::Envelope;
 
 const MAGIC: &[u8; 8] = b"PLSDPEER";
@@ -46,9 +49,13 @@ const PEERS_MAX: usize = 256;
 /// outlive it for minutes, and a new one wait behind it.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const WELCOME: u8 = 0;
-const REFUSED_CLUSTER: u8 = 1;
-const REFUSED_NODE: u8 = 2;
-const REFUSED_VERSION: u8 = 3;
+/// Why a greeting is refused, as it is answered.
+const REASONS: [(u8, PeerFault); 4] = [
+    (1, PeerFault::ForeignCluster),
+    (2, PeerFault::WrongNode),
+    (3, PeerFault::UnknownVersion),
+    (4, PeerFault::Corrupt),
+];
 /// Frames are gathered up to this size before they are written.
 const WRITE_BYTES_TARGET: usize = 256 << 10;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,6 +73,10 @@ pub trait Transport: Send + 'static {
 
     /// A node has said where it listens: who is yet unknown can be answered.
     fn introduce(&mut self, node: NodeId, address: SocketAddr);
+
+    /// This life of a node sent what no replica may take from it: it is not listened to any further
+    /// on the connections it has.
+    fn refuse(&mut self, node: NodeId, life: Incarnation, fault: PeerFault);
 }
 
 /// Who speaks, as every connection is opened with.
@@ -89,6 +100,14 @@ pub(crate) enum Told {
 
 pub(crate) type OnTold = Arc<dyn Fn(Told) + Send + Sync>;
 
+/// This node's side of every connection.
+pub(crate) struct Local {
+    pub(crate) speaker: Speaker,
+    pub(crate) acquaintances: Acquaintances,
+    pub(crate) faults: Arc<PeerFaults>,
+    pub(crate) told: OnTold,
+}
+
 /// The transport between processes.
 pub(crate) struct TcpTransport {
     speaker: Speaker,
@@ -97,6 +116,8 @@ pub(crate) struct TcpTransport {
     runtime: Handle,
     queued_bytes_max: usize,
     peers: BTreeMap<NodeId, PeerQueue>,
+    faults: Arc<PeerFaults>,
+    guests: Arc<Guests>,
     /// Aborts its task when dropped.
     _listening: JoinSet<()>,
 }
@@ -135,26 +156,33 @@ impl Transport for TcpTransport {
             self.dial(node, address);
         }
     }
+
+    fn refuse(&mut self, node: NodeId, life: Incarnation, fault: PeerFault) {
+        self.faults.note(fault, Culprit::Node(node), &"a message to a replica");
+        self.guests.close(node, life);
+    }
 }
 
 impl TcpTransport {
     /// Starts to listen and to dial on the current runtime. `deliver` takes what arrives.
     pub(crate) fn start(
-        speaker: Speaker,
-        acquaintances: Acquaintances,
+        local: Local,
         listener: Option<TcpListener>,
         peers: BTreeMap<NodeId, SocketAddr>,
         queued_bytes_max: usize,
-        told: OnTold,
         deliver: impl Fn(Envelope, Incarnation) + Clone + Send + Sync + 'static,
     ) -> Self {
+        let Local { speaker, acquaintances, faults, told } = local;
         let acquaintances = Arc::new(acquaintances);
+        let guests = Arc::new(Guests::default());
         let mut listening = JoinSet::new();
         if let Some(listener) = listener {
             let hears = Hears {
                 speaker,
                 acquaintances: Arc::clone(&acquaintances),
                 told: Arc::clone(&told),
+                faults: Arc::clone(&faults),
+                guests: Arc::clone(&guests),
             };
             listening.spawn(listen(hears, listener, deliver));
         }
@@ -165,6 +193,8 @@ impl TcpTransport {
             runtime: Handle::current(),
             queued_bytes_max,
             peers: BTreeMap::new(),
+            faults,
+            guests,
             _listening: listening,
         };
         for (node, address) in peers {
@@ -206,14 +236,28 @@ async fn dial(
 ) {
     let node = peer.node;
     let mut pause = DIAL_PAUSE_MIN;
+    let mut refused = None;
     loop {
         match timeout(HANDSHAKE_TIMEOUT, greet(speaker, &peer)).await {
-            Ok(Ok(stream)) => {
-                pause = DIAL_PAUSE_MIN;
+            Ok(Ok(Greeted::Welcome(stream))) => {
+                let since = Instant::now();
                 if let Err(error) = write_frames(stream, &mut queue, &load).await {
                     tracing::debug!(%node, %error, "lost the connection to a peer");
                 } else {
                     return;
+                }
+                // A peer that takes the connection and closes it at once is not dialled in a circle.
+                if since.elapsed() > DIAL_PAUSE_MAX {
+                    pause = DIAL_PAUSE_MIN;
+                }
+                refused = None;
+            }
+            Ok(Ok(Greeted::Refused(reason))) => {
+                // Once, and not at every attempt.
+                if refused.replace(reason) != Some(reason) {
+                    let why = REASONS.iter().find(|(known, _)| *known == reason);
+                    let why = why.map(|(_, fault)| tracing::field::debug(fault));
+                    tracing::warn!(%node, address = %peer.address, reason, why, "a peer refused this node");
                 }
             }
             Ok(Err(error)) => tracing::debug!(%node, %error, "could not reach a peer"),
@@ -236,7 +280,13 @@ fn set_up(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(SILENCE_MAX))
 }
 
-async fn greet(speaker: Speaker, peer: &Peer) -> io::Result<TcpStream> {
+/// What a peer answered.
+enum Greeted {
+    Welcome(TcpStream),
+    Refused(u8),
+}
+
+async fn greet(speaker: Speaker, peer: &Peer) -> io::Result<Greeted> {
     let (to, address) = (peer.node, peer.address);
     let mut stream = TcpStream::connect(address).await?;
     set_up(&stream)?;
@@ -247,18 +297,9 @@ async fn greet(speaker: Speaker, peer: &Peer) -> io::Result<TcpStream> {
             let same = stream.read_u8().await? == 1;
             meet(&peer.acquaintances, to, incarnation).await?;
             (peer.told)(Told::Recognized { by: to, same });
-            Ok(stream)
+            Ok(Greeted::Welcome(stream))
         }
-        reason => {
-            let why = match reason {
-                REFUSED_CLUSTER => "it belongs to another cluster",
-                REFUSED_NODE => "it is another node",
-                REFUSED_VERSION => "it speaks another version",
-                _ => "it gave an unknown reason",
-            };
-            tracing::warn!(%to, %address, "the peer refused this node: {why}");
-            Err(io::Error::other(why))
-        }
+        reason => Ok(Greeted::Refused(reason)),
     }
 }
 
@@ -301,6 +342,8 @@ struct Hears {
     speaker: Speaker,
     acquaintances: Arc<Acquaintances>,
     told: OnTold,
+    faults: Arc<PeerFaults>,
+    guests: Arc<Guests>,
 }
 
 async fn listen(
@@ -320,8 +363,15 @@ async fn listen(
             Ok((stream, address)) => {
                 let (deliver, hears) = (deliver.clone(), hears.clone());
                 connections.spawn(async move {
-                    if let Err(error) = serve(hears, stream, deliver).await {
-                        tracing::debug!(%address, %error, "a connection from a peer ended");
+                    let mut by = Culprit::Address(address.ip());
+                    match serve(&hears, stream, &mut by, deliver).await {
+                        Ok(()) => {}
+                        Err(Ended::Refused(fault, what)) => {
+                            hears.faults.note(fault, by, &what);
+                        }
+                        Err(Ended::Lost(error)) => {
+                            tracing::debug!(%address, %error, "a connection from a peer ended");
+                        }
                     }
                 });
             }
@@ -334,34 +384,56 @@ async fn listen(
     }
 }
 
+/// How a connection ended that the peer did not close.
+enum Ended {
+    Lost(io::Error),
+    /// By this node, for a reason.
+    Refused(PeerFault, String),
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error)
+    }
+}
+
+impl From<FrameError> for Ended {
+    fn from(error: FrameError) -> Self {
+        Self::Refused(error.fault(), error.to_string())
+    }
+}
+
+/// Serves one connection. `by` becomes the node that greeted, as soon as it has.
 async fn serve(
-    hears: Hears,
+    hears: &Hears,
     mut stream: TcpStream,
+    by: &mut Culprit,
     deliver: impl Fn(Envelope, Incarnation),
-) -> io::Result<()> {
-    let Hears { speaker, acquaintances, told } = hears;
+) -> Result<(), Ended> {
+    let Hears { speaker, acquaintances, told, guests, .. } = hears;
     set_up(&stream)?;
     let mut greeting = [0; GREETING_BYTES];
-    timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut greeting)).await??;
-    let mut same = false;
-    let judged = match judge_greeting(speaker, &greeting) {
-        Ok(Speaker { node: from, incarnation, listens_at, .. }) => {
-            // Written down before it is said.
-            same = meet(&acquaintances, from, incarnation).await?;
-            if let Some(address) = listens_at {
-                told(Told::ListensAt { node: from, address });
-            }
-            Ok((from, incarnation))
-        }
-        Err(reason) => Err(reason),
-    };
-    let (from, incarnation) = match judged {
+    timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut greeting))
+        .await
+        .map_err(io::Error::from)??;
+    let peer = match judge_greeting(*speaker, &greeting) {
         Ok(peer) => peer,
-        Err(reason) => {
-            stream.write_u8(reason).await?;
-            return Err(io::Error::other(format!("refused, reason={reason}")));
+        Err(fault) => {
+            let reason = REASONS.iter().find(|(_, known)| *known == fault);
+            let (reason, _) = reason.expect("a greeting is refused for one of these");
+            // Whether it hears the reason or not, it is refused.
+            let _ = stream.write_u8(*reason).await;
+            return Err(Ended::Refused(fault, "a greeting".to_owned()));
         }
     };
+    let (from, incarnation) = (peer.node, peer.incarnation);
+    *by = Culprit::Node(from);
+    // Written down before it is said.
+    let same = meet(acquaintances, from, incarnation).await?;
+    if let Some(address) = peer.listens_at {
+        told(Told::ListensAt { node: from, address });
+    }
+    let visit = guests.enter(from, incarnation);
     stream.write_u8(WELCOME).await?;
     stream.write_u128_le(speaker.incarnation.get()).await?;
     stream.write_u8(same.into()).await?;
@@ -369,12 +441,18 @@ async fn serve(
     loop {
         while let Some(envelope) = take_frame(&mut buffer)? {
             if envelope.from != from || envelope.to != speaker.node {
-                return Err(invalid("the peer spoke for someone else"));
+                let what = format!("a message from={} to={}", envelope.from, envelope.to);
+                return Err(Ended::Refused(PeerFault::Impostor, what));
             }
             deliver(envelope, incarnation);
         }
         buffer.reserve(WRITE_BYTES_TARGET);
-        if stream.read_buf(&mut buffer).await? == 0 {
+        let read = tokio::select! {
+            // Noted by whoever asked for it.
+            () = visit.closing() => return Ok(()),
+            read = stream.read_buf(&mut buffer) => read?,
+        };
+        if read == 0 {
             return Ok(());
         }
     }
@@ -391,7 +469,7 @@ async fn meet(
     let meet = move || acquaintances.meet(node, incarnation);
     let same = tokio::task::spawn_blocking(meet).await.map_err(io::Error::other)??;
     if !same {
-        tracing::warn!(%node, "the peer is not in the life it was met in: its data directory is new");
+        tracing::debug!(%node, "the peer is not in the life it was met in: its data directory is new");
     }
     Ok(same)
 }
@@ -417,22 +495,25 @@ pub(crate) fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYT
 }
 
 /// Who greets, or the reason to refuse.
-pub(crate) fn judge_greeting(speaker: Speaker, raw: &[u8; GREETING_BYTES]) -> Result<Speaker, u8> {
+pub(crate) fn judge_greeting(
+    speaker: Speaker,
+    raw: &[u8; GREETING_BYTES],
+) -> Result<Speaker, PeerFault> {
     let mut fields = &raw[8..];
     let version = fields.get_u32_le();
     if &raw[..8] != MAGIC || version != VERSION {
-        return Err(REFUSED_VERSION);
+        return Err(PeerFault::UnknownVersion);
     }
     let crc = u32::from_le_bytes(raw[GREETING_BYTES - 4..].try_into().expect("four bytes"));
     if crc32fast::hash(&raw[..GREETING_BYTES - 4]) != crc {
-        return Err(REFUSED_VERSION);
+        return Err(PeerFault::Corrupt);
     }
     if fields.get_u128_le() != speaker.cluster.get() {
-        return Err(REFUSED_CLUSTER);
+        return Err(PeerFault::ForeignCluster);
     }
     let from = fields.get_u64_le();
     if fields.get_u64_le() != speaker.node.get() || from == speaker.node.get() {
-        return Err(REFUSED_NODE);
+        return Err(PeerFault::WrongNode);
     }
     let incarnation = Incarnation::new(fields.get_u128_le());
     let mut ip = [0; 16];
@@ -471,27 +552,17 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let known = || Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap();
+        let local = |node| Local {
+            speaker: speaker(node),
+            acquaintances: Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap(),
+            faults: Arc::default(),
+            told: Arc::new(|_| ()),
+        };
         let (sender, mut received) = mpsc::unbounded_channel();
         let deliver = move |envelope, _| sender.send(envelope).unwrap();
-        let _two = TcpTransport::start(
-            speaker(2),
-            known(),
-            Some(listener),
-            BTreeMap::new(),
-            1 << 20,
-            Arc::new(|_| ()),
-            deliver,
-        );
-        let one = TcpTransport::start(
-            speaker(1),
-            known(),
-            None,
-            BTreeMap::from([(NodeId::new(2), address)]),
-            1 << 20,
-            Arc::new(|_| ()),
-            |_, _| {},
-        );
+        let _two = TcpTransport::start(local(2), Some(listener), BTreeMap::new(), 1 << 20, deliver);
+        let peers = BTreeMap::from([(NodeId::new(2), address)]);
+        let one = TcpTransport::start(local(1), None, peers, 1 << 20, |_, _| {});
         for index in 0..100 {
             one.send(envelope(1, 2, index));
         }
@@ -509,16 +580,16 @@ mod tests {
         assert_eq!(judge_greeting(two, &encode_greeting(nowhere, NodeId::new(2))), Ok(nowhere));
         assert_eq!(
             judge_greeting(two, &encode_greeting(speaker(1), NodeId::new(3))),
-            Err(REFUSED_NODE)
+            Err(PeerFault::WrongNode)
         );
         assert_eq!(
             judge_greeting(two, &encode_greeting(speaker(2), NodeId::new(2))),
-            Err(REFUSED_NODE)
+            Err(PeerFault::WrongNode)
         );
         let foreign = Speaker { cluster: ClusterId::new(78), ..speaker(1) };
         assert_eq!(
             judge_greeting(two, &encode_greeting(foreign, NodeId::new(2))),
-            Err(REFUSED_CLUSTER)
+            Err(PeerFault::ForeignCluster)
         );
         for at in 0..GREETING_BYTES {
             let mut bad = good;

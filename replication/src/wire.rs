@@ -3,7 +3,7 @@
 //! ```text
 //! offset  size  field
 //!      0     1  kind    1 raft, 2 forward, 3 flushed, 4 beats, 5 fetch, 6 chunk, 7 want, 8 given,
-//!                        9 recount, 10 recounted
+//!                        9 recount, 10 recounted, 11 demand, 12 confirm
 //!      1     8  group   0 for beats, which name their own
 //!      9     8  from
 //!     17     8  to
@@ -17,8 +17,10 @@
 //!               want:     first 8, anchor index 8, anchor term 8
 //!               given:    as want, then 1 if trimmed, 2 if unknown, or 0 and
 //!                         any number of times length 4, entry
-//!               recount:  nothing
-//!               recounted: term 8, last 8
+//!               recount:  stand 8
+//!               recounted: stand 8, term 8, last 8
+//!               confirm:  stand 8, then as raft
+//!               demand:   nothing
 //! ```
 //! Little-endian. Length and checksum belong to the frame around it, in the transport.
 
@@ -39,8 +41,10 @@ const KIND_WANT: u8 = 7;
 const KIND_GIVEN: u8 = 8;
 const KIND_RECOUNT: u8 = 9;
 const KIND_RECOUNTED: u8 = 10;
+const KIND_DEMAND: u8 = 11;
+const KIND_CONFIRM: u8 = 12;
 const WANT_BYTES: usize = 3 * 8;
-const FORWARDED_HEADER_BYTES: usize = 8 + 4;
+pub(crate) const FORWARDED_HEADER_BYTES: usize = 8 + 4;
 const BEAT_BYTES: usize = 3 * 8 + 1;
 const CHUNK_HEADER_BYTES: usize = 16 + 4;
 /// The group that an envelope of beats names.
@@ -100,14 +104,28 @@ pub enum Body {
         entries: Result<Vec<Bytes>, NotGiven>,
     },
     /// The sender lost something that it had confirmed to the leader.
-    Recount,
+    Recount {
+        /// What it confirms from now on bears this number. Anything else is from before.
+        stand: u64,
+    },
     /// The leader counts the receiver anew.
     Recounted {
+        /// By what bears this number.
+        stand: u64,
         /// The leader's term.
         term: Term,
         /// Its last entry.
         last: LogIndex,
     },
+    /// A message of the consensus library that confirms entries.
+    Confirm {
+        /// Which life of the sender's log confirms them: another since it last lost something.
+        stand: u64,
+        /// In the library's own encoding.
+        message: Bytes,
+    },
+    /// Somebody asked the sender for commits across failure domains: the leader may make it so.
+    Demand,
 }
 
 /// Entries that are wanted: from `first` up to before the anchor, of the log that holds the anchor.
@@ -196,8 +214,10 @@ impl Envelope {
                     let entries = entries.iter().flatten();
                     WANT_BYTES + 1 + entries.map(|entry| 4 + entry.len()).sum::<usize>()
                 }
-                Body::Recount => 0,
-                Body::Recounted { .. } => 16,
+                Body::Demand => 0,
+                Body::Recount { .. } => 8,
+                Body::Recounted { .. } => 24,
+                Body::Confirm { message, .. } => 8 + message.len(),
             }
     }
 
@@ -214,8 +234,10 @@ impl Envelope {
             Body::Chunk { .. } => KIND_CHUNK,
             Body::Want(_) => KIND_WANT,
             Body::Given { .. } => KIND_GIVEN,
-            Body::Recount => KIND_RECOUNT,
+            Body::Recount { .. } => KIND_RECOUNT,
             Body::Recounted { .. } => KIND_RECOUNTED,
+            Body::Demand => KIND_DEMAND,
+            Body::Confirm { .. } => KIND_CONFIRM,
         });
         out.put_u64_le(self.group.get());
         out.put_u64_le(self.from.get());
@@ -264,8 +286,14 @@ impl Envelope {
                     out.put_slice(entry);
                 }
             }
-            Body::Recount => {}
-            Body::Recounted { term, last } => {
+            Body::Demand => {}
+            Body::Recount { stand } => out.put_u64_le(*stand),
+            Body::Confirm { stand, message } => {
+                out.put_u64_le(*stand);
+                out.put_slice(message);
+            }
+            Body::Recounted { stand, term, last } => {
+                out.put_u64_le(*stand);
                 out.put_u64_le(term.get());
                 out.put_u64_le(last.get());
             }
@@ -315,13 +343,21 @@ impl Envelope {
                     _ => return Err(WireError::TrailingBytes),
                 }
             }
-            KIND_RECOUNT if raw.is_empty() => Body::Recount,
-            KIND_RECOUNT => return Err(WireError::TrailingBytes),
+            KIND_DEMAND if raw.is_empty() => Body::Demand,
+            KIND_DEMAND => return Err(WireError::TrailingBytes),
+            KIND_RECOUNT => match raw.len() {
+                0..8 => return Err(WireError::Truncated),
+                8 => Body::Recount { stand: raw.get_u64_le() },
+                _ => return Err(WireError::TrailingBytes),
+            },
+            KIND_CONFIRM if raw.len() < 8 => return Err(WireError::Truncated),
+            KIND_CONFIRM => Body::Confirm { stand: raw.get_u64_le(), message: raw },
             KIND_RECOUNTED => match raw.len() {
-                0..16 => return Err(WireError::Truncated),
-                16 => {
+                0..24 => return Err(WireError::Truncated),
+                24 => {
+                    let stand = raw.get_u64_le();
                     let term = Term::new(raw.get_u64_le());
-                    Body::Recounted { term, last: LogIndex::new(raw.get_u64_le()) }
+                    Body::Recounted { stand, term, last: LogIndex::new(raw.get_u64_le()) }
                 }
                 _ => return Err(WireError::TrailingBytes),
             },
@@ -461,10 +497,11 @@ mod tests {
         prop_oneof![
             want().prop_map(Body::Want),
             (want(), entries).prop_map(|(want, entries)| Body::Given { want, entries }),
-            Just(Body::Recount),
-            (any::<u64>(), any::<u64>()).prop_map(|(term, last)| Body::Recounted {
-                term: Term::new(term),
-                last: LogIndex::new(last),
+            any::<u64>().prop_map(|stand| Body::Recount { stand }),
+            (any::<u64>(), bytes()).prop_map(|(stand, message)| Body::Confirm { stand, message }),
+            Just(Body::Demand),
+            (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(stand, term, last)| {
+                Body::Recounted { stand, term: Term::new(term), last: LogIndex::new(last) }
             }),
             vec(beat, 1..5).prop_map(Body::Beats),
             chunk.prop_map(|(id, chunk)| Body::Fetch { snapshot: SnapshotId(id), chunk }),
@@ -498,7 +535,7 @@ mod tests {
         }
 
         #[test]
-        fn decode_never_panics(kind in 0u8..12, raw in vec(any::<u8>(), 0..120)) {
+        fn decode_never_panics(kind in 0u8..14, raw in vec(any::<u8>(), 0..120)) {
             let mut raw = raw;
             raw.insert(0, kind);
             let _ = Envelope::decode(Bytes::from(raw));

@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use clap::Parser;
-use palisade::{Disk, Error, Options, ReplicatedLog, Role, WalError, WalOptions, open_files};
+use palisade::{Disk, Error, OpenDisk, Options, ReplicatedLog, Role, WalOptions};
 use palisade_benches::{Memory, builder, free_addresses, memory_of, record, spec, voting};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -274,10 +274,6 @@ static SLOW_SYNC: OnceLock<Duration> = OnceLock::new();
 /// Files that take their time to be synced.
 struct SlowDisk(Arc<dyn Disk>);
 
-fn open_slow(dir: &Path) -> Result<Arc<dyn Disk>, WalError> {
-    Ok(Arc::new(SlowDisk(open_files(dir)?)))
-}
-
 impl Disk for SlowDisk {
     fn list(&self) -> std::io::Result<Vec<String>> {
         self.0.list()
@@ -317,7 +313,7 @@ async fn node(args: &Args, at: usize) -> Result<(), String> {
     let dir = args.dir.as_deref().ok_or("a node needs its directory")?;
     let mut builder = voting(builder(dir, &args.addresses, at), &args.addresses);
     if args.slow {
-        builder = builder.log_disk(open_slow);
+        builder = builder.disk(OpenDisk::over(|_, disk| Arc::new(SlowDisk(disk))));
     }
     let engine = builder.open().await.map_err(text)?;
     let log: ReplicatedLog<Vec<u8>> =

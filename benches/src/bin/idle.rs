@@ -13,7 +13,7 @@ use clap::Parser;
 use palisade_benches::cpu_seconds;
 use palisade_replication::{
     AppliedPosition, ApplyError, ClusterId, CommittedEntry, Export, Exporter, GroupId, Member,
-    Node, NodeConfig, NodeId, Options, Role, StateMachine, TakeChunk, WalOptions, open_files,
+    Node, NodeConfig, NodeId, OpenDisk, Options, Role, StateMachine, TakeChunk, WalOptions,
 };
 use tokio::task::JoinSet;
 
@@ -181,7 +181,7 @@ async fn open(dir: &Path, groups: &[GroupId]) -> Result<Vec<Node<Count>>, String
             listen: Some(*address),
             options: Options::default(),
             wal: WalOptions::default(),
-            log_disk: open_files,
+            disk: OpenDisk::default(),
         };
         nodes.push(Node::open(config, Count::default()).await.map_err(|error| error.to_string())?);
     }

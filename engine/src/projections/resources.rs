@@ -140,6 +140,10 @@ fn difference(wanted: &Resource, found: &Resource) -> Option<(String, String)> {
             differs("replicas", replicas(wanted), replicas(found))
         })
         .or_else(|| {
+            let domains = |resource: &Resource| resource.spec.replicas.domains.to_string();
+            differs("domains", domains(wanted), domains(found))
+        })
+        .or_else(|| {
             let placement = |resource: &Resource| format!("{:?}", resource.spec.placement.rules);
             differs("placement", placement(wanted), placement(found))
         })

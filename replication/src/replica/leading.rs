@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use raft::StateRole;
 
+use super::probation::Recounts;
 use super::{Replica, invariant};
 use crate::effects::{Effects, WallTime};
-use crate::entry::{EntryBody, ProposalId, Record};
+use crate::entry::{EntryBody, ProposalId, RECORD_HEADER_BYTES, Record};
 use crate::error::NodeError;
 use crate::identity::{LogTime, NodeId, Offset, Term};
 use crate::proposals::ProposedInTerm;
-use crate::wire::{Body, Forward};
+use crate::wire::{Body, FORWARDED_HEADER_BYTES, Forward};
 
 /// What only a leader has.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(super) struct Leading {
     pub(super) next_offset: Offset,
     log_time: LogTime,
     proposed: ProposedInTerm,
+    /// Who lost what it had confirmed, and is counted anew.
+    pub(super) recounts: Recounts,
     /// Records taken in and not yet proposed.
     batch: VecDeque<Record>,
     batch_bytes: usize,
@@ -74,6 +77,7 @@ impl Replica {
                 next_offset: offset.next(),
                 log_time,
                 proposed: ProposedInTerm::default(),
+                recounts: Recounts::default(),
                 batch: VecDeque::new(),
                 batch_bytes: 0,
             });
@@ -158,12 +162,12 @@ impl Replica {
         let mut message = Vec::new();
         let mut bytes = 0;
         for (seq, payload) in records {
-            if bytes + payload.len() > self.config.options.message_bytes_max && !message.is_empty()
-            {
+            let adds = FORWARDED_HEADER_BYTES + payload.len();
+            if bytes + adds > self.config.options.message_bytes_max && !message.is_empty() {
                 send(std::mem::take(&mut message));
                 bytes = 0;
             }
-            bytes += payload.len();
+            bytes += adds;
             message.push((seq, payload));
         }
         if !message.is_empty() {
@@ -177,10 +181,11 @@ impl Replica {
         let leading = self.leading.as_mut().expect("only a leader proposes");
         let log_time = leading.log_time.max(LogTime::new(now.as_ms()));
         let mut records = Vec::with_capacity(leading.batch.len());
-        let mut bytes = 0;
+        let (mut bytes, mut entry_bytes) = (0, 0);
         while let Some(record) = leading.batch.front() {
-            let full = bytes + record.payload.len() > self.config.options.entry_bytes_target;
-            if full && !records.is_empty() {
+            // Empty records count too: what a message may hold has a bound.
+            entry_bytes += RECORD_HEADER_BYTES + record.payload.len();
+            if entry_bytes > self.config.options.entry_bytes_target && !records.is_empty() {
                 break;
             }
             bytes += record.payload.len();

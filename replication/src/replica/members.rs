@@ -27,13 +27,19 @@ pub(super) struct Changing {
 
 impl Replica {
     pub(super) fn on_change(&mut self, token: u64, change: &MemberChange, effects: &mut Effects) {
+        if *change == MemberChange::AcrossDomains
+            && let Some(answer) = self.answer_demand(effects)
+        {
+            effects.changes.push((token, answer.map_err(NodeError::from)));
+            return;
+        }
         match self.propose_change(change) {
             Ok(index) => self.changing = Some(Changing { token, index }),
             Err(refusal) => effects.changes.push((token, Err(refusal))),
         }
     }
 
-    fn propose_change(&mut self, change: &MemberChange) -> Result<LogIndex, NodeError> {
+    pub(super) fn propose_change(&mut self, change: &MemberChange) -> Result<LogIndex, NodeError> {
         let raft = &self.raw.raft;
         if !self.leads() {
             return Err(ChangeRefusal::NotLeader { leader: self.leader() }.into());
@@ -49,7 +55,7 @@ impl Replica {
         // Two majorities are only to be feared where voters change.
         let voters = &self.members.voters;
         if steps.iter().any(|step| match step {
-            ChangeStep::Voter(_) => true,
+            ChangeStep::Voter(node) => !voters.contains(node),
             ChangeStep::Learner(node) | ChangeStep::Remove(node) => voters.contains(node),
         }) {
             proposal.set_transition(ConfChangeTransition::Implicit);
@@ -78,22 +84,24 @@ impl Replica {
     }
 
     /// Who the added node is, and which life of the other members the leader has met: a member that
-    /// joins later would take any life of a first voter for the one.
+    /// joins later would take any life of a first voter for the one. With a demand, who everyone is:
+    /// where the leader takes a voter to be, all others must too.
     fn describe_change(&self, change: &MemberChange) -> Bytes {
-        let mut out = BytesMut::new();
-        let mut put = |node: NodeId, member: &Member| {
-            out.put_u64_le(node.get());
-            encode_member(member, &mut out);
+        let mut described = Described {
+            two_domains: *change == MemberChange::AcrossDomains,
+            ..Described::default()
         };
         for (node, member) in &self.members.members {
-            if let Some(life) = self.met.get(node).filter(|_| member.incarnation.is_none()) {
-                put(*node, &Member { incarnation: Some(*life), ..member.clone() });
+            let met = self.met.get(node).filter(|_| member.incarnation.is_none());
+            if met.is_some() || described.two_domains {
+                let incarnation = met.copied().or(member.incarnation);
+                described.known.push((*node, Member { incarnation, ..member.clone() }));
             }
         }
         if let MemberChange::AddLearner { node, member } = change {
-            put(*node, member);
+            described.known.push((*node, member.clone()));
         }
-        out.freeze()
+        described.encode()
     }
 
     fn standing(&self, node: NodeId) -> Standing {
@@ -116,7 +124,7 @@ impl Replica {
         index: LogIndex,
         change: &ConfChangeV2,
     ) -> Result<(), NodeError> {
-        let known = decode_known(&change.context).ok_or_else(|| NodeError::Damaged {
+        let described = Described::decode(&change.context).ok_or_else(|| NodeError::Damaged {
             what: format!("entry index={index} names a member that cannot be read"),
         })?;
         let state = self
@@ -125,13 +133,22 @@ impl Replica {
             .map_err(|error| invariant(format!("change index={index}: {error}")))?;
         let before = self.members.members.clone();
         take_state(&mut self.members, &state);
-        self.members.describe(known);
+        if described.two_domains {
+            self.members.two_domains = true;
+            for (node, known) in &described.known {
+                if let Some(member) = self.members.members.get_mut(node) {
+                    member.domain.clone_from(&known.domain);
+                }
+            }
+        }
+        self.members.describe(described.known);
         if self.members.members.iter().any(|(node, member)| before.get(node) != Some(member)) {
             // A snapshot of before does not name who is new, or names another life of it.
             self.raw.mut_store().set_offer(None);
         }
         self.members_index = index;
         self.register_dirty = true;
+        self.forget_demand(index);
         self.members_changed();
         if self.leads()
             && !self.members.voters.contains(&self.config.node)
@@ -189,27 +206,6 @@ impl Replica {
             .filter(|voter| *voter != self.config.node && self.hears(*voter))
             .min_by_key(|voter| self.standing(*voter).lag)
     }
-
-    /// Tells raft which members fail together, if a commit must reach two failure domains.
-    pub(super) fn assign_domains(&mut self) {
-        if !self.config.options.two_domains {
-            return;
-        }
-        let mut names: Vec<&String> = self.members.members.values().map(|m| &m.domain).collect();
-        names.sort_unstable();
-        names.dedup();
-        let numbered: Vec<(u64, u64)> = self
-            .members
-            .members
-            .iter()
-            .map(|(node, member)| {
-                let at = names.binary_search(&&member.domain).expect("every domain is listed");
-                (node.get(), at as u64 + 1)
-            })
-            .collect();
-        self.raw.raft.enable_group_commit(true);
-        self.raw.raft.assign_commit_groups(&numbered);
-    }
 }
 
 /// raft's view of a membership.
@@ -231,12 +227,55 @@ fn take_state(members: &mut Membership, state: &ConfState) {
     members.auto_leave = state.auto_leave;
 }
 
-/// What a change says beside raft's part: who exactly nodes are.
-fn decode_known(mut raw: &[u8]) -> Option<Vec<(NodeId, Member)>> {
-    let mut known = Vec::new();
-    while !raw.is_empty() {
-        let node = NodeId::new(raw.try_get_u64_le().ok()?);
-        known.push((node, decode_member(&mut raw)?));
+/// What a change says beside raft's part: who exactly nodes are, and whether a commit must reach two
+/// failure domains.
+///
+/// ```text
+/// any number of times   node 8 and member, see `membership`; or 0 in 8 for the demand
+/// ```
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Described {
+    pub(super) known: Vec<(NodeId, Member)>,
+    pub(super) two_domains: bool,
+}
+
+impl Described {
+    fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        if self.two_domains {
+            out.put_u64_le(0);
+        }
+        for (node, member) in &self.known {
+            out.put_u64_le(node.get());
+            encode_member(member, &mut out);
+        }
+        out.freeze()
     }
-    Some(known)
+
+    pub(super) fn decode(mut raw: &[u8]) -> Option<Self> {
+        let mut described = Self::default();
+        while !raw.is_empty() {
+            match raw.try_get_u64_le().ok()? {
+                0 => described.two_domains = true,
+                node => described.known.push((NodeId::new(node), decode_member(&mut raw)?)),
+            }
+        }
+        Some(described)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_change_says_comes_back() {
+        let member = Member { domain: "aws/us-east-1/a".to_owned(), ..Member::default() };
+        for two_domains in [false, true] {
+            let known = vec![(NodeId::new(1), member.clone()), (NodeId::new(2), Member::default())];
+            let described = Described { known, two_domains };
+            assert_eq!(Described::decode(&described.encode()), Some(described));
+        }
+        assert_eq!(Described::decode(&[1, 2, 3]), None);
+    }
 }

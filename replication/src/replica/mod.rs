@@ -17,10 +17,11 @@
 //! - Offsets are given by the leader when it proposes, and checked by every replica at commit.
 //!
 //! The parts: `open` takes a replica up, `leading` is what a leader does with proposals, `members`
-//! changes the membership, `newborn` makes a first voter out of a node with nothing, `ready` turns what raft wants into effects, `rest`
-//! says which ticks it can do without, `snapshots` helps those whom
-//! the log can help no more.
+//! changes the membership, `domains` makes commits reach two failure domains, `newborn` makes a first
+//! voter out of a node with nothing, `ready` turns what raft wants into effects, `rest` says which ticks
+//! it can do without, `snapshots` helps those whom the log can help no more.
 
+mod domains;
 mod leading;
 mod members;
 mod newborn;
@@ -35,7 +36,6 @@ mod snapshots;
 use std::collections::{BTreeMap, VecDeque};
 
 use palisade_wal::{GroupId, LogIndex, Write};
-use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, StateRole};
 
@@ -46,11 +46,14 @@ use crate::identity::{Incarnation, NodeId, Term};
 use crate::log_store::LogStore;
 use crate::membership::Membership;
 use crate::options::Options;
+use crate::peer_faults::PeerFault;
 use crate::proposals::Pending;
+use crate::raft_codec;
 use crate::reads::Reads;
 use crate::register::Register;
 use crate::wire::{Beat, Body, Envelope};
 
+use domains::Demanded;
 use leading::Leading;
 use members::Changing;
 pub(crate) use members::conf_state;
@@ -58,6 +61,9 @@ pub(crate) use probation::Parts;
 use probation::Probation;
 pub(crate) use rest::Rest;
 use snapshots::{Incoming, Outgoing};
+
+/// What the log adds to an entry, at most.
+const STORED_ENTRY_BYTES: usize = 64;
 
 /// Who a replica is.
 #[derive(Clone, Debug)]
@@ -129,12 +135,15 @@ pub(crate) struct Replica {
     resets: Vec<Write>,
     trims: Vec<Write>,
     changing: Option<Changing>,
+    demanded: Option<Demanded>,
     outgoing: Outgoing,
     incoming: Option<Incoming>,
     /// Since this tick the disk has not come back from the oldest write, or is full.
     disk_waits_since: Option<u64>,
     /// It has room for promises and trims, and for no further entries.
     disk_is_full: bool,
+    /// Names this life of its log: what it confirms bears it.
+    stand: u64,
     /// It lost something that it had confirmed, and has not made up for it yet.
     probation: Option<Probation>,
     /// Who knows this node, and whether in this life; asked by one that has nothing.
@@ -210,7 +219,7 @@ impl Replica {
             Input::Rested { ticks } => self.on_rested(ticks, effects),
             Input::Peer { envelope, life } => return self.on_peer(envelope, life, effects),
             Input::Recognized { by, same } => self.on_recognized(by, same)?,
-            Input::Beat { from, life, beat } => return self.on_beat(from, life, beat),
+            Input::Beat { from, life, beat } => return self.on_beat(from, life, beat, effects),
             Input::Propose { seq, payload } => self.pending.accept(seq, payload),
             Input::Abandon { seq } => {
                 self.pending.resolve(seq);
@@ -477,24 +486,25 @@ impl Replica {
             self.heard.insert(from, self.tick);
         }
         match envelope.body {
-            Body::Raft(bytes) => match Message::parse_from_bytes(&bytes) {
-                Ok(message) if message.from != from.get() => {
-                    tracing::warn!(%from, "ignored a message in someone else's name");
-                }
-                Ok(message) if counts || is_leaders(&message) => self.on_raft(message, effects)?,
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%from, %error, "ignored an unreadable message"),
-            },
+            Body::Raft(message) => {
+                return self.on_message(from, life, (&message, None), effects);
+            }
+            Body::Confirm { stand, message } => {
+                return self.on_message(from, life, (&message, Some(stand)), effects);
+            }
             Body::Chunk { snapshot, chunk, bytes } => {
                 self.on_chunk(from, snapshot, chunk, bytes, effects);
             }
-            _ if !counts => {}
+            _ if !counts => self.refuse_life(from, life, effects),
             Body::Forward(forward) => self.on_forward(forward),
             Body::Flushed { index } => self.on_flushed(from, index),
             Body::Fetch { snapshot, chunk } => self.on_fetch(from, snapshot, chunk, effects),
             Body::Want(want) => self.on_want(from, want, effects),
-            Body::Recount => self.on_recount(from, effects),
-            Body::Recounted { term, last } => self.on_recounted(term, last),
+            Body::Recount { stand } => self.on_recount(from, stand, effects),
+            Body::Recounted { stand, term, last } => {
+                self.on_recounted(from, stand, (term, last), effects);
+            }
+            Body::Demand => self.on_demand(),
             // Meant for a repair that is over.
             Body::Given { .. } => {}
             Body::Beats(_) => unreachable!("the host hands beats out one by one"),
@@ -502,15 +512,67 @@ impl Replica {
         Ok(())
     }
 
+    /// A message of raft's, and with a confirmation which life of its sender's log it is of.
+    fn on_message(
+        &mut self,
+        from: NodeId,
+        life: Incarnation,
+        (bytes, stand): (&[u8], Option<u64>),
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
+        let refused = match raft_codec::message(bytes) {
+            Err(error) => {
+                tracing::debug!(%from, %error, "refused an unreadable message");
+                PeerFault::Malformed
+            }
+            Ok(message) if message.from != from.get() => PeerFault::Impostor,
+            // More than can be written at once would end the node.
+            Ok(message)
+                if message.get_msg_type() == MessageType::MsgAppend
+                    && bytes.len() + STORED_ENTRY_BYTES * message.get_entries().len()
+                        > self.config.options.append_bytes_limit() =>
+            {
+                PeerFault::Oversized
+            }
+            Ok(message) if self.counts(from, life) || is_leaders(&message) => {
+                if self.stands(&message, stand, effects) {
+                    self.on_raft(message, effects)?;
+                }
+                return Ok(());
+            }
+            Ok(_) => {
+                self.refuse_life(from, life, effects);
+                return Ok(());
+            }
+        };
+        effects.refused.push((from, life, refused));
+        Ok(())
+    }
+
+    /// What only the life that the group knows may say. A leader is no stranger: who follows it here
+    /// holds an old membership, and is being helped.
+    fn refuse_life(&self, from: NodeId, life: Incarnation, effects: &mut Effects) {
+        if self.leader() != Some(from) {
+            effects.refused.push((from, life, PeerFault::WrongIncarnation));
+        }
+    }
+
     /// Another node was met: a change of membership tells it to those who have not.
     pub(crate) fn meet(&mut self, node: NodeId, life: Incarnation) {
         self.met.insert(node, life);
     }
 
-    fn on_beat(&mut self, from: NodeId, life: Incarnation, beat: Beat) -> Result<(), NodeError> {
+    fn on_beat(
+        &mut self,
+        from: NodeId,
+        life: Incarnation,
+        beat: Beat,
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
         if self.counts(from, life) {
             self.heard.insert(from, self.tick);
         } else if beat.answer {
+            self.refuse_life(from, life, effects);
             return Ok(());
         }
         let mut message = Message::default();

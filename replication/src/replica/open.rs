@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use palisade_wal::{LogIndex, RecoveredGroup, WalReader};
-use protobuf::Message as _;
-use raft::eraftpb::ConfChangeV2;
 use raft::{Config, RawNode, ReadOnlyOption};
 
-use super::probation::Probation;
+use super::domains::demand_of;
+use super::probation::{Probation, stand};
 use super::snapshots::Outgoing;
 use super::{Replica, ReplicaConfig, invariant};
 use crate::entry::AppliedPosition;
@@ -15,6 +14,7 @@ use crate::error::NodeError;
 use crate::identity::Term;
 use crate::log_store::LogStore;
 use crate::proposals::Pending;
+use crate::raft_codec;
 use crate::reads::Reads;
 use crate::register::Register;
 
@@ -96,11 +96,13 @@ impl Replica {
             resets: Vec::new(),
             trims: Vec::new(),
             changing: None,
+            demanded: None,
             outgoing: Outgoing::default(),
             incoming: None,
             disk_waits_since: None,
             disk_is_full: false,
             written: register.clone(),
+            stand: stand(config.session, 0),
             probation: register.probation.then(Probation::default),
             recognized: BTreeMap::new(),
             reinstall: installing,
@@ -120,9 +122,11 @@ impl Replica {
         for entry in self.raw.mut_store().take_found_changes() {
             let index = LogIndex::new(entry.index);
             if self.members_index < index && index <= self.emitted.index {
-                let change = ConfChangeV2::parse_from_bytes(&entry.data)
+                let change = raft_codec::conf_change(&entry.data)
                     .map_err(|error| invariant(format!("entry index={index}: {error}")))?;
                 self.apply_change(index, &change)?;
+            } else if self.emitted.index < index {
+                self.demanded = demand_of(&entry).or(self.demanded.take());
             }
         }
         Ok(())

@@ -34,6 +34,12 @@ impl Probation {
     }
 }
 
+/// Whom a leader counts anew, in its term. What a follower confirmed before it lost something may still be
+/// on its way: only what bears its new stand counts, until it has confirmed all that was there when it
+/// asked. After that nothing late can say more than is so.
+#[derive(Debug, Default)]
+pub(super) struct Recounts(BTreeMap<NodeId, (u64, LogIndex)>);
+
 /// What a repair needs of the replica whose place it takes.
 pub(crate) struct Parts {
     pub(crate) config: ReplicaConfig,
@@ -78,6 +84,7 @@ impl Replica {
         met: &BTreeMap<NodeId, Incarnation>,
     ) {
         (self.tickets_before, self.last_ticket) = (tickets, tickets);
+        self.stand = stand(self.config.session, tickets);
         self.flushed.insert(self.config.node, flushed);
         self.met.clone_from(met);
     }
@@ -102,23 +109,65 @@ impl Replica {
     }
 
     /// A follower lost what it had confirmed.
-    pub(super) fn on_recount(&mut self, from: NodeId, effects: &mut Effects) {
-        if !self.leads() {
-            return;
-        }
+    pub(super) fn on_recount(&mut self, from: NodeId, stand: u64, effects: &mut Effects) {
         let last = self.raw.raft.raft_log.last_index();
-        let term = self.term();
+        let Some(leading) = self.leading.as_mut() else { return };
         let Some(progress) = self.raw.raft.mut_prs().get_mut(from.get()) else { return };
         progress.become_probe();
         progress.matched = 0;
         progress.next_idx = last + 1;
-        let body = Body::Recounted { term, last: LogIndex::new(last) };
-        effects.send.push(self.envelope(from, body));
+        leading.recounts.0.insert(from, (stand, LogIndex::new(last)));
+        self.answer_recount(from, effects);
     }
 
-    pub(super) fn on_recounted(&mut self, term: Term, last: LogIndex) {
+    fn answer_recount(&self, to: NodeId, effects: &mut Effects) {
+        let recount = self.leading.as_ref().and_then(|leading| leading.recounts.0.get(&to));
+        let Some((stand, last)) = recount.copied() else { return };
+        let body = Body::Recounted { stand, term: self.term(), last };
+        effects.send.push(self.envelope(to, body));
+    }
+
+    /// True if what this message confirms was not lost since.
+    pub(super) fn stands(
+        &mut self,
+        message: &Message,
+        stand: Option<u64>,
+        effects: &mut Effects,
+    ) -> bool {
+        let from = NodeId::new(message.from);
+        let now = message.term == self.raw.raft.term;
+        let Some(leading) = self.leading.as_mut().filter(|_| now && confirms(message)) else {
+            return true;
+        };
+        let Some((recounted, last)) = leading.recounts.0.get(&from).copied() else { return true };
+        if stand != Some(recounted) {
+            // Late, or its sender has started again since: it says which.
+            self.answer_recount(from, effects);
+            return false;
+        }
+        if last.get() <= message.index {
+            leading.recounts.0.remove(&from);
+        }
+        true
+    }
+
+    pub(super) fn on_recounted(
+        &mut self,
+        from: NodeId,
+        stand: u64,
+        (term, last): (Term, LogIndex),
+        effects: &mut Effects,
+    ) {
         let now = self.term();
-        if let Some(probation) = self.probation.as_mut().filter(|_| term == now)
+        if term != now {
+            return;
+        }
+        if stand != self.stand {
+            // The leader waits for confirmations of a life of this log that is over.
+            effects.send.push(self.envelope(from, Body::Recount { stand: self.stand }));
+            return;
+        }
+        if let Some(probation) = self.probation.as_mut()
             && probation.target.is_none_or(|(of, _)| of != term)
         {
             probation.target = Some((term, last));
@@ -143,17 +192,118 @@ impl Replica {
         let due = probation.asked.is_none_or(|asked| asked + patience < tick);
         if let Some(leader) = leader.filter(|_| probation.target.is_none() && due) {
             probation.asked = Some(tick);
-            effects.send.push(self.envelope(leader, Body::Recount));
+            effects.send.push(self.envelope(leader, Body::Recount { stand: self.stand }));
         }
     }
 
     /// A confirmation leaves, so it is durable: it may be the one that ends the probation.
     pub(super) fn note_confirmed(&mut self, message: &Message) {
-        let confirms = message.get_msg_type() == MessageType::MsgAppendResponse && !message.reject;
-        if let Some(probation) = self.probation.as_mut().filter(|_| confirms) {
+        if let Some(probation) = self.probation.as_mut().filter(|_| confirms(message)) {
             let confirmed = (Term::new(message.term), LogIndex::new(message.index));
             probation.confirmed = probation.confirmed.max(Some(confirmed));
             self.end_probation();
         }
+    }
+}
+
+/// True for a follower's word that it holds entries.
+pub(super) fn confirms(message: &Message) -> bool {
+    message.get_msg_type() == MessageType::MsgAppendResponse && !message.reject
+}
+
+/// Names a life of a replica's log: another in each process, and after each repair.
+pub(super) fn stand(session: u64, tickets: u64) -> u64 {
+    super::mix(session ^ super::mix(tickets))
+}
+
+#[cfg(test)]
+mod tests {
+    use raft::eraftpb::Message;
+
+    use super::super::Replica;
+    use super::super::scenarios::{Three, life, options};
+    use super::*;
+    use crate::effects::{Input, WallTime};
+    use crate::wire::Envelope;
+
+    const STAND: u64 = 77;
+
+    fn step(replica: &mut Replica, from: NodeId, body: Body) -> Effects {
+        let (group, to) = (replica.config.group, replica.config.node);
+        let envelope = Envelope { group, from, to, body };
+        let input = Input::Peer { envelope, life: life(from) };
+        let (effects, ended) = replica.step(WallTime::from_ms(1), [input]);
+        ended.unwrap();
+        effects
+    }
+
+    fn recounted(effects: &Effects) -> bool {
+        effects.send.iter().any(|e| matches!(e.body, Body::Recounted { stand: STAND, .. }))
+    }
+
+    /// G1: what a follower confirmed before it lost it arrives after it said so. Counted, it would stand
+    /// for entries that are gone, and raft never takes back what it has counted.
+    #[test]
+    fn a_late_confirmation_of_what_was_lost_does_not_count() {
+        let mut three = Three::new(&options());
+        three.tick(40);
+        let leader = three.leader();
+        three.propose(leader, 1, 5);
+        let follower = *three.nodes.keys().find(|id| **id != leader).unwrap();
+        let replica = &mut three.nodes.get_mut(&leader).unwrap().replica;
+        let matched = |replica: &Replica| {
+            replica.raw.raft.prs().get(follower.get()).expect("a follower").matched
+        };
+        let last = replica.raw.raft.raft_log.last_index();
+        assert_eq!(matched(replica), last);
+        let term = replica.raw.raft.term;
+        let confirm = |index| {
+            let mut message = Message { term, index, ..Message::default() };
+            message.set_msg_type(MessageType::MsgAppendResponse);
+            (message.from, message.to) = (follower.get(), leader.get());
+            protobuf::Message::write_to_bytes(&message).unwrap().into()
+        };
+
+        let effects = step(replica, follower, Body::Recount { stand: STAND });
+        assert!(recounted(&effects));
+        assert_eq!(matched(replica), 0);
+        let old = 5;
+        for late in [
+            Body::Confirm { stand: old, message: confirm(last) },
+            Body::Raft(confirm(last)),
+            Body::Confirm { stand: old, message: confirm(last - 1) },
+        ] {
+            let effects = step(replica, follower, late);
+            assert_eq!(matched(replica), 0, "late");
+            assert!(recounted(&effects), "who has started again must hear of it");
+        }
+        // Not all of it yet: what is late could still say more than is so.
+        let _ = step(replica, follower, Body::Confirm { stand: STAND, message: confirm(last - 1) });
+        assert_eq!(matched(replica), last - 1);
+        let _ = step(replica, follower, Body::Confirm { stand: old, message: confirm(last) });
+        assert_eq!(matched(replica), last - 1);
+        let _ = step(replica, follower, Body::Confirm { stand: STAND, message: confirm(last) });
+        assert_eq!(matched(replica), last);
+        // From here on it cannot.
+        let effects = step(replica, follower, Body::Confirm { stand: old, message: confirm(last) });
+        assert!(!recounted(&effects));
+    }
+
+    /// A leader that waits for confirmations of a life that is over is told of the one that is.
+    #[test]
+    fn who_started_again_says_so() {
+        let mut three = Three::new(&options());
+        three.tick(40);
+        let leader = three.leader();
+        let follower = *three.nodes.keys().find(|id| **id != leader).unwrap();
+        let replica = &mut three.nodes.get_mut(&follower).unwrap().replica;
+        let (own, term) = (replica.stand, replica.term());
+        let asks = |effects: &Effects| {
+            effects.send.iter().filter(|e| e.body == Body::Recount { stand: own }).count()
+        };
+        let last = LogIndex::new(1);
+        let foreign = Body::Recounted { stand: own ^ 1, term, last };
+        assert_eq!(asks(&step(replica, leader, foreign)), 1);
+        assert_eq!(asks(&step(replica, leader, Body::Recounted { stand: own, term, last })), 0);
     }
 }

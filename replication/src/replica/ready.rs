@@ -4,14 +4,16 @@
 use palisade_wal::{LogIndex, Write};
 use protobuf::Message as _;
 use raft::Ready;
-use raft::eraftpb::{ConfChangeV2, Entry, EntryType, Message, MessageType};
+use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
+use super::probation::confirms;
 use super::{Outstanding, Replica, invariant};
 use crate::effects::{Apply, Effects, Ticket, WriteEffect};
 use crate::entry::{AppliedPosition, CommittedEntry, EntryBody};
 use crate::error::NodeError;
 use crate::identity::{NodeId, Term};
 use crate::log_store::encode_entry;
+use crate::raft_codec;
 use crate::register::Register;
 use crate::wire::{Beat, Body, Envelope};
 
@@ -54,6 +56,7 @@ impl Replica {
         let group = self.config.group;
         let entries = ready.take_entries();
         self.raw.mut_store().append(&entries);
+        self.note_demands(&entries);
         // A log that begins anew does so before it grows again.
         let mut writes: Vec<Write> = self.resets.drain(..).collect();
         writes.extend(entries.iter().map(|entry| Write::Append {
@@ -139,7 +142,13 @@ impl Replica {
         let bytes = message
             .write_to_bytes()
             .map_err(|error| invariant(format!("raft message does not encode: {error}")))?;
-        Ok(self.envelope(to, Body::Raft(bytes.into())))
+        let bytes = bytes.into();
+        let body = if confirms(message) {
+            Body::Confirm { stand: self.stand, message: bytes }
+        } else {
+            Body::Raft(bytes)
+        };
+        Ok(self.envelope(to, body))
     }
 
     /// Hands a committed entry to apply, and settles own proposals by it.
@@ -156,7 +165,7 @@ impl Replica {
         let changes = entry.get_entry_type() != EntryType::EntryNormal;
         if changes {
             let change =
-                ConfChangeV2::parse_from_bytes(&entry.data).map_err(|error| unreadable(&error))?;
+                raft_codec::conf_change(&entry.data).map_err(|error| unreadable(&error))?;
             // After a restart the register may hold it already.
             if self.members_index < index {
                 self.apply_change(index, &change)?;
@@ -212,6 +221,7 @@ impl Replica {
         self.members = members;
         self.members_index = base.index;
         self.register_dirty = true;
+        self.demanded = None;
         self.members_changed();
         effects.members_changed = true;
         self.emitted = base;

@@ -19,33 +19,38 @@ use crate::wire::{Body, Envelope};
 
 const GROUP: GroupId = GroupId::new(1);
 
-struct Node {
-    wal: Wal,
-    replica: Replica,
+pub(super) struct Node {
+    pub(super) disk: SimDisk,
+    pub(super) wal: Wal,
+    pub(super) replica: Replica,
     /// Where its state stands, if it applies at all.
     applied: Option<AppliedPosition>,
 }
 
-fn life(node: NodeId) -> Incarnation {
+pub(super) fn life(node: NodeId) -> Incarnation {
     Incarnation::new(u128::from(node.get()))
 }
 
-/// Three replicas whose disks are done at once, and whose messages all arrive.
+/// Three replicas whose disks are done at once, and whose messages all arrive. The second is alone in its
+/// failure domain.
 pub(super) struct Three {
-    nodes: BTreeMap<NodeId, Node>,
+    pub(super) nodes: BTreeMap<NodeId, Node>,
     /// Who does not hear and is not heard.
-    cut_off: Option<NodeId>,
+    pub(super) cut_off: Option<NodeId>,
 }
 
 impl Three {
     pub(super) fn new(options: &Options) -> Self {
         let ids: Vec<NodeId> = (1..=3).map(NodeId::new).collect();
-        let members = ids.iter().map(|id| (*id, Member::default())).collect();
+        let domain = |id: &NodeId| ["b", "a"][id.get() as usize % 2].to_owned();
+        let member = |id| Member { domain: domain(id), ..Member::default() };
+        let members = ids.iter().map(|id| (*id, member(id))).collect();
         let first = Membership::of_voters(members);
         let open = |id: &NodeId| {
             let identity = WalIdentity { cluster: 1, node: id.get(), incarnation: 1 };
-            let disk = Arc::new(SimDisk::from_seed(id.get()));
-            let (wal, _) = Wal::open(disk, identity, WalOptions::default()).unwrap();
+            let disk = SimDisk::from_seed(id.get());
+            let (wal, _) =
+                Wal::open(Arc::new(disk.clone()), identity, WalOptions::default()).unwrap();
             let config = ReplicaConfig {
                 group: GROUP,
                 node: *id,
@@ -57,7 +62,7 @@ impl Three {
             };
             let applied = AppliedPosition::ZERO;
             let replica = Replica::open(config, None, wal.reader(), applied).unwrap();
-            (*id, Node { wal, replica, applied: Some(applied) })
+            (*id, Node { disk, wal, replica, applied: Some(applied) })
         };
         let mut three = Self { nodes: ids.iter().map(open).collect(), cut_off: None };
         for id in &ids {
@@ -68,7 +73,7 @@ impl Three {
         three
     }
 
-    fn input(&mut self, id: NodeId, input: Input) {
+    pub(super) fn input(&mut self, id: NodeId, input: Input) {
         let mut inputs = vec![(id, input)];
         while let Some((id, input)) = inputs.pop() {
             let node = self.nodes.get_mut(&id).unwrap();
@@ -79,7 +84,7 @@ impl Three {
     }
 
     /// What comes of a step: nearest first, so what a disk says is heard before anything later.
-    fn perform(&mut self, id: NodeId, effects: Effects) -> Vec<(NodeId, Input)> {
+    pub(super) fn perform(&mut self, id: NodeId, effects: Effects) -> Vec<(NodeId, Input)> {
         let cut_off = self.cut_off;
         let reaches = |envelope: &Envelope| {
             ![envelope.to, envelope.from].iter().any(|end| Some(*end) == cut_off)
@@ -135,14 +140,14 @@ impl Three {
         self.nodes.iter().find_map(leads).expect("a leader")
     }
 
-    fn propose(&mut self, id: NodeId, from: u64, count: u64) {
+    pub(super) fn propose(&mut self, id: NodeId, from: u64, count: u64) {
         for seq in from..from + count {
             self.input(id, Input::Propose { seq, payload: Bytes::from_static(b"record") });
         }
     }
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options { election_ticks: 10, heartbeat_ticks: 2, ..Options::default() }
 }
 

@@ -188,14 +188,20 @@ impl Replica {
     pub(super) fn on_begun(
         &mut self,
         snapshot: SnapshotId,
-        missing: Vec<u32>,
+        missing: Option<Vec<u32>>,
         effects: &mut Effects,
     ) -> Result<(), NodeError> {
         let Some(incoming) = self.incoming.as_mut().filter(|incoming| incoming.id == snapshot)
         else {
             return Ok(());
         };
+        let Some(missing) = missing else {
+            // The leader offers it again.
+            self.incoming = None;
+            return Ok(());
+        };
         incoming.missing = Some(missing.into_iter().collect());
+        incoming.heard = self.tick;
         self.fetch(effects);
         self.take_if_whole()
     }
@@ -234,6 +240,7 @@ impl Replica {
             return Ok(());
         };
         incoming.storing.remove(&chunk);
+        incoming.heard = self.tick;
         if !held && let Some(missing) = &mut incoming.missing {
             // Altered on its way.
             missing.insert(chunk);
@@ -292,7 +299,9 @@ impl Replica {
                     .collect();
                 missing.extend(lost);
             }
-            if incoming.heard + patience < tick {
+            // Its own disk is no reason to give up: what it was asked for it answers.
+            let waits_for_disk = incoming.missing.is_none() || !incoming.storing.is_empty();
+            if !waits_for_disk && incoming.heard + patience < tick {
                 // What is stored stays, and counts if the same snapshot is offered again.
                 self.incoming = None;
             }
@@ -341,4 +350,98 @@ pub(super) fn decode_offer(snapshot: &Snapshot) -> Option<(Membership, Manifest)
     let agrees = manifest.position.index.get() == metadata.index
         && super::members::conf_state(&members) == *metadata.get_conf_state();
     agrees.then_some((members, manifest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conf_state;
+    use super::super::scenarios::{Three, life, options};
+    use super::*;
+    use crate::effects::{Input, WallTime};
+    use crate::entry::AppliedPosition;
+    use crate::identity::Term;
+    use crate::snapshot::ChunkSum;
+    use crate::wire::Envelope;
+
+    fn step(replica: &mut Replica, input: Input) -> Effects {
+        let (effects, ended) = replica.step(WallTime::from_ms(1), [input]);
+        ended.unwrap();
+        effects
+    }
+
+    /// A disk that takes its time is no peer that has gone: begun anew, it would take as long again.
+    #[test]
+    fn a_transfer_waits_for_its_own_disk() {
+        let mut three = Three::new(&options());
+        three.tick(40);
+        let leader = three.leader();
+        let follower = *three.nodes.keys().find(|id| **id != leader).unwrap();
+        let replica = &mut three.nodes.get_mut(&follower).unwrap().replica;
+        let term = replica.raw.raft.term;
+        let (group, index) = (replica.config.group, LogIndex::new(100));
+        let chunk = Bytes::from_static(b"rows");
+        let position = AppliedPosition { index, term: Term::new(term), ..AppliedPosition::GENESIS };
+        let manifest = Manifest { group, position, chunks: vec![ChunkSum::of(&chunk)] };
+        let mut message =
+            Message { from: leader.get(), to: follower.get(), term, ..Message::default() };
+        message.set_msg_type(MessageType::MsgSnapshot);
+        let mut snapshot =
+            Snapshot { data: encode_offer(&replica.members, &manifest), ..Snapshot::default() };
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (index.get(), term);
+        metadata.set_conf_state(conf_state(&replica.members));
+        message.set_snapshot(snapshot);
+        let from_leader = |body| Input::Peer {
+            envelope: Envelope { group, from: leader, to: follower, body },
+            life: life(leader),
+        };
+        let offer = protobuf::Message::write_to_bytes(&message).unwrap();
+        let effects = step(replica, from_leader(Body::Raft(offer.into())));
+        assert!(matches!(effects.shelf[..], [ShelfEffect::Begin { .. }]));
+
+        let patience = replica.config.options.snapshot_patience_ticks;
+        let wait = |replica: &mut Replica| {
+            for _ in 0..3 * patience {
+                let _ = step(replica, Input::Tick);
+            }
+        };
+        wait(replica);
+        let snapshot = manifest.id();
+        let effects = step(replica, Input::Begun { snapshot, missing: Some(vec![0]) });
+        let fetches = |effects: &Effects| {
+            effects.send.iter().filter(|e| matches!(e.body, Body::Fetch { .. })).count()
+        };
+        assert_eq!(fetches(&effects), 1, "it goes on");
+        let effects = step(replica, from_leader(Body::Chunk { snapshot, chunk: 0, bytes: chunk }));
+        assert!(matches!(effects.shelf[..], [ShelfEffect::Store { .. }]));
+        wait(replica);
+        let effects = step(replica, Input::Stored { snapshot, chunk: 0, held: true });
+        assert_eq!(replica.installing, Some(index), "all of it is there");
+        assert!(!effects.writes.is_empty());
+    }
+
+    /// And a disk without room says so: the leader offers it again.
+    #[test]
+    fn a_transfer_that_finds_no_room_is_given_up() {
+        let mut three = Three::new(&options());
+        three.tick(40);
+        let follower = *three.nodes.keys().find(|id| **id != three.leader()).unwrap();
+        let replica = &mut three.nodes.get_mut(&follower).unwrap().replica;
+        let position = AppliedPosition::GENESIS;
+        let manifest = Manifest { group: replica.config.group, position, chunks: Vec::new() };
+        let id = manifest.id();
+        replica.incoming = Some(Incoming {
+            from: follower,
+            message: Message::default(),
+            manifest,
+            id,
+            missing: None,
+            asked: BTreeMap::new(),
+            storing: BTreeSet::new(),
+            credit: 0,
+            heard: 0,
+        });
+        let _ = step(replica, Input::Begun { snapshot: id, missing: None });
+        assert!(replica.incoming.is_none());
+    }
 }

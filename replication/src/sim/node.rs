@@ -256,6 +256,9 @@ impl<M: SimMachine> SimCluster<M> {
             let after = self.random.below(2_000);
             self.schedule(after, Event::Apply { node: id, life });
         }
+        for _ in effects.refused {
+            self.count("message refused");
+        }
         for work in effects.shelf {
             self.shelve(id, life, group, work);
         }
@@ -281,12 +284,10 @@ impl<M: SimMachine> SimCluster<M> {
                 }
                 return;
             }
-            ShelfEffect::Begin { manifest } => match shelf.begin(&manifest) {
-                Ok(missing) => {
-                    (Input::Begun { snapshot: manifest.id(), missing }, "snapshot begun")
-                }
-                Err(_) => return,
-            },
+            ShelfEffect::Begin { manifest } => {
+                let missing = shelf.begin(&manifest).ok();
+                (Input::Begun { snapshot: manifest.id(), missing }, "snapshot begun")
+            }
             ShelfEffect::Store { manifest, chunk, bytes } => {
                 let held = shelf.store(&manifest, chunk, &bytes).unwrap_or(false);
                 (Input::Stored { snapshot: manifest.id(), chunk, held }, "chunk stored")

@@ -39,8 +39,8 @@ impl Kept {
 
 type Groups = BTreeMap<GroupId, Kept>;
 
-/// Keeps the records of every group.
-#[derive(Default)]
+/// Keeps the records of every group. A clone sees what the original applies.
+#[derive(Clone, Default)]
 pub(crate) struct Journal {
     groups: Arc<Mutex<Groups>>,
     flushed: Groups,

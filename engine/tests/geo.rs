@@ -1,0 +1,164 @@
+//! Resources that demand their writes in two failure domains: engines over loopback TCP. What the demand
+//! does under faults is tried in the simulator, in `replication/tests/geo_commit.rs`.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::time::Duration;
+
+use palisade::{
+    ClusterId, Disposition, Engine, Error, FailureDomain, FenceEpoch, LogicalResourceName, NodeId,
+    Placement, ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec, SchemaId,
+};
+
+/// Long enough for a busy machine; nothing waits for it that is done.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Nodes {
+    dir: tempfile::TempDir,
+    addresses: Vec<SocketAddr>,
+    zones: [&'static str; 3],
+}
+
+impl Nodes {
+    fn new(zones: [&'static str; 3]) -> Self {
+        let listeners: Vec<TcpListener> =
+            (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses = listeners.iter().map(|l| l.local_addr().unwrap()).collect();
+        Self { dir: tempfile::tempdir().unwrap(), addresses, zones }
+    }
+
+    fn data(&self, at: usize) -> impl AsRef<Path> {
+        self.dir.path().join(format!("node-{at}"))
+    }
+
+    async fn open(&self, at: usize, request_timeout: Duration) -> Engine {
+        let mut builder = Engine::builder(self.data(at))
+            .cluster(ClusterId::new(9))
+            .node(NodeId::new(at as u64 + 1))
+            .listen(self.addresses[at])
+            .domain(domain(self.zones[at]))
+            .request_timeout(request_timeout);
+        for (number, (address, zone)) in self.addresses.iter().zip(self.zones).enumerate() {
+            let node = NodeId::new(number as u64 + 1);
+            builder = match zone {
+                "" => builder.voter(node, *address),
+                zone => builder.voter_in(node, *address, &domain(zone)),
+            };
+        }
+        builder.open().await.unwrap()
+    }
+}
+
+fn domain(zone: &str) -> FailureDomain {
+    FailureDomain::new("local", "region", if zone.is_empty() { "unnamed" } else { zone })
+}
+
+fn spec(name: &str, replicas: ReplicaPolicy) -> ResourceSpec {
+    ResourceSpec {
+        name: LogicalResourceName::new(name).unwrap(),
+        schema: SchemaId::new("test.v1").unwrap(),
+        epoch: FenceEpoch::new(1),
+        replicas,
+        placement: Placement::providers(["local"]).unwrap(),
+    }
+}
+
+const ACROSS: ReplicaPolicy = ReplicaPolicy::majority(3).across_domains(2);
+
+type Map = ReplicatedMap<String, String>;
+
+/// Opens as soon as somebody leads.
+async fn open_map(engine: &Engine, name: &str, replicas: ReplicaPolicy) -> Result<Map, Error> {
+    let opened = async {
+        loop {
+            match Map::open(engine, spec(name, replicas)).await {
+                Err(error) if error.disposition() != Disposition::Reject => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                other => break other,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, opened).await.expect("an answer")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_demand_that_cannot_be_met_is_refused_with_what_to_do() {
+    for zones in [["a", "a", "a"], ["", "", ""], ["a", "", "a"]] {
+        let nodes = Nodes::new(zones);
+        let mut engines = Vec::new();
+        for at in 0..3 {
+            engines.push(nodes.open(at, PATIENCE).await);
+        }
+        let plain = open_map(&engines[0], "plain", ReplicaPolicy::majority(3)).await.unwrap();
+        let Err(Error::Incompatible { expected, found }) =
+            open_map(&engines[1], "geo", ACROSS).await
+        else {
+            panic!("zones={zones:?}: opened without two domains");
+        };
+        assert!(expected.contains("voter_in"), "{expected}");
+        assert_eq!(found.contains("region/a"), zones.contains(&"a"), "{found}");
+        let three = ReplicaPolicy::majority(3).across_domains(3);
+        let refused = open_map(&engines[1], "geo", three).await.map(|_| ());
+        assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");
+        // Nobody demanded anything: the group works as before.
+        plain.put(&"k".into(), &"v".into()).await.unwrap();
+        assert!(!engines[0].status().await.unwrap().members.commits_across_domains());
+        for engine in engines {
+            engine.close().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_is_acknowledged_in_two_domains_or_not_at_all() {
+    let nodes = Nodes::new(["a", "b", "a"]);
+    let patience = Duration::from_secs(3);
+    let mut engines = Vec::new();
+    for at in 0..3 {
+        engines.push(nodes.open(at, patience).await);
+    }
+    // Whoever leads, one of these asks another than the leader.
+    let mut maps = Vec::new();
+    for engine in &engines {
+        maps.push(open_map(engine, "geo", ACROSS).await.unwrap());
+        assert!(engine.status().await.unwrap().members.commits_across_domains());
+    }
+    for map in &maps {
+        map.put(&"k".into(), &"both".into()).await.unwrap();
+    }
+    let other = open_map(&engines[0], "geo", ReplicaPolicy::majority(3)).await.map(|_| ());
+    assert!(matches!(other, Err(Error::Incompatible { .. })), "{other:?}");
+
+    // The only voter of its zone goes: a majority is left, and acknowledges nothing.
+    let alone = engines.remove(1);
+    alone.close().await.unwrap();
+    drop((alone, maps.remove(1)));
+    for map in &maps {
+        let refused = map.put(&"k".into(), &"one zone".into()).await.map(|_| ());
+        assert!(matches!(refused, Err(Error::Disconnected { .. })), "{refused:?}");
+    }
+
+    // All restart, and the demand is still there.
+    drop(maps);
+    for engine in engines {
+        engine.close().await.unwrap();
+    }
+    let first = nodes.open(0, patience).await;
+    let third = nodes.open(2, patience).await;
+    let refused = Map::open(&first, spec("other", ReplicaPolicy::majority(3))).await.map(|_| ());
+    assert!(matches!(refused, Err(Error::Disconnected { .. })), "{refused:?}");
+    let second = nodes.open(1, patience).await;
+    let map = open_map(&third, "geo", ACROSS).await.unwrap();
+    let put = async {
+        while map.put(&"k".into(), &"both again".into()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, put).await.expect("an acknowledgement");
+    let read = map.get(&"k".into(), ReadConsistency::Linearizable).await.unwrap().unwrap();
+    assert_eq!(read.value, "both again");
+    for engine in [first, second, third] {
+        engine.close().await.unwrap();
+    }
+}

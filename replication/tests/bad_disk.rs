@@ -1,0 +1,243 @@
+//! Nodes over disks that misbehave, with real files and sockets underneath.
+
+mod journal;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use journal::Journal;
+use palisade_replication::{
+    ClusterId, Disk, GroupId, Member, MemberChange, Node, NodeConfig, NodeError, NodeId, OpenDisk,
+    Options, Role, WalOptions,
+};
+
+const GROUP: GroupId = GroupId::new(1);
+/// Long enough for a busy machine; nothing waits for it that is done.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What one disk does beside what it should.
+#[derive(Default)]
+struct Mood {
+    /// Syncs do not come back while it is.
+    holds: Mutex<bool>,
+    changed: Condvar,
+    /// A question for the length of a file is the end of its thread.
+    panics: AtomicBool,
+}
+
+impl Mood {
+    fn hold(&self, holds: bool) {
+        *self.holds.lock().unwrap() = holds;
+        self.changed.notify_all();
+    }
+}
+
+/// Lets syncs go when a test ends, also where it fails: closing waits for them.
+struct Released(Arc<Mood>);
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        self.0.hold(false);
+    }
+}
+
+struct Moody {
+    disk: Arc<dyn Disk>,
+    mood: Arc<Mood>,
+}
+
+impl Disk for Moody {
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+
+    fn create(&self, name: &str, bytes: u64) -> io::Result<()> {
+        self.disk.create(name, bytes)
+    }
+
+    fn len(&self, name: &str) -> io::Result<u64> {
+        assert!(!self.mood.panics.load(Ordering::SeqCst), "a bug in a disk");
+        self.disk.len(name)
+    }
+
+    fn read_at(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.disk.read_at(name, pos, buffer)
+    }
+
+    fn write_at(&self, name: &str, pos: u64, bytes: &[u8]) -> io::Result<()> {
+        self.disk.write_at(name, pos, bytes)
+    }
+
+    fn sync(&self, name: &str) -> io::Result<()> {
+        let holds = self.mood.holds.lock().unwrap();
+        drop(self.mood.changed.wait_while(holds, |holds| *holds).unwrap());
+        self.disk.sync(name)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.disk.remove(name)
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+}
+
+/// A node whose log and snapshots are on disks of these moods.
+async fn open(
+    dir: &Path,
+    id: u64,
+    addresses: &[SocketAddr],
+    voters: &[u64],
+    moods: [&Arc<Mood>; 2],
+) -> (Node<Journal>, Journal) {
+    let member = |id: &u64| {
+        let address = Some(addresses[*id as usize - 1]);
+        (NodeId::new(*id), Member { address, ..Member::default() })
+    };
+    let [log, snapshots] = moods.map(Arc::clone);
+    let disk = OpenDisk::over(move |dir, disk| {
+        let mood = if dir.ends_with("snapshots") { &snapshots } else { &log };
+        Arc::new(Moody { disk, mood: Arc::clone(mood) })
+    });
+    let config = NodeConfig {
+        cluster: ClusterId::new(5),
+        node: NodeId::new(id),
+        data_dir: dir.join(id.to_string()),
+        groups: vec![GROUP],
+        voters: voters.iter().map(member).collect::<BTreeMap<_, _>>(),
+        listen: Some(addresses[id as usize - 1]),
+        options: Options { slow_disk_ticks: 15, ..Options::default() },
+        wal: WalOptions::default(),
+        disk,
+    };
+    let journal = Journal::default();
+    (Node::open(config, journal.clone()).await.unwrap(), journal)
+}
+
+fn addresses(count: usize) -> Vec<SocketAddr> {
+    let listeners: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("{what} within {PATIENCE:?}"));
+}
+
+async fn leads(node: &Node<Journal>) -> bool {
+    node.status(GROUP).await.unwrap().role == Role::Leader
+}
+
+async fn leader(nodes: &[(Node<Journal>, Journal)], but: Option<usize>) -> usize {
+    let mut found = None;
+    until("a leader", async || {
+        for (at, (node, _)) in nodes.iter().enumerate().filter(|(at, _)| Some(*at) != but) {
+            if leads(node).await {
+                found = Some(at);
+            }
+        }
+        found.is_some()
+    })
+    .await;
+    found.unwrap()
+}
+
+async fn commit(node: &Node<Journal>, payload: &'static str) {
+    until("a commit", async || {
+        let proposal = node.propose(GROUP, Bytes::from_static(payload.as_bytes())).unwrap();
+        proposal.await.is_ok()
+    })
+    .await;
+}
+
+/// A leader stands in everyone's way with a disk that does not come back: it steps aside, while its
+/// sync is still under way, and what it was asked for meanwhile is answered rightly.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_with_a_slow_disk_steps_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let addresses = addresses(3);
+    let moods: Vec<Arc<Mood>> = (0..3).map(|_| Arc::default()).collect();
+    let fine = Arc::default();
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        let moods = [&moods[id as usize - 1], &fine];
+        nodes.push(open(dir.path(), id, &addresses, &[1, 2, 3], moods).await);
+    }
+    let old = leader(&nodes, None).await;
+    commit(&nodes[old].0, "before").await;
+
+    moods[old].hold(true);
+    let _released = Released(Arc::clone(&moods[old]));
+    let asked = nodes[old].0.propose(GROUP, Bytes::from_static(b"asked of the slow one")).unwrap();
+    let mut asked = pin!(asked);
+    let new = leader(&nodes, Some(old)).await;
+    until("it has stepped aside", async || !leads(&nodes[old].0).await).await;
+    commit(&nodes[new].0, "of the new leader").await;
+    // Its own disk has nothing of it yet, so it has told nobody that it is there.
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(asked.as_mut().poll(&mut context).is_pending());
+
+    moods[old].hold(false);
+    let committed = tokio::time::timeout(PATIENCE, asked).await.expect("an answer").unwrap();
+    let held = nodes[old].1.records(GROUP);
+    assert_eq!(held[committed.offset.get() as usize - 1], "asked of the slow one");
+    until("the same everywhere", async || {
+        let all: Vec<_> = nodes.iter().map(|(_, journal)| journal.records(GROUP)).collect();
+        all[0].len() >= 3 && all.iter().all(|records| *records == all[0])
+    })
+    .await;
+    let held = nodes[new].1.records(GROUP);
+    assert_eq!(held.iter().filter(|record| *record == "asked of the slow one").count(), 1);
+    for (node, _) in &nodes {
+        node.close().await.unwrap();
+    }
+}
+
+/// A node whose snapshots nobody looks after any more would promise them and never give any.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_over_snapshots_halts_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let addresses = addresses(2);
+    let (mood, fine) = (Arc::default(), Arc::default());
+    let (first, _) = open(dir.path(), 1, &addresses, &[1], [&fine, &mood]).await;
+    commit(&first, "record").await;
+    mood.panics.store(true, Ordering::SeqCst);
+    // It has nothing, so it is helped by a snapshot, and asks for its chunks.
+    let (second, _) = open(dir.path(), 2, &addresses, &[], [&fine, &fine]).await;
+    let member = Member {
+        incarnation: Some(second.incarnation()),
+        address: Some(addresses[1]),
+        ..Member::default()
+    };
+    let change = MemberChange::AddLearner { node: NodeId::new(2), member };
+    // It may halt before it answers.
+    let _ = first.change_members(GROUP, change).await;
+    until("it halts", async || first.stopped().is_some()).await;
+    let Some(NodeError::Halted { cause }) = first.stopped() else {
+        panic!("{:?}", first.stopped())
+    };
+    assert!(
+        matches!(&*cause, NodeError::Invariant { what } if what.contains("a bug in a disk")),
+        "{cause:?}"
+    );
+    assert!(first.close().await.is_err());
+    second.close().await.unwrap();
+}
