@@ -29,6 +29,8 @@ mod ready;
 #[cfg(test)]
 mod scenarios;
 mod snapshots;
+#[cfg(test)]
+mod unsynced;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -191,7 +193,7 @@ impl Replica {
 
     fn take(&mut self, input: Input, effects: &mut Effects) -> Result<(), NodeError> {
         match input {
-            Input::Tick => self.on_tick(effects),
+            Input::Tick => return self.on_tick(effects),
             Input::Peer { envelope, life } => return self.on_peer(envelope, life, effects),
             Input::Recognized { by, same } => self.on_recognized(by, same)?,
             Input::Beat { from, life, beat } => return self.on_beat(from, life, beat),
@@ -313,7 +315,7 @@ impl Replica {
         }
     }
 
-    fn on_tick(&mut self, effects: &mut Effects) {
+    fn on_tick(&mut self, effects: &mut Effects) -> Result<(), NodeError> {
         self.tick += 1;
         if self.may_tick() {
             self.raw.tick();
@@ -333,8 +335,8 @@ impl Replica {
             self.report_flushed(effects);
         }
         self.mind_snapshots(effects);
-        self.mind_probation(effects);
         self.mind_disk();
+        self.mind_probation(effects)
     }
 
     /// raft's clock is that of elections for a follower, and of heartbeats for a leader.
