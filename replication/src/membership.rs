@@ -291,6 +291,14 @@ impl Membership {
         self.voters.union(&self.outgoing).copied().filter(move |voter| *voter != node)
     }
 
+    /// True if these nodes can elect a leader, on both sides of a change under way.
+    pub(crate) fn is_majority(&self, has: impl Fn(NodeId) -> bool) -> bool {
+        [&self.voters, &self.outgoing].into_iter().filter(|side| !side.is_empty()).all(|side| {
+            let count = side.iter().filter(|voter| has(**voter)).count();
+            side.len() / 2 < count
+        })
+    }
+
     /// Takes in who exactly nodes are, and forgets who is in none of the roles. Which life a member
     /// is in never changes while it is one.
     pub(crate) fn describe(&mut self, known: Vec<(NodeId, Member)>) {

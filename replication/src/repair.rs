@@ -18,6 +18,9 @@ use crate::register::Register;
 use crate::replica::{Replica, ReplicaConfig};
 use crate::wire::{Body, Envelope, NotGiven, Want};
 
+/// So often everybody is asked while others are damaged too: they may be repaired before.
+const ROUNDS_MAX: u32 = 100;
+
 /// A repair under way.
 pub(crate) struct Repair {
     config: ReplicaConfig,
@@ -26,7 +29,7 @@ pub(crate) struct Repair {
     /// What the log holds, holes included.
     first: LogIndex,
     last: LogIndex,
-    /// Entries here may be missing, or older than what was lost.
+    /// Entries here may be missing, or older than what was lost, until all that was fetched is durable.
     doubtful: Option<(LogIndex, LogIndex)>,
     applied: AppliedPosition,
     flushed: LogIndex,
@@ -38,6 +41,8 @@ pub(crate) struct Repair {
     next_peer: usize,
     asked: Option<u64>,
     refused: BTreeMap<NodeId, NotGiven>,
+    /// How often all refused, and those of them who lost nothing are no majority.
+    rounds: u32,
     met: BTreeMap<NodeId, Incarnation>,
     tickets: u64,
 }
@@ -115,6 +120,7 @@ impl Repair {
             next_peer: 0,
             asked: None,
             refused: BTreeMap::new(),
+            rounds: 0,
             met: BTreeMap::new(),
             tickets: 0,
             reader,
@@ -156,6 +162,7 @@ impl Repair {
             next_peer: 0,
             asked: None,
             refused: BTreeMap::new(),
+            rounds: 0,
             met: parts.met,
             tickets: parts.last_ticket,
         };
@@ -195,6 +202,7 @@ impl Repair {
                 Input::Tick => self.on_tick(&mut effects),
                 Input::Durable { ticket } if self.stage == Stage::Writing(ticket) => {
                     self.stage = Stage::Whole;
+                    self.doubtful = None;
                 }
                 Input::Applied { position } => self.applied = position,
                 Input::Flushed { index } => self.flushed = index.max(self.flushed),
@@ -236,7 +244,7 @@ impl Repair {
         let patience = u64::from(self.config.options.resend_ticks);
         if self.asked.is_some_and(|asked| asked + patience < self.tick) {
             // Somebody does not answer. Whoever did not have them may have been sent them since.
-            self.refused.retain(|_, why| *why != NotGiven::Unknown);
+            self.refused.retain(|_, why| *why == NotGiven::Trimmed);
             self.ask(effects);
         }
     }
@@ -284,7 +292,7 @@ impl Repair {
         let overlaps =
             |(from, up_to): (LogIndex, LogIndex)| from <= want.anchor && want.first <= up_to;
         if self.doubtful.is_some_and(overlaps) {
-            return Err(NotGiven::Unknown);
+            return Err(NotGiven::Doubtful);
         }
         let base = self.register.base.index;
         give(&self.reader, &self.config, base, want, |index| self.stored_term(index))
@@ -326,7 +334,6 @@ impl Repair {
         } else {
             self.write(writes, effects);
             self.stage = Stage::Fetching(Want { first: next, ..want });
-            self.doubtful = Some((next, LogIndex::new(end.get() - 1)));
             // Whoever gave these has the rest.
             self.next_peer = self.next_peer.wrapping_sub(1);
             self.ask(effects);
@@ -335,7 +342,7 @@ impl Repair {
     }
 
     /// Once nobody has them: trimmed entries were committed, and the leader helps with a snapshot;
-    /// unknown ones are lost.
+    /// unknown ones are lost. That there will be a leader takes a majority who lost nothing.
     fn on_refused(
         &mut self,
         from: NodeId,
@@ -350,11 +357,29 @@ impl Repair {
         }
         let Stage::Fetching(want) = self.stage else { return Ok(()) };
         let group = self.config.group;
+        let lost_nothing =
+            |node: NodeId| self.refused.get(&node).is_some_and(|why| *why != NotGiven::Doubtful);
+        if self.refused.values().any(|why| *why == NotGiven::Doubtful)
+            && !self.register.members.is_majority(lost_nothing)
+        {
+            self.rounds += 1;
+            self.asked = Some(self.tick);
+            if self.rounds < ROUNDS_MAX {
+                return Ok(());
+            }
+            return Err(NodeError::Damaged {
+                what: format!(
+                    "entries of group={group} from index={} to {} are lost at so many replicas that \
+                     the others are no majority: restore one of them",
+                    want.first, want.anchor
+                ),
+            });
+        }
         let applying = self.emitted.max(self.applied.index);
         let committed = self.register.commit.max(applying);
         // An anchor that may never have been committed proves nothing when it is missing elsewhere.
         let known = |anchor: LogIndex| anchor <= committed;
-        if known(want.anchor) && self.refused.values().all(|why| *why == NotGiven::Unknown) {
+        if known(want.anchor) && self.refused.values().all(|why| *why != NotGiven::Trimmed) {
             return Err(NodeError::Damaged {
                 what: format!(
                     "entries of group={group} from index={} to {} are unreadable at every replica: \
@@ -392,7 +417,6 @@ impl Repair {
         writes.push(Write::SetState { group, payload: self.register.encode() });
         writes.push(Write::Repaired { group });
         self.write(writes, effects);
-        self.doubtful = None;
         self.asked = None;
         self.stage = Stage::Writing(Ticket(self.tickets));
     }
@@ -517,7 +541,13 @@ impl Log<'_> {
                 let term = self.stored_term(anchor).ok_or_else(|| NodeError::Damaged {
                     what: format!("entry index={anchor} of group={group} cannot be read"),
                 })?;
-                Some(Want { first: from, anchor, term })
+                // What is of the anchor's term was put there by its leader, and never replaced since:
+                // the log that holds the anchor holds it.
+                let mut first = from;
+                while first < anchor && self.stored_term(first) == Some(term) {
+                    first = first.next();
+                }
+                (first < anchor).then_some(Want { first, anchor, term })
             }
             None => {
                 cut(&mut register, &mut writes, group, (from, last));

@@ -146,6 +146,8 @@ pub enum NotGiven {
     Trimmed,
     /// The anchor is not there.
     Unknown,
+    /// Something is missing here too.
+    Doubtful,
 }
 
 /// A leader's word to a follower of one group that it leads still, or the follower's answer.
@@ -280,6 +282,7 @@ impl Envelope {
                     Ok(_) => 0,
                     Err(NotGiven::Trimmed) => 1,
                     Err(NotGiven::Unknown) => 2,
+                    Err(NotGiven::Doubtful) => 3,
                 });
                 for entry in entries.iter().flatten() {
                     out.put_u32_le(entry.len() as u32);
@@ -392,6 +395,7 @@ fn decode_given(mut raw: Bytes) -> Result<Result<Vec<Bytes>, NotGiven>, WireErro
         0 => None,
         1 => Some(NotGiven::Trimmed),
         2 => Some(NotGiven::Unknown),
+        3 => Some(NotGiven::Doubtful),
         kind => return Err(WireError::UnknownKind { kind }),
     };
     match not {
@@ -484,6 +488,7 @@ mod tests {
             vec(bytes(), 0..4).prop_map(Ok),
             Just(Err(NotGiven::Trimmed)),
             Just(Err(NotGiven::Unknown)),
+            Just(Err(NotGiven::Doubtful)),
         ];
         let beat = (any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>()).prop_map(
             |(group, term, commit, answer)| Beat {

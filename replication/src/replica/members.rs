@@ -113,7 +113,7 @@ impl Replica {
     }
 
     /// True if the member has said anything within an election timeout.
-    fn hears(&self, node: NodeId) -> bool {
+    pub(super) fn hears(&self, node: NodeId) -> bool {
         let patience = u64::from(self.config.options.election_ticks);
         self.heard.get(&node).is_some_and(|tick| self.tick - tick <= patience)
     }

@@ -32,6 +32,8 @@ mod rest;
 #[cfg(test)]
 mod scenarios;
 mod snapshots;
+#[cfg(test)]
+mod unsynced;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -215,8 +217,8 @@ impl Replica {
 
     fn take(&mut self, input: Input, effects: &mut Effects) -> Result<(), NodeError> {
         match input {
-            Input::Tick => self.on_tick(effects),
-            Input::Rested { ticks } => self.on_rested(ticks, effects),
+            Input::Tick => return self.on_tick(effects),
+            Input::Rested { ticks } => return self.on_rested(ticks, effects),
             Input::Peer { envelope, life } => return self.on_peer(envelope, life, effects),
             Input::Recognized { by, same } => self.on_recognized(by, same)?,
             Input::Beat { from, life, beat } => return self.on_beat(from, life, beat, effects),
@@ -369,7 +371,7 @@ impl Replica {
         }
     }
 
-    fn on_tick(&mut self, effects: &mut Effects) {
+    fn on_tick(&mut self, effects: &mut Effects) -> Result<(), NodeError> {
         self.tick += 1;
         if self.may_tick() {
             self.raw.tick();
@@ -392,11 +394,11 @@ impl Replica {
             self.report_flushed(effects);
         }
         self.mind_snapshots(effects);
-        self.mind_probation(effects);
         self.mind_disk();
         if self.disk_is_full && self.tick.is_multiple_of(patience) {
             self.want_flush(effects);
         }
+        self.mind_probation(effects)
     }
 
     /// What is applied and not flushed holds the log, which has no room for more.

@@ -9,10 +9,16 @@ use raft::eraftpb::{Message, MessageType};
 use super::{Replica, ReplicaConfig};
 use crate::effects::Effects;
 use crate::entry::AppliedPosition;
+use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Term};
 use crate::register::Register;
 use crate::repair::give;
-use crate::wire::{Body, Want};
+use crate::wire::{Body, NotGiven, Want};
+
+/// So many election timeouts without a leader, and without the hope of one, are enough.
+const HOPELESS_ELECTIONS_MAX: u64 = 20;
+/// Who is on probation is believed to be for so many times the interval at which it says so.
+const FELLOW_PATIENCES: u64 = 4;
 
 /// How far a probation is.
 #[derive(Debug, Default)]
@@ -22,6 +28,10 @@ pub(super) struct Probation {
     target: Option<(Term, LogIndex)>,
     /// The most that was confirmed since the repair, to the leader of which term.
     confirmed: Option<(Term, LogIndex)>,
+    /// Who else is on probation and looks for a leader, and when it last said so.
+    fellows: BTreeMap<NodeId, u64>,
+    /// Since when there has been no leader.
+    leaderless: Option<u64>,
 }
 
 impl Probation {
@@ -105,11 +115,19 @@ impl Replica {
         let base = store.base().index;
         let reader = store.reader();
         let entries = give(&reader, &self.config, base, want, |index| store.term_of(index));
+        let entries = entries.map_err(|why| match why {
+            // It may have had them.
+            NotGiven::Unknown if self.probation.is_some() => NotGiven::Doubtful,
+            why => why,
+        });
         effects.send.push(self.envelope(from, Body::Given { want, entries }));
     }
 
     /// A follower lost what it had confirmed.
     pub(super) fn on_recount(&mut self, from: NodeId, stand: u64, effects: &mut Effects) {
+        if let Some(probation) = &mut self.probation {
+            probation.fellows.insert(from, self.tick);
+        }
         let last = self.raw.raft.raft_log.last_index();
         let Some(leading) = self.leading.as_mut() else { return };
         let Some(progress) = self.raw.raft.mut_prs().get_mut(from.get()) else { return };
@@ -182,18 +200,49 @@ impl Replica {
         }
     }
 
-    /// Asks the leader of each term once, and again if the answer is lost.
-    pub(super) fn mind_probation(&mut self, effects: &mut Effects) {
+    /// Asks the leader of each term once, and again if the answer is lost. Without a leader it asks
+    /// all voters, so that those on probation hear of each other.
+    ///
+    /// # Errors
+    /// When they are so many that there will never be a leader again.
+    pub(super) fn mind_probation(&mut self, effects: &mut Effects) -> Result<(), NodeError> {
         let (now, tick) = (self.term(), self.tick);
-        let leader = self.leader().filter(|leader| *leader != self.config.node);
-        let patience = u64::from(self.config.options.resend_ticks);
-        let Some(probation) = &mut self.probation else { return };
+        // raft's clock stands still on probation: it does not notice that a leader is gone.
+        let leader = self.leader().filter(|leader| self.hears(*leader));
+        let options = &self.config.options;
+        let patience = u64::from(options.resend_ticks);
+        let hopeless_ticks = HOPELESS_ELECTIONS_MAX * u64::from(options.election_ticks);
+        let Some(probation) = &mut self.probation else { return Ok(()) };
         probation.target = probation.target.filter(|(term, _)| *term == now);
-        let due = probation.asked.is_none_or(|asked| asked + patience < tick);
-        if let Some(leader) = leader.filter(|_| probation.target.is_none() && due) {
-            probation.asked = Some(tick);
-            effects.send.push(self.envelope(leader, Body::Recount { stand: self.stand }));
+        if leader.is_some() {
+            probation.leaderless = None;
+        } else {
+            let since = *probation.leaderless.get_or_insert(tick);
+            // One that has found a leader says nothing any more.
+            probation.fellows.retain(|_, said| tick <= *said + FELLOW_PATIENCES * patience);
+            let lost_nothing =
+                |node| node != self.config.node && !probation.fellows.contains_key(&node);
+            if since + hopeless_ticks < tick && !self.members.is_majority(lost_nothing) {
+                return Err(NodeError::Damaged {
+                    what: format!(
+                        "so many replicas of group={} lost the end of their log that the others \
+                         are no majority: restore one of them",
+                        self.config.group
+                    ),
+                });
+            }
         }
+        let due = probation.asked.is_none_or(|asked| asked + patience < tick);
+        if due && (probation.target.is_none() || leader.is_none()) {
+            probation.asked = Some(tick);
+            let stand = self.stand;
+            let voters = || self.members.other_voters(self.config.node).collect();
+            let asked: Vec<NodeId> = leader.map_or_else(voters, |leader| vec![leader]);
+            effects
+                .send
+                .extend(asked.into_iter().map(|to| self.envelope(to, Body::Recount { stand })));
+        }
+        Ok(())
     }
 
     /// A confirmation leaves, so it is durable: it may be the one that ends the probation.

@@ -17,6 +17,7 @@
 
 use super::Replica;
 use crate::effects::Effects;
+use crate::error::NodeError;
 use crate::identity::Term;
 
 /// What a replica can do without until its next step.
@@ -39,6 +40,7 @@ impl Replica {
             || self.incoming.is_some()
             || !self.outgoing.is_idle()
             || self.probation.is_some()
+            || self.disk_is_full
             || !self.may_tick();
         if waits {
             return Rest::default();
@@ -58,13 +60,14 @@ impl Replica {
     }
 
     /// These ticks passed while it rested.
-    pub(super) fn on_rested(&mut self, ticks: u64, effects: &mut Effects) {
+    pub(super) fn on_rested(&mut self, ticks: u64, effects: &mut Effects) -> Result<(), NodeError> {
         let (sent, raft_sent) = (effects.send.len(), self.raw.raft.msgs.len());
         for _ in 0..ticks {
-            self.on_tick(effects);
+            self.on_tick(effects)?;
         }
         assert_eq!(effects.send.len(), sent, "a replica at rest has nothing to say");
         assert_eq!(self.raw.raft.msgs.len(), raft_sent, "raft at rest has nothing to say");
+        Ok(())
     }
 }
 

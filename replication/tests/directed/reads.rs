@@ -1,0 +1,42 @@
+//! Linearizable reads whose answers come late.
+
+use palisade_replication::NodeId;
+use palisade_replication::sim::{Completion, GROUP, SimOptions};
+
+use crate::scene::{Scene, calm, each_seed};
+
+/// G5: an answer to a read of a former life of the process arrives when its next life asks. It says
+/// where the group stood then, and not what was acknowledged since.
+#[test]
+fn an_answer_to_a_former_life_answers_nothing() {
+    each_seed(10, |seed| {
+        let doubling = SimOptions { duplicate_per_mille: 700, delay_us_max: 20_000, ..calm() };
+        let mut scene = Scene::begun(seed, doubling);
+        for _ in 0..60 {
+            let Some(leader) = scene.leader(GROUP) else {
+                scene.pass(500_000);
+                continue;
+            };
+            let others = scene.others(leader);
+            let reader: NodeId = *scene.random().pick(&others);
+            // Asked, and perhaps answered: a copy of the answer is on its way.
+            scene.read(reader, GROUP);
+            let us = scene.below(40_000);
+            scene.pass(us);
+            scene.kill(reader);
+            scene.start(reader);
+            let us = 20_000 + scene.below(60_000);
+            scene.pass(us);
+            scene.give(leader);
+            let before = scene.acked_count();
+            scene.wait(300_000, |scene| before < scene.acked_count());
+            let acked = scene.acked_count() as u64;
+            let read = scene.read(reader, GROUP);
+            scene.pass(400_000);
+            if let Some(Completion::Readable(at)) = scene.answer(read) {
+                assert!(acked <= at.get(), "G5: read at {at}, acknowledged {acked}");
+            }
+        }
+        scene.finish();
+    });
+}
