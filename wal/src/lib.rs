@@ -27,6 +27,7 @@ mod frame;
 #[doc(hidden)]
 pub mod fuzz;
 mod index;
+mod note;
 mod options;
 mod position;
 mod reader;

@@ -58,6 +58,8 @@ pub(crate) struct SegmentBytes<'a> {
 /// Takes segments in order and keeps what they say.
 pub(crate) struct Recovery {
     domain: Hasher,
+    /// Everything up to here was synced.
+    noted: BatchSeq,
     /// `None` before the first segment.
     expected: Option<BatchSeq>,
     losses: Losses,
@@ -101,9 +103,11 @@ pub(crate) struct Outcome {
 }
 
 impl Recovery {
-    pub(crate) fn new(domain: Hasher) -> Self {
+    /// `noted` is the batch up to which the note says that everything was synced, or zero.
+    pub(crate) fn new(domain: Hasher, noted: BatchSeq) -> Self {
         Self {
             domain,
+            noted,
             expected: None,
             losses: Losses::default(),
             chains: BTreeMap::new(),
@@ -115,8 +119,8 @@ impl Recovery {
             is_torn: false,
             has_rest: false,
             lost_at_end: 0,
-            seen: BatchSeq::ZERO,
-            told_synced: BatchSeq::ZERO,
+            seen: noted,
+            told_synced: noted,
             unsure: VecDeque::new(),
             copies: Copies::default(),
             ends_in_mark: true,
@@ -143,7 +147,9 @@ impl Recovery {
                 continue;
             }
             if expected < frame.header.seq {
-                let promised = segment.is_followed || self.fresh.is_some() || expected <= *synced;
+                let promised = segment.is_followed
+                    || self.fresh.is_some()
+                    || expected <= self.noted.max(*synced);
                 if !promised {
                     is_cut = true;
                     break;
@@ -289,7 +295,8 @@ impl Recovery {
         self.has_rest = segment.raw.iter().skip(end as usize).any(|byte| *byte != 0);
         // A tear beside damage may be damage too.
         let is_doubtful = self.fresh.is_some() && self.is_torn;
-        if read < length || end < segment.read_from || is_empty || is_doubtful {
+        let is_missed = self.expected() <= self.noted;
+        if read < length || end < segment.read_from || is_empty || is_doubtful || is_missed {
             // There may have been more.
             self.lost_at_end = length.max(read).saturating_sub(end) / FRAME_BYTES_MIN + 1;
             self.fresh = self.fresh.or(Some(self.end));
@@ -297,6 +304,12 @@ impl Recovery {
     }
 
     pub(crate) fn finish(mut self) -> Outcome {
+        if self.expected.is_none() && self.noted != BatchSeq::ZERO {
+            // There was a log, and not one segment of it is left.
+            self.expected = Some(BatchSeq::new(1));
+            self.losses.oldest = BatchSeq::new(1);
+            self.fresh = Some(self.end);
+        }
         let mut next_seq = self.expected.unwrap_or(BatchSeq::new(1));
         if self.fresh.is_some() {
             let beyond = self.seen.get().max(next_seq.get() - 1).saturating_add(self.lost_at_end);
@@ -394,7 +407,7 @@ mod tests {
 
         fn recover(mut self) -> Outcome {
             self.raw.resize(FILE_BYTES as usize, 0);
-            let mut recovery = Recovery::new(Hasher::new());
+            let mut recovery = Recovery::new(Hasher::new(), BatchSeq::ZERO);
             recovery.segment(&self.bytes());
             recovery.finish()
         }
@@ -508,7 +521,7 @@ mod tests {
     fn the_search_passes_once_over_what_looks_like_headers() {
         let file_bytes: usize = 32 << 20;
         let mut file = two_groups();
-        let mut recovery = Recovery::new(Hasher::new());
+        let mut recovery = Recovery::new(Hasher::new(), BatchSeq::ZERO);
         // Each is (checksum, length) and the segment, and the next one as batch and durable.
         let middle = file_bytes as u64 / 2;
         let looks_like = [(middle << 32).to_le_bytes(), SEGMENT.get().to_le_bytes()].concat();

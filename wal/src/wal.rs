@@ -2,6 +2,7 @@
 //! production. Waiting for the disk never holds the lock that `submit` and readers need.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 
 use crate::commit::{Chunk, Commit, ReadItem, Taken, WalStats};
@@ -9,6 +10,7 @@ use crate::disk::Disk;
 use crate::error::{WalError, is_full};
 use crate::frame::{ITEM_HEADER_BYTES, Write};
 use crate::index::LiveItem;
+use crate::note::{self, NOTE_BYTES, NOTE_NAME};
 use crate::options::WalOptions;
 use crate::position::{BatchSeq, SegmentId};
 use crate::reader::{WalReader, read_payload};
@@ -106,7 +108,13 @@ impl Wal {
                 disk.remove(&name).map_err(WalError::io("remove", &name))?;
             }
         }
-        let recovery = recover(&*disk, &identity, &options, &segments)?;
+        let noted = read_note(&*disk, &identity)?;
+        if noted != BatchSeq::ZERO {
+            // Damage that it alone tells of would be forgotten with it.
+            write_again(&*disk, NOTE_NAME, &[(0, NOTE_BYTES)])?;
+            disk.sync(NOTE_NAME).map_err(WalError::failed("sync", NOTE_NAME))?;
+        }
+        let recovery = recover(&*disk, &identity, noted, &options, &segments)?;
         let outcome = recovery.finish();
         if let Some(last) = segments.last() {
             let name = segment::file_name(*last);
@@ -123,7 +131,8 @@ impl Wal {
                 source: Arc::new(source),
             })?;
         }
-        let is_suspect = outcome.recovered.unlisted_damaged || outcome.start.after_damage;
+        let after_damage = outcome.start.after_damage;
+        let is_suspect = outcome.recovered.unlisted_damaged || after_damage;
         let suspect_up_to = segments.last().filter(|_| is_suspect).copied();
         let suspect_up_to = suspect_up_to.unwrap_or(SegmentId::new(0));
         let mut commit =
@@ -142,7 +151,29 @@ impl Wal {
             maintained: WalStats::default(),
         };
         while wal.prepare_spare()? {}
+        wal.prepare_note()?;
+        if !after_damage {
+            // Power may have left the mark and not the note; there may be no other mark for long.
+            wal.write_note()?;
+        }
         Ok((wal, outcome.recovered))
+    }
+
+    /// Without space for it, the wal does without.
+    fn prepare_note(&mut self) -> Result<(), WalError> {
+        let disk = &*self.shared.disk;
+        let is_there = disk.len(NOTE_NAME).is_ok_and(|length| length == NOTE_BYTES as u64);
+        if is_there {
+            return Ok(());
+        }
+        match disk.create(NOTE_NAME, NOTE_BYTES as u64) {
+            Err(error) if is_full(&error) => {
+                let _ = disk.remove(NOTE_NAME);
+                Ok(())
+            }
+            Err(error) => Err(WalError::io("create", NOTE_NAME)(error)),
+            Ok(()) => self.sync_dir(NOTE_NAME),
+        }
     }
 
     /// Checks a batch and takes it in; nothing is written yet. On a full disk, what adds entries is
@@ -407,8 +438,18 @@ impl Wal {
 
     /// Writes, and does not sync: what the mark tells holds as soon as it can be read.
     fn mark(&mut self) -> Result<(), WalError> {
-        let taken = self.shared.commit().take_mark();
-        taken.map_or(Ok(()), |taken| self.write(taken))
+        let Some(taken) = self.shared.commit().take_mark() else { return Ok(()) };
+        self.write(taken)?;
+        self.write_note()
+    }
+
+    /// What a full disk or a start without one leaves out, the mark says alone.
+    fn write_note(&self) -> Result<(), WalError> {
+        let raw = note::encode(&self.identity.domain(), self.durable());
+        match self.shared.disk.write_at(NOTE_NAME, 0, &raw) {
+            Err(error) if is_full(&error) || error.kind() == io::ErrorKind::NotFound => Ok(()),
+            written => written.map_err(WalError::io("write", NOTE_NAME)),
+        }
     }
 
     /// Returns whether it made a file that was wanted.
@@ -487,6 +528,7 @@ fn batches(items: &[LiveItem], target: usize) -> impl Iterator<Item = &[LiveItem
 fn recover(
     disk: &dyn Disk,
     identity: &WalIdentity,
+    noted: BatchSeq,
     options: &WalOptions,
     segments: &BTreeSet<SegmentId>,
 ) -> Result<Recovery, WalError> {
@@ -499,7 +541,7 @@ fn recover(
         let header = decode_header(identity, &name, &header.bytes)?;
         headers.push((*id, name, length, header.filter(|header| header.segment == *id)));
     }
-    let mut recovery = Recovery::new(identity.domain());
+    let mut recovery = Recovery::new(identity.domain(), noted);
     for (number, (id, name, length, header)) in headers.iter().enumerate() {
         // A longer file is not of this wal; reading as much as a segment holds is enough.
         let length = (*length).min(options.segment_bytes.max(u64::from(u32::MAX)));
@@ -519,6 +561,17 @@ fn recover(
         });
     }
     Ok(recovery)
+}
+
+/// What the note says was synced, or zero. One that cannot be read says nothing.
+fn read_note(disk: &dyn Disk, identity: &WalIdentity) -> Result<BatchSeq, WalError> {
+    let io = WalError::io("read", NOTE_NAME);
+    let raw = match disk.len(NOTE_NAME) {
+        Ok(length) => salvage::read(disk, NOTE_NAME, length.min(NOTE_BYTES as u64) as usize),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BatchSeq::ZERO),
+        Err(error) => Err(error),
+    };
+    raw.map(|raw| note::decode(&identity.domain(), &raw.bytes)).map_err(io)
 }
 
 /// Writes what stands at these places, to the same places.
