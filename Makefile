@@ -28,6 +28,8 @@ SEEDS ?= 5000
 # Of `make fuzz`, for each target; without a TARGET, all of them in turn.
 SECONDS ?= 60
 TARGET ?=
+# What `make bench` runs: load, snapshot, flood or idle.
+BIN ?= load
 # Further words for the command under `make demo` and `make bench`.
 ARGS ?=
 
@@ -87,6 +89,6 @@ fuzz: setup ## feed what reads bytes with broken ones (TARGET=wal/directory SECO
 	@.ci/fuzz "$(SECONDS)" "$(TARGET)"
 
 .PHONY: bench
-bench: ## figures beside a peer on the same disk; release profile, installs etcd-server
+bench: ## figures beside a peer on the same disk; installs etcd-server (BIN=snapshot, flood, idle)
 	@.ci/setup bench
-	@$(ENV); set -x; cargo run --locked --release -p palisade-benches --bin load -- $(ARGS)
+	@$(ENV); set -x; cargo run --locked --release -p palisade-benches --bin $(BIN) -- $(ARGS)

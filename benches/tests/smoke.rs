@@ -1,5 +1,6 @@
-//! The canonical workload in its smallest size.
+//! The canonical workload in its smallest size, and the other tools in theirs.
 
+use std::process::Command;
 use std::time::Duration;
 
 use palisade_benches::{Nodes, closed_loop, record};
@@ -20,4 +21,33 @@ async fn three_nodes_take_appends() {
         http.append(number, record(number)).await.unwrap();
     }
     nodes.close().await.unwrap();
+}
+
+/// Runs a tool and gives what it printed.
+fn tool(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_flood_is_counted_for_each_node() {
+    let told = tool(env!("CARGO_BIN_EXE_flood"), &["--seconds", "1", "--only", "impatient"]);
+    assert!(told.contains("impatient"), "{told}");
+    assert_eq!(told.matches("follower").count(), 2, "{told}");
+}
+
+#[test]
+fn idle_groups_take_a_share_of_a_core() {
+    let args = ["--groups", "10", "--seconds", "1", "--runs", "1"];
+    let told = tool(env!("CARGO_BIN_EXE_idle"), &args);
+    assert!(told.contains("median"), "{told}");
+}
+
+#[test]
+fn a_snapshot_is_measured_until_the_newcomer_has_caught_up() {
+    let args = ["--state-mib", "16", "--seconds", "1", "--runs", "1", "--callers", "16"];
+    let told = tool(env!("CARGO_BIN_EXE_snapshot"), &args);
+    assert!(told.contains("catch up"), "{told}");
 }
