@@ -24,7 +24,6 @@ mod node;
 mod options;
 mod peer_faults;
 mod proposals;
-mod raft_codec;
 mod raft_log;
 mod reads;
 mod register;
