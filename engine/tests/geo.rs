@@ -82,6 +82,17 @@ async fn open_map(engine: &Engine, name: &str, replicas: ReplicaPolicy) -> Resul
     tokio::time::timeout(PATIENCE, opened).await.expect("an answer")
 }
 
+/// Puts until it is acknowledged.
+async fn put(map: &Map, value: &str) {
+    let put = async {
+        while let Err(error) = map.put(&"k".into(), &value.into()).await {
+            assert_ne!(error.disposition(), Disposition::Halt, "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, put).await.expect("an acknowledgement");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_demand_that_cannot_be_met_is_refused_with_what_to_do() {
     for zones in [["a", "a", "a"], ["", "", ""], ["a", "", "a"]] {
@@ -102,7 +113,7 @@ async fn a_demand_that_cannot_be_met_is_refused_with_what_to_do() {
         let refused = open_map(&engines[1], "geo", three).await.map(|_| ());
         assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");
         // Nobody demanded anything: the group works as before.
-        plain.put(&"k".into(), &"v".into()).await.unwrap();
+        put(&plain, "v").await;
         assert!(!engines[0].status().await.unwrap().members.commits_across_domains());
         for engine in engines {
             engine.close().await.unwrap();
@@ -125,7 +136,7 @@ async fn a_write_is_acknowledged_in_two_domains_or_not_at_all() {
         assert!(engine.status().await.unwrap().members.commits_across_domains());
     }
     for map in &maps {
-        map.put(&"k".into(), &"both".into()).await.unwrap();
+        put(map, "both").await;
     }
     let other = open_map(&engines[0], "geo", ReplicaPolicy::majority(3)).await.map(|_| ());
     assert!(matches!(other, Err(Error::Incompatible { .. })), "{other:?}");
@@ -150,14 +161,9 @@ async fn a_write_is_acknowledged_in_two_domains_or_not_at_all() {
     assert!(matches!(refused, Err(Error::Disconnected { .. })), "{refused:?}");
     let second = nodes.open(1, patience).await;
     let map = open_map(&third, "geo", ACROSS).await.unwrap();
-    let put = async {
-        while map.put(&"k".into(), &"both again".into()).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, put).await.expect("an acknowledgement");
-    let read = map.get(&"k".into(), ReadConsistency::Linearizable).await.unwrap().unwrap();
-    assert_eq!(read.value, "both again");
+    put(&map, "both again").await;
+    let read = map.get(&"k".into(), ReadConsistency::Local).await.unwrap().unwrap();
+    assert_eq!(read.value, "both again", "it was acknowledged here");
     for engine in [first, second, third] {
         engine.close().await.unwrap();
     }

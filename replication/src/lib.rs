@@ -25,7 +25,6 @@ mod open_disk;
 mod options;
 mod peer_faults;
 mod proposals;
-mod raft_codec;
 mod raft_log;
 mod reads;
 mod register;

@@ -442,7 +442,7 @@ pub(crate) mod fuzz {
     use raft::eraftpb::{Message, MessageType};
 
     use super::*;
-    use crate::raft_codec;
+    use crate::replica::raft_codec;
 
     /// Whether the bytes are a stored entry, which then must encode to them again.
     pub(crate) fn stored_entry(index: LogIndex, raw: Bytes) -> bool {

@@ -11,10 +11,10 @@ use raft::eraftpb::{Entry, EntryType};
 
 use super::Replica;
 use super::members::Described;
+use super::raft_codec;
 use crate::effects::Effects;
 use crate::identity::NodeId;
 use crate::membership::{ChangeRefusal, Member, MemberChange};
-use crate::raft_codec;
 use crate::wire::Body;
 
 /// A demand in the log that is not applied yet.

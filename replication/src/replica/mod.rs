@@ -27,6 +27,7 @@ mod members;
 mod newborn;
 mod open;
 mod probation;
+pub(crate) mod raft_codec;
 mod ready;
 mod rest;
 #[cfg(test)]
@@ -50,7 +51,6 @@ use crate::membership::Membership;
 use crate::options::Options;
 use crate::peer_faults::PeerFault;
 use crate::proposals::Pending;
-use crate::raft_codec;
 use crate::reads::Reads;
 use crate::register::Register;
 use crate::wire::{Beat, Body, Envelope};

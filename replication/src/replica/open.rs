@@ -7,6 +7,7 @@ use raft::{Config, RawNode, ReadOnlyOption};
 
 use super::domains::demand_of;
 use super::probation::{Probation, stand};
+use super::raft_codec;
 use super::snapshots::Outgoing;
 use super::{Replica, ReplicaConfig, invariant};
 use crate::entry::AppliedPosition;
@@ -14,7 +15,6 @@ use crate::error::NodeError;
 use crate::identity::Term;
 use crate::log_store::LogStore;
 use crate::proposals::Pending;
-use crate::raft_codec;
 use crate::reads::Reads;
 use crate::register::Register;
 

@@ -7,13 +7,13 @@ use raft::Ready;
 use raft::eraftpb::{Entry, EntryType, Message, MessageType};
 
 use super::probation::confirms;
+use super::raft_codec;
 use super::{Outstanding, Replica, invariant};
 use crate::effects::{Apply, Effects, Ticket, WriteEffect};
 use crate::entry::{AppliedPosition, CommittedEntry, EntryBody};
 use crate::error::NodeError;
 use crate::identity::{NodeId, Term};
 use crate::log_store::encode_entry;
-use crate::raft_codec;
 use crate::register::Register;
 use crate::wire::{Beat, Body, Envelope};
 
