@@ -655,6 +655,23 @@ fn a_full_store_of_requests_forgets_the_oldest() {
     assert_eq!((known("a"), known("b"), known("c")), (false, true, true));
 }
 
+/// G6: a request is known for a day of log time from its reservation, and not longer.
+#[test]
+fn a_request_is_forgotten_after_a_day_and_not_before() {
+    const DAY_MS: u64 = 86_400_000;
+    let known_after = |later_ms: u64| {
+        let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+        let steps = [(0, "a"), (later_ms, "b")]
+            .map(|(later_ms, key)| Step { later_ms, command: batch(vec![reserve(key, 1, 1)]) });
+        let history: Vec<Step> = opened().into_iter().chain(steps).collect();
+        replica.machine.apply(GROUP, &entries(&history, &[false])).unwrap();
+        let row = keys::request(GROUP, ResourceId(3), b"a");
+        replica.store.get(Family::Idempotency, &row).unwrap().is_some()
+    };
+    assert!(known_after(DAY_MS));
+    assert!(!known_after(DAY_MS + 1));
+}
+
 /// G10: a gap in the offsets, or a record that cannot be read, stops the replica.
 #[test]
 fn what_does_not_fit_is_an_error_and_leaves_nothing() {
