@@ -36,11 +36,10 @@ pub(crate) fn read(disk: &dyn Disk, name: &str, length: usize) -> io::Result<Sal
     let mut read_from = 0;
     for (number, piece) in bytes.chunks_mut(PIECE_BYTES).enumerate() {
         let piece_pos = number * PIECE_BYTES;
-        match disk.read_at(name, piece_pos as u64, piece) {
-            Ok(()) => continue,
-            Err(error) if is_unreadable(&error) => {}
-            Err(error) => return Err(error),
+        if disk.read_at(name, piece_pos as u64, piece).is_ok() {
+            continue;
         }
+        // Whatever it was, it shows again at the block that it concerns.
         for (number, block) in piece.chunks_mut(BLOCK_BYTES).enumerate() {
             let pos = (piece_pos + number * BLOCK_BYTES) as u64;
             match disk.read_at(name, pos, block) {

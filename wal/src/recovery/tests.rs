@@ -357,3 +357,19 @@ fn without_any_segment_a_wal_begins_at_one() {
     assert!(!outcome.start.mark_due);
     assert!(!outcome.recovered.unlisted_damaged);
 }
+
+/// Three things tell that a missing frame had been synced, each of them alone.
+#[test]
+fn a_missing_frame_is_damage_as_soon_as_anything_tells_of_it() {
+    let unsynced = || two_groups().batch(5, 3, &[(append(2, 3), 3, false)]).lose(3);
+    let alone = unsynced().recover();
+    assert_eq!(group(&alone, 2).last, LogIndex::new(2), "nothing tells of batch 4: cut");
+    let followed = unsynced().recover_as(|segment| segment.is_followed = true);
+    assert_eq!(group(&followed, 2).last, LogIndex::new(3), "a later segment does");
+    assert_eq!(lost(&followed), [(4, 4)]);
+    let beside_damage = unsynced().recover_as(|segment| segment.header = None);
+    assert_eq!(group(&beside_damage, 2).last, LogIndex::new(3), "what is damaged is not cut");
+    assert_eq!(lost(&beside_damage), [(4, 4)]);
+    let synced = two_groups().batch(5, 4, &[(append(2, 3), 3, false)]).lose(3).recover();
+    assert_eq!(lost(&synced), [(4, 4)], "the frame behind does");
+}
