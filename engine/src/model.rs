@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use palisade_replication::{
-    ClusterId, CommittedEntry, GroupId, LogIndex, LogTime, NodeId, Offset, ProposalId, Record,
-    StateMachine, Term,
+    AppliedPosition, ClusterId, CommittedEntry, GroupId, LogIndex, LogTime, NodeId, Offset,
+    ProposalId, Record, StateMachine, Term,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -670,6 +670,24 @@ fn a_request_is_forgotten_after_a_day_and_not_before() {
     };
     assert!(known_after(DAY_MS));
     assert!(!known_after(DAY_MS + 1));
+}
+
+/// The log is trimmed up to what is said to be flushed: it must be there after a crash.
+#[test]
+fn only_what_is_flushed_survives_a_crash_and_is_said_to() {
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+    let all = entries(&opened(), &[false]);
+    replica.machine.apply(GROUP, &all[..2]).unwrap();
+    assert_eq!(replica.machine.flushed(GROUP), AppliedPosition::ZERO);
+    replica.machine.flush().unwrap();
+    let flushed = replica.machine.applied(GROUP);
+    assert_eq!(replica.machine.flushed(GROUP), flushed);
+    replica.machine.apply(GROUP, &all[2..]).unwrap();
+    assert_eq!(replica.machine.flushed(GROUP), flushed);
+    replica.store.crash();
+    let replica = Replica::open(replica.store);
+    assert_eq!(replica.machine.applied(GROUP), flushed);
+    assert_eq!(replica.machine.flushed(GROUP), flushed, "it kept nothing else");
 }
 
 /// G10: a gap in the offsets, or a record that cannot be read, stops the replica.
