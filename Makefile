@@ -30,6 +30,8 @@ SECONDS ?= 60
 TARGET ?=
 # What `make bench` runs: load, snapshot, flood or idle.
 BIN ?= load
+# Of `make mutants`: recovery, fencing, requests or proposals; without one, all of them in turn.
+AREA ?=
 # Further words for the command under `make demo` and `make bench`.
 ARGS ?=
 
@@ -75,6 +77,12 @@ sim: setup ## a long simulator campaign (SEEDS=5000)
 .PHONY: zoo
 zoo: setup ## plant known bugs, each of which the tests must catch (ARGS="07 read")
 	@$(ENV); jepsen/zoo/run $(ARGS)
+
+# Half an hour on an idle machine. What survives, and why, stands in jepsen/docs/mutants.md.
+.PHONY: mutants
+mutants: ## break the code where it must not fail silently; tests must notice (AREA=recovery)
+	@.ci/setup mutants
+	@$(ENV); .ci/mutants $(AREA)
 
 # The flag changes every crate that is built with it, so the models have a target folder of their own, and
 # no package with RocksDB below it may take part.

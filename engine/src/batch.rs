@@ -126,14 +126,14 @@ impl Batch {
 
     fn check(&self) -> Result<(), Error> {
         check_domain(&self.caller)?;
-        let largest = |at: usize| self.ops.iter().map(|op| sizes(&op.action)[at]).max();
+        let longest_key = self.ops.iter().map(|op| sizes(&op.action)[0]).max();
         let broken = if self.ops.is_empty() {
             Some("a batch has at least one operation".to_owned())
         } else if self.ops.len() > BATCH_OPS_MAX {
             Some(format!("a batch has at most {BATCH_OPS_MAX} operations"))
-        } else if largest(0) > Some(KEY_BYTES_MAX) {
+        } else if longest_key > Some(KEY_BYTES_MAX) {
             Some(format!("a key has at most {KEY_BYTES_MAX} bytes"))
-        } else if largest(1) > Some(VALUE_BYTES_MAX) || self.bytes > VALUE_BYTES_MAX {
+        } else if self.bytes > VALUE_BYTES_MAX {
             Some(format!("a value, and a batch as a whole, has at most {VALUE_BYTES_MAX} bytes"))
         } else if appends_twice(&self.ops) {
             Some("a batch appends to the same log at most once".to_owned())

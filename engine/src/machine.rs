@@ -332,3 +332,28 @@ fn failed(what: &str) -> ApplyError {
 pub(crate) fn stopped(error: &StoreError) -> Error {
     Error::InternalError { what: error.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    #[test]
+    fn a_state_is_taken_up_by_its_own_node_and_by_no_other_version() {
+        let store = MemoryStore::default();
+        let (cluster, node) = (ClusterId::new(7), NodeId::new(1));
+        let refused = |cluster, node| match claim(&store, cluster, node).unwrap_err() {
+            Error::Incompatible { found, .. } => found,
+            error => panic!("{error}"),
+        };
+        claim(&store, cluster, node).unwrap();
+        claim(&store, cluster, node).unwrap();
+        assert_eq!(refused(cluster, NodeId::new(2)), "state of another node");
+        assert_eq!(refused(ClusterId::new(8), node), "state of another node");
+
+        let newer = Some(Bytes::from_static(&[STATE_VERSION + 1]));
+        let writes = vec![(Family::Meta, keys::OWNER.to_vec(), newer)];
+        store.commit(WriteSet { writes }).unwrap();
+        assert!(refused(cluster, node).contains("newer release"));
+    }
+}

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use palisade_replication::{
-    ClusterId, CommittedEntry, GroupId, LogIndex, LogTime, NodeId, Offset, ProposalId, Record,
-    StateMachine, Term,
+    AppliedPosition, ClusterId, CommittedEntry, GroupId, LogIndex, LogTime, NodeId, Offset,
+    ProposalId, Record, StateMachine, Term,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -653,6 +653,41 @@ fn a_full_store_of_requests_forgets_the_oldest() {
         store.get(Family::Idempotency, &row).unwrap().is_some()
     };
     assert_eq!((known("a"), known("b"), known("c")), (false, true, true));
+}
+
+/// G6: a request is known for a day of log time from its reservation, and not longer.
+#[test]
+fn a_request_is_forgotten_after_a_day_and_not_before() {
+    const DAY_MS: u64 = 86_400_000;
+    let known_after = |later_ms: u64| {
+        let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+        let steps = [(0, "a"), (later_ms, "b")]
+            .map(|(later_ms, key)| Step { later_ms, command: batch(vec![reserve(key, 1, 1)]) });
+        let history: Vec<Step> = opened().into_iter().chain(steps).collect();
+        replica.machine.apply(GROUP, &entries(&history, &[false])).unwrap();
+        let row = keys::request(GROUP, ResourceId(3), b"a");
+        replica.store.get(Family::Idempotency, &row).unwrap().is_some()
+    };
+    assert!(known_after(DAY_MS));
+    assert!(!known_after(DAY_MS + 1));
+}
+
+/// The log is trimmed up to what is said to be flushed: it must be there after a crash.
+#[test]
+fn only_what_is_flushed_survives_a_crash_and_is_said_to() {
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+    let all = entries(&opened(), &[false]);
+    replica.machine.apply(GROUP, &all[..2]).unwrap();
+    assert_eq!(replica.machine.flushed(GROUP), AppliedPosition::ZERO);
+    replica.machine.flush().unwrap();
+    let flushed = replica.machine.applied(GROUP);
+    assert_eq!(replica.machine.flushed(GROUP), flushed);
+    replica.machine.apply(GROUP, &all[2..]).unwrap();
+    assert_eq!(replica.machine.flushed(GROUP), flushed);
+    replica.store.crash();
+    let replica = Replica::open(replica.store);
+    assert_eq!(replica.machine.applied(GROUP), flushed);
+    assert_eq!(replica.machine.flushed(GROUP), flushed, "it kept nothing else");
 }
 
 /// G10: a gap in the offsets, or a record that cannot be read, stops the replica.

@@ -367,4 +367,34 @@ mod tests {
         assert!(Placement::new([rule(None, Some("a"))]).is_err());
         assert!(Placement::new([]).is_err());
     }
+
+    /// G3: the current writer passes, no older one, and none that was never opened.
+    #[test]
+    fn a_guard_lets_only_the_current_epoch_pass() {
+        let mut guard = FenceGuard::new(FenceEpoch::new(2));
+        let fenced = |result: Result<(), Error>, current| matches!(result, Err(Error::Fenced { current: found }) if found.get() == current);
+        assert!(guard.check(FenceEpoch::new(2)).is_ok());
+        assert!(fenced(guard.check(FenceEpoch::new(1)), 2));
+        let ahead = guard.check(FenceEpoch::new(3)).unwrap_err();
+        assert!(matches!(ahead, Error::PreconditionFailed { .. }), "{ahead}");
+
+        assert!(fenced(guard.advance(FenceEpoch::new(1)), 2));
+        guard.advance(FenceEpoch::new(2)).unwrap();
+        assert!(guard.check(FenceEpoch::new(2)).is_ok(), "the current one changes nothing");
+        guard.advance(FenceEpoch::new(5)).unwrap();
+        assert!(guard.check(FenceEpoch::new(5)).is_ok());
+        assert!(fenced(guard.check(FenceEpoch::new(2)), 5));
+    }
+
+    #[test]
+    fn names_and_rules_are_bounded() {
+        assert!(LogicalResourceName::new(&"a".repeat(128)).is_ok());
+        let rule =
+            |provider: &str| DomainRule { provider: provider.to_owned(), region: None, zone: None };
+        assert!(Placement::new([rule(&"a".repeat(64))]).is_ok());
+        assert!(Placement::new([rule(&"a".repeat(65))]).is_err());
+        assert!(Placement::new([rule("")]).is_err());
+        assert!(Placement::new(vec![rule("a"); Placement::RULES_MAX]).is_ok());
+        assert!(Placement::new(vec![rule("a"); Placement::RULES_MAX + 1]).is_err());
+    }
 }

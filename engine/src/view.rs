@@ -153,4 +153,13 @@ mod tests {
         assert_eq!(first(&view).as_deref(), Some("c"));
         assert_eq!(view.into_writes().writes.len(), 2);
     }
+
+    #[test]
+    #[should_panic(expected = "neither kept nor dropped")]
+    fn a_record_is_kept_or_dropped_before_the_commit() {
+        let store = MemoryStore::default();
+        let mut view = View::new(&store);
+        view.put(Family::Map, b"a".to_vec(), Bytes::new());
+        view.into_writes();
+    }
 }

@@ -245,3 +245,66 @@ async fn ranges_come_in_key_order_with_one_row_a_key() {
     assert_eq!(keys("a/", Some("b"), 10).await, ["a/1"]);
     assert_eq!(keys("", None, 2).await, ["a", "a/1"]);
 }
+
+/// G12: what is at its bound passes, one more is refused before it is proposed.
+#[tokio::test]
+async fn a_batch_is_refused_beyond_its_bounds_and_not_at_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(&dir, 1).await.unwrap();
+    let refused = |result: Result<palisade::Receipt, Error>| {
+        assert!(matches!(result, Err(Error::InvalidArgument { .. })), "{result:?}");
+    };
+    let ops = |count: usize| {
+        let batch = service.engine.batch();
+        (0..count).fold(batch, |batch, _| batch.delete(&service.map, &"k".to_owned())).commit()
+    };
+    ops(palisade::BATCH_OPS_MAX).await.unwrap();
+    refused(ops(palisade::BATCH_OPS_MAX + 1).await);
+
+    let key = |bytes: usize| "k".repeat(bytes);
+    service.map.put(&key(palisade::KEY_BYTES_MAX), &String::new()).await.unwrap();
+    refused(service.map.put(&key(palisade::KEY_BYTES_MAX + 1), &String::new()).await);
+
+    // Values alone have room for all of it; then one by one, together with their keys.
+    let value = |bytes: usize| "v".repeat(bytes);
+    service.log.append(&value(palisade::VALUE_BYTES_MAX)).await.unwrap();
+    refused(service.log.append(&value(palisade::VALUE_BYTES_MAX + 1)).await);
+    let two = |bytes: usize| {
+        let batch = service.engine.batch().append(&service.log, &value(bytes));
+        batch.put(&service.map, &"k".to_owned(), &value(palisade::VALUE_BYTES_MAX / 2)).commit()
+    };
+    two(palisade::VALUE_BYTES_MAX / 2 - 1).await.unwrap();
+    refused(two(palisade::VALUE_BYTES_MAX / 2).await);
+}
+
+#[tokio::test]
+async fn an_operation_counts_with_its_key_and_its_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(&dir, 1).await.unwrap();
+    let half = || "v".repeat(palisade::VALUE_BYTES_MAX / 2);
+    let batch = || {
+        let batch = service.engine.batch().append(&service.log, &half());
+        batch.reserve(&service.requests, "r", Fingerprint::of(b"x"), OWNER)
+    };
+    let result = |bytes| bytes::Bytes::from(vec![1; bytes]);
+    let complete = |bytes| batch().complete(&service.requests, "r", OWNER, result(bytes)).commit();
+    let beyond = complete(palisade::VALUE_BYTES_MAX / 2 - 1).await;
+    assert!(matches!(beyond, Err(Error::InvalidArgument { .. })), "{beyond:?}");
+    complete(palisade::VALUE_BYTES_MAX / 2 - 2).await.unwrap();
+}
+
+/// What was made otherwise is not opened as something else.
+#[tokio::test]
+async fn replicas_and_placement_are_part_of_what_a_resource_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(&dir, 1).await.unwrap();
+    let opened =
+        async |spec| ReplicatedLog::<String>::open(&service.engine, spec).await.map(|_| ());
+    let none = ResourceSpec { replicas: ReplicaPolicy::majority(0), ..spec("log", 1) };
+    let wider = Placement::providers(["local", "aws"]).unwrap();
+    for other in [none, ResourceSpec { placement: wider, ..spec("log", 1) }] {
+        let refused = opened(other).await;
+        assert!(matches!(refused, Err(Error::Incompatible { .. })), "{refused:?}");
+    }
+    opened(spec("log", 1)).await.unwrap();
+}

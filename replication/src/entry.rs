@@ -262,4 +262,58 @@ mod tests {
             assert!(EntryBody::decode(encoded.slice(..cut)).is_err(), "cut={cut}");
         }
     }
+
+    #[test]
+    fn what_no_leader_wrote_is_refused() {
+        let encoded = body(3, &[b"one".to_vec()]).encode();
+        let with = |at: usize, bytes: &[u8]| {
+            let mut raw = encoded.to_vec();
+            raw[at..at + bytes.len()].copy_from_slice(bytes);
+            Bytes::from(raw)
+        };
+        let header = |raw: &Bytes| EntryBody::decode_tail(raw);
+        for raw in [with(1, &[0; 8]), with(17, &[0; 4]), with(1, &[0xff; 8])] {
+            assert_eq!(header(&raw), Err(EntryError::ZeroOffset));
+            assert_eq!(EntryBody::decode(raw), Err(EntryError::ZeroOffset));
+        }
+        let version = VERSION + 1;
+        let newer = with(0, &[version]);
+        assert_eq!(header(&newer), Err(EntryError::UnknownVersion { version }));
+        // A count that cannot be, which must not be believed before it is checked.
+        assert_eq!(EntryBody::decode(with(17, &[0xff; 4])), Err(EntryError::Truncated));
+        let longer = Bytes::from([&encoded[..], &[0]].concat());
+        assert_eq!(EntryBody::decode(longer), Err(EntryError::TrailingBytes));
+        let tail = (Offset::new(3), LogTime::new(99));
+        assert_eq!(header(&encoded.slice(..HEADER_BYTES)), Ok(tail), "the records are not read");
+    }
+
+    #[test]
+    fn an_entry_without_payloads_is_as_short_as_can_be() {
+        let body = body(3, &[Vec::new(), Vec::new()]);
+        let encoded = body.encode();
+        assert_eq!(encoded.len(), HEADER_BYTES + 2 * RECORD_HEADER_BYTES);
+        assert_eq!(EntryBody::decode(encoded), Ok(body));
+    }
+
+    #[test]
+    fn an_applied_entry_ends_at_its_last_record() {
+        let body = body(3, &[b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
+        assert_eq!(body.last_offset(), Offset::new(5));
+        let entry = CommittedEntry {
+            members_index: LogIndex::new(2),
+            index: LogIndex::new(9),
+            term: Term::new(4),
+            log_time: body.log_time,
+            first_offset: body.first_offset,
+            records: body.records,
+        };
+        let end = AppliedPosition {
+            index: LogIndex::new(9),
+            term: Term::new(4),
+            members_index: LogIndex::new(2),
+            offset: Offset::new(5),
+            log_time: LogTime::new(99),
+        };
+        assert_eq!(entry.end(), end);
+    }
 }

@@ -237,4 +237,99 @@ mod tests {
         assert!(!proposed.first_time(7, 4), "a late copy of a resolved one");
         assert!(proposed.first_time(7, 6));
     }
+
+    fn numbers(records: &[(u64, Bytes)]) -> Vec<u64> {
+        records.iter().map(|(seq, _)| *seq).collect()
+    }
+
+    /// Three proposals, of which the first two are sent in term 3 at tick 10.
+    fn two_sent() -> Pending {
+        let mut pending = Pending::default();
+        pending.accept(1, payload());
+        pending.accept(2, payload());
+        assert_eq!(numbers(&pending.send(Term::new(3), 10)), [1, 2]);
+        pending.accept(3, payload());
+        pending
+    }
+
+    /// G12: what is pending is bounded by these, and what is resolved makes room again.
+    #[test]
+    fn what_is_pending_is_counted() {
+        let mut pending = Pending::default();
+        assert!(pending.is_empty());
+        assert_eq!((pending.count(), pending.bytes(), pending.resolved_up_to()), (0, 0, 0));
+        let mut pending = two_sent();
+        assert!(!pending.is_empty());
+        assert_eq!((pending.count(), pending.bytes(), pending.resolved_up_to()), (3, 21, 0));
+        assert!(pending.resolve(2));
+        assert!(!pending.resolve(2), "it is not known any more");
+        assert!(!pending.resolve(9), "nor was this one ever");
+        assert_eq!((pending.count(), pending.bytes(), pending.resolved_up_to()), (2, 14, 0));
+        assert!(pending.resolve(1));
+        assert_eq!(pending.resolved_up_to(), 2, "up to before the first that is pending");
+        assert!(pending.resolve(3));
+        assert!(pending.is_empty());
+        assert_eq!((pending.count(), pending.bytes(), pending.resolved_up_to()), (0, 0, 3));
+    }
+
+    #[test]
+    fn what_was_sent_is_sent_again_only_after_its_time() {
+        let mut pending = two_sent();
+        assert_eq!(numbers(&pending.send(Term::new(3), 20)), [3]);
+        assert_eq!(numbers(&pending.resend(Term::new(3), 10, 30)), [0; 0], "not before its time");
+        assert_eq!(numbers(&pending.resend(Term::new(3), 11, 30)), [1, 2], "not the later one");
+        assert_eq!(numbers(&pending.resend(Term::new(3), 21, 31)), [3]);
+        assert_eq!(numbers(&pending.resend(Term::new(3), 31, 32)), [1, 2], "counted from the copy");
+        assert_eq!(numbers(&pending.resend(Term::new(2), 99, 99)), [0; 0]);
+    }
+
+    #[test]
+    fn only_what_an_older_term_was_sent_is_lost() {
+        let mut pending = two_sent();
+        assert_eq!(numbers(&pending.send(Term::new(4), 20)), [3]);
+        pending.lost(Term::new(4));
+        pending.lost(Term::new(4));
+        assert_eq!(numbers(&pending.send(Term::new(4), 21)), [1, 2], "the third may yet commit");
+        assert!(pending.send(Term::new(4), 22).is_empty());
+        pending.lost(Term::new(5));
+        assert!(pending.resolve(2), "also while it waits");
+        assert_eq!(numbers(&pending.send(Term::new(5), 23)), [1, 3]);
+    }
+
+    #[test]
+    fn what_was_taken_back_waits_again() {
+        let mut pending = two_sent();
+        pending.unsend([2, 3, 9].into_iter());
+        assert_eq!(numbers(&pending.send(Term::new(4), 20)), [2, 3], "the first is still sent");
+        assert!(pending.send(Term::new(4), 21).is_empty());
+    }
+
+    /// What was never sent is in no part of the log.
+    #[test]
+    fn what_was_sent_can_be_given_up_without_what_waits() {
+        let mut pending = two_sent();
+        assert_eq!(pending.give_up_sent(), [1, 2]);
+        assert_eq!((pending.count(), pending.bytes()), (1, 7));
+        assert_eq!(numbers(&pending.send(Term::new(4), 20)), [3]);
+
+        let mut pending = two_sent();
+        assert_eq!(pending.give_up_all(), [1, 2, 3]);
+        assert!(pending.is_empty());
+        assert!(pending.send(Term::new(4), 20).is_empty());
+    }
+
+    #[test]
+    fn what_an_origin_calls_resolved_stays_so() {
+        let mut proposed = ProposedInTerm::default();
+        for seq in 1..=7 {
+            assert!(proposed.first_time(7, seq));
+        }
+        proposed.resolved(7, 5);
+        assert!(!proposed.first_time(7, 5));
+        assert!(!proposed.first_time(7, 6), "it is pending");
+        assert_eq!(proposed.by_session[&7].proposed, BTreeSet::from([6, 7]), "no more is kept");
+        proposed.resolved(7, 3);
+        assert!(!proposed.first_time(7, 4), "an older word changes nothing");
+        assert!(proposed.first_time(7, 8));
+    }
 }

@@ -339,3 +339,93 @@ impl Chain {
 
 /// The logs of all groups.
 pub(crate) type Chains = BTreeMap<GroupId, Chain>;
+
+#[cfg(test)]
+mod tests {
+    use crate::frame::Link;
+
+    use super::*;
+
+    fn index(raw: u64) -> LogIndex {
+        LogIndex::new(raw)
+    }
+
+    /// A group whose batches were all read, item by item.
+    fn chain(items: &[(ItemKind, u64)]) -> Chain {
+        let mut chain = Chain::default();
+        for (at, (kind, index)) in items.iter().enumerate() {
+            let seq = BatchSeq::new(at as u64 + 1);
+            let item = Item {
+                kind: *kind,
+                group: GroupId::new(1),
+                index: LogIndex::new(*index),
+                link: Link { prev: chain.changed, ..Link::default() },
+                payload_pos: 0,
+                payload_len: 0,
+                payload_crc: 0,
+            };
+            let place = Place { segment: SegmentId::new(1), frame_pos: 0, seq };
+            chain.item(&item, &[], place, &Losses::default());
+        }
+        chain
+    }
+
+    fn finish(chain: Chain, room: &mut u64) -> (RecoveredGroup, GroupIndex) {
+        chain.finish(&Losses::default(), room)
+    }
+
+    /// Entries 1, 2, 6 and 9: three are missing, and then two.
+    fn with_holes() -> Chain {
+        chain(&[1, 2, 6, 9].map(|index| (ItemKind::Append, index)))
+    }
+
+    #[test]
+    fn holes_are_kept_as_long_as_there_is_room() {
+        let mut room = 5;
+        let (group, found) = finish(with_holes(), &mut room);
+        assert_eq!((group.first, group.last), (index(1), index(9)));
+        assert_eq!(group.damage.unwrap().holes, [(index(3), index(5)), (index(7), index(8))]);
+        assert_eq!(found.holes().count(), 5);
+        assert_eq!(room, 0, "what is left is for the groups after it");
+    }
+
+    #[test]
+    fn a_log_begins_behind_the_hole_that_there_is_no_room_for() {
+        let mut room = 4;
+        let (group, found) = finish(with_holes(), &mut room);
+        assert_eq!((group.first, group.last), (index(6), index(9)));
+        assert_eq!(group.damage.unwrap().holes, [(index(7), index(8))]);
+        assert!(found.entry(index(6)).is_some());
+        assert_eq!(room, 2);
+
+        let mut room = 1;
+        let (group, _) = finish(with_holes(), &mut room);
+        assert_eq!((group.first, group.last), (index(9), index(9)));
+        assert!(group.verdict.is_damaged(), "what was let go of is missing, hole or not");
+        assert_eq!(group.damage.unwrap().holes, []);
+    }
+
+    #[test]
+    fn missing_entries_before_the_first_need_room_too() {
+        let front = || chain(&[(ItemKind::Append, 4)]);
+        let (group, _) = finish(front(), &mut 3);
+        assert_eq!(group.damage.unwrap().holes, [(index(1), index(3))]);
+        let (group, _) = finish(front(), &mut 2);
+        assert_eq!((group.first, group.damage.unwrap().holes), (index(4), Vec::new()));
+    }
+
+    #[test]
+    fn a_log_without_holes_needs_no_room() {
+        let (group, _) = finish(chain(&[(ItemKind::Append, 1), (ItemKind::Append, 2)]), &mut 0);
+        assert_eq!((group.verdict, group.first, group.last), (Verdict::Clean, index(1), index(2)));
+    }
+
+    /// Only a reset to an earlier place could have made way for it.
+    #[test]
+    fn an_append_below_what_is_trimmed_begins_the_log_anew() {
+        let anew = chain(&[(ItemKind::Reset, 10), (ItemKind::Append, 3)]);
+        let (group, found) = finish(anew, &mut 0);
+        assert_eq!((group.first, group.last), (index(3), index(3)));
+        assert!(found.entry(index(3)).is_some());
+    }
+}

@@ -536,4 +536,73 @@ mod tests {
         let elsewhere = [vec![0; 8], raw].concat();
         assert!(decode(&Hasher::new(), header.segment, &elsewhere, 8).is_none());
     }
+
+    /// A frame with this number and one item, of which nothing else is of interest.
+    fn one_item(seq: BatchSeq, kind: ItemKind, index: u64) -> Vec<u8> {
+        let header = FrameHeader { segment: SegmentId::new(3), seq, durable: BatchSeq::ZERO };
+        let mut raw = Vec::new();
+        let mut encoder = Encoder::begin(header, &mut raw);
+        let (group, index) = (GroupId::new(1), LogIndex::new(index));
+        encoder.item(ItemRef { kind, group, index, payload: &[] }, LINK);
+        encoder.finish(&Hasher::new(), 0);
+        raw
+    }
+
+    #[test]
+    fn numbers_that_nobody_wrote_make_no_frame() {
+        let decodes = |seq| {
+            let raw = one_item(seq, ItemKind::State, 0);
+            decode(&Hasher::new(), SegmentId::new(3), &raw, 0).is_some()
+        };
+        assert!(decodes(SEQ_MAX));
+        assert!(!decodes(SEQ_MAX.next()));
+    }
+
+    #[test]
+    fn an_item_is_refused_where_no_entry_can_be() {
+        let holds = |kind, index| {
+            let raw = one_item(BatchSeq::new(1), kind, index);
+            let frame = decode(&Hasher::new(), SegmentId::new(3), &raw, 0).unwrap();
+            frame.items().all(|item| item.is_some())
+        };
+        for kind in [ItemKind::Append, ItemKind::Moved, ItemKind::Restore] {
+            assert!(!holds(kind, 0), "entries begin at 1: {kind:?}");
+            assert!(holds(kind, 1));
+            assert!(!holds(kind, u64::MAX), "no entry could follow: {kind:?}");
+        }
+        for kind in [ItemKind::State, ItemKind::Trim, ItemKind::Reset, ItemKind::Truncate] {
+            assert!(holds(kind, 0), "{kind:?}");
+            assert!(!holds(kind, u64::MAX), "no entry could follow: {kind:?}");
+        }
+    }
+
+    #[test]
+    fn each_flag_of_an_item_stands_for_itself() {
+        for (damaged, stale) in [(false, false), (false, true), (true, false), (true, true)] {
+            let link = Link { prev: BatchSeq::new(5), damaged, stale };
+            let header = FrameHeader {
+                segment: SegmentId::new(3),
+                seq: BatchSeq::new(9),
+                durable: BatchSeq::new(7),
+            };
+            let mut raw = Vec::new();
+            let mut encoder = Encoder::begin(header, &mut raw);
+            let write = Write::SetState { group: GroupId::new(1), payload: vec![1].into() };
+            let written = encoder.item(ItemRef::from(&write), link);
+            encoder.finish(&Hasher::new(), 0);
+            let frame = decode(&Hasher::new(), SegmentId::new(3), &raw, 0).unwrap();
+            let (read, _) = frame.items().next().unwrap().unwrap();
+            assert_eq!(read.link, link);
+            assert_eq!(read, written, "what was written is what is read");
+        }
+    }
+
+    /// A frame whose last byte is the file's needs no padding.
+    #[test]
+    fn a_frame_may_end_with_its_file() {
+        let (raw, header) = encoded(&[Write::Repaired { group: GroupId::new(1) }]);
+        let end = FRAME_HEADER_BYTES + ITEM_HEADER_BYTES;
+        let frame = decode(&Hasher::new(), header.segment, &raw[..end], 0).unwrap();
+        assert_eq!((frame.bytes, frame.items().count()), (end, 1));
+    }
 }

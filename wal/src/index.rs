@@ -81,7 +81,7 @@ impl GroupIndex {
 struct Live {
     items: u64,
     bytes: u64,
-    /// The batch that took away the last item.
+    /// The batch that took away an item last.
     emptied_by: BatchSeq,
 }
 
@@ -208,7 +208,7 @@ impl Index {
         }
         if group.damage.as_ref().is_some_and(|damage| !damage.noted) {
             self.not_noted.insert(item.group);
-        } else if !self.not_noted.is_empty() && self.not_noted.remove(&item.group) {
+        } else if self.not_noted.remove(&item.group) {
             self.noted_up_to = seq;
         }
         if is_live {
@@ -241,9 +241,7 @@ impl Index {
         let live = self.live.get_mut(&location.segment).expect("a live item's segment is known");
         live.items -= 1;
         live.bytes -= stored_bytes(location);
-        if live.items == 0 {
-            live.emptied_by = seq;
-        }
+        live.emptied_by = seq;
     }
 
     /// True if nothing in the segment is needed, and that is durable.
@@ -299,5 +297,119 @@ impl Index {
             _ => group.entry(item.index),
         };
         current == Some(&item.location)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: GroupId = GroupId::new(1);
+    const FIRST: SegmentId = SegmentId::new(1);
+    const SECOND: SegmentId = SegmentId::new(2);
+
+    fn item(kind: ItemKind, index: u64, payload_len: u32) -> Item {
+        let (link, index) = (Link::default(), LogIndex::new(index));
+        Item { kind, group: GROUP, index, link, payload_pos: 69, payload_len, payload_crc: 0 }
+    }
+
+    /// Takes in one item a batch, the first of them in batch 1.
+    fn index(items: &[(SegmentId, Item)]) -> Index {
+        let mut index = Index::default();
+        for (at, (segment, item)) in items.iter().enumerate() {
+            index.apply(item, *segment, 96 * (at as u64 + 1), BatchSeq::new(at as u64 + 1));
+        }
+        index
+    }
+
+    /// Two entries and a register; then the trim mark of the first, elsewhere.
+    fn trimmed() -> Index {
+        index(&[
+            (FIRST, item(ItemKind::Append, 1, 10)),
+            (FIRST, item(ItemKind::Append, 2, 20)),
+            (FIRST, item(ItemKind::State, 0, 5)),
+            (SECOND, item(ItemKind::Trim, 1, 0)),
+        ])
+    }
+
+    #[test]
+    fn live_bytes_are_those_of_what_is_needed() {
+        let index = trimmed();
+        let header = ITEM_HEADER_BYTES as u64;
+        assert_eq!(index.live_bytes_in(FIRST), 25 + 2 * header);
+        assert_eq!(index.live_bytes_in(SECOND), header);
+        assert_eq!(index.live_bytes_in(SECOND.next()), 0);
+        assert_eq!(index.live_bytes(), 25 + 3 * header);
+    }
+
+    #[test]
+    fn a_segment_is_free_when_what_emptied_it_is_durable() {
+        let mut index = index(&[
+            (FIRST, item(ItemKind::Append, 1, 10)),
+            (FIRST, item(ItemKind::Append, 2, 10)),
+            (SECOND, item(ItemKind::Append, 1, 10)),
+        ]);
+        assert!(!index.is_free(FIRST, BatchSeq::new(2)), "batch 3 replaced both of them");
+        assert!(index.is_free(FIRST, BatchSeq::new(3)));
+        assert!(!index.is_free(SECOND, BatchSeq::new(3)));
+        index.forget(FIRST);
+        assert!(!index.live.contains_key(&FIRST));
+    }
+
+    #[test]
+    #[should_panic(expected = "freed a segment that is needed")]
+    fn a_segment_that_is_needed_is_not_freed() {
+        trimmed().forget(FIRST);
+    }
+
+    #[test]
+    fn what_moved_or_went_since_is_not_current() {
+        let mut index = trimmed();
+        let items: Vec<LiveItem> =
+            [FIRST, SECOND].iter().flat_map(|segment| index.live_items(*segment)).collect();
+        let kinds: Vec<ItemKind> = items.iter().map(|item| item.kind).collect();
+        assert_eq!(kinds, [ItemKind::State, ItemKind::Moved, ItemKind::Trim]);
+        assert!(items.iter().all(|item| index.is_current(item)));
+        let seq = BatchSeq::new(9);
+        for (pos, kind) in [(900, ItemKind::State), (990, ItemKind::Moved), (1080, ItemKind::Trim)]
+        {
+            let place = if kind == ItemKind::Moved { 2 } else { u64::from(kind == ItemKind::Trim) };
+            index.apply(&item(kind, place, 1), SECOND, pos, seq);
+        }
+        assert!(!items.iter().any(|item| index.is_current(item)));
+        let unknown = LiveItem { group: GroupId::new(2), ..items[0] };
+        assert!(!index.is_current(&unknown));
+    }
+
+    /// W5: a damaged group is told of by a mark before the place where it was damaged is freed.
+    #[test]
+    fn a_damaged_group_waits_for_its_note() {
+        let damaged = || {
+            let mut index = Index::default();
+            let damage = Some(Box::default());
+            index.insert(GROUP, GroupIndex { damage, ..GroupIndex::default() });
+            assert!(index.not_noted.contains(&GROUP));
+            index
+        };
+        let mut index = damaged();
+        index.apply(&item(ItemKind::State, 0, 1), FIRST, 96, BatchSeq::new(5));
+        assert!(index.not_noted.contains(&GROUP), "a register tells of nothing for long");
+        assert_eq!(index.noted_up_to, BatchSeq::ZERO);
+        index.apply(&item(ItemKind::Trim, 0, 0), FIRST, 192, BatchSeq::new(6));
+        assert!(index.not_noted.is_empty());
+        assert_eq!(index.noted_up_to, BatchSeq::new(6));
+        index.apply(&item(ItemKind::State, 0, 1), FIRST, 288, BatchSeq::new(7));
+        assert_eq!(index.noted_up_to, BatchSeq::new(6), "it was told of");
+
+        let mut repaired = damaged();
+        repaired.apply(&item(ItemKind::Repaired, 0, 0), FIRST, 96, BatchSeq::new(5));
+        assert!(repaired.not_noted.is_empty());
+        assert_eq!(repaired.noted_up_to, BatchSeq::new(5));
+
+        let mut other = damaged();
+        let group = GroupId::new(2);
+        other.apply(&Item { group, ..item(ItemKind::State, 0, 1) }, FIRST, 96, BatchSeq::new(5));
+        assert!(!other.not_noted.contains(&group), "it is not damaged");
+        assert_eq!(other.noted_up_to, BatchSeq::ZERO);
     }
 }

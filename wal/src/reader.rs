@@ -118,3 +118,76 @@ pub(crate) fn read_payload(
         Err(error) => Err(WalError::io("read", &name)(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Write;
+    use crate::segment::WalIdentity;
+    use crate::sim::SimDisk;
+    use crate::wal::Wal;
+    use crate::{Disposition, WalOptions};
+
+    const GROUP: GroupId = GroupId::new(1);
+
+    /// Five entries of a hundred bytes, and one that is not written yet.
+    fn written() -> (SimDisk, Wal) {
+        let disk = SimDisk::from_seed(1);
+        let identity = WalIdentity { cluster: 7, node: 1, incarnation: 9 };
+        let options = WalOptions {
+            segment_bytes: 64 << 10,
+            batch_bytes_max: 8 << 10,
+            queued_bytes_max: 64 << 10,
+            live_multiple_max: 3,
+        };
+        let (mut wal, _) = Wal::open(Arc::new(disk.clone()), identity, options).unwrap();
+        for index in 1..=6 {
+            let payload = Bytes::from(vec![index as u8; 100]);
+            let index = LogIndex::new(index);
+            wal.submit(&[Write::Append { group: GROUP, index, payload }]).unwrap();
+            if index < LogIndex::new(6) {
+                wal.write_queued().unwrap();
+            }
+        }
+        (disk, wal)
+    }
+
+    fn indexes(wal: &Wal, from: u64, end: u64, bytes_max: usize) -> Vec<u64> {
+        let (from, end) = (LogIndex::new(from), LogIndex::new(end));
+        let entries = wal.reader().read(GROUP, from, end, bytes_max).unwrap();
+        entries.into_iter().map(|(index, _)| index.get()).collect()
+    }
+
+    #[test]
+    fn a_read_ends_before_it_passes_its_bound_but_has_the_first() {
+        let (_, wal) = written();
+        assert_eq!(indexes(&wal, 1, 6, usize::MAX), [1, 2, 3, 4, 5]);
+        assert_eq!(indexes(&wal, 1, 6, 300), [1, 2, 3]);
+        assert_eq!(indexes(&wal, 1, 6, 299), [1, 2]);
+        assert_eq!(indexes(&wal, 2, 6, 1), [2]);
+        assert_eq!(indexes(&wal, 2, 4, 300), [2, 3]);
+        assert_eq!(indexes(&wal, 4, 4, 300), [0; 0]);
+    }
+
+    #[test]
+    fn what_is_not_written_is_missing() {
+        let (_, mut wal) = written();
+        let (from, end) = (LogIndex::new(6), LogIndex::new(7));
+        let error = wal.reader().read(GROUP, from, end, 1).unwrap_err();
+        assert!(matches!(error, WalError::Missing { .. }), "{error}");
+        assert_eq!(indexes(&wal, 4, 7, 1000), [4, 5], "up to there");
+        wal.write_queued().unwrap();
+        assert_eq!(indexes(&wal, 6, 7, 1), [6]);
+    }
+
+    /// A file that is not there is no bad sector: nothing could be restored into it.
+    #[test]
+    fn a_refused_read_is_no_damage_of_the_entry() {
+        let (disk, wal) = written();
+        disk.lose_file(&segment::file_name(crate::SegmentId::new(1)));
+        let (from, end) = (LogIndex::new(1), LogIndex::new(2));
+        let error = wal.reader().read(GROUP, from, end, 1).unwrap_err();
+        assert!(!matches!(error, WalError::Corrupt { .. }), "{error}");
+        assert_eq!(error.disposition(), Disposition::Halt);
+    }
+}

@@ -36,11 +36,10 @@ pub(crate) fn read(disk: &dyn Disk, name: &str, length: usize) -> io::Result<Sal
     let mut read_from = 0;
     for (number, piece) in bytes.chunks_mut(PIECE_BYTES).enumerate() {
         let piece_pos = number * PIECE_BYTES;
-        match disk.read_at(name, piece_pos as u64, piece) {
-            Ok(()) => continue,
-            Err(error) if is_unreadable(&error) => {}
-            Err(error) => return Err(error),
+        if disk.read_at(name, piece_pos as u64, piece).is_ok() {
+            continue;
         }
+        // Whatever it was, it shows again at the block that it concerns.
         for (number, block) in piece.chunks_mut(BLOCK_BYTES).enumerate() {
             let pos = (piece_pos + number * BLOCK_BYTES) as u64;
             match disk.read_at(name, pos, block) {
@@ -55,4 +54,69 @@ pub(crate) fn read(disk: &dyn Disk, name: &str, length: usize) -> io::Result<Sal
         }
     }
     Ok(Salvaged { bytes, read_from })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::SimDisk;
+
+    const FILE: &str = "f";
+    /// Two pieces and a half, and a half block.
+    const LENGTH: usize = PIECE_BYTES * 5 / 2 + BLOCK_BYTES / 2;
+
+    /// A file without a zero in it.
+    fn disk() -> (SimDisk, Vec<u8>) {
+        let bytes: Vec<u8> = (0..LENGTH).map(|at| (at % 251) as u8 + 1).collect();
+        let disk = SimDisk::from_seed(1);
+        disk.create(FILE, LENGTH as u64).unwrap();
+        disk.write_at(FILE, 0, &bytes).unwrap();
+        (disk, bytes)
+    }
+
+    #[test]
+    fn what_can_be_read_is_read_whole() {
+        let (disk, bytes) = disk();
+        let found = read(&disk, FILE, LENGTH).unwrap();
+        assert!(found.bytes == bytes);
+        assert_eq!(found.read_from, 0);
+    }
+
+    #[test]
+    fn a_bad_sector_costs_its_block_alone() {
+        for at in [PIECE_BYTES + 3 * BLOCK_BYTES + 7, LENGTH - 1] {
+            let (disk, mut bytes) = disk();
+            disk.fail_reads(FILE, at..at + 1);
+            let block = at / BLOCK_BYTES * BLOCK_BYTES;
+            let block = block..LENGTH.min(block + BLOCK_BYTES);
+            bytes[block.clone()].fill(0);
+            let found = read(&disk, FILE, LENGTH).unwrap();
+            assert!(found.bytes == bytes, "at={at}");
+            assert_eq!(found.read_from, block.end as u64);
+        }
+    }
+
+    #[test]
+    fn a_file_that_lost_its_end_is_read_up_to_there() {
+        let (disk, mut bytes) = disk();
+        let end = 2 * PIECE_BYTES + BLOCK_BYTES;
+        disk.truncate(FILE, end);
+        bytes[end..].fill(0);
+        let found = read(&disk, FILE, LENGTH).unwrap();
+        assert!(found.bytes == bytes);
+        assert_eq!(found.read_from, LENGTH as u64);
+    }
+
+    #[test]
+    fn only_the_medium_makes_bytes_unreadable() {
+        for code in [5, 61, 74, 117] {
+            assert!(is_unreadable(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        assert!(is_unreadable(&io::ErrorKind::UnexpectedEof.into()));
+        for code in [2, 13, 24] {
+            assert!(!is_unreadable(&io::Error::from_raw_os_error(code)), "{code}");
+        }
+        let (disk, _) = disk();
+        assert!(read(&disk, "another", LENGTH).is_err(), "that is no bad sector");
+    }
 }

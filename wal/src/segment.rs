@@ -216,4 +216,62 @@ mod tests {
         let error = decode_header(&IDENTITY, "f", &raw).unwrap_err();
         assert!(matches!(error, WalError::UnknownVersion { found: 2, .. }), "{error}");
     }
+
+    #[test]
+    fn each_flag_stands_for_itself() {
+        for (after_damage, unlisted) in [(false, false), (false, true), (true, false), (true, true)]
+        {
+            let header = SegmentHeader { after_damage, unlisted, ..HEADER };
+            let raw = encode_header(&IDENTITY, header);
+            assert_eq!(decode_header(&IDENTITY, "f", &raw).unwrap(), Some(header));
+        }
+    }
+
+    #[test]
+    fn numbers_that_nobody_wrote_make_no_header() {
+        let decoded = |header| {
+            let raw = encode_header(&IDENTITY, header);
+            decode_header(&IDENTITY, "f", &raw).unwrap()
+        };
+        let beyond = SEQ_MAX.next();
+        let largest = SegmentHeader {
+            first_seq: SEQ_MAX,
+            bytes: u64::from(u32::MAX),
+            prev_first: SEQ_MAX,
+            ..HEADER
+        };
+        assert_eq!(decoded(largest), Some(largest));
+        assert_eq!(decoded(SegmentHeader { first_seq: beyond, ..largest }), None);
+        assert_eq!(decoded(SegmentHeader { first_seq: BatchSeq::ZERO, ..largest }), None);
+        assert_eq!(decoded(SegmentHeader { prev_first: beyond, ..largest }), None);
+        assert_eq!(decoded(SegmentHeader { bytes: largest.bytes + 1, ..largest }), None);
+    }
+
+    #[test]
+    fn another_owner_is_told_by_what_differs() {
+        let raw = encode_header(&IDENTITY, HEADER);
+        let difference = |identity| match decode_header(&identity, "f", &raw).unwrap_err() {
+            WalError::Foreign { difference, .. } => difference,
+            error => panic!("{error}"),
+        };
+        let cluster = format!("cluster={:032x}", IDENTITY.cluster);
+        let incarnation = format!("incarnation={:032x}", IDENTITY.incarnation);
+        assert_eq!(difference(WalIdentity { cluster: 9, node: 9, incarnation: 9 }), cluster);
+        assert_eq!(difference(WalIdentity { node: 9, incarnation: 9, ..IDENTITY }), "node=2");
+        assert_eq!(difference(WalIdentity { incarnation: 9, ..IDENTITY }), incarnation);
+    }
+
+    #[test]
+    fn only_whole_names_count() {
+        let kind = |name: &str| match kind_of(name) {
+            FileKind::Segment(id) => ("segment", id.get()),
+            FileKind::Spare(number) => ("spare", number),
+            FileKind::Other => ("other", 0),
+        };
+        assert_eq!(kind(&file_name(SegmentId::new(0x1f))), ("segment", 0x1f));
+        assert_eq!(kind(&spare_name(0x2f)), ("spare", 0x2f));
+        for name in ["1f.seg", "2f.spare", "000000000000001f", "zzzzzzzzzzzzzzzz.seg", "lock"] {
+            assert_eq!(kind(name), ("other", 0), "{name}");
+        }
+    }
 }

@@ -594,3 +594,6 @@ fn zero(disk: &dyn Disk, name: &str, from: u64, end: u64) -> Result<(), WalError
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -657,6 +657,9 @@ fn a_group_that_lost_nothing_is_clean() {
     let (clean, damaged) =
         (&recovered.groups[&GroupId::new(1)], &recovered.groups[&GroupId::new(2)]);
     assert_eq!(clean.verdict, Verdict::Clean);
+    assert!(!recovered.is_damaged(GroupId::new(1)));
+    assert!(recovered.is_damaged(GroupId::new(2)));
+    assert!(recovered.is_damaged(GroupId::new(3)), "what is not listed may have lost everything");
     let index = LogIndex::new;
     let damage = damaged.damage.clone().unwrap();
     assert!(damage.state_known);

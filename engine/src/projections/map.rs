@@ -100,3 +100,34 @@ pub(crate) fn range(
     })?;
     if malformed { Err(StoreError { what: "malformed map key".into() }) } else { Ok(rows) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{MemoryStore, StateStore, WriteSet};
+
+    const GROUP: GroupId = GroupId::new(1);
+    const MAP: ResourceId = ResourceId(1);
+
+    /// Whatever is kept of the past, a read gives one row for each key: the newest.
+    #[test]
+    fn the_newest_of_several_versions_is_read() {
+        let store = MemoryStore::default();
+        let row = |key: &str, offset, value: &'static str| {
+            let key = keys::map_key(GROUP, MAP, key.as_bytes());
+            let row = keys::map_version(key, Offset::new(offset));
+            (Family::Map, row, Some(Bytes::from(value)))
+        };
+        let writes = vec![row("a", 3, "old"), row("a", 5, "new"), row("b", 4, "only")];
+        store.commit(WriteSet { writes }).unwrap();
+        let rows = range(&store, GROUP, MAP, b"", None, 10).unwrap();
+        let version = |offset| Version(Offset::new(offset));
+        let expected = [
+            (b"a".to_vec(), Bytes::from("new"), version(5)),
+            (b"b".to_vec(), Bytes::from("only"), version(4)),
+        ];
+        assert_eq!(rows, expected);
+        let found = get(&store, GROUP, MAP, b"a").unwrap();
+        assert_eq!(found, Some((Bytes::from("new"), version(5))));
+    }
+}
