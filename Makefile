@@ -23,9 +23,12 @@ TEST_RUN := cargo test --locked --no-fail-fast
 TEST_ALL := --workspace --lib --bins --tests --examples
 endif
 
-# Seeds of `make sim`; `make sim SEEDS=100000` for a night.
+# Of `make sim`: how many seeds, or which one.
 SEEDS ?= 5000
-# Of `make fuzz`, for each target; without a TARGET, all of them in turn.
+SEED ?=
+# The campaign of `make test` runs other seeds for each commit, and the same for the same.
+FROM := $(shell printf '%d' 0x$$(git rev-parse --short=10 HEAD 2>/dev/null || echo 0))
+# Of `make fuzz`, for each target; without a TARGET, all of them in turn. Of `make sim-long` too.
 SECONDS ?= 60
 TARGET ?=
 # What `make bench` runs: load, snapshot, flood or idle.
@@ -52,6 +55,8 @@ demo: setup ## three nodes, 20,000 flights, two killed leaders, one check (KEEP=
 test: setup check loom ## everything that must hold: make check, make loom, all tests, all doc examples
 	@$(ENV); $(TEST_RUN) $(TEST_ALL)
 	@$(ENV); cargo test --locked --workspace --doc --no-fail-fast
+	@$(ENV); cargo build --locked --workspace --bins
+	@$(ENV); set -x; "$$CARGO_TARGET_DIR/debug/palisade-sim" --seeds 300 --from $(FROM)
 
 .PHONY: check
 check: setup ## formatting, lints, docs, dependency rules; never edits a file
@@ -67,11 +72,17 @@ check: setup ## formatting, lints, docs, dependency rules; never edits a file
 fix: ## format the sources
 	cargo fmt --all
 
-# Not under nextest, which would stop it as a slow test; without RocksDB, which it has no use for.
+# Without RocksDB, which no simulation has a use for.
+SIM := cargo run --locked --quiet -p palisade-jepsen --bin palisade-sim --
+
 .PHONY: sim
-sim: setup ## a long simulator campaign (SEEDS=5000)
-	@$(ENV); set -x; PALISADE_SIM_SEEDS=$(SEEDS) cargo test --locked -p palisade --no-default-features --test simulation -- --nocapture $(ARGS)
-	@$(ENV); set -x; PALISADE_SIM_SEEDS=$(SEEDS) cargo test --locked -p palisade-replication --test simulation acknowledged -- --nocapture $(ARGS)
+sim: setup ## a campaign of the simulator (SEEDS=5000), or one seed of it, told (SEED=57)
+	@$(ENV); set -x; $(SIM) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
+
+.PHONY: sim-long
+sim-long: setup ## the simulator for a given time, from a seed of its own (SECONDS=7200)
+	@$(ENV); set -x; $(SIM) --from $$(date +%s)000000 \
+		--seconds $(if $(filter command,$(firstword $(origin SECONDS))),$(SECONDS),7200) $(ARGS)
 
 # Hours: every bug is built and run by itself. `make zoo ARGS="07 read"` for some of them.
 .PHONY: zoo
