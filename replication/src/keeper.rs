@@ -150,20 +150,18 @@ mod tests {
         assert_eq!(pause(0, 1), Duration::ZERO);
     }
 
-    struct Endless;
+    struct TenChunks;
 
-    impl Export for Endless {
+    impl Export for TenChunks {
         fn run(&mut self, take: &mut TakeChunk<'_>) -> Result<(), ApplyError> {
-            loop {
-                take(AppliedPosition::ZERO, Bytes::new())?;
-            }
+            (0..10).try_for_each(|_| take(AppliedPosition::ZERO, Bytes::new()))
         }
     }
 
     #[test]
     fn an_export_ends_with_its_node() {
         let stops = Arc::new(AtomicBool::new(false));
-        let (export, ends) = (Box::new(Endless), Arc::clone(&stops));
+        let (export, ends) = (Box::new(TenChunks), Arc::clone(&stops));
         let mut paced = Paced { export, bytes_per_second: 1, stops: ends };
         let mut taken = 0;
         let ended = paced.run(&mut |_, _| {
