@@ -20,8 +20,8 @@ use crate::wire::{Body, Envelope, NotGiven, Want};
 
 /// Entries are read and given up to about this much at a time.
 const GIVEN_BYTES_MAX: usize = 1 << 20;
-/// So often everybody is asked while others are damaged too, who may be repaired before.
-const ROUNDS_MAX: u32 = 8;
+/// So often everybody is asked while others are damaged too: they may be repaired before.
+const ROUNDS_MAX: u32 = 100;
 
 /// A repair under way.
 pub(crate) struct Repair {

@@ -107,11 +107,12 @@ impl Replica {
         let store = self.raw.store();
         let base = store.base().index;
         let reader = store.reader();
-        let mut entries =
-            give(&reader, self.config.group, base, want, |index| store.term_of(index));
-        if self.probation.is_some() {
-            entries = entries.map_err(|_| NotGiven::Doubtful);
-        }
+        let entries = give(&reader, self.config.group, base, want, |index| store.term_of(index));
+        let entries = entries.map_err(|why| match why {
+            // It may have had them.
+            NotGiven::Unknown if self.probation.is_some() => NotGiven::Doubtful,
+            why => why,
+        });
         effects.send.push(self.envelope(from, Body::Given { want, entries }));
     }
 
@@ -183,7 +184,7 @@ impl Replica {
             }
         }
         let due = probation.asked.is_none_or(|asked| asked + patience < tick);
-        if due && probation.target.is_none() {
+        if due && (probation.target.is_none() || leader.is_none()) {
             probation.asked = Some(tick);
             let voters = || self.members.other_voters(self.config.node).collect();
             let asked: Vec<NodeId> = leader.map_or_else(voters, |leader| vec![leader]);

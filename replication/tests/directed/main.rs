@@ -12,4 +12,5 @@ mod reads;
 mod repair;
 mod scene;
 mod snapshots;
+mod votes;
 mod wiped;

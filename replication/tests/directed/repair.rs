@@ -167,6 +167,8 @@ fn what_is_damaged_at_all_who_had_it_halts_the_group() {
             }
             scene.pass(1_000_000);
         }
+        // Each may hope for a while that the other is repaired.
+        scene.pass(60_000_000);
         assert_eq!(scene.acked_count(), acked, "G10: it goes on without what it acknowledged");
         let halted = damaged.iter().filter(|node| scene.is_beyond_repair(**node)).count();
         let why: Vec<_> = damaged.iter().map(|node| scene.halted(*node)).collect();
