@@ -255,7 +255,7 @@ mod tests {
     /// G12: what is pending is bounded by these, and what is resolved makes room again.
     #[test]
     fn what_is_pending_is_counted() {
-        let mut pending = Pending::default();
+        let pending = Pending::default();
         assert!(pending.is_empty());
         assert_eq!((pending.count(), pending.bytes(), pending.resolved_up_to()), (0, 0, 0));
         let mut pending = two_sent();
