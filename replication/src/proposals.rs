@@ -255,7 +255,7 @@ mod tests {
     /// G12: what is pending is bounded by these, and what is resolved makes room again.
     #[test]
     fn what_is_pending_is_counted() {
-        let mut pending = Pending::default();
+        let pending = Pending::default();
         assert!(pending.is_empty());
         assert_eq!((pending.count(), pending.bytes(), pending.resolved_up_to()), (0, 0, 0));
         let mut pending = two_sent();
@@ -267,7 +267,9 @@ mod tests {
         assert_eq!((pending.count(), pending.bytes(), pending.resolved_up_to()), (2, 14, 0));
         assert!(pending.resolve(1));
         assert_eq!(pending.resolved_up_to(), 2, "up to before the first that is pending");
+        assert_eq!(pending.waiting_count, 1);
         assert!(pending.resolve(3));
+        assert_eq!(pending.waiting_count, 0, "or every look would be at all that is sent");
         assert!(pending.is_empty());
         assert_eq!((pending.count(), pending.bytes(), pending.resolved_up_to()), (0, 0, 3));
     }
@@ -302,6 +304,8 @@ mod tests {
         pending.unsend([2, 3, 9].into_iter());
         assert_eq!(numbers(&pending.send(Term::new(4), 20)), [2, 3], "the first is still sent");
         assert!(pending.send(Term::new(4), 21).is_empty());
+        pending.unsend([3].into_iter());
+        assert_eq!(numbers(&pending.send(Term::new(4), 22)), [3], "though nothing else waits");
     }
 
     /// What was never sent is in no part of the log.
