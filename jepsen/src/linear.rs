@@ -6,6 +6,8 @@
 //! (2017): the same operations done and the same value left need not be tried twice. It knows
 //! nothing of offsets, so a mistake in them cannot hide one here.
 
+#![expect(clippy::disallowed_types, reason = "the places that were seen are never iterated")]
+
 use std::collections::HashSet;
 
 /// What a register holds. Every write of a history has a value of its own; 0 is nothing.

@@ -4,6 +4,11 @@
 //! halves, quarters and so on down to single ones (delta debugging, Zeller 1999). What a round draws
 //! does not depend on the others, so what remains stays as it was.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "how long people wait; runs have clocks of their own"
+)]
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
