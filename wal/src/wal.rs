@@ -237,6 +237,7 @@ impl Wal {
         let Taken { chunks, up_to, is_mark, written } = taken;
         for chunk in &mut chunks[*written..] {
             if let Some(header) = chunk.begins {
+                // After it nothing is unsynced: what stalls from here on, no sync reports.
                 self.sync_written()?;
                 self.begin_segment(header)?;
                 chunk.begins = None;
@@ -302,10 +303,6 @@ impl Wal {
         let Some(Unsynced { up_to, is_mark: false, .. }) = self.unsynced else {
             return Ok(self.durable());
         };
-        if self.stalled.is_some() {
-            // Not all of it is written.
-            return Ok(self.durable());
-        }
         if let Err(error) = self.sync_written() {
             self.shared.commit().poison(&error);
             return Err(error);
