@@ -22,8 +22,8 @@ pub(super) struct Leading {
     log_time: LogTime,
     proposed: ProposedInTerm,
     /// Records taken in and not yet proposed.
-    batch: VecDeque<Record>,
-    batch_bytes: usize,
+    pub(super) batch: VecDeque<Record>,
+    pub(super) batch_bytes: usize,
 }
 
 impl Leading {
