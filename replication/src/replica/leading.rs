@@ -24,8 +24,8 @@ pub(super) struct Leading {
     /// Who lost what it had confirmed, and is counted anew.
     pub(super) recounts: Recounts,
     /// Records taken in and not yet proposed.
-    batch: VecDeque<Record>,
-    batch_bytes: usize,
+    pub(super) batch: VecDeque<Record>,
+    pub(super) batch_bytes: usize,
 }
 
 /// What a record costs in memory beside its payload, give or take.

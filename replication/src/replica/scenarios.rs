@@ -12,10 +12,10 @@ use raft::eraftpb::{Message, MessageType};
 use super::{Replica, ReplicaConfig};
 use crate::effects::{Apply, Effects, Input, Role, WallTime};
 use crate::entry::AppliedPosition;
-use crate::identity::{Incarnation, NodeId};
-use crate::membership::{Member, Membership};
+use crate::identity::{Incarnation, NodeId, Term};
+use crate::membership::{MEMBERS_MAX, Member, Membership};
 use crate::options::Options;
-use crate::wire::{Body, Envelope};
+use crate::wire::{Body, Envelope, Forward};
 
 const GROUP: GroupId = GroupId::new(1);
 
@@ -207,4 +207,56 @@ fn who_has_much_to_apply_does_not_campaign() {
     three.input(slow, Input::Applied { position });
     three.tick(60);
     assert_eq!(three.nodes[&slow].replica.status().role, Role::Candidate);
+}
+
+/// G12: what is forwarded goes in messages of a bounded size, in order; what is longer goes alone.
+#[test]
+fn what_is_forwarded_is_cut_into_messages() {
+    let three = Three::new(&options());
+    let replica = &three.nodes[&NodeId::new(1)].replica;
+    let max = options().message_bytes_max;
+    let messages = |sizes: &[usize]| {
+        let payload = |bytes: &usize| Bytes::from(vec![0; *bytes]);
+        let records = (1..).zip(sizes.iter().map(payload)).collect();
+        let mut effects = Effects::default();
+        replica.forward(NodeId::new(2), Term::new(1), records, &mut effects);
+        let numbers = effects.send.into_iter().map(|envelope| match envelope.body {
+            Body::Forward(forward) => forward.records.iter().map(|(seq, _)| *seq).collect(),
+            body => panic!("{body:?}"),
+        });
+        numbers.collect::<Vec<Vec<u64>>>()
+    };
+    assert_eq!(messages(&[]), [[0; 0]; 0]);
+    assert_eq!(messages(&[max / 2, max / 2, 1, 1]), [[1, 2], [3, 4]]);
+    assert_eq!(messages(&[max + 1, max, 1]), [[1], [2], [3]]);
+    assert_eq!(messages(&[1, 1, max - 1, 1]), [[1, 2], [3, 4]]);
+}
+
+/// G12: a leader takes in so much and no more, and what it left out counts when it comes again.
+#[test]
+fn a_leader_takes_in_what_it_has_room_for() {
+    let mut three = Three::new(&options());
+    three.tick(40);
+    let leader = three.leader();
+    let replica = &mut three.nodes.get_mut(&leader).unwrap().replica;
+    replica.config.options.proposals_bytes_max = 100;
+    let term = replica.leading.as_ref().unwrap().term;
+    let half = Bytes::from(vec![0; 100 * MEMBERS_MAX / 2]);
+    let records: Vec<(u64, Bytes)> = (1..=3).map(|seq| (seq, half.clone())).collect();
+    let forward = |term| Forward { term, session: 9, resolved_up_to: 0, records: records.clone() };
+    let taken = |replica: &Replica| {
+        let leading = replica.leading.as_ref().unwrap();
+        leading.batch.iter().map(|record| record.id.seq).collect::<Vec<_>>()
+    };
+    replica.on_forward(forward(Term::new(term.get() + 1)));
+    assert_eq!(taken(replica), [0; 0], "it is meant for another term");
+    replica.on_forward(forward(term));
+    assert_eq!(taken(replica), [1, 2], "as much as fits");
+    replica.on_forward(forward(term));
+    assert_eq!(taken(replica), [1, 2], "a copy is known as one");
+    let leading = replica.leading.as_mut().unwrap();
+    leading.batch.clear();
+    leading.batch_bytes = 0;
+    replica.on_forward(forward(term));
+    assert_eq!(taken(replica), [3], "what found no room was not remembered");
 }
