@@ -88,6 +88,7 @@ const EXPECTED: &[&str] = &[
     "node halted",
     "pause",
     "power off",
+    "power off in a disk operation",
     "power off in the middle",
     "short write",
     "snapshot begun",

@@ -160,6 +160,30 @@ enum Event {
     },
 }
 
+impl Event {
+    /// Where it happens.
+    fn node(&self) -> NodeId {
+        match self {
+            Self::Deliver(parcel) => parcel.envelope.to,
+            Self::Tick { node, .. }
+            | Self::Synced { node, .. }
+            | Self::Apply { node, .. }
+            | Self::Later { node, .. } => *node,
+        }
+    }
+
+    /// The life of the node that it belongs to, if it does not outlive that.
+    fn life(&self) -> Option<u64> {
+        match self {
+            Self::Deliver(_) => None,
+            Self::Tick { life, .. }
+            | Self::Synced { life, .. }
+            | Self::Apply { life, .. }
+            | Self::Later { life, .. } => Some(*life),
+        }
+    }
+}
+
 /// A cluster of simulated nodes.
 pub struct SimCluster<M: SimMachine> {
     options: SimOptions,
@@ -250,6 +274,7 @@ impl<M: SimMachine> SimCluster<M> {
             harmed: false,
             slowness: 1,
             fuse: None,
+            cuts: false,
             kept: BTreeMap::new(),
         };
         self.nodes.insert(id, node);
@@ -383,6 +408,7 @@ impl<M: SimMachine> SimCluster<M> {
         self.count("power off");
         self.stop(id);
         let node = self.nodes.get_mut(&id).expect("a known node");
+        node.cuts = false;
         node.disk.crash();
         node.shelf_disk.crash();
         node.machine.crash();
@@ -392,6 +418,26 @@ impl<M: SimMachine> SimCluster<M> {
     /// of which sending one message is one, and applying one entry.
     pub fn power_off_within(&mut self, id: NodeId, deeds: u64) {
         self.nodes.get_mut(&id).expect("a known node").fuse = Some(deeds);
+    }
+
+    /// The node loses power in the middle of what it does to a disk, after so many changes of it: to that
+    /// of its log, or that of its snapshots.
+    pub fn power_off_within_disk(&mut self, id: NodeId, changes: u64, snapshots: bool) {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        node.cuts = true;
+        let disk = if snapshots { &node.shelf_disk } else { &node.disk };
+        disk.fail_power_after(changes);
+    }
+
+    /// Power has failed in the middle of something: it fails for the whole node.
+    fn notice_cut(&mut self, id: NodeId) -> bool {
+        let Some(node) = self.nodes.get(&id).filter(|node| node.cuts) else { return false };
+        let is_cut = !node.disk.has_power() || !node.shelf_disk.has_power();
+        if is_cut {
+            self.count("power off in a disk operation");
+            self.power_off(id);
+        }
+        is_cut
     }
 
     /// One thing more is done. True if that was the last: the node is down.
@@ -488,6 +534,10 @@ impl<M: SimMachine> SimCluster<M> {
             node.stopped_until = node.stopped_until.min(now);
             node.slowness = 1;
             node.fuse = None;
+            if std::mem::take(&mut node.cuts) {
+                node.disk.fail_power_after(u64::MAX);
+                node.shelf_disk.fail_power_after(u64::MAX);
+            }
         }
     }
 
@@ -580,7 +630,9 @@ impl<M: SimMachine> SimCluster<M> {
         };
         let ((at, _), event) = entry.remove_entry();
         self.now_us = at;
+        let id = event.node();
         self.handle(event);
+        self.notice_cut(id);
         true
     }
 
@@ -595,13 +647,7 @@ impl<M: SimMachine> SimCluster<M> {
     }
 
     fn handle(&mut self, event: Event) {
-        let (id, life) = match &event {
-            Event::Deliver(parcel) => (parcel.envelope.to, None),
-            Event::Tick { node, life }
-            | Event::Synced { node, life }
-            | Event::Apply { node, life }
-            | Event::Later { node, life, .. } => (*node, Some(*life)),
-        };
+        let (id, life) = (event.node(), event.life());
         let node = &self.nodes[&id];
         if node.running.is_none() || life.is_some_and(|life| life != node.life) {
             return;

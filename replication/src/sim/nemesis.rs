@@ -181,8 +181,11 @@ impl Nemesis {
         match fault {
             SimFault::PowerOff => cluster.power_off(node),
             SimFault::PowerOffSoon => {
-                let deeds = self.random.below(200);
-                cluster.power_off_within(node, deeds);
+                let count = self.random.below(200);
+                match self.random.below(8) {
+                    0..4 => cluster.power_off_within(node, count),
+                    kind => cluster.power_off_within_disk(node, count, kind == 7),
+                }
             }
             SimFault::KillLeader => {
                 if let Some(leader) = cluster.leader(group) {

@@ -47,6 +47,8 @@ pub(super) struct SimNode<M> {
     pub(super) slowness: u64,
     /// It loses power after so many further deeds.
     pub(super) fuse: Option<u64>,
+    /// Power is to fail in the middle of an operation of a disk.
+    pub(super) cuts: bool,
     /// What it had durable when it last went down, of what is applied anywhere.
     pub(super) kept: BTreeMap<GroupId, LogIndex>,
 }
@@ -174,6 +176,9 @@ impl<M: SimMachine> SimCluster<M> {
     /// The node stops by itself. An invariant that failed is a bug, and the end of the run; so is a
     /// node that finds something missing although nobody touched its disk.
     fn halt(&mut self, id: NodeId, cause: NodeError) {
+        if self.notice_cut(id) {
+            return;
+        }
         assert!(!matches!(cause, NodeError::Invariant { .. }), "node={id}: {cause}");
         let lost = matches!(cause, NodeError::Damaged { .. } | NodeError::Apply(_));
         assert!(!lost || self.nodes[&id].harmed, "node={id} lost something by itself: {cause}");
