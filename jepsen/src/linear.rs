@@ -210,8 +210,8 @@ mod tests {
                 if let Some(left) = after(&op(action, 0, 1), held) {
                     held = left;
                 }
-                let answered = (!lost).then_some(now + length * 7);
-                history.push(Op { action, asked: now - back * 7, answered });
+                let answered = (!lost).then_some(now + length * 7 + 1);
+                history.push(Op { action, asked: now - back * 7 - 1, answered });
             }
             prop_assert_eq!(check(&history), Verdict::Linearizable);
             let end = history.len() as u64 * 10 + 1000;

@@ -216,6 +216,11 @@ impl LogStore {
         self.last = self.last.min(up_to);
     }
 
+    /// An entry could not be read.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.borrow().is_some()
+    }
+
     /// What the cache holds.
     #[cfg(feature = "sim")]
     pub(crate) fn cache_bytes(&self) -> usize {
@@ -335,17 +340,29 @@ impl Storage for LogStore {
         low: u64,
         high: u64,
         max_size: impl Into<Option<u64>>,
-        _context: GetEntriesContext,
+        context: GetEntriesContext,
     ) -> raft::Result<Vec<Entry>> {
         if low <= self.base.index.get() {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
-        let bytes_max =
-            max_size.into().map_or(usize::MAX, |max| max.try_into().unwrap_or(usize::MAX));
-        self.fetch(low, high, bytes_max).map_err(|error| {
+        let bytes_max = max_size.into();
+        let bounded = bytes_max.is_some();
+        let bytes_max = bytes_max.map_or(usize::MAX, |max| max.try_into().unwrap_or(usize::MAX));
+        self.fetch(low, high, bytes_max).or_else(|error| {
+            // It ends the step. Until then raft is told what it does not panic over.
             self.failure.borrow_mut().get_or_insert(error);
-            // Anything else would be a panic in raft; the failure ends the step.
-            raft::Error::Store(StorageError::LogTemporarilyUnavailable)
+            if context.can_async() {
+                Err(raft::Error::Store(StorageError::LogTemporarilyUnavailable))
+            } else if bounded {
+                // What is committed is not handed out now.
+                Ok(Vec::new())
+            } else {
+                // Before a campaign it looks for a change of membership that is not applied yet:
+                // there may be one.
+                let mut change = Entry { index: low, ..Entry::default() };
+                change.set_entry_type(EntryType::EntryConfChangeV2);
+                Ok(vec![change])
+            }
         })
     }
 

@@ -207,7 +207,8 @@ impl Replica {
             self.trim()?;
             self.guard_progress();
             let writes = !self.trims.is_empty() || !self.resets.is_empty() || self.register_dirty;
-            if !self.raw.has_ready() && !writes {
+            // What cannot be read stays ready for ever.
+            if self.raw.store().has_failed() || (!self.raw.has_ready() && !writes) {
                 return Ok(());
             }
             self.take_ready(effects)?;
