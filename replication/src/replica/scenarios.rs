@@ -13,9 +13,9 @@ use super::{Replica, ReplicaConfig};
 use crate::effects::{Apply, Effects, Input, Role, WallTime};
 use crate::entry::AppliedPosition;
 use crate::identity::{Incarnation, NodeId, Term};
-use crate::membership::{MEMBERS_MAX, Member, Membership};
+use crate::membership::{Member, Membership};
 use crate::options::Options;
-use crate::wire::{Body, Envelope, Forward};
+use crate::wire::{Body, Envelope, FORWARDED_HEADER_BYTES, Forward};
 
 const GROUP: GroupId = GroupId::new(1);
 
@@ -227,9 +227,11 @@ fn what_is_forwarded_is_cut_into_messages() {
         numbers.collect::<Vec<Vec<u64>>>()
     };
     assert_eq!(messages(&[]), [[0; 0]; 0]);
-    assert_eq!(messages(&[max / 2, max / 2, 1, 1]), [[1, 2], [3, 4]]);
+    let header = FORWARDED_HEADER_BYTES;
+    let half = max / 2 - header;
+    assert_eq!(messages(&[half, half, 1, 1]), [[1, 2], [3, 4]]);
     assert_eq!(messages(&[max + 1, max, 1]), [[1], [2], [3]]);
-    assert_eq!(messages(&[1, 1, max - 1, 1]), [[1, 2], [3, 4]]);
+    assert_eq!(messages(&[1, 1, max - 1 - 2 * header, 1]), [[1, 2], [3, 4]]);
 }
 
 /// G12: a leader takes in so much and no more, and what it left out counts when it comes again.
@@ -239,9 +241,11 @@ fn a_leader_takes_in_what_it_has_room_for() {
     three.tick(40);
     let leader = three.leader();
     let replica = &mut three.nodes.get_mut(&leader).unwrap().replica;
-    replica.config.options.proposals_bytes_max = 100;
+    // Of three members; what each record costs beside its payload counts.
+    replica.config.options.proposals_bytes_max = 1000;
+    replica.config.options.proposals_max = 0;
     let term = replica.leading.as_ref().unwrap().term;
-    let half = Bytes::from(vec![0; 100 * MEMBERS_MAX / 2]);
+    let half = Bytes::from(vec![0; 3 * 1000 / 2 - 128]);
     let records: Vec<(u64, Bytes)> = (1..=3).map(|seq| (seq, half.clone())).collect();
     let forward = |term| Forward { term, session: 9, resolved_up_to: 0, records: records.clone() };
     let taken = |replica: &Replica| {
