@@ -111,6 +111,8 @@ pub(crate) struct Replica {
     /// The last change of membership that `members` holds.
     members_index: LogIndex,
     outstanding: VecDeque<Outstanding>,
+    /// The last entry of writes that are done and were not reported: what they wrote is being replaced.
+    unreported: u64,
     /// Tickets go on where raft's numbers begin again.
     tickets_before: u64,
     last_ticket: u64,
@@ -654,15 +656,20 @@ impl Replica {
         {
             let write = self.outstanding.pop_front().expect("front was there");
             self.promise(write.promises, effects)?;
-            effects.apply.extend(write.install.map(|base| Apply::Install(base.index)));
+            effects.apply.extend(write.install.as_ref().map(|base| Apply::Install(base.index)));
             // If a later write replaces entries of this one, raft must not count them as persisted
-            // now: should the later write be torn, they would be gone. It hears with the later one.
+            // now: should the later write be torn, they would be gone. It hears with the later one,
+            // and until then of nothing in between, with which it would count them too.
             let last = write.entries.map_or(0, |(_, last)| last);
+            let before = if write.install.is_some() { 0 } else { self.unreported };
+            self.unreported = last.max(before);
             let replaced = self.outstanding.iter().any(|later| {
-                later.install.is_some() || later.entries.is_some_and(|(first, _)| first <= last)
+                later.install.is_some()
+                    || later.entries.is_some_and(|(first, _)| first <= self.unreported)
             });
             if !replaced {
                 persisted = Some(write.number);
+                self.unreported = 0;
             }
         }
         if let Some(number) = persisted {

@@ -79,6 +79,7 @@ impl Replica {
             members_index: register.members_index,
             register_dirty: fresh,
             outstanding: VecDeque::new(),
+            unreported: 0,
             tickets_before: 0,
             last_ticket: 0,
             emitted,

@@ -10,10 +10,10 @@ use raft::eraftpb::{Entry, Message, MessageType};
 use super::{Replica, ReplicaConfig};
 use crate::effects::{Apply, Effects, Input, Ticket, WallTime};
 use crate::entry::AppliedPosition;
-use crate::identity::{Incarnation, NodeId};
+use crate::identity::{Incarnation, NodeId, Term};
 use crate::membership::{Member, Membership};
 use crate::options::Options;
-use crate::wire::{Body, Envelope};
+use crate::wire::{Beat, Body, Envelope};
 
 const GROUP: GroupId = GroupId::new(1);
 const SELF: NodeId = NodeId::new(1);
@@ -66,12 +66,8 @@ fn applied_up_to(effects: &Effects) -> Option<LogIndex> {
     })
 }
 
-/// I1: node 2 leads, then node 3, and then node 2 again with the entries of its first time. While the
-/// disk has not come back from any of it, the same entries are written, replaced and written again: that
-/// they were written once does not make them durable, for what replaces them may be there without what
-/// comes after.
-#[test]
-fn what_was_replaced_and_came_again_is_durable_with_the_second_write() {
+/// A voter that knows its members and has nothing to write.
+fn born() -> Replica {
     let mut replica = follower();
     let mut born = Effects::default();
     for by in [2, 3] {
@@ -80,7 +76,16 @@ fn what_was_replaced_and_came_again_is_durable_with_the_second_write() {
     }
     let ticket = last_ticket(&born);
     let _ = step(&mut replica, Input::Durable { ticket });
+    replica
+}
 
+/// I1: node 2 leads, then node 3, and then node 2 again with the entries of its first time. While the
+/// disk has not come back from any of it, the same entries are written, replaced and written again: that
+/// they were written once does not make them durable, for what replaces them may be there without what
+/// comes after.
+#[test]
+fn what_was_replaced_and_came_again_is_durable_with_the_second_write() {
+    let mut replica = born();
     let first = step(&mut replica, append(2, 2, (1, 1), &[(2, 2), (3, 2), (4, 2)], 1));
     let replaced = step(&mut replica, append(3, 3, (2, 2), &[(3, 3)], 1));
     let again = step(&mut replica, append(2, 4, (2, 2), &[(3, 2), (4, 2), (5, 4)], 5));
@@ -90,6 +95,26 @@ fn what_was_replaced_and_came_again_is_durable_with_the_second_write() {
     assert!(applied_up_to(&early).is_none_or(|index| index <= second), "I1: {early:?}");
     let early = step(&mut replica, Input::Durable { ticket: last_ticket(&replaced) });
     assert!(applied_up_to(&early).is_none_or(|index| index <= second), "I1: {early:?}");
+    let durable = step(&mut replica, Input::Durable { ticket: last_ticket(&again) });
+    assert_eq!(applied_up_to(&durable), Some(LogIndex::new(5)));
+}
+
+/// The same, with a write that adds no entry in between: a register with the term of the next leader. Its
+/// completion says nothing of the entries before it that are being replaced.
+#[test]
+fn a_register_between_them_does_not_make_what_was_replaced_durable() {
+    let mut replica = born();
+    let first = step(&mut replica, append(2, 2, (1, 1), &[(2, 2), (3, 2), (4, 2)], 1));
+    let from = NodeId::new(3);
+    let beat = Beat { group: GROUP, term: Term::new(3), commit: LogIndex::new(1), answer: false };
+    let life = Incarnation::new(3);
+    let register = step(&mut replica, Input::Beat { from, life, beat });
+    let replaced = step(&mut replica, append(3, 3, (2, 2), &[(3, 3)], 1));
+    let again = step(&mut replica, append(2, 4, (2, 2), &[(3, 2), (4, 2), (5, 4)], 5));
+    for early in [&first, &register, &replaced] {
+        let early = step(&mut replica, Input::Durable { ticket: last_ticket(early) });
+        assert_eq!(applied_up_to(&early), None, "I1: {early:?}");
+    }
     let durable = step(&mut replica, Input::Durable { ticket: last_ticket(&again) });
     assert_eq!(applied_up_to(&durable), Some(LogIndex::new(5)));
 }
