@@ -62,9 +62,12 @@ impl Replica {
     /// These ticks passed while it rested.
     pub(super) fn on_rested(&mut self, ticks: u64, effects: &mut Effects) -> Result<(), NodeError> {
         let (sent, raft_sent) = (effects.send.len(), self.raw.raft.msgs.len());
+        // A disk that is full by now was not then: it would have had no rest.
+        let is_full = std::mem::take(&mut self.disk_is_full);
         for _ in 0..ticks {
             self.on_tick(effects)?;
         }
+        self.disk_is_full = is_full;
         assert_eq!(effects.send.len(), sent, "a replica at rest has nothing to say");
         assert_eq!(self.raw.raft.msgs.len(), raft_sent, "raft at rest has nothing to say");
         Ok(())
@@ -139,5 +142,33 @@ mod tests {
         assert!(!effects.writes.is_empty());
         let rest = replica.rest();
         assert_eq!((rest.ticks, rest.answers), (0, None));
+    }
+
+    /// A step that hears of a full disk first hears of the ticks before it.
+    #[test]
+    fn a_disk_that_is_full_after_a_rest_was_not_full_all_the_while() {
+        let options = Options {
+            election_ticks: 30,
+            heartbeat_ticks: 6,
+            slow_disk_ticks: 2,
+            report_ticks: u32::MAX,
+            ..Options::default()
+        };
+        let mut three = Three::new(&options);
+        three.tick(150);
+        let leader = three.leader();
+        let replica = three.replica(leader);
+        while replica.rest().ticks < 4 {
+            let _ = tick(replica);
+        }
+        replica.note_disk(true);
+        let (_, ended) = replica.step(WallTime::from_ms(1), [Input::Rested { ticks: 4 }]);
+        ended.unwrap();
+        assert!(replica.raw.raft.lead_transferee.is_none());
+        // From here on it is.
+        for _ in 0..4 {
+            let _ = tick(replica);
+        }
+        assert!(replica.raw.raft.lead_transferee.is_some());
     }
 }
