@@ -197,4 +197,76 @@ mod tests {
         assert!(!replaced.writes.is_empty());
         assert!(!replica.raw.raft.group_commit());
     }
+
+    /// A demand is made when no change before it is under way, so who holds it holds changes that were
+    /// committed, also if its register does not say so yet. Without them its voters may be in one domain.
+    #[test]
+    fn what_was_changed_before_a_demand_is_committed() {
+        let mut three = Three::new(&options());
+        three.tick(40);
+        let leader = three.leader();
+        let follower = *three.nodes.keys().find(|id| **id != leader).unwrap();
+        let node = three.nodes.get_mut(&follower).unwrap();
+        for member in node.replica.members.members.values_mut() {
+            "a".clone_into(&mut member.domain);
+        }
+        node.replica.register_dirty = true;
+
+        let described = |two_domains, id: u64, domain: &str| {
+            let member = Member { domain: domain.to_owned(), ..Member::default() };
+            let known = vec![(NodeId::new(id), member)];
+            Described { known, two_domains }.encode()
+        };
+        let change = |id: u64, context| {
+            let mut single = raft::eraftpb::ConfChangeSingle::default();
+            single.set_change_type(raft::eraftpb::ConfChangeType::AddNode);
+            single.node_id = id;
+            let mut change = raft::eraftpb::ConfChangeV2::default();
+            change.set_changes(vec![single].into());
+            change.context = context;
+            bytes::Bytes::from(protobuf::Message::write_to_bytes(&change).unwrap())
+        };
+        let raft = &node.replica.raw.raft;
+        let (last, term) = (raft.raft_log.last_index(), raft.term);
+        let entries = [
+            change(4, described(false, 4, "b")),
+            change(leader.get(), described(true, leader.get(), "a")),
+        ];
+        let entries = (1..).zip(entries).map(|(at, data)| {
+            let mut entry = Entry { index: last + at, term, data, ..Entry::default() };
+            entry.set_entry_type(EntryType::EntryConfChangeV2);
+            entry
+        });
+        let mut message = raft::eraftpb::Message { from: leader.get(), term, ..Default::default() };
+        message.set_msg_type(raft::eraftpb::MessageType::MsgAppend);
+        (message.to, message.index, message.log_term) = (follower.get(), last, term);
+        message.set_entries(entries.collect::<Vec<_>>().into());
+        let body = Body::Raft(protobuf::Message::write_to_bytes(&message).unwrap().into());
+        let group = node.replica.config.group;
+        let envelope = crate::wire::Envelope { group, from: leader, to: follower, body };
+        let taken = step(&mut node.replica, Input::Peer { envelope, life: life(leader) });
+        for write in &taken.writes {
+            node.wal.submit(&write.writes).unwrap();
+            node.wal.write_queued().unwrap();
+            node.wal.sync().unwrap();
+        }
+        let (config, disk) = (node.replica.config.clone(), node.disk.clone());
+        three.nodes.remove(&follower);
+
+        let identity = WalIdentity { cluster: 1, node: follower.get(), incarnation: 1 };
+        let (wal, found) =
+            Wal::open(std::sync::Arc::new(disk), identity, WalOptions::default()).unwrap();
+        let found = &found.groups[&group];
+        let state = crate::register::Register::decode(found.state.as_ref().unwrap()).unwrap();
+        let mut replica = Replica::open(config, Some(found), wal.reader(), state.base).unwrap();
+        assert_eq!(replica.members.voter_domains().len(), 1, "the register says no more");
+        let (effects, ended) = replica.step(NOW, []);
+        ended.unwrap();
+        assert!(!effects.apply.is_empty());
+        replica.raw.raft.become_candidate();
+        replica.raw.raft.become_leader();
+        replica.step(NOW, []).1.unwrap();
+        assert!(replica.raw.raft.group_commit());
+        assert_eq!(replica.members.voter_domains().len(), 2);
+    }
 }

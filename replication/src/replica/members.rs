@@ -240,7 +240,7 @@ pub(super) struct Described {
 }
 
 impl Described {
-    fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         let mut out = BytesMut::new();
         if self.two_domains {
             out.put_u64_le(0);

@@ -120,6 +120,7 @@ impl Replica {
     /// A change of membership can be applied, and that survive, before the register that names it
     /// is durable: what the log holds of them is done again.
     fn replay_changes(&mut self) -> Result<(), NodeError> {
+        let mut earlier = 0;
         for entry in self.raw.mut_store().take_found_changes() {
             let index = LogIndex::new(entry.index);
             if self.members_index < index && index <= self.emitted.index {
@@ -127,7 +128,12 @@ impl Replica {
                     .map_err(|error| invariant(format!("entry index={index}: {error}")))?;
                 self.apply_change(index, &change)?;
             } else if self.emitted.index < index {
-                self.demanded = demand_of(&entry).or(self.demanded.take());
+                if let Some(demanded) = demand_of(&entry) {
+                    self.demanded = Some(demanded);
+                    // It was made when no change before it was under way: those were committed.
+                    self.raw.raft.raft_log.commit_to(earlier);
+                }
+                earlier = entry.index;
             }
         }
         Ok(())
