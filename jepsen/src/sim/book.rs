@@ -63,6 +63,8 @@ pub(super) struct Book {
     applied: BTreeSet<u64>,
     /// Changes of registers whose taking effect was told to someone, by offset.
     changed: BTreeMap<u64, Vec<u8>>,
+    /// Changes of registers that were refused: each has a payload of its own, which is nowhere.
+    refused: BTreeSet<Vec<u8>>,
     /// Of each resource, the offset of the last fence that was acknowledged, and its epoch.
     fenced_at: [Option<(u64, u64)>; 3],
 }
@@ -77,6 +79,7 @@ impl Book {
             first: BTreeMap::new(),
             applied: BTreeSet::new(),
             changed: BTreeMap::new(),
+            refused: BTreeSet::new(),
             fenced_at: [None; 3],
         }
     }
@@ -143,6 +146,11 @@ impl Book {
         assert_eq!(told, None, "G2: two receipts for offset={offset} of group={}", self.group);
     }
 
+    /// A change of a register was refused: nothing has happened, and nothing will.
+    pub(super) fn register_refused(&mut self, changed: Changed) {
+        self.refused.insert(changed.payload);
+    }
+
     /// A resource was opened.
     pub(super) fn opened(&mut self, resource: ResourceId, epoch: u64, offset: u64) {
         let at = self.resources.iter().position(|known| *known == resource);
@@ -171,6 +179,11 @@ impl Book {
         }
         for (offset, payload) in &self.changed {
             assert_eq!(log.get(offset), Some(payload), "G1: group={group} change at {offset}");
+        }
+        for (offset, payload) in &log {
+            let text = String::from_utf8_lossy(payload);
+            let was_refused = self.refused.contains(payload);
+            assert!(!was_refused, "G7: group={group}: {text} was refused and stands at {offset}");
         }
         let distinct: BTreeSet<&Vec<u8>> = log.values().collect();
         assert_eq!(distinct.len(), log.len(), "G6: group={group}: something took effect twice");

@@ -307,9 +307,11 @@ impl Workload {
             (SimCompletion::Refused(refusal), asked) => {
                 // Nothing has happened, and nothing will.
                 match asked {
-                    Asked::Change(Changed { asked, .. }) | Asked::Read(asked) => {
-                        book.registers.retract(asked);
+                    Asked::Change(changed) => {
+                        book.registers.retract(changed.asked);
+                        book.register_refused(changed);
                     }
+                    Asked::Read(asked) => book.registers.retract(asked),
                     Asked::Submission(_) | Asked::Open { .. } => {}
                 }
                 match refusal {
@@ -435,6 +437,7 @@ fn settle_record(
         (Asked::Change(changed), SimOutcome::VersionMismatch) => {
             let action = book.registers.action(changed.asked);
             book.registers.answer(changed.asked, action, clock);
+            book.register_refused(changed);
             "swap refused"
         }
         (Asked::Open { epoch }, SimOutcome::Opened(resource)) => {
@@ -444,8 +447,10 @@ fn settle_record(
         (asked, SimOutcome::Fenced(current)) => {
             let epoch = match asked {
                 Asked::Submission(Submitted { epoch, .. }) | Asked::Open { epoch } => epoch,
-                Asked::Change(Changed { asked, epoch, .. }) => {
-                    book.registers.retract(asked);
+                Asked::Change(changed) => {
+                    let epoch = changed.epoch;
+                    book.registers.retract(changed.asked);
+                    book.register_refused(changed);
                     epoch
                 }
                 Asked::Read(_) => panic!("a read is no record"),
@@ -457,6 +462,7 @@ fn settle_record(
         (Asked::Submission(_), SimOutcome::Refused(_)) => "refused by the log",
         (Asked::Change(changed), SimOutcome::Refused(_)) => {
             book.registers.retract(changed.asked);
+            book.register_refused(changed);
             "refused by the log"
         }
         (asked, outcome) => panic!("{asked:?} is no question for {outcome:?}"),
