@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use palisade_wal::{GroupId, LogIndex};
 
 use super::{SimCluster, SimMachine};
+use crate::effects::Role;
 use crate::entry::CommittedEntry;
 use crate::identity::{NodeId, Offset};
 use crate::replica::Replica;
@@ -96,12 +97,23 @@ impl<M: SimMachine> SimCluster<M> {
         }
     }
 
-    /// Every group's digest of every node in it is the same, at the same place.
+    /// Every group's digest of every node in it is the same, at the same place, and every one of them
+    /// may vote.
     ///
     /// # Panics
-    /// When replicas differ (G8), naming them.
+    /// When replicas differ (G8), or have not made up for what they lost, naming them.
     pub fn assert_converged(&self) {
+        for id in self.nodes.keys() {
+            self.check_kept(*id);
+        }
         for group in self.groups() {
+            for id in self.members(group) {
+                let role = self.status(id, group).map(|status| status.role);
+                if role.is_none_or(|role| role == Role::Repairing) {
+                    self.tell_group(group);
+                    panic!("liveness: node={id} of group={group} is {role:?}");
+                }
+            }
             let mut states: BTreeMap<(LogIndex, Offset, [u8; 32]), Vec<NodeId>> = BTreeMap::new();
             for id in self.members(group) {
                 let machine = &self.nodes[&id].machine;
