@@ -335,6 +335,18 @@ fn a_leader_proposes_while_its_disk_has_space() {
     assert_eq!(batch_count(three.replica(leader)), 0);
 }
 
+/// A follower hands what is proposed to it on to the leader at once, and sees it committed.
+#[test]
+fn a_follower_forwards_what_it_is_asked() {
+    let mut three = Three::new(&patient());
+    three.tick(40);
+    let leader = three.leader();
+    let follower = three.ids().into_iter().find(|id| *id != leader).unwrap();
+    three.propose(follower, 1, 3);
+    three.tick(3);
+    assert!(three.replica(follower).pending.is_empty());
+}
+
 /// Who leads next serves the reads that it had asked of a leader who is gone, without waiting until
 /// they are asked for again.
 #[test]
