@@ -328,4 +328,20 @@ mod tests {
         assert_eq!(proposed(replica), [1, 2]);
         assert_eq!(waiting(replica), [3]);
     }
+
+    /// What raft did not take is tried again with the next tick, which must not be left out.
+    #[test]
+    fn a_leader_with_records_to_propose_does_not_rest() {
+        let (mut three, leader) = leader_with(&[]);
+        let rests = (0..10).any(|_| {
+            three.tick(1);
+            three.replica(leader).rest().ticks > 0
+        });
+        assert!(rests, "it has nothing to do");
+        let replica = three.replica(leader);
+        let (term, records) = (replica.term(), vec![(1, Bytes::from_static(b"record"))]);
+        replica.on_forward(Forward { term, session: 77, resolved_up_to: 0, records });
+        assert_eq!(waiting(replica), [1]);
+        assert_eq!(replica.rest().ticks, 0);
+    }
 }
