@@ -29,7 +29,7 @@ pub(super) struct Leading {
 }
 
 /// What a record costs in memory beside its payload, give or take.
-const RECORD_BYTES: usize = 128;
+pub(super) const RECORD_BYTES: usize = 128;
 
 impl Leading {
     fn take_in(&mut self, id: ProposalId, payload: Bytes) {
@@ -257,5 +257,91 @@ mod tests {
             let leading = replica.leading.as_ref().unwrap();
             assert!(leading.batch.len() < 500, "{} records wait", leading.batch.len());
         }
+    }
+
+    const TARGET: usize = 2 * (RECORD_HEADER_BYTES + 8);
+
+    /// A leader that packs entries of at most `TARGET` bytes, with records of these sizes to propose,
+    /// numbered from 1.
+    fn leader_with(sizes: &[usize]) -> (Three, NodeId) {
+        let mut three = Three::new(&Options::default());
+        three.tick(100);
+        let leader = three.leader();
+        let replica = three.replica(leader);
+        replica.config.options.entry_bytes_target = TARGET;
+        let records = (1..).zip(sizes.iter().map(|size| Bytes::from(vec![0; *size]))).collect();
+        let term = replica.term();
+        replica.on_forward(Forward { term, session: 77, resolved_up_to: 0, records });
+        (three, leader)
+    }
+
+    /// What waits to be proposed, which is what is counted as such.
+    fn waiting(replica: &Replica) -> Vec<u64> {
+        let leading = replica.leading.as_ref().unwrap();
+        let bytes: usize = leading.batch.iter().map(|record| record.payload.len()).sum();
+        assert_eq!(leading.batch_bytes, bytes);
+        leading.batch.iter().map(|record| record.id.seq).collect()
+    }
+
+    fn proposed(replica: &mut Replica) -> Vec<u64> {
+        replica.propose_entry(WallTime::from_ms(1)).unwrap();
+        let entries = &replica.raw.raft.raft_log.unstable.entries;
+        let body = EntryBody::decode(entries.last().unwrap().data.clone()).unwrap();
+        let next_offset = replica.leading.as_ref().unwrap().next_offset;
+        assert_eq!(body.last_offset().next(), next_offset);
+        body.records.iter().map(|record| record.id.seq).collect()
+    }
+
+    /// What an entry holds is bounded by its bytes, headers included; what is longer goes alone.
+    #[test]
+    fn an_entry_takes_what_fits_and_at_least_one_record() {
+        let (mut three, leader) = leader_with(&[8, 8, 0, TARGET, 8, 9, 0, 0, 0, 16]);
+        let replica = three.replica(leader);
+        assert_eq!(waiting(replica), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(proposed(replica), [1, 2], "just full");
+        assert_eq!(waiting(replica), [3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(proposed(replica), [3]);
+        assert_eq!(proposed(replica), [4], "longer than any entry is to be");
+        assert_eq!(waiting(replica), [5, 6, 7, 8, 9, 10]);
+        assert_eq!(proposed(replica), [5], "one byte too many for both");
+        assert_eq!(proposed(replica), [6, 7]);
+        assert_eq!(proposed(replica), [8, 9], "their headers fill it");
+        assert_eq!(waiting(replica), [10]);
+        assert_eq!(proposed(replica), [10]);
+        assert_eq!(waiting(replica), [0; 0]);
+    }
+
+    /// While leadership is handed over raft takes nothing: the records keep their places and offsets.
+    #[test]
+    fn what_raft_does_not_take_keeps_its_place() {
+        let (mut three, leader) = leader_with(&[8, 7, 1]);
+        let to = three.ids().into_iter().find(|id| *id != leader).unwrap();
+        let replica = three.replica(leader);
+        let next_offset = replica.leading.as_ref().unwrap().next_offset;
+        let last_index = replica.status().last_index;
+        replica.on_transfer(to);
+        replica.propose_entry(WallTime::from_ms(1)).unwrap();
+        assert_eq!(waiting(replica), [1, 2, 3]);
+        assert_eq!(replica.leading.as_ref().unwrap().next_offset, next_offset);
+        assert_eq!(replica.status().last_index, last_index);
+        replica.raw.raft.abort_leader_transfer();
+        assert_eq!(proposed(replica), [1, 2]);
+        assert_eq!(waiting(replica), [3]);
+    }
+
+    /// What raft did not take is tried again with the next tick, which must not be left out.
+    #[test]
+    fn a_leader_with_records_to_propose_does_not_rest() {
+        let (mut three, leader) = leader_with(&[]);
+        let rests = (0..10).any(|_| {
+            three.tick(1);
+            three.replica(leader).rest().ticks > 0
+        });
+        assert!(rests, "it has nothing to do");
+        let replica = three.replica(leader);
+        let (term, records) = (replica.term(), vec![(1, Bytes::from_static(b"record"))]);
+        replica.on_forward(Forward { term, session: 77, resolved_up_to: 0, records });
+        assert_eq!(waiting(replica), [1]);
+        assert_eq!(replica.rest().ticks, 0);
     }
 }

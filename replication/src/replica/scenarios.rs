@@ -9,6 +9,7 @@ use palisade_wal::{GroupId, Wal, WalIdentity, WalOptions};
 use protobuf::Message as _;
 use raft::eraftpb::{Message, MessageType};
 
+use super::leading::RECORD_BYTES;
 use super::{Replica, ReplicaConfig};
 use crate::effects::{Apply, Effects, Input, Role, WallTime};
 use crate::entry::AppliedPosition;
@@ -230,8 +231,8 @@ fn what_is_forwarded_is_cut_into_messages() {
     let header = FORWARDED_HEADER_BYTES;
     let half = max / 2 - header;
     assert_eq!(messages(&[half, half, 1, 1]), [[1, 2], [3, 4]]);
-    assert_eq!(messages(&[max + 1, max, 1]), [[1], [2], [3]]);
-    assert_eq!(messages(&[1, 1, max - 1 - 2 * header, 1]), [[1, 2], [3, 4]]);
+    assert_eq!(messages(&[max + 1, max - header, 1]), [[1], [2], [3]]);
+    assert_eq!(messages(&[1, 1, max - 2 * header - 1, 1]), [[1, 2], [3, 4]]);
 }
 
 /// G12: a leader takes in so much and no more, and what it left out counts when it comes again.
@@ -241,11 +242,14 @@ fn a_leader_takes_in_what_it_has_room_for() {
     three.tick(40);
     let leader = three.leader();
     let replica = &mut three.nodes.get_mut(&leader).unwrap().replica;
-    // Of three members; what each record costs beside its payload counts.
-    replica.config.options.proposals_bytes_max = 1000;
-    replica.config.options.proposals_max = 0;
+    replica.config.options.proposals_bytes_max = 100;
+    replica.config.options.proposals_max = 2;
+    let intake_bytes = 3 * (100 + 2 * RECORD_BYTES);
+    let half_bytes = intake_bytes / 2 - RECORD_BYTES;
+    assert!(replica.has_room(intake_bytes - RECORD_BYTES));
+    assert!(!replica.has_room(intake_bytes - RECORD_BYTES + 1));
     let term = replica.leading.as_ref().unwrap().term;
-    let half = Bytes::from(vec![0; 3 * 1000 / 2 - 128]);
+    let half = Bytes::from(vec![0; half_bytes]);
     let records: Vec<(u64, Bytes)> = (1..=3).map(|seq| (seq, half.clone())).collect();
     let forward = |term| Forward { term, session: 9, resolved_up_to: 0, records: records.clone() };
     let taken = |replica: &Replica| {
@@ -263,4 +267,124 @@ fn a_leader_takes_in_what_it_has_room_for() {
     leading.batch_bytes = 0;
     replica.on_forward(forward(term));
     assert_eq!(taken(replica), [3], "what found no room was not remembered");
+}
+
+/// Nothing is repeated for want of an answer.
+fn patient() -> Options {
+    Options { resend_ticks: 1000, snapshot_patience_ticks: 2001, ..options() }
+}
+
+fn batch_count(replica: &Replica) -> usize {
+    replica.leading.as_ref().unwrap().batch.len()
+}
+
+/// Two of its appends may be on their way to the disk; what comes meanwhile goes into one entry after them.
+#[test]
+fn a_leader_proposes_while_its_disk_keeps_up() {
+    let mut three = Three::new(&options());
+    three.tick(40);
+    let leader = three.leader();
+    let mut owed = Vec::new();
+    for (seq, waiting) in [(1, 0), (2, 0), (3, 1), (4, 2)] {
+        let input = Input::Propose { seq, payload: Bytes::from_static(b"record") };
+        let (effects, ended) = three.replica(leader).step(WallTime::from_ms(1), [input]);
+        ended.unwrap();
+        owed.push(three.perform(leader, effects));
+        assert_eq!(batch_count(three.replica(leader)), waiting, "after {seq}");
+    }
+    let last = three.replica(leader).status().last_index;
+    let is_durable = |input: &Input| matches!(input, Input::Durable { .. });
+    let (_, durable) =
+        owed.swap_remove(0).into_iter().find(|(_, input)| is_durable(input)).unwrap();
+    three.input(leader, durable);
+    assert_eq!(batch_count(three.replica(leader)), 0, "one append is done");
+    assert_eq!(three.replica(leader).status().last_index, last.next(), "they share an entry");
+}
+
+/// G12: a leader proposes up to the bound of what its state has to apply, and no further.
+#[test]
+fn a_leader_proposes_while_its_state_keeps_up() {
+    let mut three = Three::new(&options());
+    three.tick(40);
+    let leader = three.leader();
+    three.nodes.get_mut(&leader).unwrap().applied = None;
+    three.propose(leader, 1, 1);
+    let replica = three.replica(leader);
+    assert!(replica.backlog_bytes > 0);
+    replica.config.options.apply_backlog_bytes_max = replica.backlog_bytes;
+    three.propose(leader, 2, 1);
+    assert_eq!(batch_count(three.replica(leader)), 0, "it is at the bound");
+    three.propose(leader, 3, 1);
+    assert_eq!(batch_count(three.replica(leader)), 1, "it is over the bound");
+    let position = three.replica(leader).emitted;
+    three.input(leader, Input::Applied { position });
+    assert_eq!(batch_count(three.replica(leader)), 0);
+}
+
+/// A full disk alone holds records back, and they go as soon as there is space.
+#[test]
+fn a_leader_proposes_while_its_disk_has_space() {
+    let mut three = Three::new(&options());
+    three.tick(40);
+    let leader = three.leader();
+    three.replica(leader).note_disk(true);
+    three.propose(leader, 1, 1);
+    assert_eq!(batch_count(three.replica(leader)), 1);
+    three.replica(leader).note_disk(false);
+    three.tick(1);
+    assert_eq!(batch_count(three.replica(leader)), 0);
+}
+
+/// A follower hands what is proposed to it on to the leader at once, and sees it committed.
+#[test]
+fn a_follower_forwards_what_it_is_asked() {
+    let mut three = Three::new(&patient());
+    three.tick(40);
+    let leader = three.leader();
+    let follower = three.ids().into_iter().find(|id| *id != leader).unwrap();
+    three.propose(follower, 1, 3);
+    three.tick(3);
+    assert!(three.replica(follower).pending.is_empty());
+}
+
+/// Who leads next serves the reads that it had asked of a leader who is gone, without waiting until
+/// they are asked for again.
+#[test]
+fn a_new_leader_serves_what_it_asked_of_the_last() {
+    let mut three = Three::new(&patient());
+    three.tick(40);
+    let last = three.leader();
+    three.cut_off = Some(last);
+    for reader in three.ids().into_iter().filter(|id| *id != last) {
+        three.input(reader, Input::Read { token: 1 });
+        assert_eq!(three.replica(reader).reads.count(), 1);
+    }
+    three.tick(60);
+    let leader = three.leader();
+    assert_ne!(leader, last);
+    assert_eq!(three.replica(leader).reads.count(), 0);
+}
+
+/// A leader that hears of nobody steps down within its term: what it took in and did not propose, it
+/// holds no longer. Its own records wait for the next leader, those of others are theirs to repeat.
+#[test]
+fn who_steps_down_within_a_term_takes_its_records_back() {
+    let mut three = Three::new(&patient());
+    three.tick(40);
+    let leader = three.leader();
+    three.cut_off = Some(leader);
+    let replica = three.replica(leader);
+    replica.note_disk(true);
+    let term = replica.term();
+    let records = vec![(7, Bytes::from_static(b"record"))];
+    replica.on_forward(Forward { term, session: 99, resolved_up_to: 0, records });
+    three.propose(leader, 1, 2);
+    assert_eq!(batch_count(three.replica(leader)), 3);
+    three.tick(25);
+    let replica = three.replica(leader);
+    assert!(!replica.leads());
+    assert_eq!(replica.term(), term);
+    assert!(replica.leading.is_none(), "it holds nothing");
+    let waits = replica.pending.send(Term::new(term.get() + 1), 100);
+    assert_eq!(waits.into_iter().map(|(seq, _)| seq).collect::<Vec<_>>(), [1, 2]);
 }
