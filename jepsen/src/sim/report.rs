@@ -138,14 +138,19 @@ impl fmt::Display for Report {
         let (seeds, simulated_s) = (self.seeds.max(1), self.simulated_us / 1_000_000);
         write!(
             f,
-            "simulator: {} seeds, each {} simulated s, {} operations, {} changes of leader on average; \
-             {} simulated s in a second of one processor, {} seeds in an hour of it",
+            "simulator: {} seeds, each {} simulated s, {} operations, {} changes of leader on average",
             self.seeds,
             simulated_s / seeds,
             self.ops / seeds,
             self.leader_changes / seeds,
-            self.speed(),
-            self.seeds_per_hour(),
+        )?;
+        if self.cpu_us == 0 {
+            return Ok(());
+        }
+        let (speed, per_hour) = (self.speed(), self.seeds_per_hour());
+        write!(
+            f,
+            "; {speed} simulated s in a second of one processor, {per_hour} seeds in an hour of it"
         )
     }
 }

@@ -19,6 +19,9 @@ use crate::replica::ReplicaConfig;
 use crate::shelf::Shelf;
 use crate::wire::{Body, Envelope};
 
+/// However slow a disk is, it is done then: one that hangs is another fault.
+const SYNC_US_MAX: u64 = 3_000_000;
+
 pub(super) struct SimNode<M> {
     pub(super) disk: SimDisk,
     pub(super) shelf_disk: SimDisk,
@@ -333,6 +336,7 @@ impl<M: SimMachine> SimCluster<M> {
                 running.syncing = true;
                 let slowness = self.nodes[&id].slowness;
                 let after = slowness * (50 + self.random.below(self.options.sync_us_max));
+                let after = after.min(SYNC_US_MAX.max(self.options.sync_us_max));
                 self.schedule(after, Event::Synced { node: id, life });
             }
             Err(error) => self.halt(id, error.into()),
