@@ -16,7 +16,7 @@ use crate::effects::{Effects, GroupStatus, Input, Ticket, WallTime};
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Term};
-use crate::repair::{Repair, lost_its_end};
+use crate::repair::{Repair, is_unreadable, lost_its_end, unreadable};
 use crate::replica::{Replica, ReplicaConfig, Rest};
 use crate::wire::{Beat, Body, Envelope, NO_GROUP};
 
@@ -67,8 +67,16 @@ impl Hosted {
             let stage = Stage::Repairing(Box::new(repair));
             return Ok(Self::new(stage, Some(owed)));
         }
-        let replica = Replica::open(config, found, reader, applied)?;
-        Ok(Self::new(Stage::Running(Box::new(replica)), None))
+        let (opened, owed) =
+            match (Replica::open(config.clone(), found, reader.clone(), applied), found) {
+                (Ok(replica), _) => (Stage::Running(Box::new(replica)), None),
+                (Err(error), Some(found)) if is_unreadable(&error) => {
+                    let (repair, owed) = Repair::of_unreadable(config, found, reader, applied, 0)?;
+                    (Stage::Repairing(Box::new(repair)), Some(owed))
+                }
+                (Err(error), _) => return Err(error),
+            };
+        Ok(Self::new(opened, owed))
     }
 
     fn new(stage: Stage, owed: Option<Effects>) -> Self {
@@ -151,14 +159,7 @@ impl Hosted {
         let Stage::Running(replica) = std::mem::replace(&mut self.stage, Stage::Turning) else {
             unreachable!("only a running replica fails like this")
         };
-        let unreadable = match &error {
-            NodeError::Wal(wal) => match **wal {
-                WalError::Corrupt { index, .. } => Some(index),
-                _ => None,
-            },
-            _ => None,
-        };
-        let known = unreadable.and_then(|index| Some((index, replica.term_of(index)?)));
+        let known = unreadable(&error).and_then(|index| Some((index, replica.term_of(index)?)));
         let Some((index, term)) = known.filter(|_| replica.members().members.len() > 1) else {
             return Err(error);
         };

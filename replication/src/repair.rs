@@ -4,10 +4,12 @@
 //! can neither vote nor confirm. What it does is ask the others for entries, give its own to those
 //! who ask, and write what it gets.
 
+mod left;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use palisade_wal::{Damage, GroupId, LogIndex, RecoveredGroup, Verdict, WalReader, Write};
+use palisade_wal::{GroupId, LogIndex, RecoveredGroup, Verdict, WalReader, Write};
 
 use crate::effects::{Effects, GroupStatus, Input, Role, Ticket, WriteEffect};
 use crate::entry::AppliedPosition;
@@ -17,6 +19,9 @@ use crate::log_store::term_of_stored;
 use crate::register::Register;
 use crate::replica::{Replica, ReplicaConfig};
 use crate::wire::{Body, Envelope, NotGiven, Want};
+
+use left::{Left, cannot_be_read, cut};
+pub(crate) use left::{is_unreadable, lost_its_end, unreadable};
 
 /// So often everybody is asked while others are damaged too: they may be repaired before.
 const ROUNDS_MAX: u32 = 100;
@@ -43,6 +48,10 @@ pub(crate) struct Repair {
     refused: BTreeMap<NodeId, NotGiven>,
     /// How often all refused, and those of them who lost nothing are no majority.
     rounds: u32,
+    /// Who beats as the leader of which term: members that this replica knows of may be none any more.
+    writer: Option<(Term, NodeId)>,
+    /// How often somebody was asked for what is wanted now.
+    asks: usize,
     met: BTreeMap<NodeId, Incarnation>,
     tickets: u64,
 }
@@ -55,13 +64,6 @@ enum Stage {
     Writing(Ticket),
     /// All is durable.
     Whole,
-}
-
-/// What a repair makes of the log beside fetching: decided once, when it begins.
-struct Plan {
-    register: Register,
-    writes: Vec<Write>,
-    want: Option<Want>,
 }
 
 impl Repair {
@@ -78,10 +80,40 @@ impl Repair {
         ceiling: Term,
     ) -> Result<(Self, Effects), NodeError> {
         let group = config.group;
-        let nothing = || NodeError::Damaged {
-            what: format!("nothing is left of group={group} to repair it by: replace this replica"),
-        };
-        let found = found.ok_or_else(nothing)?;
+        let left =
+            Left { found: found.ok_or_else(|| nothing(group))?, sound_below: LogIndex::ZERO };
+        Self::begin(config, left, reader, applied, ceiling, 0)
+    }
+
+    /// Begins the repair of a log that recovery found whole, and that cannot be read now. Tickets go on
+    /// after this one.
+    ///
+    /// # Errors
+    /// As [`Repair::open`].
+    pub(crate) fn of_unreadable(
+        config: ReplicaConfig,
+        found: &RecoveredGroup,
+        reader: WalReader,
+        applied: AppliedPosition,
+        tickets: u64,
+    ) -> Result<(Self, Effects), NodeError> {
+        let (found, sound_below) = cannot_be_read(found, config.group, &reader)?;
+        // The register is there: no vote is forgotten.
+        let ceiling = Term::ZERO;
+        Self::begin(config, Left { found: &found, sound_below }, reader, applied, ceiling, tickets)
+    }
+
+    fn begin(
+        config: ReplicaConfig,
+        left: Left<'_>,
+        reader: WalReader,
+        applied: AppliedPosition,
+        ceiling: Term,
+        tickets: u64,
+    ) -> Result<(Self, Effects), NodeError> {
+        let group = config.group;
+        let found = left.found;
+        let nothing = || nothing(group);
         let mut register = Register::decode(found.state.as_ref().ok_or_else(nothing)?)?;
         let damage = found.damage.clone().ok_or_else(nothing)?;
         if register.members.members.is_empty() {
@@ -92,9 +124,7 @@ impl Repair {
             register.term = register.term.max(ceiling);
             register.vote = config.node.get();
         }
-        let log = Log { group, reader: &reader, found };
-        let known = damage.state_known;
-        let plan = log.plan(register, known, damage.whole_from, applied)?;
+        let plan = left.plan(group, &reader, register, &damage, applied)?;
         let cut = plan.register.probation
             && plan.register.members.other_voters(config.node).next().is_none();
         let alone = plan.register.members.members.keys().all(|member| *member == config.node);
@@ -121,8 +151,10 @@ impl Repair {
             asked: None,
             refused: BTreeMap::new(),
             rounds: 0,
+            writer: None,
+            asks: 0,
             met: BTreeMap::new(),
-            tickets: 0,
+            tickets,
             reader,
             config,
         };
@@ -163,6 +195,8 @@ impl Repair {
             asked: None,
             refused: BTreeMap::new(),
             rounds: 0,
+            writer: None,
+            asks: 0,
             met: parts.met,
             tickets: parts.last_ticket,
         };
@@ -207,6 +241,7 @@ impl Repair {
                 Input::Applied { position } => self.applied = position,
                 Input::Flushed { index } => self.flushed = index.max(self.flushed),
                 Input::Peer { envelope, .. } => self.on_peer(envelope, &mut effects)?,
+                Input::Beat { from, beat, .. } if !beat.answer => self.on_beat(from, beat.term),
                 // Nobody is kept waiting for a replica that may never be whole.
                 Input::Propose { seq, .. } => effects.unknown.push(seq),
                 Input::Read { token } => effects.refused_reads.push(token),
@@ -216,56 +251,89 @@ impl Repair {
                 _ => {}
             }
         }
-        let ready = self.stage == Stage::Whole && self.emitted <= self.applied.index;
-        let replica = ready.then(|| self.take_up()).transpose()?;
-        Ok((effects, replica))
+        if self.stage != Stage::Whole || self.applied.index < self.emitted {
+            return Ok((effects, None));
+        }
+        let found = self.found();
+        let reader = self.reader.clone();
+        let opened = Replica::open(self.config.clone(), Some(&found), reader, self.applied);
+        match opened {
+            Ok(mut replica) => {
+                replica.after_repair(self.tickets, self.flushed, &self.met);
+                let probation = self.register.probation;
+                tracing::info!(group = %self.config.group, probation, "the log is repaired");
+                Ok((effects, Some(replica)))
+            }
+            Err(error) if is_unreadable(&error) => {
+                effects.extend(self.begin_again(&found)?);
+                Ok((effects, None))
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    fn take_up(&self) -> Result<Replica, NodeError> {
+    /// Something else cannot be read by now.
+    fn begin_again(&mut self, found: &RecoveredGroup) -> Result<Effects, NodeError> {
+        let (config, reader) = (self.config.clone(), self.reader.clone());
+        let (again, effects) =
+            Self::of_unreadable(config, found, reader, self.applied, self.tickets)?;
+        let before = std::mem::replace(self, again);
+        (self.flushed, self.met, self.writer) = (before.flushed, before.met, before.writer);
+        Ok(effects)
+    }
+
+    /// The log as it is now.
+    fn found(&self) -> RecoveredGroup {
         let group = self.config.group;
         let last = self.reader.range(group).map_or(self.register.base.index, |(_, last)| last);
-        let recovered = RecoveredGroup {
+        RecoveredGroup {
             verdict: Verdict::Clean,
             state: Some(self.register.encode()),
             first: self.register.base.index.next(),
             last,
             damage: None,
-        };
-        let reader = self.reader.clone();
-        let mut replica =
-            Replica::open(self.config.clone(), Some(&recovered), reader, self.applied)?;
-        replica.after_repair(self.tickets, self.flushed, &self.met);
-        tracing::info!(%group, probation = self.register.probation, "the log is repaired");
-        Ok(replica)
+        }
     }
 
     fn on_tick(&mut self, effects: &mut Effects) {
         self.tick += 1;
         let patience = u64::from(self.config.options.resend_ticks);
         if self.asked.is_some_and(|asked| asked + patience < self.tick) {
+            if self.leader_refused() {
+                self.cut(effects);
+                return;
+            }
             // Somebody does not answer. Whoever did not have them may have been sent them since.
             self.refused.retain(|_, why| *why == NotGiven::Trimmed);
             self.ask(effects);
         }
     }
 
-    fn others(&self) -> Vec<NodeId> {
-        let members = self.register.members.members.keys();
-        members.copied().filter(|member| *member != self.config.node).collect()
+    fn on_beat(&mut self, from: NodeId, term: Term) {
+        if self.register.term <= term {
+            self.writer = self.writer.max(Some((term, from)));
+        }
+    }
+
+    /// Whom it can ask: the members that it knows of, and who leads those of today.
+    fn others(&self) -> BTreeSet<NodeId> {
+        let members = self.register.members.members.keys().copied();
+        let all = members.chain(self.writer.map(|(_, writer)| writer));
+        all.filter(|other| *other != self.config.node).collect()
     }
 
     /// Asks the next of those who have not refused.
     fn ask(&mut self, effects: &mut Effects) {
         let Stage::Fetching(want) = self.stage else { return };
-        let mut others = self.others();
+        let mut others: Vec<NodeId> = self.others().into_iter().collect();
         others.retain(|other| !self.refused.contains_key(other));
+        self.asked = Some(self.tick);
         if others.is_empty() {
-            self.asked = Some(self.tick);
             return;
         }
         let to = others[self.next_peer % others.len()];
         self.next_peer += 1;
-        self.asked = Some(self.tick);
+        self.asks += 1;
         effects.send.push(self.envelope(to, Body::Want(want)));
     }
 
@@ -334,6 +402,7 @@ impl Repair {
         } else {
             self.write(writes, effects);
             self.stage = Stage::Fetching(Want { first: next, ..want });
+            self.asks = 0;
             // Whoever gave these has the rest.
             self.next_peer = self.next_peer.wrapping_sub(1);
             self.ask(effects);
@@ -350,9 +419,12 @@ impl Repair {
         effects: &mut Effects,
     ) -> Result<(), NodeError> {
         self.refused.insert(from, why);
-        let others: BTreeSet<NodeId> = self.others().into_iter().collect();
-        if !others.iter().all(|other| self.refused.contains_key(other)) {
-            self.ask(effects);
+        if !self.others().iter().all(|other| self.refused.contains_key(other)) {
+            if self.leader_refused() {
+                self.cut(effects);
+            } else {
+                self.ask(effects);
+            }
             return Ok(());
         }
         let Stage::Fetching(want) = self.stage else { return Ok(()) };
@@ -375,11 +447,10 @@ impl Repair {
                 ),
             });
         }
-        let applying = self.emitted.max(self.applied.index);
-        let committed = self.register.commit.max(applying);
         // An anchor that may never have been committed proves nothing when it is missing elsewhere.
-        let known = |anchor: LogIndex| anchor <= committed;
-        if known(want.anchor) && self.refused.values().all(|why| *why != NotGiven::Trimmed) {
+        if self.is_committed(want.anchor)
+            && self.refused.values().all(|why| *why != NotGiven::Trimmed)
+        {
             return Err(NodeError::Damaged {
                 what: format!(
                     "entries of group={group} from index={} to {} are unreadable at every replica: \
@@ -388,7 +459,7 @@ impl Repair {
                 ),
             });
         }
-        if want.first <= applying {
+        if want.first <= self.applying() {
             // A log must not end before its state. Stopping makes the state durable, and then the
             // log can begin behind it.
             return Err(NodeError::Damaged {
@@ -399,10 +470,37 @@ impl Repair {
                 ),
             });
         }
-        let mut writes = Vec::new();
-        cut(&mut self.register, &mut writes, group, (want.first, self.last));
-        self.finish(writes, effects);
+        self.cut(effects);
         Ok(())
+    }
+
+    /// What the state holds, or will.
+    fn applying(&self) -> LogIndex {
+        self.emitted.max(self.applied.index)
+    }
+
+    fn is_committed(&self, index: LogIndex) -> bool {
+        index <= self.register.commit.max(self.applying())
+    }
+
+    /// True if the leader of today has trimmed what is wanted, or replaced what was never committed, and
+    /// everybody was asked: those who do not answer are not needed, and may be members no more.
+    fn leader_refused(&self) -> bool {
+        let Stage::Fetching(want) = self.stage else { return false };
+        let why = self.writer.and_then(|(_, writer)| self.refused.get(&writer));
+        let helps = match why {
+            Some(NotGiven::Trimmed) => true,
+            Some(NotGiven::Unknown) => !self.is_committed(want.anchor),
+            Some(NotGiven::Doubtful) | None => false,
+        };
+        helps && self.others().len() <= self.asks && self.applying() < want.first
+    }
+
+    fn cut(&mut self, effects: &mut Effects) {
+        let Stage::Fetching(want) = self.stage else { return };
+        let mut writes = Vec::new();
+        cut(&mut self.register, &mut writes, self.config.group, (want.first, self.last));
+        self.finish(writes, effects);
     }
 
     fn write(&mut self, writes: Vec<Write>, effects: &mut Effects) {
@@ -420,19 +518,6 @@ impl Repair {
         self.asked = None;
         self.stage = Stage::Writing(Ticket(self.tickets));
     }
-}
-
-/// What the state or the register knows of entries that the log does not have: it lost its end, in a
-/// way that looked like a torn write to the wal. Whatever else was there may be lost with it.
-pub(crate) fn lost_its_end(
-    found: &RecoveredGroup,
-    applied: AppliedPosition,
-) -> Option<RecoveredGroup> {
-    let register = Register::decode(found.state.as_ref()?).ok()?;
-    let committed = register.commit.max(applied.index);
-    let lost = found.damage.is_none() && found.last < committed;
-    let damage = Damage { state_known: false, holes: Vec::new(), whole_from: None };
-    lost.then(|| RecoveredGroup { damage: Some(damage), ..found.clone() })
 }
 
 /// Entries of a log whose terms are known, for whoever lost theirs.
@@ -463,102 +548,8 @@ pub(crate) fn give(
     }
 }
 
-/// Everything from here on goes, if there is any, and the replica is on probation.
-fn cut(
-    register: &mut Register,
-    writes: &mut Vec<Write>,
-    group: GroupId,
-    (from, last): (LogIndex, LogIndex),
-) {
-    let after = LogIndex::new(from.get() - 1).min(last).max(register.base.index);
-    if after < last {
-        writes.push(Write::Truncate { group, after });
-    }
-    register.commit = register.commit.min(after);
-    register.probation = true;
-}
-
-/// What recovery found, to be judged with what the state holds.
-struct Log<'a> {
-    group: GroupId,
-    reader: &'a WalReader,
-    found: &'a RecoveredGroup,
-}
-
-impl Log<'_> {
-    fn plan(
-        &self,
-        mut register: Register,
-        register_known: bool,
-        whole_from: Option<LogIndex>,
-        applied: AppliedPosition,
-    ) -> Result<Plan, NodeError> {
-        let group = self.group;
-        let last = self.found.last;
-        let mut writes = Vec::new();
-        let based = register.base.index.next() == self.found.first;
-        // What lies below may be older than what was lost, though it is known to be committed by its
-        // index: who was a leader before may hold entries that were replaced in what is missing.
-        let is_doubtful = whole_from.is_none_or(|whole| register.base.index.next() < whole);
-        // What the state holds is not needed in the log.
-        if register.base.index < applied.index && (!based || is_doubtful || last < applied.index) {
-            if !register_known && register.members_index < applied.members_index {
-                // With an old membership it would be part of majorities that are none.
-                return Err(NodeError::Damaged {
-                    what: format!(
-                        "group={group} lost its register, and with it perhaps changes of its \
-                         membership: replace this replica"
-                    ),
-                });
-            }
-            register.base = applied;
-            writes.push(if applied.index <= last {
-                Write::Trim { group, up_to: applied.index }
-            } else {
-                Write::Reset { group, up_to: applied.index }
-            });
-            register.commit = register.commit.max(applied.index);
-        } else if self.found.first <= register.base.index {
-            // The mark of the last trim is lost, the register that speaks of it is not.
-            let up_to = register.base.index;
-            writes.push(if up_to <= last {
-                Write::Trim { group, up_to }
-            } else {
-                Write::Reset { group, up_to }
-            });
-        } else if !based {
-            return Err(NodeError::Damaged {
-                what: format!(
-                    "the beginning of the log of group={group} is lost: replace this replica"
-                ),
-            });
-        }
-        let from = register.base.index.next();
-        let anchor = whole_from.filter(|whole| *whole <= last);
-        let want = match anchor {
-            Some(anchor) if anchor <= from => None,
-            Some(anchor) => {
-                let term = self.stored_term(anchor).ok_or_else(|| NodeError::Damaged {
-                    what: format!("entry index={anchor} of group={group} cannot be read"),
-                })?;
-                // What is of the anchor's term was put there by its leader, and never replaced since:
-                // the log that holds the anchor holds it.
-                let mut first = from;
-                while first < anchor && self.stored_term(first) == Some(term) {
-                    first = first.next();
-                }
-                (first < anchor).then_some(Want { first, anchor, term })
-            }
-            None => {
-                cut(&mut register, &mut writes, group, (from, last));
-                None
-            }
-        };
-        Ok(Plan { register, writes, want })
-    }
-
-    fn stored_term(&self, index: LogIndex) -> Option<Term> {
-        let read = self.reader.read(self.group, index, index.next(), usize::MAX).ok()?;
-        term_of_stored(&read.first()?.1)
+fn nothing(group: GroupId) -> NodeError {
+    NodeError::Damaged {
+        what: format!("nothing is left of group={group} to repair it by: replace this replica"),
     }
 }

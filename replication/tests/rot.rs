@@ -6,19 +6,25 @@ use bytes::Bytes;
 use journal::Journal;
 use palisade_replication::sim::{GROUP, SimCluster, SimOptions};
 use palisade_wal::Disk;
+use palisade_wal::sim::SimFaults;
+
+/// Nothing goes wrong by itself, and no state is flushed: what was applied is applied again.
+fn calm() -> SimOptions {
+    SimOptions {
+        loss_per_mille: 0,
+        duplicate_per_mille: 0,
+        corrupt_per_mille: 0,
+        flush_per_mille: 0,
+        ..SimOptions::default()
+    }
+}
 
 /// It applies its log again, and what it needs next is gone: it fetches it from the others.
 #[test]
 fn what_rots_before_it_is_applied_again_is_fetched() {
     let mut repaired = 0;
     for seed in 0..60 {
-        let mut options = SimOptions {
-            loss_per_mille: 0,
-            duplicate_per_mille: 0,
-            corrupt_per_mille: 0,
-            flush_per_mille: 0,
-            ..SimOptions::default()
-        };
+        let mut options = calm();
         options.replica.entry_cache_bytes_max = 0;
         let mut cluster = SimCluster::new(seed, options, |_| Journal::default());
         cluster.run_for(5_000_000);
@@ -48,4 +54,46 @@ fn what_rots_before_it_is_applied_again_is_fetched() {
         cluster.assert_converged();
     }
     assert!(repaired > 0, "nothing that rotted was needed");
+}
+
+/// Recovery has read all of the log, and a place of it fails when the replica is taken up, whichever it
+/// is: what was there is fetched, and the node does not halt.
+#[test]
+fn what_cannot_be_read_when_a_replica_is_taken_up_is_fetched() {
+    let mut repaired = 0;
+    for seed in 0..3 {
+        let mut options = calm();
+        options.replica.message_bytes_max = 1;
+        let mut cluster = SimCluster::new(seed, options, |_| Journal::default());
+        cluster.run_for(5_000_000);
+        let leader = cluster.leader(GROUP).expect("a calm cluster has a leader");
+        let victim = cluster.node_ids()[seed as usize % 3];
+        for number in 0..20_u64 {
+            cluster.propose(leader, GROUP, Bytes::copy_from_slice(&number.to_le_bytes()));
+            cluster.run_for(20_000);
+        }
+        cluster.expect_damage(victim);
+        let disk = cluster.disk(victim).clone();
+        for back in 0..20 {
+            let starts = |cluster: &mut SimCluster<Journal>| {
+                cluster.kill(victim);
+                let before = disk.counts().reads;
+                cluster.start(victim);
+                disk.counts().reads - before
+            };
+            // The last of them are those of the entries.
+            let reads = starts(&mut cluster);
+            let failing_read = Some(disk.counts().reads + reads - back);
+            disk.set_faults(SimFaults { failing_read, ..SimFaults::default() });
+            starts(&mut cluster);
+            repaired += u64::from(!cluster.is_whole(victim));
+            cluster.run_for(5_000_000);
+            let halted = cluster.halted(victim);
+            assert!(halted.is_none(), "seed={seed} back={back}: {halted:?}");
+            assert!(cluster.is_whole(victim), "seed={seed} back={back}: still under repair");
+        }
+        cluster.run_for(5_000_000);
+        cluster.assert_converged();
+    }
+    assert!(repaired > 20, "nothing was under repair: {repaired}");
 }

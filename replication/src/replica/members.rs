@@ -23,6 +23,8 @@ pub(super) struct Changing {
     pub(super) token: u64,
     /// Its entry.
     index: LogIndex,
+    /// The entry by which it was through.
+    through: Option<LogIndex>,
 }
 
 impl Replica {
@@ -34,7 +36,7 @@ impl Replica {
             return;
         }
         match self.propose_change(change) {
-            Ok(index) => self.changing = Some(Changing { token, index }),
+            Ok(index) => self.changing = Some(Changing { token, index, through: None }),
             Err(refusal) => effects.changes.push((token, Err(refusal))),
         }
     }
@@ -174,11 +176,28 @@ impl Replica {
         self.assign_domains();
     }
 
-    /// Answers who asked for a change that is through now.
+    /// An entry that changed the members was handed to apply.
     pub(super) fn settle_change(&mut self, index: LogIndex, effects: &mut Effects) {
         effects.members_changed = true;
         if !self.members.is_joint()
-            && let Some(changing) = self.changing.take_if(|changing| changing.index <= index)
+            && let Some(changing) = self.changing.as_mut().filter(|changing| changing.index <= index)
+        {
+            changing.through.get_or_insert(index);
+        }
+    }
+
+    /// Answers who asked for a change that is through, once a majority of the voters knows that it is:
+    /// a voter that does not would still need the ones of before for a majority, and whoever has the
+    /// answer may throw those away.
+    pub(super) fn answer_change(&mut self, effects: &mut Effects) {
+        let Some(through) = self.changing.and_then(|changing| changing.through) else { return };
+        let progress = self.raw.raft.prs();
+        let knows = |node: NodeId| {
+            node == self.config.node
+                || progress.get(node.get()).is_some_and(|p| through.get() <= p.committed_index)
+        };
+        if self.members.is_majority(knows)
+            && let Some(changing) = self.changing.take()
         {
             effects.changes.push((changing.token, Ok(())));
         }

@@ -191,6 +191,7 @@ impl Replica {
             }
         }
         self.settle(now, effects)?;
+        self.answer_change(effects);
         self.want_export(effects);
         if let Some(error) = self.raw.store().take_failure() {
             return Err(NodeError::from(error));

@@ -110,9 +110,6 @@ impl<M: SimMachine> SimCluster<M> {
             for id in self.members(group) {
                 let status = self.status(id, group);
                 let role = status.as_ref().map(|status| status.role);
-                if role == Some(Role::Repairing) && !self.knows_members(id, group) {
-                    continue;
-                }
                 if role.is_none_or(|role| role == Role::Repairing) {
                     self.tell_group(group);
                     panic!("liveness: node={id} of group={group} is {role:?}");
@@ -120,9 +117,6 @@ impl<M: SimMachine> SimCluster<M> {
             }
             let mut states: BTreeMap<(LogIndex, Offset, [u8; 32]), Vec<NodeId>> = BTreeMap::new();
             for id in self.members(group) {
-                if !self.knows_members(id, group) {
-                    continue;
-                }
                 let machine = &self.nodes[&id].machine;
                 let position = machine.applied(group);
                 let digest = machine.digest(group);
@@ -133,14 +127,5 @@ impl<M: SimMachine> SimCluster<M> {
             }
             assert_eq!(states.len(), 1, "G8: group={group} did not converge: {states:?}");
         }
-    }
-
-    /// False for one that is under repair, and was removed and added again since: it asks voters that
-    /// are members no more, and nobody answers for them (the limits in `repair.md`).
-    fn knows_members(&self, id: NodeId, group: GroupId) -> bool {
-        let now = self.members(group);
-        self.status(id, group).is_none_or(|status| {
-            status.role != Role::Repairing || status.members.voters.is_subset(&now)
-        })
     }
 }

@@ -238,9 +238,14 @@ impl Nemesis {
         self.forget_replaced(cluster);
         let groups: Vec<GroupId> = cluster.groups().collect();
         let safe = groups.iter().all(|group| {
-            let leader = cluster.leader(*group).and_then(|id| cluster.status(id, *group));
-            leader.is_some_and(|status| {
-                status.members.voters.len() >= 3 && !status.members.is_joint()
+            let status = |id| cluster.status(id, *group);
+            cluster.leader(*group).and_then(status).is_some_and(|leader| {
+                let members = &leader.members;
+                // One that does not know of the last change would still need who was replaced by it.
+                let knows = |voter| status(voter).is_some_and(|own| own.members == *members);
+                members.voters.len() >= 3
+                    && !members.is_joint()
+                    && members.voters.iter().all(|voter| knows(*voter))
             })
         });
         let damaged = self.is_damaged(cluster).filter(|damaged| *damaged != node);

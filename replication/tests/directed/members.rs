@@ -1,6 +1,6 @@
 //! Changes of membership, and what comes in between.
 
-use palisade_replication::sim::{GROUP, SimOptions};
+use palisade_replication::sim::{Completion, GROUP, SimOptions};
 use palisade_replication::{ChangeRefusal, MemberChange, MemberRole, NodeError, NodeId};
 
 use crate::scene::{Scene, calm, each_seed};
@@ -54,6 +54,32 @@ fn a_change_that_only_the_log_holds_is_not_forgotten() {
         }
         scene.finish();
         assert_same_members(&scene);
+    });
+}
+
+/// Liveness: who is told that a dead voter was replaced may rely on it: the leader is lost as well in the
+/// moment of the answer, and the other two of the new three go on.
+#[test]
+fn a_change_that_is_answered_needs_the_old_voters_no_more() {
+    each_seed(20, |seed| {
+        let mut scene = Scene::begun(seed, SimOptions { loss_per_mille: 300, ..calm() });
+        let new = with_learner(&mut scene);
+        let leader = scene.led();
+        let old = *scene.others(leader).iter().find(|node| **node != new).expect("another voter");
+        scene.power_off(old);
+        // Messages are lost: the newcomer may still be on its way.
+        let changed = (0..20).any(|round| {
+            scene.pass(round * 300_000);
+            let op = scene.change(leader, GROUP, MemberChange::Replace { old, new });
+            assert!(scene.wait(5_000_000, |scene| scene.answer(op).is_some()), "liveness");
+            matches!(scene.answer(op), Some(Completion::Changed))
+        });
+        assert!(changed, "liveness: the change is made");
+        scene.power_off(leader);
+        scene.calm();
+        scene.pass(10_000_000);
+        let next = scene.led();
+        assert_eq!(scene.record(next, 3), 3, "liveness: two of three go on");
     });
 }
 

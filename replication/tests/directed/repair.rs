@@ -1,7 +1,7 @@
 //! Damaged logs: one, and two of three.
 
-use palisade_replication::NodeId;
 use palisade_replication::sim::{GROUP, SimOptions};
+use palisade_replication::{MemberChange, NodeId};
 
 use crate::scene::{Scene, calm, each_seed};
 
@@ -213,5 +213,84 @@ fn a_repaired_replica_needs_nobody_afterwards() {
         assert!(scene.is_whole(victim), "liveness: a repaired log is found damaged again");
         assert!(before <= last(&scene), "G1: a repaired log is cut again");
         scene.finish();
+    });
+}
+
+/// While it is down, all others but the leader are replaced, and it is removed and added again. Who was
+/// replaced answers no more.
+fn add_again(scene: &mut Scene, victim: NodeId) {
+    let leader = scene.led();
+    let (_, member) = scene.describe(victim);
+    let others: Vec<NodeId> = scene.others(leader).into_iter().filter(|n| *n != victim).collect();
+    for old in others {
+        let (new, joins) = scene.add_node();
+        scene.changed(MemberChange::AddLearner { node: new, member: joins }).expect("a newcomer");
+        scene.pass(5_000_000);
+        scene.changed(MemberChange::Replace { old, new }).expect("it has caught up");
+        scene.power_off(old);
+    }
+    let (new, joins) = scene.add_node();
+    scene.changed(MemberChange::AddLearner { node: new, member: joins }).expect("a newcomer");
+    scene.pass(5_000_000);
+    scene.changed(MemberChange::Replace { old: victim, new }).expect("it has caught up");
+    scene.changed(MemberChange::AddLearner { node: victim, member }).expect("it is added again");
+}
+
+/// Liveness: what a damaged replica lost is trimmed everywhere, and of those whom it knows most have been
+/// replaced and never answer. The leader that writes to it does.
+#[test]
+fn who_is_added_again_asks_the_leader_for_what_is_trimmed() {
+    let lost = each_seed(10, |seed| {
+        let mut options = entry_by_entry();
+        options.replica.lag_entries_max = 8;
+        // Seldom enough that the state does not have everything.
+        options.flush_per_mille = 100;
+        let mut scene = Scene::begun(seed, options);
+        let leader = scene.led();
+        assert_eq!(scene.record(leader, 12), 12);
+        scene.pass(REST_US);
+        let victim = *scene.others(leader).first().expect("two others");
+        scene.kill(victim);
+        let (_, frames) = scene.frames(victim);
+        scene.rot(victim, frames.len() - 6..frames.len() - 5);
+        assert_eq!(scene.record(leader, 40), 40);
+        add_again(&mut scene, victim);
+        scene.start(victim);
+        let repairs = !scene.is_whole(victim);
+        scene.pass(20_000_000);
+        assert!(scene.is_whole(victim), "liveness: {:?}", scene.halted(victim));
+        scene.assert_converged();
+        scene.assert_kept();
+        repairs
+    });
+    assert!(lost.contains(&true) || lost.len() < 10, "whatever was lost was in the state");
+}
+
+/// Liveness: the same, of entries that were never committed, and that nobody else has had.
+#[test]
+fn who_is_added_again_asks_the_leader_for_what_was_never_committed() {
+    each_seed(10, |seed| {
+        let mut scene = Scene::begun(seed, entry_by_entry());
+        let victim = scene.led();
+        scene.record(victim, 12);
+        scene.cut(&[victim], true);
+        for _ in 0..6 {
+            scene.give(victim);
+            scene.pass(20_000);
+        }
+        scene.pass(3_000_000);
+        scene.kill(victim);
+        let (_, frames) = scene.frames(victim);
+        scene.rot(victim, frames.len() - 4..frames.len() - 3);
+        let leader = scene.led();
+        assert_ne!(leader, victim);
+        scene.record(leader, 3);
+        scene.cut(&[victim], false);
+        add_again(&mut scene, victim);
+        scene.start(victim);
+        scene.pass(20_000_000);
+        assert!(scene.is_whole(victim), "liveness: {:?}", scene.halted(victim));
+        scene.assert_converged();
+        scene.assert_kept();
     });
 }
