@@ -9,6 +9,9 @@ use palisade_wal::LogIndex;
 /// What the driver calls one read.
 pub(crate) type ReadToken = u64;
 
+/// How long the name of a barrier is.
+pub(crate) const CONTEXT_BYTES: usize = 16;
+
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     session: u64,
@@ -76,7 +79,7 @@ impl Reads {
 
     /// Unique over nodes and over the lives of one node.
     fn context(&self, number: u64) -> Vec<u8> {
-        let mut context = Vec::with_capacity(16);
+        let mut context = Vec::with_capacity(CONTEXT_BYTES);
         context.extend_from_slice(&self.session.to_le_bytes());
         context.extend_from_slice(&number.to_le_bytes());
         context

@@ -68,6 +68,8 @@ struct Inner {
     pending_names: Vec<NameChange>,
     next_file: u64,
     counts: SimCounts,
+    /// So many syncs had been made when a write was lost or went astray.
+    lost_after: Option<u64>,
     power: Power,
 }
 
@@ -126,6 +128,7 @@ impl SimDisk {
             pending_names: Vec::new(),
             next_file: 0,
             counts: SimCounts::default(),
+            lost_after: None,
             power: Power::On,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
@@ -156,6 +159,7 @@ impl SimDisk {
         let mut inner = self.inner();
         let inner = &mut *inner;
         inner.power = Power::On;
+        inner.lost_after = None;
         for file in inner.files.values_mut() {
             file.crash(&mut inner.random);
         }
@@ -174,6 +178,21 @@ impl SimDisk {
         }
         inner.names = inner.durable_names.clone();
         inner.forget_nameless();
+    }
+
+    /// A crash that happens to keep all that was written to files.
+    pub fn crash_late(&self) {
+        self.inner().files.values_mut().for_each(SimFile::sync);
+        self.crash();
+    }
+
+    /// A write was lost or went astray, and what has been synced since does not show it: power that fails
+    /// now would leave a log that nobody can tell from one that was never longer.
+    #[must_use]
+    pub fn hides_a_loss(&self) -> bool {
+        let inner = self.inner();
+        // One sync covers the loss, and one what is written behind it.
+        inner.lost_after.is_some_and(|syncs| inner.counts.syncs < syncs + 2)
     }
 
     /// Flips one bit of what is stored, synced or not.
@@ -207,6 +226,11 @@ impl SimDisk {
     /// Reads that touch this place fail from now on.
     pub fn fail_reads(&self, name: &str, place: Range<usize>) {
         self.data(name, |data| data.unreadable.push(place));
+    }
+
+    /// What could not be read can be read again, if it is still there.
+    pub fn mend_reads(&self) {
+        self.inner().files.values_mut().for_each(|file| file.unreadable.clear());
     }
 
     /// The file loses its end.
@@ -385,6 +409,9 @@ impl Disk for SimDisk {
             inner.faults;
         count(&mut inner.counts.writes, failing_write, "write")?;
         let number = Some(inner.counts.writes);
+        if number == lost_write || number == misdirected_write {
+            inner.lost_after = Some(inner.counts.syncs);
+        }
         let random = if number == short_write || number == misdirected_write {
             next(&mut inner.random) as usize
         } else {

@@ -341,6 +341,19 @@ impl Workload {
         self.tell(told);
     }
 
+    /// How long members take to get what they lack, if each entry needs a message and an answer.
+    fn catch_up_us(&self) -> u64 {
+        let last = |node, group| self.cluster.status(node, group).map(|s| s.last_index.get());
+        let lag = |group| {
+            let ends = self.cluster.members(group).into_iter().filter_map(|node| last(node, group));
+            let ends: Vec<u64> = ends.collect();
+            ends.iter().max().unwrap_or(&0) - ends.iter().min().unwrap_or(&0)
+        };
+        let options = &self.shape.options;
+        let entry_us = 2 * options.delay_us_max + 2 * options.sync_us_max;
+        self.books.keys().map(|group| lag(*group)).max().unwrap_or(0) * entry_us
+    }
+
     /// Everything is mended: what is waited for is settled within a bounded time, and all that was
     /// told holds.
     fn finish(mut self) -> Run {
@@ -364,7 +377,7 @@ impl Workload {
                 self.propose_submission(node, *group, Submitted { key, payload, epoch });
             }
         }
-        self.settle_until(self.cluster.now_us() + ANSWER_US_MAX);
+        self.settle_until(self.cluster.now_us() + ANSWER_US_MAX + self.catch_up_us());
         // Who is no member any more may wait for ever.
         let members: BTreeMap<GroupId, BTreeSet<NodeId>> =
             groups.iter().map(|group| (*group, self.cluster.members(*group))).collect();

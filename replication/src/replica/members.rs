@@ -180,7 +180,8 @@ impl Replica {
     pub(super) fn settle_change(&mut self, index: LogIndex, effects: &mut Effects) {
         effects.members_changed = true;
         if !self.members.is_joint()
-            && let Some(changing) = self.changing.as_mut().filter(|changing| changing.index <= index)
+            && let Some(changing) =
+                self.changing.as_mut().filter(|changing| changing.index <= index)
         {
             changing.through.get_or_insert(index);
         }

@@ -17,10 +17,11 @@
 //! - Offsets are given by the leader when it proposes, and checked by every replica at commit.
 //!
 //! The parts: `open` takes a replica up, `leading` is what a leader does with proposals, `members`
-//! changes the membership, `domains` makes commits reach two failure domains, `newborn` makes a first
+//! changes the membership, `barriers` asks raft what reads have to wait for, `domains` makes commits reach two failure domains, `newborn` makes a first
 //! voter out of a node with nothing, `ready` turns what raft wants into effects, `rest` says which ticks
 //! it can do without, `snapshots` helps those whom the log can help no more.
 
+mod barriers;
 mod domains;
 mod leading;
 mod members;
@@ -126,6 +127,8 @@ pub(crate) struct Replica {
     backlog_bytes: usize,
     pending: Pending,
     reads: Reads,
+    /// Numbers what this replica was asked for by others' reads.
+    stamps: u64,
     leading: Option<Leading>,
     /// The leader and term last seen, to notice a change.
     known: (Option<NodeId>, Term),
@@ -609,6 +612,7 @@ impl Replica {
                 Ok(())
             }
             MessageType::MsgSnapshot => self.on_offer(message, effects),
+            MessageType::MsgReadIndex => self.on_read_index(message),
             // A node with nothing may have promised something in another life. To say so helps the
             // leader to help; to vote or to confirm a leader's reads would be a promise.
             kind if self.members.members.is_empty() && kind != MessageType::MsgAppend => Ok(()),
@@ -755,21 +759,6 @@ impl Replica {
             for (_, progress) in self.raw.raft.mut_prs().iter_mut() {
                 progress.next_idx = progress.next_idx.max(progress.matched + 1);
             }
-        }
-    }
-
-    fn dispatch_reads(&mut self) {
-        if self.reads.count() == 0 {
-            return;
-        }
-        let ready = match self.leader() {
-            None => false,
-            // A leader does not know what is committed before it has committed in its own term.
-            Some(leader) if leader == self.config.node => self.raw.raft.commit_to_current_term(),
-            Some(_) => true,
-        };
-        if ready && let Some(context) = self.reads.start(self.tick) {
-            self.raw.read_index(context);
         }
     }
 

@@ -89,6 +89,7 @@ impl Replica {
             backlog_bytes: 0,
             pending: Pending::default(),
             reads: Reads::new(config.session),
+            stamps: 0,
             leading: None,
             known: (None, Term::ZERO),
             flushed: BTreeMap::new(),

@@ -33,10 +33,7 @@ impl Replica {
             self.note_snapshot_sent(&message);
         }
         for read in ready.take_read_states() {
-            let index = LogIndex::new(read.index);
-            if let Some((tokens, index)) = self.reads.confirmed(&read.request_ctx, index) {
-                effects.reads.extend(tokens.into_iter().map(|token| (token, index)));
-            }
+            self.on_read_state(&read, effects);
         }
         let committed = ready.take_committed_entries();
         let promises = ready.take_persisted_messages();

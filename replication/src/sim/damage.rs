@@ -79,9 +79,12 @@ impl<M: SimMachine> SimCluster<M> {
         true
     }
 
-    /// Nothing that has not happened yet will happen to the node's disk, and there is room again.
+    /// Nothing that has not happened yet will happen to the node's disk, there is room again, and what
+    /// nobody has found to be unreadable is readable.
     pub fn mend_disk(&mut self, id: NodeId) {
-        self.nodes[&id].disk.set_faults(SimFaults::default());
+        let disk = &self.nodes[&id].disk;
+        disk.set_faults(SimFaults::default());
+        disk.mend_reads();
     }
 
     /// The disk of a node's log has no room for another file.

@@ -409,7 +409,12 @@ impl<M: SimMachine> SimCluster<M> {
         self.stop(id);
         let node = self.nodes.get_mut(&id).expect("a known node");
         node.cuts = false;
-        node.disk.crash();
+        // A disk that loses its last write and then power has told a lie that nobody can find out.
+        if node.disk.hides_a_loss() {
+            node.disk.crash_late();
+        } else {
+            node.disk.crash();
+        }
         node.shelf_disk.crash();
         node.machine.crash();
     }

@@ -9,7 +9,7 @@ use palisade_wal::{GroupId, LogIndex, Wal, WalError, WalIdentity};
 
 use super::{Completion, EPOCH_MS, Event, OpId, SimCluster, SimMachine};
 use crate::applier::{Committed, install};
-use crate::effects::{Apply, Effects, Input, ShelfEffect, WallTime};
+use crate::effects::{Apply, Effects, Input, Role, ShelfEffect, WallTime};
 use crate::entry::CommittedEntry;
 use crate::error::NodeError;
 use crate::host::{Host, Hosted};
@@ -160,6 +160,13 @@ impl<M: SimMachine> SimCluster<M> {
             let hosted = Hosted::open(config, &recovered, wal.reader(), applied, node.ceiling)?;
             replicas.insert(group, hosted);
         }
+        for (group, hosted) in &replicas {
+            let found = recovered.groups.get(group).map(|found| (found.verdict, &found.damage));
+            if hosted.status().role == Role::Repairing {
+                self.tell(|| format!("node {id} group {group}: to be repaired, {found:?}"));
+            }
+        }
+        let node = &self.nodes[&id];
         let mut host = Host::new(id, replicas, node.ceiling, &self.options.wal);
         node.acquaintances.iter().for_each(|(other, life)| host.meet(*other, *life));
         Ok(Running {

@@ -44,8 +44,8 @@ impl SimFile {
         }
         self.bytes[pos..end].copy_from_slice(bytes);
         self.pending.push((pos, bytes.to_vec()));
-        // A drive gives a bad place another sector when it is written as a whole.
-        self.unreadable.retain(|place| place.start < pos || end < place.end);
+        // A drive gives a bad place another sector when it is written. The page cache has the rest of it.
+        self.unreadable.retain(|place| end <= place.start || place.end <= pos);
     }
 
     /// What a write put into a sector reaches the medium.
