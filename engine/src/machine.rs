@@ -326,7 +326,7 @@ pub(crate) fn read_position(
 }
 
 fn failed(what: &str) -> ApplyError {
-    ApplyError { what: what.to_owned(), source: None }
+    ApplyError::of_node(what)
 }
 
 pub(crate) fn stopped(error: &StoreError) -> Error {

@@ -153,11 +153,11 @@ fn rows(mut chunk: Bytes) -> Result<Vec<Row>, ApplyError> {
 }
 
 fn broken(what: &str) -> ApplyError {
-    ApplyError { what: format!("a snapshot is not what it should be: {what}"), source: None }
+    ApplyError::of_node(format!("a snapshot is not what it should be: {what}"))
 }
 
 fn failed(error: StoreError) -> ApplyError {
-    ApplyError { what: error.to_string(), source: Some(Box::new(error)) }
+    ApplyError::of_node(error.to_string()).with_source(error)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The thread that owns the state machine: committed entries in, outcomes out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use palisade_wal::{GroupId, LogIndex};
 use tokio::sync::oneshot;
@@ -14,7 +14,7 @@ use crate::error::NodeError;
 use crate::identity::{LogTime, Offset};
 use crate::inbox::Inbox;
 use crate::shelf::Shelf;
-use crate::state_machine::StateMachine;
+use crate::state_machine::{HaltScope, StateMachine};
 use crate::tracker::Tracker;
 
 /// Entries are applied together up to this size: one commit of the state for all of them.
@@ -39,11 +39,13 @@ pub(crate) struct GroupShared<O> {
     pub(crate) tracker: Tracker,
     /// Callers who wait for the outcome of their record, by its number in this session.
     waiters: Mutex<BTreeMap<u64, Reply<O>>>,
+    /// Why the group stopped here, if it did.
+    halted: OnceLock<NodeError>,
 }
 
 impl<O> GroupShared<O> {
     pub(crate) fn new(tracker: Tracker) -> Self {
-        Self { tracker, waiters: Mutex::new(BTreeMap::new()) }
+        Self { tracker, waiters: Mutex::new(BTreeMap::new()), halted: OnceLock::new() }
     }
 
     pub(crate) fn wait(&self, seq: u64, reply: Reply<O>) {
@@ -71,6 +73,16 @@ impl<O> GroupShared<O> {
             // A caller that gave up is no loss.
             let _ = reply.send(Err(NodeError::Indeterminate));
         }
+    }
+
+    /// The group stops, for the first cause that is given.
+    pub(crate) fn halt(&self, cause: NodeError) {
+        let _ = self.halted.set(cause);
+        self.stop();
+    }
+
+    pub(crate) fn halted(&self) -> Option<&NodeError> {
+        self.halted.get()
     }
 
     /// The node stops: what became of these is not known here.
@@ -102,6 +114,8 @@ pub(crate) struct Applier<M: StateMachine> {
     pub(crate) groups: BTreeMap<GroupId, Arc<GroupShared<M::Outcome>>>,
     pub(crate) inbox: Inbox<Event<M::Outcome>>,
     pub(crate) flush_bytes_target: usize,
+    /// Groups that take nothing in any more.
+    pub(crate) halted: BTreeSet<GroupId>,
 }
 
 impl<M: StateMachine> Applier<M> {
@@ -125,7 +139,17 @@ impl<M: StateMachine> Applier<M> {
                     Err(_) => break,
                 }
             }
-            self.take(job)?;
+            let group = job.group;
+            if self.halted.contains(&group) {
+                continue;
+            }
+            match self.take(job) {
+                Err(NodeError::Apply(cause)) if cause.scope == HaltScope::Group => {
+                    self.halted.insert(group);
+                    self.inbox.report(Event::Halt { group, cause: NodeError::Apply(cause) });
+                }
+                taken => taken?,
+            }
             unflushed_bytes += bytes;
             if unflushed_bytes >= self.flush_bytes_target {
                 unflushed_bytes = 0;

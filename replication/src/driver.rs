@@ -87,6 +87,11 @@ pub(crate) enum Event<O> {
         node: NodeId,
         life: Incarnation,
     },
+    /// A group cannot go on.
+    Halt {
+        group: GroupId,
+        cause: NodeError,
+    },
     /// A thread of the node cannot go on.
     Failed(NodeError),
     Close,
@@ -189,7 +194,7 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             Event::Propose { group, payload, reply } => self.on_propose(group, payload, reply),
             Event::Read { group, reply } => {
                 let refusal = match self.host.replica(group) {
-                    None => Some(NodeError::Unavailable),
+                    None => Some(self.absence(group)),
                     Some(replica) if replica.takes_reads() => None,
                     Some(_) => {
                         Some(NodeError::Backpressure { queue: "reads_max", retry_after_ms: 10 })
@@ -232,15 +237,30 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             }
             Event::Met { node, life } => self.host.meet(node, life),
             Event::Send(envelope) => self.transport.send(envelope),
+            Event::Halt { group, cause } => self.halt(group, cause),
             Event::Failed(error) => return Err(error),
             Event::Close => unreachable!("handled by the loop"),
         }
         Ok(())
     }
 
+    /// Why there is no replica to ask.
+    fn absence(&self, group: GroupId) -> NodeError {
+        let halted = self.callers.get(&group).and_then(|callers| callers.shared.halted());
+        halted.cloned().unwrap_or(NodeError::Unavailable)
+    }
+
+    fn halt(&mut self, group: GroupId, cause: NodeError) {
+        tracing::error!(%group, %cause, "the group halts on this node");
+        let cause = NodeError::GroupHalted { group: group.get(), cause: Arc::new(cause) };
+        let effects = self.host.halt(group);
+        self.callers(group).shared.halt(cause);
+        self.perform(group, effects);
+    }
+
     fn on_propose(&mut self, group: GroupId, payload: Bytes, reply: Reply<O>) {
         let Some(replica) = self.host.replica(group) else {
-            let _ = reply.send(Err(NodeError::Unavailable));
+            let _ = reply.send(Err(self.absence(group)));
             return;
         };
         let retry_after_ms = self.tick.as_millis() as u64;

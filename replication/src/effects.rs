@@ -222,6 +222,8 @@ pub enum Role {
     Repairing,
     /// Is no member: it was removed, or waits to be added.
     Outsider,
+    /// It stopped: its state cannot be relied on. It counts for nothing.
+    Halted,
 }
 
 /// How a replica sees its group.

@@ -83,6 +83,16 @@ pub enum NodeError {
         #[source]
         cause: Arc<NodeError>,
     },
+    /// This replica of the group stopped for the cause given: it serves nothing, and counts for nothing.
+    /// The node's other groups go on, and so does this one elsewhere.
+    #[error("group={group} has halted on this node: {cause}")]
+    GroupHalted {
+        /// Which group.
+        group: u64,
+        /// What stopped it, first.
+        #[source]
+        cause: Arc<NodeError>,
+    },
     /// The node was closed.
     #[error("the node is closed")]
     Closed,
@@ -104,7 +114,8 @@ impl NodeError {
             | Self::Apply(_)
             | Self::Io { .. }
             | Self::Invariant { .. }
-            | Self::Halted { .. } => Disposition::Halt,
+            | Self::Halted { .. }
+            | Self::GroupHalted { .. } => Disposition::Halt,
         }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use palisade_wal::{BatchSeq, GroupId, Recovered, WalError, WalOptions, WalReader, Write};
 
-use crate::effects::{Effects, GroupStatus, Input, Ticket, WallTime};
+use crate::effects::{Effects, GroupStatus, Input, Role, Ticket, WallTime};
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Term};
@@ -43,7 +43,9 @@ pub(crate) struct Hosted {
 enum Stage {
     Running(Box<Replica>),
     Repairing(Box<Repair>),
-    /// Between the two.
+    /// It stopped, and this is how it saw itself last. What it hears is lost on it.
+    Halted(Box<GroupStatus>),
+    /// Between two others.
     Turning,
 }
 
@@ -93,6 +95,9 @@ impl Hosted {
     }
 
     fn tick(&mut self) -> bool {
+        if matches!(self.stage, Stage::Halted(_)) {
+            return false;
+        }
         if !self.inputs.is_empty() || self.rest.ticks == 0 {
             return self.input(Input::Tick);
         }
@@ -120,6 +125,7 @@ impl Hosted {
         match &self.stage {
             Stage::Running(replica) => replica.status(),
             Stage::Repairing(repair) => repair.status(),
+            Stage::Halted(status) => GroupStatus::clone(status),
             Stage::Turning => unreachable!("no step ends here"),
         }
     }
@@ -145,6 +151,7 @@ impl Hosted {
                     self.inputs.push(Input::Tick);
                 }
             }
+            Stage::Halted(_) => effects.extend(unanswered(self.inputs.drain(..))),
             Stage::Turning => unreachable!("no step ends here"),
         }
         self.rest = match &self.stage {
@@ -152,6 +159,20 @@ impl Hosted {
             _ => Rest::default(),
         };
         Ok(effects)
+    }
+
+    /// It takes part in nothing any more. What is owed is not: whoever goes on in its place may hold
+    /// another state.
+    fn halt(&mut self) -> Effects {
+        let status = GroupStatus { role: Role::Halted, leader: None, ..self.status() };
+        let mut effects = unanswered(self.inputs.drain(..).chain(self.held.drain(..)));
+        self.owed = None;
+        self.rest = Rest::default();
+        let before = std::mem::replace(&mut self.stage, Stage::Halted(Box::new(status)));
+        if let Stage::Running(replica) = before {
+            effects.extend(replica.into_parts().unanswered());
+        }
+        effects
     }
 
     /// A replica that cannot read an entry repairs it, if there is anybody to ask.
@@ -167,6 +188,22 @@ impl Hosted {
         self.stage = Stage::Repairing(Box::new(repair));
         Ok(effects)
     }
+}
+
+/// What becomes of questions that nobody answers.
+fn unanswered(inputs: impl Iterator<Item = Input>) -> Effects {
+    let mut effects = Effects::default();
+    for input in inputs {
+        match input {
+            Input::Propose { seq, .. } => effects.unknown.push(seq),
+            Input::Read { token } => effects.refused_reads.push(token),
+            Input::Change { token, .. } => {
+                effects.changes.push((token, Err(NodeError::Unavailable)));
+            }
+            _ => {}
+        }
+    }
+    effects
 }
 
 /// Whose writes a batch holds.
@@ -254,6 +291,17 @@ impl Host {
         self.is_short = is_short;
     }
 
+    /// The group stops here, and the others go on. Gives what its callers are owed.
+    pub(crate) fn halt(&mut self, group: GroupId) -> Effects {
+        self.groups.get_mut(&group).map(Hosted::halt).unwrap_or_default()
+    }
+
+    /// The group has stopped here.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_halted(&self, group: GroupId) -> bool {
+        matches!(self.groups.get(&group), Some(Hosted { stage: Stage::Halted(_), .. }))
+    }
+
     /// Queues an input for a group; one that is not hosted ignores it.
     pub(crate) fn input(&mut self, group: GroupId, input: Input) {
         let Some(hosted) = self.groups.get_mut(&group) else { return };
@@ -277,7 +325,7 @@ impl Host {
             match &mut hosted.stage {
                 Stage::Running(replica) => replica.meet(node, life),
                 Stage::Repairing(repair) => repair.meet(node, life),
-                Stage::Turning => {}
+                Stage::Halted(_) | Stage::Turning => {}
             }
         }
     }

@@ -55,6 +55,6 @@ pub use options::Options;
 pub use palisade_wal::{Disk, Disposition, GroupId, LogIndex, WalOptions};
 pub use peer_faults::PeerFault;
 pub use snapshot::{CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, SnapshotId};
-pub use state_machine::{ApplyError, Export, Exporter, StateMachine, TakeChunk};
+pub use state_machine::{ApplyError, Export, Exporter, HaltScope, StateMachine, TakeChunk};
 pub use transport::Transport;
 pub use wire::{Beat, Body, Envelope, Forward, WireError};

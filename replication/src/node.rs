@@ -1,6 +1,6 @@
 //! A running node: the handle that services hold, and the threads behind it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,7 +38,7 @@ use crate::shelf::Shelf;
 use crate::state_machine::StateMachine;
 use crate::tracker::Tracker;
 use crate::transport::{Local, Speaker, TcpTransport};
-use crate::wire::Envelope;
+use crate::wire::{Envelope, NO_GROUP};
 
 /// Where a node keeps snapshots, under its data directory.
 const SNAPSHOTS_DIR: &str = "snapshots";
@@ -131,6 +131,11 @@ impl<M: StateMachine> Node<M> {
                     "batch_bytes_max of the wal must be at least {batch_bytes}: 4 MiB and twice \
                      message_bytes_max, or 12 MiB if that is more"
                 ),
+            });
+        }
+        if config.groups.contains(&NO_GROUP) {
+            return Err(NodeError::InvalidArgument {
+                what: format!("group={NO_GROUP} is no number for a group: choose a lower one"),
             });
         }
         let listener = match config.listen {
@@ -266,6 +271,7 @@ impl<M: StateMachine> Node<M> {
             groups: shared_groups.clone(),
             inbox: inbox.clone(),
             flush_bytes_target: config.options.flush_bytes_target,
+            halted: BTreeSet::new(),
         };
         let driver = Driver {
             outbox,
@@ -331,8 +337,8 @@ impl<M: StateMachine> Node<M> {
         let shared = self.check(group)?;
         let (reply, receiver) = oneshot::channel();
         self.offer(0, Event::Read { group, reply })?;
-        let index = receiver.await.map_err(|_| self.stop_cause())??;
-        shared.tracker.index(index).await.ok_or_else(|| self.stop_cause())
+        let index = receiver.await.map_err(|_| self.stop_cause(group))??;
+        shared.tracker.index(index).await.ok_or_else(|| self.stop_cause(group))
     }
 
     /// How far this node has applied the group.
@@ -354,7 +360,7 @@ impl<M: StateMachine> Node<M> {
         at_least: Offset,
     ) -> Result<AppliedPosition, NodeError> {
         let shared = self.check(group)?;
-        shared.tracker.offset(at_least).await.ok_or_else(|| self.stop_cause())
+        shared.tracker.offset(at_least).await.ok_or_else(|| self.stop_cause(group))
     }
 
     /// Changes the membership of the group; this node must lead it. Resolves once the change is
@@ -371,7 +377,7 @@ impl<M: StateMachine> Node<M> {
         self.check(group)?;
         let (reply, receiver) = oneshot::channel();
         self.offer(0, Event::Change { group, change, reply })?;
-        receiver.await.map_err(|_| self.stop_cause())?
+        receiver.await.map_err(|_| self.stop_cause(group))?
     }
 
     /// Asks the leader to hand the group to another voter; this node must lead it, or nothing
@@ -402,10 +408,16 @@ impl<M: StateMachine> Node<M> {
     /// # Errors
     /// When the node is too busy to say, or has stopped.
     pub async fn status(&self, group: GroupId) -> Result<GroupStatus, NodeError> {
-        self.check(group)?;
+        self.hosts(group)?;
         let (reply, receiver) = oneshot::channel();
         self.offer(0, Event::Status { group, reply })?;
-        receiver.await.map_err(|_| self.stop_cause())
+        receiver.await.map_err(|_| self.stop_cause(group))
+    }
+
+    /// Why this node's replica of the group stopped, if it has and the node has not.
+    #[must_use]
+    pub fn halted(&self, group: GroupId) -> Option<NodeError> {
+        self.shared.groups.get(&group)?.halted().cloned()
     }
 
     /// Why the node stopped, if it has: its first cause, or that it was closed.
@@ -435,7 +447,13 @@ impl<M: StateMachine> Node<M> {
         }
     }
 
+    /// The group is served here.
     fn check(&self, group: GroupId) -> Result<&GroupShared<M::Outcome>, NodeError> {
+        let shared = self.hosts(group)?;
+        shared.halted().map_or(Ok(shared), |cause| Err(cause.clone()))
+    }
+
+    fn hosts(&self, group: GroupId) -> Result<&GroupShared<M::Outcome>, NodeError> {
         if let Some(cause) = self.shared.stopped.get() {
             return Err(cause.clone());
         }
@@ -453,7 +471,11 @@ impl<M: StateMachine> Node<M> {
         }))
     }
 
-    fn stop_cause(&self) -> NodeError {
+    fn stop_cause(&self, group: GroupId) -> NodeError {
+        let shared = self.shared.groups.get(&group);
+        if let Some(cause) = shared.and_then(|shared| shared.halted()) {
+            return cause.clone();
+        }
         self.shared.stopped.get().cloned().unwrap_or(NodeError::Closed)
     }
 }

@@ -178,6 +178,7 @@ impl Repair {
         term: Term,
     ) -> (Self, Effects) {
         let want = Want { first: index, anchor: index, term };
+        let mut effects = parts.unanswered();
         tracing::warn!(group = %parts.config.group, %index, "an entry cannot be read: fetching it");
         let mut repair = Self {
             config: parts.config,
@@ -200,9 +201,6 @@ impl Repair {
             met: parts.met,
             tickets: parts.last_ticket,
         };
-        let mut effects =
-            Effects { unknown: parts.pending, refused_reads: parts.reads, ..Effects::default() };
-        effects.changes.extend(parts.changing.map(|token| (token, Err(NodeError::Indeterminate))));
         repair.ask(&mut effects);
         (repair, effects)
     }

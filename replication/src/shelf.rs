@@ -64,7 +64,7 @@ impl Shelf {
         let mut manifest = Manifest { group, position: AppliedPosition::ZERO, chunks: Vec::new() };
         export.run(&mut |position, chunk: Bytes| {
             if self.closing.load(Ordering::Relaxed) {
-                return Err(ApplyError { what: "the node closes".into(), source: None });
+                return Err(ApplyError::of_node("the node closes"));
             }
             manifest.position = position;
             let name = chunk_name(&out_stem(group, position.index), manifest.chunks.len());
@@ -75,7 +75,7 @@ impl Shelf {
             Ok(())
         })?;
         if manifest.position == AppliedPosition::ZERO {
-            return Err(ApplyError { what: "there is no state to export".into(), source: None });
+            return Err(ApplyError::of_node("there is no state to export"));
         }
         let name = manifest_name(&out_stem(group, manifest.position.index));
         self.write_unsynced(&name, &manifest.encode()).map_err(failed)?;
@@ -152,9 +152,9 @@ impl Shelf {
 
     /// One chunk of a received snapshot, checked.
     pub(crate) fn chunk(&self, manifest: &Manifest, at: usize) -> Result<Bytes, ApplyError> {
-        self.read_chunk(&in_stem(manifest), at, &manifest.chunks[at]).ok_or_else(|| ApplyError {
-            what: format!("chunk {at} of snapshot {} is missing or damaged", manifest.id()),
-            source: None,
+        self.read_chunk(&in_stem(manifest), at, &manifest.chunks[at]).ok_or_else(|| {
+            let id = manifest.id();
+            ApplyError::of_node(format!("chunk {at} of snapshot {id} is missing or damaged"))
         })
     }
 
@@ -201,7 +201,7 @@ impl Shelf {
 }
 
 fn failed(source: io::Error) -> ApplyError {
-    ApplyError { what: "could not write a snapshot".into(), source: Some(Box::new(source)) }
+    ApplyError::of_node("could not write a snapshot").with_source(source)
 }
 
 fn out_prefix(group: GroupId) -> String {
@@ -295,7 +295,7 @@ mod tests {
         impl Export for Fails {
             fn run(&mut self, take: &mut TakeChunk<'_>) -> Result<(), ApplyError> {
                 Rows(9, vec![b"one", b"two"]).run(take)?;
-                Err(ApplyError { what: "the disk is full".into(), source: None })
+                Err(ApplyError::of_node("the disk is full"))
             }
         }
         from.export(GROUP, &mut Fails).unwrap_err();

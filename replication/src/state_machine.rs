@@ -23,7 +23,7 @@ pub trait StateMachine: Send + 'static {
 
     /// Applies entries in order and commits them together with the new applied position, all or
     /// nothing. Returns one outcome per record, in order. A refused record is an outcome; an error
-    /// halts the node.
+    /// halts the group or the node, as it says. After one of the group its state is as it was before.
     ///
     /// # Errors
     /// When the state cannot be read or stored, or contradicts the entries.
@@ -77,13 +77,45 @@ pub trait Export: Send {
     fn run(&mut self, take: &mut TakeChunk<'_>) -> Result<(), ApplyError>;
 }
 
-/// Why a state machine cannot go on. The node halts with it as the cause.
+/// What cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HaltScope {
+    /// One group on this node: its state or its records are wrong, and those of others are not.
+    Group,
+    /// The whole node: what holds the state cannot be relied on.
+    Node,
+}
+
+/// Why a state machine cannot go on. The group or the node halts with it as the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("apply failed: {what}")]
 pub struct ApplyError {
+    /// How far it reaches.
+    pub scope: HaltScope,
     /// What failed, for people.
     pub what: String,
     /// The cause below, where there is one.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl ApplyError {
+    /// One group cannot go on here.
+    #[must_use]
+    pub fn of_group(what: impl Into<String>) -> Self {
+        Self { scope: HaltScope::Group, what: what.into(), source: None }
+    }
+
+    /// The node cannot go on.
+    #[must_use]
+    pub fn of_node(what: impl Into<String>) -> Self {
+        Self { scope: HaltScope::Node, what: what.into(), source: None }
+    }
+
+    /// The same, with what lies below.
+    #[must_use]
+    pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Box::new(source));
+        self
+    }
 }

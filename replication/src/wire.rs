@@ -47,8 +47,8 @@ const WANT_BYTES: usize = 3 * 8;
 pub(crate) const FORWARDED_HEADER_BYTES: usize = 8 + 4;
 const BEAT_BYTES: usize = 3 * 8 + 1;
 const CHUNK_HEADER_BYTES: usize = 16 + 4;
-/// The group that an envelope of beats names.
-pub(crate) const NO_GROUP: GroupId = GroupId::new(0);
+/// What an envelope of beats names, which are of many groups. No group has this number.
+pub(crate) const NO_GROUP: GroupId = GroupId::new(u64::MAX);
 
 /// A message from one replica of a group to another.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -93,7 +93,7 @@ struct Nothing;
 impl Export for Nothing {
     fn run(&mut self, _take: &mut TakeChunk<'_>) -> Result<(), ApplyError> {
         // Nothing is ever flushed, so nothing is trimmed, and nobody needs a snapshot.
-        Err(ApplyError { what: "a count is not exported".to_owned(), source: None })
+        Err(ApplyError::of_node("a count is not exported"))
     }
 }
 

@@ -20,12 +20,9 @@ impl Replica {
         if self.reads.count() == 0 {
             return;
         }
-        let ready = match self.leader() {
-            None => false,
-            // A leader does not know what is committed before it has committed in its own term.
-            Some(leader) if leader == self.config.node => self.raw.raft.commit_to_current_term(),
-            Some(_) => true,
-        };
+        // A leader does not know what is committed before it has committed in its own term, and drops
+        // questions until then.
+        let ready = self.leader().is_some() && self.raw.raft.commit_to_current_term();
         if ready && let Some(context) = self.reads.start(self.tick) {
             self.raw.read_index(context);
         }

@@ -66,6 +66,19 @@ pub(crate) struct Parts {
     pub(crate) changing: Option<u64>,
 }
 
+impl Parts {
+    /// What its callers are owed.
+    pub(crate) fn unanswered(&self) -> Effects {
+        let changes = self.changing.map(|token| (token, Err(NodeError::Indeterminate)));
+        Effects {
+            unknown: self.pending.clone(),
+            refused_reads: self.reads.clone(),
+            changes: changes.into_iter().collect(),
+            ..Effects::default()
+        }
+    }
+}
+
 impl Replica {
     /// Lets go of everything but what a repair needs. The register is the one last given to the wal.
     pub(crate) fn into_parts(mut self) -> Parts {

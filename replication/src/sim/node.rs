@@ -17,6 +17,7 @@ use crate::identity::{Incarnation, NodeId, Term};
 use crate::membership::Membership;
 use crate::replica::ReplicaConfig;
 use crate::shelf::Shelf;
+use crate::state_machine::{ApplyError, HaltScope};
 use crate::wire::{Body, Envelope};
 
 /// However slow a disk is, it is done then: one that hangs is another fault.
@@ -198,6 +199,20 @@ impl<M: SimMachine> SimCluster<M> {
         let node = self.nodes.get_mut(&id).expect("a known node");
         node.machine.crash();
         node.halted = Some(cause);
+    }
+
+    /// One group of the node stops.
+    fn halt_group(&mut self, id: NodeId, group: GroupId, cause: &ApplyError) {
+        self.count("group halted");
+        self.tell(|| format!("node {id} group {group} halts: {cause}"));
+        let running = self.running(id);
+        let mut effects = running.host.halt(group);
+        let barriers = std::mem::take(&mut running.barriers);
+        let (lost, kept) = barriers.into_iter().partition(|(of, _, _)| *of == group);
+        running.barriers = kept;
+        let lost: Vec<(GroupId, LogIndex, OpId)> = lost;
+        effects.refused_reads.extend(lost.into_iter().map(|(_, _, op)| op));
+        self.perform(id, group, effects);
     }
 
     pub(super) fn step(&mut self, id: NodeId) {
@@ -443,7 +458,11 @@ impl<M: SimMachine> SimCluster<M> {
     }
 
     fn apply_entries(&mut self, id: NodeId, group: GroupId, entries: &[CommittedEntry]) {
-        if entries.is_empty() || self.nodes[&id].running.is_none() || self.burns(id) {
+        let running = &self.nodes[&id].running;
+        if entries.is_empty()
+            || running.as_ref().is_none_or(|running| running.host.is_halted(group))
+            || self.burns(id)
+        {
             return;
         }
         for entry in entries {
@@ -451,7 +470,14 @@ impl<M: SimMachine> SimCluster<M> {
         }
         let node = self.nodes.get_mut(&id).expect("a known node");
         let running = node.running.as_mut().expect("checked to be up");
-        let outcomes = node.machine.apply(group, entries).expect("apply does not fail");
+        let outcomes = match node.machine.apply(group, entries) {
+            Ok(outcomes) => outcomes,
+            Err(cause) if cause.scope == HaltScope::Group => {
+                self.halt_group(id, group, &cause);
+                return;
+            }
+            Err(cause) => panic!("apply does not fail: {cause}"),
+        };
         let mut outcomes = outcomes.into_iter();
         for entry in entries {
             let mut offset = entry.first_offset;

@@ -40,3 +40,24 @@ fn an_answer_to_a_former_life_answers_nothing() {
         scene.finish();
     });
 }
+
+/// Liveness: a read that waits for a leader is answered soon after there is one. Asked of a leader that
+/// knows nothing of its own term yet, it would be dropped, and asked again when patience ends.
+#[test]
+fn a_read_is_answered_soon_after_an_election() {
+    each_seed(20, |seed| {
+        let mut scene = Scene::begun(seed, calm());
+        let first = scene.led();
+        scene.record(first, 3);
+        scene.power_off(first);
+        let reads: Vec<_> =
+            scene.others(first).into_iter().map(|node| scene.read(node, GROUP)).collect();
+        let led = |scene: &Scene| scene.leader(GROUP).is_some();
+        assert!(scene.wait(10_000_000, led), "liveness: a leader");
+        scene.pass(100_000);
+        for read in reads {
+            let answer = scene.answer(read);
+            assert!(matches!(answer, Some(Completion::Readable(_))), "liveness: {answer:?}");
+        }
+    });
+}

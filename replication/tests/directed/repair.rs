@@ -216,9 +216,9 @@ fn a_repaired_replica_needs_nobody_afterwards() {
     });
 }
 
-/// While it is down, all others but the leader are replaced, and it is removed and added again. Who was
-/// replaced answers no more.
-fn add_again(scene: &mut Scene, victim: NodeId) {
+/// While it is down, all others but the leader are replaced, it is removed and added again, and then the
+/// leader is gone too: nobody whom it knows answers any more.
+fn add_again(scene: &mut Scene, victim: NodeId) -> NodeId {
     let leader = scene.led();
     let (_, member) = scene.describe(victim);
     let others: Vec<NodeId> = scene.others(leader).into_iter().filter(|n| *n != victim).collect();
@@ -234,6 +234,9 @@ fn add_again(scene: &mut Scene, victim: NodeId) {
     scene.pass(5_000_000);
     scene.changed(MemberChange::Replace { old: victim, new }).expect("it has caught up");
     scene.changed(MemberChange::AddLearner { node: victim, member }).expect("it is added again");
+    scene.power_off(leader);
+    scene.pass(5_000_000);
+    leader
 }
 
 /// Liveness: what a damaged replica lost is trimmed everywhere, and of those whom it knows most have been
@@ -254,11 +257,13 @@ fn who_is_added_again_asks_the_leader_for_what_is_trimmed() {
         let (_, frames) = scene.frames(victim);
         scene.rot(victim, frames.len() - 6..frames.len() - 5);
         assert_eq!(scene.record(leader, 40), 40);
-        add_again(&mut scene, victim);
+        let gone = add_again(&mut scene, victim);
         scene.start(victim);
         let repairs = !scene.is_whole(victim);
         scene.pass(20_000_000);
         assert!(scene.is_whole(victim), "liveness: {:?}", scene.halted(victim));
+        scene.start(gone);
+        scene.pass(5_000_000);
         scene.assert_converged();
         scene.assert_kept();
         repairs
@@ -286,10 +291,12 @@ fn who_is_added_again_asks_the_leader_for_what_was_never_committed() {
         assert_ne!(leader, victim);
         scene.record(leader, 3);
         scene.cut(&[victim], false);
-        add_again(&mut scene, victim);
+        let gone = add_again(&mut scene, victim);
         scene.start(victim);
         scene.pass(20_000_000);
         assert!(scene.is_whole(victim), "liveness: {:?}", scene.halted(victim));
+        scene.start(gone);
+        scene.pass(5_000_000);
         scene.assert_converged();
         scene.assert_kept();
     });

@@ -188,6 +188,7 @@ pub(super) async fn status(State(service): State<ReportService>) -> Answer {
         Role::Learner => "learner",
         Role::Outsider => "outsider",
         Role::Repairing => "repairing",
+        Role::Halted => "halted",
     };
     let body = json!({
         "node": engine.node().get(),

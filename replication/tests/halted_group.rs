@@ -1,0 +1,199 @@
+//! A group that cannot go on at one node: it alone stops, there alone.
+
+mod journal;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use journal::Journal;
+use palisade_replication::sim::{Completion, SimCluster, SimMachine, SimOptions};
+use palisade_replication::{
+    AppliedPosition, ApplyError, CommittedEntry, Exporter, GroupId, NodeId, Role, StateMachine,
+};
+
+const HALTS: GroupId = GroupId::new(1);
+const GOES_ON: GroupId = GroupId::new(2);
+const POISON: &[u8] = b"poison";
+
+/// Cannot take in one record of one group, as long as it is ill.
+struct Patient {
+    journal: Journal,
+    is_ill: Arc<AtomicBool>,
+}
+
+impl StateMachine for Patient {
+    type Outcome = usize;
+
+    fn applied(&self, group: GroupId) -> AppliedPosition {
+        self.journal.applied(group)
+    }
+
+    fn apply(
+        &mut self,
+        group: GroupId,
+        entries: &[CommittedEntry],
+    ) -> Result<Vec<usize>, ApplyError> {
+        let mut records = entries.iter().flat_map(|entry| &entry.records);
+        let ill = self.is_ill.load(Ordering::Relaxed);
+        if ill && group == HALTS && records.any(|record| record.payload == POISON) {
+            return Err(ApplyError::of_group("a record that cannot be taken in"));
+        }
+        self.journal.apply(group, entries)
+    }
+
+    fn flushed(&self, group: GroupId) -> AppliedPosition {
+        self.journal.flushed(group)
+    }
+
+    fn flush(&mut self) -> Result<(), ApplyError> {
+        self.journal.flush()
+    }
+
+    fn exporter(&self) -> Exporter {
+        self.journal.exporter()
+    }
+
+    fn install(
+        &mut self,
+        group: GroupId,
+        position: AppliedPosition,
+        chunks: &mut dyn Iterator<Item = Result<Bytes, ApplyError>>,
+    ) -> Result<(), ApplyError> {
+        self.journal.install(group, position, chunks)
+    }
+}
+
+impl SimMachine for Patient {
+    fn crash(&mut self) {
+        self.journal.crash();
+    }
+
+    fn head(&self, group: GroupId) -> [u8; 32] {
+        self.journal.head(group)
+    }
+
+    fn digest(&self, group: GroupId) -> [u8; 32] {
+        self.journal.digest(group)
+    }
+}
+
+struct Ward {
+    cluster: SimCluster<Patient>,
+    ill: NodeId,
+    is_ill: Arc<AtomicBool>,
+}
+
+impl Ward {
+    /// Three nodes, two groups, and one of the nodes is ill: the first group's leader, or a follower.
+    fn new(seed: u64) -> Self {
+        let options = SimOptions {
+            groups: 2,
+            loss_per_mille: 0,
+            duplicate_per_mille: 0,
+            corrupt_per_mille: 0,
+            ..SimOptions::default()
+        };
+        let ill = NodeId::new(1 + seed % 3);
+        let is_ill = Arc::new(AtomicBool::new(true));
+        let of_one = Arc::clone(&is_ill);
+        let mut cluster = SimCluster::new(seed, options, move |node| Patient {
+            journal: Journal::default(),
+            is_ill: if node == ill { Arc::clone(&of_one) } else { Arc::default() },
+        });
+        cluster.run_for(5_000_000);
+        Self { cluster, ill, is_ill }
+    }
+
+    fn leader(&self, group: GroupId) -> NodeId {
+        self.cluster.leader(group).expect("liveness: a leader")
+    }
+
+    /// Whether a record given to a node is committed within some seconds.
+    fn records(&mut self, node: NodeId, group: GroupId, payload: &'static [u8]) -> bool {
+        let asked = self.cluster.propose(node, group, Bytes::from_static(payload));
+        self.cluster.run_for(3_000_000);
+        let mut committed = false;
+        while let Some((op, completion)) = self.cluster.completion() {
+            committed |= op == asked && matches!(completion, Completion::Committed(_));
+        }
+        committed
+    }
+
+    fn role(&self, group: GroupId) -> Role {
+        self.cluster.status(self.ill, group).expect("it is up").role
+    }
+}
+
+/// G8, G10: the group stops at one node, whichever role that has in it: it answers nothing, and the others
+/// go on without it. The node's other group goes on with it.
+#[test]
+fn a_group_halts_alone() {
+    for seed in 0..12 {
+        let mut ward = Ward::new(seed);
+        let first = ward.leader(HALTS);
+        ward.records(first, HALTS, POISON);
+        ward.cluster.run_for(5_000_000);
+        assert_eq!(ward.role(HALTS), Role::Halted, "seed={seed}");
+        assert!(ward.cluster.halted(ward.ill).is_none(), "seed={seed}: the node goes on");
+
+        let leader = ward.leader(HALTS);
+        assert_ne!(leader, ward.ill, "seed={seed}");
+        assert!(ward.records(leader, HALTS, b"without it"), "seed={seed}: liveness");
+        assert!(!ward.records(ward.ill, HALTS, b"through it"), "seed={seed}: it answers nothing");
+        let read = ward.cluster.read(ward.ill, HALTS);
+        ward.cluster.run_for(3_000_000);
+        while let Some((op, completion)) = ward.cluster.completion() {
+            let readable = matches!(completion, Completion::Readable(_));
+            assert!(op != read || !readable, "seed={seed}: it serves nothing");
+        }
+        assert!(ward.records(ward.ill, GOES_ON, b"through it"), "seed={seed}: liveness");
+    }
+}
+
+/// G1: it neither votes nor confirms. With one more of three gone its group waits, and the other does not.
+#[test]
+fn a_halted_group_counts_for_nothing() {
+    for seed in 0..12 {
+        let mut ward = Ward::new(seed);
+        let first = ward.leader(HALTS);
+        ward.records(first, HALTS, POISON);
+        ward.cluster.run_for(5_000_000);
+        assert_eq!(ward.role(HALTS), Role::Halted, "seed={seed}");
+        let (leader, ill) = (ward.leader(HALTS), ward.ill);
+        let third = (1..=3).map(NodeId::new).find(|node| ![leader, ill].contains(node)).unwrap();
+        // Whether it would confirm to a leader that there is, or vote for one that there is not.
+        let gone = if seed % 2 == 0 { third } else { leader };
+        let left = if seed % 2 == 0 { leader } else { third };
+        ward.cluster.power_off(gone);
+        assert!(!ward.records(left, HALTS, b"by one of three"), "G1: seed={seed}");
+        ward.cluster.run_for(10_000_000);
+        assert!(ward.cluster.leader(HALTS).is_none(), "I4: seed={seed}: elected by one of three");
+        ward.leader(GOES_ON);
+        assert!(ward.records(left, GOES_ON, b"by two of three"), "seed={seed}: liveness");
+    }
+}
+
+/// Once it can take in what it could not, it is started again and goes on with the others.
+#[test]
+fn a_halted_group_goes_on_when_it_is_well() {
+    for seed in 0..6 {
+        let mut ward = Ward::new(seed);
+        let first = ward.leader(HALTS);
+        ward.records(first, HALTS, POISON);
+        ward.cluster.run_for(5_000_000);
+        ward.cluster.kill(ward.ill);
+        ward.cluster.start(ward.ill);
+        ward.cluster.run_for(5_000_000);
+        assert_eq!(ward.role(HALTS), Role::Halted, "seed={seed}: it halts again");
+        ward.is_ill.store(false, Ordering::Relaxed);
+        ward.cluster.kill(ward.ill);
+        ward.cluster.start(ward.ill);
+        ward.cluster.run_for(10_000_000);
+        assert!(ward.records(ward.ill, HALTS, b"through it"), "seed={seed}: liveness");
+        ward.cluster.run_for(5_000_000);
+        ward.cluster.assert_converged();
+        let records = ward.cluster.machine(ward.ill).journal.records(HALTS);
+        assert!(records.iter().any(|record| record == POISON), "seed={seed}: nothing is skipped");
+    }
+}
