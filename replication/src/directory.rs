@@ -78,6 +78,11 @@ pub(crate) fn claim(
     }
 }
 
+/// True if the directory is some node's, or was.
+pub(crate) fn is_claimed(data_dir: &Path) -> bool {
+    data_dir.join(FILE).exists() || wal_dir(data_dir).exists()
+}
+
 /// A fresh random number from the operating system.
 pub(crate) fn random_u128() -> io::Result<u128> {
     let mut bytes = [0; 16];

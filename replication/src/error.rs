@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use palisade_wal::{Disposition, WalError};
 
-use crate::identity::{ClusterId, NodeId};
+use crate::identity::{ClusterId, NodeId, Offset};
 use crate::membership::ChangeRefusal;
 use crate::state_machine::ApplyError;
 
@@ -45,6 +45,12 @@ pub enum NodeError {
         cluster: ClusterId,
         /// Whose it is.
         node: NodeId,
+    },
+    /// The log begins later than that.
+    #[error("records before offset={first} are trimmed")]
+    RecordsTrimmed {
+        /// The first record that is left, or will be.
+        first: Offset,
     },
     /// The membership was not changed.
     #[error("the membership was not changed: {0}")]
@@ -105,9 +111,10 @@ impl NodeError {
         match self {
             Self::Backpressure { .. } | Self::Unavailable | Self::Closed => Disposition::Retry,
             Self::Indeterminate => Disposition::Indeterminate,
-            Self::InvalidArgument { .. } | Self::UnknownGroup { .. } | Self::Foreign { .. } => {
-                Disposition::Reject
-            }
+            Self::InvalidArgument { .. }
+            | Self::UnknownGroup { .. }
+            | Self::Foreign { .. }
+            | Self::RecordsTrimmed { .. } => Disposition::Reject,
             Self::Change(refusal) => refusal.disposition(),
             Self::Wal(error) => error.disposition(),
             Self::Damaged { .. }

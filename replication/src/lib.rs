@@ -8,6 +8,7 @@ mod driver;
 mod effects;
 mod entry;
 mod error;
+mod founding;
 mod frame;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
@@ -27,6 +28,7 @@ mod peer_faults;
 mod proposals;
 mod raft_log;
 mod reads;
+mod records;
 mod register;
 mod repair;
 mod replica;
@@ -44,6 +46,7 @@ pub use applier::Committed;
 pub use effects::{GroupStatus, Role};
 pub use entry::{AppliedPosition, CommittedEntry, ProposalId, RECORD_HEADER_BYTES, Record};
 pub use error::NodeError;
+pub use founding::Founding;
 pub use identity::{ClusterId, Incarnation, LogTime, NodeId, Offset, Term};
 pub use membership::{
     ChangeRefusal, DOMAIN_BYTES_MAX, MEMBERS_MAX, Member, MemberChange, MemberRole, Membership,
@@ -54,6 +57,7 @@ pub use open_disk::OpenDisk;
 pub use options::Options;
 pub use palisade_wal::{Disk, Disposition, GroupId, LogIndex, WalOptions};
 pub use peer_faults::PeerFault;
+pub use records::RecordRun;
 pub use snapshot::{CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, SnapshotId};
 pub use state_machine::{ApplyError, Export, Exporter, HaltScope, StateMachine, TakeChunk};
 pub use transport::Transport;

@@ -434,6 +434,21 @@ pub(crate) fn term_of_stored(payload: &[u8]) -> Option<Term> {
     Some(Term::new(entry.term))
 }
 
+/// The records of a stored entry, if it has any.
+pub(crate) fn records_of_stored(
+    index: LogIndex,
+    stored: Bytes,
+) -> Result<Option<EntryBody>, NodeError> {
+    let entry = decode_entry(index, stored)?;
+    if entry.get_entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
+        return Ok(None);
+    }
+    let body = EntryBody::decode(entry.data).map_err(|error| NodeError::Damaged {
+        what: format!("log entry index={index}: {error}"),
+    })?;
+    Ok(Some(body))
+}
+
 fn decode_entry(index: LogIndex, payload: Bytes) -> Result<Entry, NodeError> {
     let damaged = |what| NodeError::Damaged { what: format!("log entry index={index} {what}") };
     if payload.len() < STORED_HEADER_BYTES {

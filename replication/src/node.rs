@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_wal::{GroupId, Wal, WalIdentity, WalOptions, WalWriter};
+use palisade_wal::{GroupId, Wal, WalIdentity, WalOptions, WalReader, WalWriter};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -33,6 +33,7 @@ use crate::membership::{Member, MemberChange, Membership};
 use crate::open_disk::OpenDisk;
 use crate::options::Options;
 use crate::peer_faults::{PeerFault, PeerFaults};
+use crate::records::{RecordRun, Records};
 use crate::replica::ReplicaConfig;
 use crate::shelf::Shelf;
 use crate::state_machine::StateMachine;
@@ -81,6 +82,8 @@ struct Shared<O> {
     record_bytes_max: usize,
     retry_after_ms: u64,
     stopped: Arc<OnceLock<NodeError>>,
+    /// Let go of with the log.
+    reader: Arc<Mutex<Option<WalReader>>>,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -221,6 +224,7 @@ impl<M: StateMachine> Node<M> {
             shared_groups.insert(*group, shared);
         }
 
+        let reader = Arc::new(Mutex::new(Some(wal.reader())));
         let durable = inbox.clone();
         let wal =
             WalWriter::spawn(wal, Box::new(move |up_to| durable.report(Event::Durable(up_to))))?;
@@ -286,7 +290,12 @@ impl<M: StateMachine> Node<M> {
             resend_ticks: config.options.resend_ticks,
         };
         let stopped = Arc::new(OnceLock::new());
-        let threads = spawn_threads(config.node, driver, applier, keeper, &shared_groups, &stopped)
+        let ends = Ends {
+            groups: shared_groups.values().map(Arc::clone).collect(),
+            stopped: Arc::clone(&stopped),
+            reader: Arc::clone(&reader),
+        };
+        let threads = spawn_threads(config.node, driver, applier, keeper, ends)
             .map_err(io("could not start the threads of"))?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -297,6 +306,7 @@ impl<M: StateMachine> Node<M> {
                 record_bytes_max: config.options.record_bytes_max,
                 retry_after_ms: config.options.tick_ms,
                 stopped,
+                reader,
                 threads: Mutex::new(Some(threads)),
             }),
         })
@@ -361,6 +371,25 @@ impl<M: StateMachine> Node<M> {
     ) -> Result<AppliedPosition, NodeError> {
         let shared = self.check(group)?;
         shared.tracker.offset(at_least).await.ok_or_else(|| self.stop_cause(group))
+    }
+
+    /// Committed records from `from` on, as far as this node has applied them: about `bytes_max` of them and
+    /// at least one run, or nothing if `from` is not applied yet. Reads the disk, so not to be called on a
+    /// thread that must not wait.
+    ///
+    /// # Errors
+    /// [`NodeError::RecordsTrimmed`] says where what is left begins.
+    pub fn records(
+        &self,
+        group: GroupId,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<RecordRun>, NodeError> {
+        let applied = self.check(group)?.tracker.position();
+        let reader =
+            self.shared.reader.lock().expect("no code panics while it holds the reader").clone();
+        let reader = reader.ok_or_else(|| self.stop_cause(group))?;
+        Records { group, reader, applied }.read(from, bytes_max)
     }
 
     /// Changes the membership of the group; this node must lead it. Resolves once the change is
@@ -502,6 +531,21 @@ fn unknown(group: GroupId) -> NodeError {
     NodeError::UnknownGroup { group: group.get() }
 }
 
+/// What is told when the node ends.
+struct Ends<O> {
+    groups: Vec<Arc<GroupShared<O>>>,
+    stopped: Arc<OnceLock<NodeError>>,
+    reader: Arc<Mutex<Option<WalReader>>>,
+}
+
+impl<O> Ends<O> {
+    fn meet(self, cause: NodeError) {
+        let _ = self.stopped.set(cause);
+        self.reader.lock().expect("no code panics while it holds the reader").take();
+        self.groups.iter().for_each(|shared| shared.stop());
+    }
+}
+
 /// Starts the replica thread and the applier thread. Whichever ends first, for whatever reason,
 /// latches the cause; a panic is a failed invariant, which stops this node and never its host.
 fn spawn_threads<M: StateMachine>(
@@ -509,8 +553,7 @@ fn spawn_threads<M: StateMachine>(
     mut driver: Driver<M::Outcome, TcpTransport>,
     applier: Applier<M>,
     keeper: Keeper<M::Outcome>,
-    groups: &BTreeMap<GroupId, Arc<GroupShared<M::Outcome>>>,
-    stopped: &Arc<OnceLock<NodeError>>,
+    ends: Ends<M::Outcome>,
 ) -> std::io::Result<Threads> {
     let failed = applier.inbox.clone();
     let applier =
@@ -530,8 +573,6 @@ fn spawn_threads<M: StateMachine>(
                 failed.report(Event::Failed(cause));
             }
         })?;
-    let groups = groups.clone();
-    let stopped = Arc::clone(stopped);
     let driver =
         std::thread::Builder::new().name(format!("palisade-raft-{node}")).spawn(move || {
             let mut ended = guarded(|| driver.run());
@@ -546,10 +587,7 @@ fn spawn_threads<M: StateMachine>(
                     NodeError::Halted { cause: Arc::new(cause) }
                 }
             };
-            let _ = stopped.set(cause);
-            for shared in groups.values() {
-                shared.stop();
-            }
+            ends.meet(cause);
         })?;
     Ok(Threads { driver, applier, keeper })
 }

@@ -46,6 +46,9 @@ pub struct Options {
     pub trim_entries_min: u64,
     /// A member that lacks more entries than this no longer holds the log: it gets a snapshot.
     pub lag_entries_max: u64,
+    /// The log keeps so many entries that nobody needs any more, while there is room: for incremental
+    /// backups and for proofs, which read records from it.
+    pub kept_entries: u64,
     /// A follower with more unapplied entries than this does not campaign.
     pub unapplied_entries_max: u64,
     /// Ticks after which a leader whose disk does not come back steps aside.
@@ -81,6 +84,7 @@ impl Default for Options {
             entry_cache_bytes_max: 32 << 20,
             trim_entries_min: 1024,
             lag_entries_max: 65_536,
+            kept_entries: 0,
             unapplied_entries_max: 65_536,
             slow_disk_ticks: 50,
             snapshot_patience_ticks: 250,

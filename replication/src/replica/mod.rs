@@ -733,7 +733,9 @@ impl Replica {
         let held = LogIndex::new(own.get().saturating_sub(self.config.options.lag_entries_max));
         let members = self.members.members.keys();
         let everywhere = members.map(|m| self.flushed.get(m).copied().unwrap_or_default()).min();
-        let mut up_to = everywhere.unwrap_or_default().max(held).min(own);
+        let kept = if self.disk_is_full { 0 } else { self.config.options.kept_entries };
+        let kept = LogIndex::new(own.get().saturating_sub(kept));
+        let mut up_to = everywhere.unwrap_or_default().max(held).min(kept);
         if let Some(sending) = self.outgoing.held_from(self.raw.store().offer()) {
             // Who has fetched a snapshot needs what follows it.
             up_to = up_to.min(sending);
