@@ -40,6 +40,7 @@ mod state_machine;
 mod sync;
 mod tracker;
 mod transport;
+mod unread;
 mod wire;
 
 pub use applier::Committed;

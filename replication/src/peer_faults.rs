@@ -30,11 +30,13 @@ pub enum PeerFault {
     Malformed,
     /// It spoke in the name of another node.
     Impostor,
+    /// What all peers have sent of messages that are not whole took more room than there is.
+    Crowding,
 }
 
 impl PeerFault {
     /// Every cause.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::ForeignCluster,
         Self::WrongNode,
         Self::WrongIncarnation,
@@ -43,6 +45,7 @@ impl PeerFault {
         Self::Corrupt,
         Self::Malformed,
         Self::Impostor,
+        Self::Crowding,
     ];
 }
 
@@ -57,6 +60,7 @@ impl fmt::Display for PeerFault {
             Self::Corrupt => "a checksum is wrong",
             Self::Malformed => "its message cannot be read",
             Self::Impostor => "it speaks in the name of another node",
+            Self::Crowding => "there is no room for more of its unfinished message",
         })
     }
 }

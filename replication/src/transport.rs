@@ -38,6 +38,7 @@ use crate::identity::{ClusterId, Incarnation, NodeId};
 use crate::load::Load;
 use crate::membership::Member;
 use crate::peer_faults::{Culprit, PeerFault, PeerFaults};
+use crate::unread::Unread;
 use crate::wire::Envelope;
 
 const MAGIC: &[u8; 8] = b"PLSDPEER";
@@ -183,6 +184,7 @@ impl TcpTransport {
                 told: Arc::clone(&told),
                 faults: Arc::clone(&faults),
                 guests: Arc::clone(&guests),
+                unread: Arc::default(),
             };
             listening.spawn(listen(hears, listener, deliver));
         }
@@ -344,6 +346,7 @@ struct Hears {
     told: OnTold,
     faults: Arc<PeerFaults>,
     guests: Arc<Guests>,
+    unread: Arc<Unread>,
 }
 
 async fn listen(
@@ -410,7 +413,7 @@ async fn serve(
     by: &mut Culprit,
     deliver: impl Fn(Envelope, Incarnation),
 ) -> Result<(), Ended> {
-    let Hears { speaker, acquaintances, told, guests, .. } = hears;
+    let Hears { speaker, acquaintances, told, guests, unread, .. } = hears;
     set_up(&stream)?;
     let mut greeting = [0; GREETING_BYTES];
     timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut greeting))
@@ -438,6 +441,7 @@ async fn serve(
     stream.write_u128_le(speaker.incarnation.get()).await?;
     stream.write_u8(same.into()).await?;
     let mut buffer = BytesMut::with_capacity(WRITE_BYTES_TARGET);
+    let mut share = unread.share();
     loop {
         while let Some(envelope) = take_frame(&mut buffer)? {
             if envelope.from != from || envelope.to != speaker.node {
@@ -447,6 +451,10 @@ async fn serve(
             deliver(envelope, incarnation);
         }
         buffer.reserve(WRITE_BYTES_TARGET);
+        if !share.take(buffer.capacity()) {
+            let what = format!("an unfinished message of {} bytes so far", buffer.len());
+            return Err(Ended::Refused(PeerFault::Crowding, what));
+        }
         let read = tokio::select! {
             // Noted by whoever asked for it.
             () = visit.closing() => return Ok(()),
@@ -568,6 +576,48 @@ mod tests {
         }
         for index in 0..100 {
             assert_eq!(received.recv().await, Some(envelope(1, 2, index)));
+        }
+    }
+
+    /// G12: connections with messages that never end are closed before they take more than there is.
+    #[tokio::test]
+    async fn unfinished_messages_take_no_more_room_than_there_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let room = 40 * WRITE_BYTES_TARGET;
+        let hears = Hears {
+            speaker: speaker(2),
+            acquaintances: Arc::new(Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap()),
+            told: Arc::new(|_| ()),
+            faults: Arc::default(),
+            guests: Arc::default(),
+            unread: Arc::new(Unread::with_room(room)),
+        };
+        let mut crowd = JoinSet::new();
+        let mut served = JoinSet::new();
+        for node in 10..14 {
+            let mut dialed = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let hears = hears.clone();
+            served.spawn(async move {
+                let mut by = Culprit::Node(NodeId::new(node));
+                serve(&hears, stream, &mut by, |_, _| panic!("no message is whole")).await
+            });
+            crowd.spawn(async move {
+                dialed.write_all(&encode_greeting(speaker(node), NodeId::new(2))).await.unwrap();
+                let length = (32 * WRITE_BYTES_TARGET) as u32;
+                dialed.write_all(&length.to_le_bytes()).await.unwrap();
+                dialed.write_all(&[0; 4]).await.unwrap();
+                // All but the last byte, or until it is closed.
+                let _ = dialed.write_all(&vec![0; length as usize - 1]).await;
+                dialed
+            });
+        }
+        // One of them fits, or two halves: the others end.
+        for _ in 0..3 {
+            let ended = served.join_next().await.unwrap().unwrap();
+            let Err(Ended::Refused(fault, _)) = ended else { panic!("it ended by itself") };
+            assert_eq!(fault, PeerFault::Crowding);
         }
     }
 
