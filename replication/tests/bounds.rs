@@ -10,14 +10,8 @@ use palisade_replication::sim::{Completion, GROUP, SimCluster, SimOptions};
 #[test]
 fn a_follower_that_slept_writes_what_waits_for_it_in_parts() {
     for seed in 0..20 {
-        let mut options = SimOptions {
-            loss_per_mille: 0,
-            duplicate_per_mille: 0,
-            corrupt_per_mille: 0,
-            delay_us_max: 1,
-            gather_per_mille: 1000,
-            ..SimOptions::default()
-        };
+        let mut options =
+            SimOptions { delay_us_max: 1, gather_per_mille: 1000, ..SimOptions::calm() };
         options.replica.messages_in_flight_max = 100;
         let batch_bytes_max = options.wal.batch_bytes_max;
         let mut cluster = SimCluster::new(seed, options, |_| Journal::default());

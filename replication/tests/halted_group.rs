@@ -87,13 +87,7 @@ struct Ward {
 impl Ward {
     /// Three nodes, two groups, and one of the nodes is ill: the first group's leader, or a follower.
     fn new(seed: u64) -> Self {
-        let options = SimOptions {
-            groups: 2,
-            loss_per_mille: 0,
-            duplicate_per_mille: 0,
-            corrupt_per_mille: 0,
-            ..SimOptions::default()
-        };
+        let options = SimOptions { groups: 2, ..SimOptions::calm() };
         let ill = NodeId::new(1 + seed % 3);
         let is_ill = Arc::new(AtomicBool::new(true));
         let of_one = Arc::clone(&is_ill);

@@ -10,13 +10,7 @@ use palisade_wal::sim::SimFaults;
 
 /// Nothing goes wrong by itself, and no state is flushed: what was applied is applied again.
 fn calm() -> SimOptions {
-    SimOptions {
-        loss_per_mille: 0,
-        duplicate_per_mille: 0,
-        corrupt_per_mille: 0,
-        flush_per_mille: 0,
-        ..SimOptions::default()
-    }
+    SimOptions { flush_per_mille: 0, ..SimOptions::calm() }
 }
 
 /// It applies its log again, and what it needs next is gone: it fetches it from the others.

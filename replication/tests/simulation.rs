@@ -296,12 +296,7 @@ fn frames(raw: &[u8]) -> Vec<std::ops::Range<usize>> {
 fn what_damage_took_is_not_voted_away() {
     let damaged = each_seed(&seeds(40), |seed| {
         let mut damaged = 0;
-        let mut calm = SimOptions {
-            loss_per_mille: 0,
-            duplicate_per_mille: 0,
-            corrupt_per_mille: 0,
-            ..SimOptions::default()
-        };
+        let mut calm = SimOptions::calm();
         if seed % 2 == 1 {
             // An entry a message: there are many moments between nothing and everything.
             calm.replica.message_bytes_max = 1;
@@ -454,12 +449,7 @@ fn votes_outlive_restarts() {
 #[test]
 fn no_receipt_before_two_of_three_disks_have_synced() {
     for seed in 0..30 {
-        let calm = SimOptions {
-            loss_per_mille: 0,
-            duplicate_per_mille: 0,
-            corrupt_per_mille: 0,
-            ..SimOptions::default()
-        };
+        let calm = SimOptions::calm();
         let mut cluster = Cluster::new(seed, calm, |_| Journal::default());
         cluster.run_for(5_000_000);
         let leader = cluster.leader(GROUP).expect("a calm cluster has a leader");
@@ -498,14 +488,7 @@ fn the_same_seed_gives_the_same_run() {
 
 /// A cluster in which nothing goes wrong by itself and no state is flushed.
 fn calm(seed: u64, nodes: u64) -> Cluster {
-    let calm = SimOptions {
-        nodes,
-        loss_per_mille: 0,
-        duplicate_per_mille: 0,
-        corrupt_per_mille: 0,
-        flush_per_mille: 0,
-        ..SimOptions::default()
-    };
+    let calm = SimOptions { nodes, flush_per_mille: 0, ..SimOptions::calm() };
     let mut cluster = Cluster::new(seed, calm, |_| Journal::default());
     cluster.run_for(5_000_000);
     cluster
@@ -567,13 +550,7 @@ fn a_single_voter_never_goes_on_without_what_it_acknowledged() {
 fn a_busy_leader_repairs_an_entry_and_forgets_nothing() {
     let mut repaired = 0;
     for seed in 0..60 {
-        let mut options = SimOptions {
-            loss_per_mille: 0,
-            duplicate_per_mille: 0,
-            corrupt_per_mille: 0,
-            flush_per_mille: 0,
-            ..SimOptions::default()
-        };
+        let mut options = SimOptions { flush_per_mille: 0, ..SimOptions::calm() };
         options.replica.entry_cache_bytes_max = 0;
         options.gather_per_mille = 800;
         let mut cluster = Cluster::new(seed, options, |_| Journal::default());

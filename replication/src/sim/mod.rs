@@ -82,6 +82,14 @@ pub struct SimOptions {
     pub wal: WalOptions,
 }
 
+impl SimOptions {
+    /// No message is lost, doubled or altered by itself.
+    #[must_use]
+    pub fn calm() -> Self {
+        Self { loss_per_mille: 0, duplicate_per_mille: 0, corrupt_per_mille: 0, ..Self::default() }
+    }
+}
+
 impl Default for SimOptions {
     fn default() -> Self {
         let replica = Options {
@@ -548,9 +556,11 @@ impl<M: SimMachine> SimCluster<M> {
 
     /// Messages are no longer lost, doubled or altered.
     pub fn calm(&mut self) {
-        self.options.loss_per_mille = 0;
-        self.options.duplicate_per_mille = 0;
-        self.options.corrupt_per_mille = 0;
+        let SimOptions { loss_per_mille, duplicate_per_mille, corrupt_per_mille, .. } =
+            SimOptions::calm();
+        self.options.loss_per_mille = loss_per_mille;
+        self.options.duplicate_per_mille = duplicate_per_mille;
+        self.options.corrupt_per_mille = corrupt_per_mille;
     }
 
     /// Gives a record to a node. Its completion comes later.

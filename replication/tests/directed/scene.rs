@@ -15,13 +15,7 @@ const FRAME_HEADER_BYTES: usize = 36;
 
 /// Nothing is lost, doubled or altered, and no state is flushed.
 pub(crate) fn calm() -> SimOptions {
-    SimOptions {
-        loss_per_mille: 0,
-        duplicate_per_mille: 0,
-        corrupt_per_mille: 0,
-        flush_per_mille: 0,
-        ..SimOptions::default()
-    }
+    SimOptions { flush_per_mille: 0, ..SimOptions::calm() }
 }
 
 /// Runs it for each seed, and says which one failed.
