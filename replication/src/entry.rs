@@ -116,6 +116,13 @@ impl AppliedPosition {
     };
 }
 
+impl AppliedPosition {
+    /// Where a state stands that was put there. No log that begins with its first voters has an entry of
+    /// this place and term which others hold too.
+    pub(crate) const FOUNDED: Self =
+        Self { index: LogIndex::new(2), members_index: LogIndex::new(2), ..Self::GENESIS };
+}
+
 /// The stamp and the records of an entry, as the leader proposes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EntryBody {

@@ -42,7 +42,7 @@ impl Founding {
     /// Where the state of a group stands that holds so many records.
     #[must_use]
     pub fn position(offset: Offset, log_time: LogTime) -> AppliedPosition {
-        AppliedPosition { offset, log_time, ..AppliedPosition::GENESIS }
+        AppliedPosition { offset, log_time, ..AppliedPosition::FOUNDED }
     }
 
     /// Makes the node's directory and log, and syncs them. The state must be durable before, at
@@ -70,7 +70,12 @@ impl Founding {
         // All groups or none: a node that had some would begin the others anew.
         let writes = self.groups.into_iter().flat_map(|(group, (offset, log_time))| {
             let base = Self::position(offset, log_time);
-            let register = Register { base, ..Register::genesis(members.clone()) };
+            let register = Register {
+                base,
+                commit: base.index,
+                members_index: base.members_index,
+                ..Register::genesis(members.clone())
+            };
             [
                 Write::Reset { group, up_to: base.index },
                 Write::SetState { group, payload: register.encode() },

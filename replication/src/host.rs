@@ -73,7 +73,8 @@ impl Hosted {
             match (Replica::open(config.clone(), found, reader.clone(), applied), found) {
                 (Ok(replica), _) => (Stage::Running(Box::new(replica)), None),
                 (Err(error), Some(found)) if is_unreadable(&error) => {
-                    let (repair, owed) = Repair::of_unreadable(config, found, reader, applied, 0)?;
+                    let (repair, owed) =
+                        Repair::of_unreadable(config, found, reader, (applied, applied.index), 0)?;
                     (Stage::Repairing(Box::new(repair)), Some(owed))
                 }
                 (Err(error), _) => return Err(error),

@@ -22,7 +22,7 @@ use crate::applier::{Applier, Committed, GroupShared};
 use crate::ceiling::Ceiling;
 use crate::directory;
 use crate::driver::{Callers, Driver, Event, ROUND_BYTES_MAX};
-use crate::effects::GroupStatus;
+use crate::effects::{GroupStatus, Role};
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::host::{Host, Hosted};
@@ -374,12 +374,12 @@ impl<M: StateMachine> Node<M> {
     }
 
     /// Committed records from `from` on, as far as this node has applied them: about `bytes_max` of them and
-    /// at least one run, or nothing if `from` is not applied yet. Reads the disk, so not to be called on a
-    /// thread that must not wait.
+    /// at least one run, or nothing if `from` is not applied yet.
     ///
     /// # Errors
-    /// [`NodeError::RecordsTrimmed`] says where what is left begins.
-    pub fn records(
+    /// [`NodeError::RecordsTrimmed`] says where what is left begins. [`NodeError::Unavailable`] while the
+    /// log is under repair: what it holds may not be what was committed.
+    pub async fn records(
         &self,
         group: GroupId,
         from: Offset,
@@ -389,7 +389,12 @@ impl<M: StateMachine> Node<M> {
         let reader =
             self.shared.reader.lock().expect("no code panics while it holds the reader").clone();
         let reader = reader.ok_or_else(|| self.stop_cause(group))?;
-        Records { group, reader, applied }.read(from, bytes_max)
+        if self.status(group).await?.role == Role::Repairing {
+            return Err(NodeError::Unavailable);
+        }
+        let read = move || Records { group, reader, applied }.read(from, bytes_max);
+        let read = tokio::task::spawn_blocking(read).await;
+        read.map_err(|_| NodeError::Invariant { what: "a read of the log panicked".into() })?
     }
 
     /// Changes the membership of the group; this node must lead it. Resolves once the change is

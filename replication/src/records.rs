@@ -72,7 +72,13 @@ impl Records {
                 if from < run.first_offset {
                     return trimmed(run.first_offset);
                 }
-                run.payloads.drain(..(from.get() - run.first_offset.get()) as usize);
+                let before = (from.get() - run.first_offset.get()) as usize;
+                if run.payloads.len() <= before {
+                    return Err(NodeError::Damaged {
+                        what: format!("group={} lacks offset={from} in its log", self.group),
+                    });
+                }
+                run.payloads.drain(..before);
                 run.first_offset = from;
             }
             bytes += run.payloads.iter().map(Bytes::len).sum::<usize>();

@@ -17,7 +17,7 @@ use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Term};
 use crate::log_store::term_of_stored;
 use crate::register::Register;
-use crate::replica::{Replica, ReplicaConfig};
+use crate::replica::{Replica, ReplicaConfig, is_leaders, raft_codec};
 use crate::wire::{Body, Envelope, NotGiven, Want};
 
 use left::{Left, cannot_be_read, cut};
@@ -25,6 +25,8 @@ pub(crate) use left::{is_unreadable, lost_its_end, unreadable};
 
 /// So often everybody is asked while others are damaged too: they may be repaired before.
 const ROUNDS_MAX: u32 = 100;
+/// So often who does not answer is asked before it counts as gone.
+const ASKS_MIN: u32 = 3;
 
 /// A repair under way.
 pub(crate) struct Repair {
@@ -48,10 +50,12 @@ pub(crate) struct Repair {
     refused: BTreeMap<NodeId, NotGiven>,
     /// How often all refused, and those of them who lost nothing are no majority.
     rounds: u32,
-    /// Who beats as the leader of which term: members that this replica knows of may be none any more.
+    /// Who beats as the leader of which term, and when it last did: members that this replica knows of
+    /// may be none any more.
     writer: Option<(Term, NodeId)>,
-    /// How often somebody was asked for what is wanted now.
-    asks: usize,
+    heard: u64,
+    /// How often each was asked for what is wanted now.
+    asks: BTreeMap<NodeId, u32>,
     met: BTreeMap<NodeId, Incarnation>,
     tickets: u64,
 }
@@ -80,8 +84,9 @@ impl Repair {
         ceiling: Term,
     ) -> Result<(Self, Effects), NodeError> {
         let group = config.group;
-        let left =
-            Left { found: found.ok_or_else(|| nothing(group))?, sound_below: LogIndex::ZERO };
+        let found = found.ok_or_else(|| nothing(group))?;
+        // A state that was just opened holds what it holds.
+        let left = Left { found, sound_below: LogIndex::ZERO, flushed: applied.index };
         Self::begin(config, left, reader, applied, ceiling, 0)
     }
 
@@ -94,13 +99,14 @@ impl Repair {
         config: ReplicaConfig,
         found: &RecoveredGroup,
         reader: WalReader,
-        applied: AppliedPosition,
+        (applied, flushed): (AppliedPosition, LogIndex),
         tickets: u64,
     ) -> Result<(Self, Effects), NodeError> {
         let (found, sound_below) = cannot_be_read(found, config.group, &reader)?;
         // The register is there: no vote is forgotten.
         let ceiling = Term::ZERO;
-        Self::begin(config, Left { found: &found, sound_below }, reader, applied, ceiling, tickets)
+        let left = Left { found: &found, sound_below, flushed };
+        Self::begin(config, left, reader, applied, ceiling, tickets)
     }
 
     fn begin(
@@ -152,7 +158,8 @@ impl Repair {
             refused: BTreeMap::new(),
             rounds: 0,
             writer: None,
-            asks: 0,
+            heard: 0,
+            asks: BTreeMap::new(),
             met: BTreeMap::new(),
             tickets,
             reader,
@@ -197,7 +204,8 @@ impl Repair {
             refused: BTreeMap::new(),
             rounds: 0,
             writer: None,
-            asks: 0,
+            heard: 0,
+            asks: BTreeMap::new(),
             met: parts.met,
             tickets: parts.last_ticket,
         };
@@ -231,7 +239,7 @@ impl Repair {
         let mut effects = Effects::default();
         for input in inputs {
             match input {
-                Input::Tick => self.on_tick(&mut effects),
+                Input::Tick => self.on_tick(&mut effects)?,
                 Input::Durable { ticket } if self.stage == Stage::Writing(ticket) => {
                     self.stage = Stage::Whole;
                     self.doubtful = None;
@@ -274,7 +282,7 @@ impl Repair {
     fn begin_again(&mut self, found: &RecoveredGroup) -> Result<Effects, NodeError> {
         let (config, reader) = (self.config.clone(), self.reader.clone());
         let (again, effects) =
-            Self::of_unreadable(config, found, reader, self.applied, self.tickets)?;
+            Self::of_unreadable(config, found, reader, (self.applied, self.flushed), self.tickets)?;
         let before = std::mem::replace(self, again);
         (self.flushed, self.met, self.writer) = (before.flushed, before.met, before.writer);
         Ok(effects)
@@ -293,24 +301,30 @@ impl Repair {
         }
     }
 
-    fn on_tick(&mut self, effects: &mut Effects) {
+    fn on_tick(&mut self, effects: &mut Effects) -> Result<(), NodeError> {
         self.tick += 1;
         let patience = u64::from(self.config.options.resend_ticks);
         if self.asked.is_some_and(|asked| asked + patience < self.tick) {
             if self.leader_refused() {
-                self.cut(effects);
-                return;
+                return self.cut(effects);
             }
             // Somebody does not answer. Whoever did not have them may have been sent them since.
             self.refused.retain(|_, why| *why == NotGiven::Trimmed);
             self.ask(effects);
         }
+        Ok(())
     }
 
     fn on_beat(&mut self, from: NodeId, term: Term) {
-        if self.register.term <= term {
-            self.writer = self.writer.max(Some((term, from)));
+        let beats = Some((term, from));
+        if term < self.register.term || beats < self.writer {
+            return;
         }
+        if self.writer != beats {
+            // What it said before it led counts no more than what another says.
+            self.refused.remove(&from);
+        }
+        (self.writer, self.heard) = (beats, self.tick);
     }
 
     /// Whom it can ask: the members that it knows of, and who leads those of today.
@@ -331,7 +345,7 @@ impl Repair {
         }
         let to = others[self.next_peer % others.len()];
         self.next_peer += 1;
-        self.asks += 1;
+        *self.asks.entry(to).or_default() += 1;
         effects.send.push(self.envelope(to, Body::Want(want)));
     }
 
@@ -347,6 +361,15 @@ impl Repair {
             Body::Want(want) => {
                 let entries = self.give(want);
                 effects.send.push(self.envelope(envelope.from, Body::Given { want, entries }));
+                Ok(())
+            }
+            Body::Raft(raw) => {
+                // A leader's, as a beat: with reads under way, heartbeats come like this.
+                if let Ok(message) = raft_codec::message(&raw)
+                    && is_leaders(&message)
+                {
+                    self.on_beat(envelope.from, Term::new(message.term));
+                }
                 Ok(())
             }
             _ => Ok(()),
@@ -400,7 +423,8 @@ impl Repair {
         } else {
             self.write(writes, effects);
             self.stage = Stage::Fetching(Want { first: next, ..want });
-            self.asks = 0;
+            self.asks.clear();
+            self.refused.clear();
             // Whoever gave these has the rest.
             self.next_peer = self.next_peer.wrapping_sub(1);
             self.ask(effects);
@@ -418,11 +442,7 @@ impl Repair {
     ) -> Result<(), NodeError> {
         self.refused.insert(from, why);
         if !self.others().iter().all(|other| self.refused.contains_key(other)) {
-            if self.leader_refused() {
-                self.cut(effects);
-            } else {
-                self.ask(effects);
-            }
+            self.ask(effects);
             return Ok(());
         }
         let Stage::Fetching(want) = self.stage else { return Ok(()) };
@@ -468,8 +488,7 @@ impl Repair {
                 ),
             });
         }
-        self.cut(effects);
-        Ok(())
+        self.cut(effects)
     }
 
     /// What the state holds, or will.
@@ -482,23 +501,40 @@ impl Repair {
     }
 
     /// True if the leader of today has trimmed what is wanted, or replaced what was never committed, and
-    /// everybody was asked: those who do not answer are not needed, and may be members no more.
+    /// everybody else refused or let time pass again and again: they are not needed, and may be members
+    /// no more.
     fn leader_refused(&self) -> bool {
         let Stage::Fetching(want) = self.stage else { return false };
-        let why = self.writer.and_then(|(_, writer)| self.refused.get(&writer));
+        let patience = u64::from(self.config.options.election_ticks);
+        let writer = self.writer.filter(|_| self.tick <= self.heard + patience);
+        let why = writer.and_then(|(_, writer)| self.refused.get(&writer));
+        let had_time = |other: &NodeId| {
+            self.refused.contains_key(other)
+                || self.asks.get(other).is_some_and(|asks| ASKS_MIN <= *asks)
+        };
         let helps = match why {
             Some(NotGiven::Trimmed) => true,
             Some(NotGiven::Unknown) => !self.is_committed(want.anchor),
             Some(NotGiven::Doubtful) | None => false,
         };
-        helps && self.others().len() <= self.asks && self.applying() < want.first
+        helps && self.others().iter().all(had_time) && self.applying() < want.first
     }
 
-    fn cut(&mut self, effects: &mut Effects) {
-        let Stage::Fetching(want) = self.stage else { return };
+    fn cut(&mut self, effects: &mut Effects) -> Result<(), NodeError> {
+        let Stage::Fetching(want) = self.stage else { return Ok(()) };
+        if self.register.members.other_voters(self.config.node).next().is_none() {
+            return Err(NodeError::Damaged {
+                what: format!(
+                    "entries of group={} from index={} to {} cannot be read, and this is its only \
+                     voter: restore them",
+                    self.config.group, want.first, want.anchor
+                ),
+            });
+        }
         let mut writes = Vec::new();
         cut(&mut self.register, &mut writes, self.config.group, (want.first, self.last));
         self.finish(writes, effects);
+        Ok(())
     }
 
     fn write(&mut self, writes: Vec<Write>, effects: &mut Effects) {

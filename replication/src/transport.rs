@@ -450,6 +450,10 @@ async fn serve(
             }
             deliver(envelope, incarnation);
         }
+        if buffer.is_empty() && buffer.capacity() > 2 * WRITE_BYTES_TARGET {
+            // What a large message took is not needed for the next.
+            buffer = BytesMut::new();
+        }
         buffer.reserve(WRITE_BYTES_TARGET);
         if !share.take(buffer.capacity()) {
             let what = format!("an unfinished message of {} bytes so far", buffer.len());

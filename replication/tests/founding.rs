@@ -51,12 +51,12 @@ fn restored() -> Journal {
     };
     let mut journal = Journal::default();
     let entry = CommittedEntry {
-        index: LogIndex::new(1),
+        index: LogIndex::new(2),
         term: Term::new(1),
         log_time: LOG_TIME,
         first_offset: Offset::new(1),
         records: (1..=RESTORED).map(record).collect(),
-        members_index: LogIndex::new(1),
+        members_index: LogIndex::new(2),
     };
     journal.apply(GROUP, &[entry]).unwrap();
     assert_eq!(journal.applied(GROUP), Founding::position(Offset::new(RESTORED), LOG_TIME));
@@ -177,8 +177,8 @@ async fn committed_records_are_read_back() {
         }
         let held = journal.records(GROUP);
         let end = Offset::new(held.len() as u64);
-        assert_eq!(node.records(GROUP, end.next(), 1).unwrap(), []);
-        let first = match node.records(GROUP, Offset::new(1), 1) {
+        assert_eq!(node.records(GROUP, end.next(), 1).await.unwrap(), []);
+        let first = match node.records(GROUP, Offset::new(1), 1).await {
             Err(NodeError::RecordsTrimmed { first }) => first,
             read => read.unwrap()[0].first_offset,
         };
@@ -186,7 +186,8 @@ async fn committed_records_are_read_back() {
             let mut next = from;
             // It may be trimmed again meanwhile, and no later than that.
             while next <= end.get() {
-                let runs = match node.records(GROUP, Offset::new(next), (from % 40) as usize) {
+                let runs = match node.records(GROUP, Offset::new(next), (from % 40) as usize).await
+                {
                     Err(NodeError::RecordsTrimmed { first }) => {
                         assert!(next < first.get());
                         break;
@@ -204,13 +205,13 @@ async fn committed_records_are_read_back() {
             }
         }
     }
-    let trimmed = node.records(GROUP, Offset::new(1), 1);
+    let trimmed = node.records(GROUP, Offset::new(1), 1).await;
     let Err(NodeError::RecordsTrimmed { first }) = trimmed else { panic!("{trimmed:?}") };
-    let kept = node.records(GROUP, first, usize::MAX).unwrap().len() as u64;
+    let kept = node.records(GROUP, first, usize::MAX).await.unwrap().len() as u64;
     // Four have no records.
     assert!((KEPT - 4..2 * KEPT).contains(&kept), "{kept} are kept");
-    let zero = node.records(GROUP, Offset::ZERO, 1);
+    let zero = node.records(GROUP, Offset::ZERO, 1).await;
     assert!(matches!(zero, Err(NodeError::InvalidArgument { .. })), "{zero:?}");
     node.close().await.unwrap();
-    assert!(node.records(GROUP, Offset::new(1), 1).is_err());
+    assert!(node.records(GROUP, Offset::new(1), 1).await.is_err());
 }

@@ -20,6 +20,8 @@ pub(super) struct Plan {
 pub(super) struct Left<'a> {
     pub(super) found: &'a RecoveredGroup,
     pub(super) sound_below: LogIndex,
+    /// The state holds so much in flushed form.
+    pub(super) flushed: LogIndex,
 }
 
 impl Left<'_> {
@@ -32,8 +34,8 @@ impl Left<'_> {
         damage: &Damage,
         applied: AppliedPosition,
     ) -> Result<Plan, NodeError> {
-        let Left { found, sound_below } = self;
-        let Damage { state_known, whole_from, .. } = *damage;
+        let Left { found, sound_below, flushed } = self;
+        let Damage { whole_from, .. } = *damage;
         let stored_term = |index: LogIndex| {
             let read = reader.read(group, index, index.next(), usize::MAX).ok()?;
             term_of_stored(&read.first()?.1)
@@ -44,13 +46,21 @@ impl Left<'_> {
         // What lies below may be older than what was lost, though it is known to be committed by its
         // index: who was a leader before may hold entries that were replaced in what is missing.
         let is_doubtful = whole_from.is_none_or(|whole| register.base.index.next() < whole);
+        // What only the log holds stays: the state may lose it with power, and the register a change of
+        // the membership.
+        let knows_members = applied.members_index <= register.members_index;
+        let is_sound = LogIndex::ZERO < sound_below && based && applied.index <= last;
+        let is_needed = is_sound && (flushed < applied.index || !knows_members);
         // What the state holds is not needed in the log.
-        if register.base.index < applied.index && (!based || is_doubtful || last < applied.index) {
-            if !state_known && register.members_index < applied.members_index {
+        if register.base.index < applied.index
+            && !is_needed
+            && (!based || is_doubtful || last < applied.index)
+        {
+            if !knows_members {
                 // With an old membership it would be part of majorities that are none.
                 return Err(NodeError::Damaged {
                     what: format!(
-                        "group={group} lost its register, and with it perhaps changes of its \
+                        "group={group} lost a part of its log, and with it perhaps changes of its \
                          membership: replace this replica"
                     ),
                 });

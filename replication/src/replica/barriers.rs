@@ -28,17 +28,19 @@ impl Replica {
         }
     }
 
-    /// A follower asks, or one that took this replica for the leader.
+    /// A follower asks. One that leads no more does not hand the question on, which would be a message
+    /// in another's name: whoever asked asks again.
     pub(super) fn on_read_index(&mut self, mut message: Message) -> Result<(), NodeError> {
-        if self.leads() {
-            self.stamps += 1;
-            let question = &mut message.mut_entries()[0].data;
-            let mut stamped = Vec::with_capacity(CONTEXT_BYTES + question.len());
-            stamped.extend_from_slice(&self.config.session.to_le_bytes());
-            stamped.extend_from_slice(&self.stamps.to_le_bytes());
-            stamped.extend_from_slice(question);
-            *question = stamped.into();
+        if !self.leads() {
+            return Ok(());
         }
+        self.stamps += 1;
+        let question = &mut message.mut_entries()[0].data;
+        let mut stamped = Vec::with_capacity(CONTEXT_BYTES + question.len());
+        stamped.extend_from_slice(&self.stand.to_le_bytes());
+        stamped.extend_from_slice(&self.stamps.to_le_bytes());
+        stamped.extend_from_slice(question);
+        *question = stamped.into();
         self.step_raft(message)
     }
 
@@ -54,6 +56,11 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use palisade_wal::LogIndex;
+
+    use super::super::Replica;
     use super::super::scenarios::{Three, life, options};
     use crate::effects::{Effects, Input, WallTime};
     use crate::identity::NodeId;
@@ -102,5 +109,35 @@ mod tests {
         let confirmed = deliver(&mut three, &late);
         assert!(confirmed.reads.is_empty(), "G5: nobody said that it still leads");
         assert!(raft(&confirmed).is_empty(), "G5: {:?}", confirmed.send);
+    }
+
+    /// A replica that was under repair begins to number its reads anew: answers to those of before are no
+    /// answers to these.
+    #[test]
+    fn reads_after_a_repair_have_other_names() {
+        let mut three = Three::new(&options());
+        three.tick(40);
+        let id = three.leader();
+        let replica = three.replica(id);
+        let mut name = |replica: &mut Replica| {
+            replica.reads.accept(1);
+            replica.reads.start(0).expect("none is under way")
+        };
+        let before = name(replica);
+        replica.after_repair(7, LogIndex::ZERO, &BTreeMap::new());
+        assert_ne!(before, name(replica));
+    }
+
+    /// Whoever is asked and leads no more says nothing: handed on, the question would come from another
+    /// than it names.
+    #[test]
+    fn a_question_is_not_handed_on() {
+        let mut three = Three::new(&options());
+        three.tick(40);
+        let leader = three.leader();
+        let others: Vec<NodeId> = three.ids().into_iter().filter(|id| *id != leader).collect();
+        let asked = step(&mut three, others[0], Input::Read { token: 1 });
+        let question = Envelope { to: others[1], ..asked.send[0].clone() };
+        assert!(deliver(&mut three, &question).send.is_empty());
     }
 }

@@ -791,7 +791,7 @@ impl Replica {
 
 /// What only a leader says. Whoever a quorum has elected is the leader, also for a replica that
 /// knows an old membership; nothing is counted of it.
-fn is_leaders(message: &Message) -> bool {
+pub(crate) fn is_leaders(message: &Message) -> bool {
     matches!(
         message.get_msg_type(),
         MessageType::MsgAppend

@@ -59,7 +59,8 @@ impl Replica {
                 ),
             });
         }
-        if store.term_of(emitted.index) != Some(emitted.term) {
+        let agrees = emitted.index != base.index || emitted.offset == base.offset;
+        if !agrees || store.term_of(emitted.index) != Some(emitted.term) {
             return Err(NodeError::Damaged {
                 what: format!(
                     "the log of group={group} does not hold what the state stands at, index={} \

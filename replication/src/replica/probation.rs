@@ -11,6 +11,7 @@ use crate::effects::Effects;
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Term};
+use crate::reads::Reads;
 use crate::register::Register;
 use crate::repair::give;
 use crate::wire::{Body, NotGiven, Want};
@@ -108,6 +109,8 @@ impl Replica {
     ) {
         (self.tickets_before, self.last_ticket) = (tickets, tickets);
         self.stand = stand(self.config.session, tickets);
+        // Answers to reads of before are on their way.
+        self.reads = Reads::new(self.stand);
         self.flushed.insert(self.config.node, flushed);
         self.met.clone_from(met);
     }

@@ -40,6 +40,9 @@ fn check_entries(message: &Message) -> Result<(), Unreadable> {
         MessageType::MsgReadIndex | MessageType::MsgReadIndexResp if entries.len() != 1 => {
             return Err(Unreadable("asks for a read without saying which"));
         }
+        MessageType::MsgReadIndex if message.term != 0 => {
+            return Err(Unreadable("asks for a read of a term, which none has"));
+        }
         _ => {}
     }
     if entries.iter().any(|entry| !entry.context.is_empty()) {
@@ -138,5 +141,12 @@ mod tests {
         let mut nothing = Message { from: 1, to: 2, term: 4, ..Message::default() };
         nothing.set_msg_type(MessageType::MsgReadIndex);
         assert!(read(&nothing).is_err());
+        // raft panics when it hands on a question of a term.
+        let mut question = Message { from: 1, to: 2, ..Message::default() };
+        question.set_msg_type(MessageType::MsgReadIndex);
+        question.set_entries(vec![Entry::default()].into());
+        assert!(read(&question).is_ok());
+        question.term = 4;
+        assert!(read(&question).is_err());
     }
 }
