@@ -11,8 +11,9 @@ const fn handle<T: Clone + Send + Sync + 'static>() {}
 const fn sent<T: Send + Sync + 'static>() {}
 const fn task<T: Send>(_: &T) {}
 
-/// Every handle can be cloned, shared and sent, whatever it is a handle of.
-const _: () = {
+/// Whatever it is a handle of.
+#[test]
+fn every_handle_can_be_cloned_shared_and_sent() {
     handle::<Engine>();
     handle::<ReplicatedLog<Rc<()>>>();
     handle::<ReplicatedMap<Rc<()>, Rc<()>>>();
@@ -22,7 +23,7 @@ const _: () = {
     handle::<Error>();
     // Once committed, a batch is gone.
     sent::<Batch>();
-};
+}
 
 /// What a handle returns can be awaited by a task of any runtime thread.
 #[allow(dead_code, reason = "it compiles or it does not")]

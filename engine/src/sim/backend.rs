@@ -104,7 +104,7 @@ impl Backend for SimBackend {
 
     /// None: peers of a simulated node speak to it without connections.
     fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
-        BTreeMap::new()
+        PeerFault::ALL.into_iter().map(|fault| (fault, 0)).collect()
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
