@@ -158,6 +158,11 @@ fn bounds_are_those_of_production() {
     fabric.block_on(service.log.append(&value(VALUE_BYTES_MAX))).unwrap();
     let refused = fabric.block_on(service.log.append(&value(VALUE_BYTES_MAX + 1)));
     assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");
+    let (largest, log) = (value(VALUE_BYTES_MAX), &service.log);
+    let (a, b, c) = fabric.block_on(async {
+        tokio::join!(log.append(&largest), log.append(&largest), log.append(&largest))
+    });
+    assert!(a.is_ok() && b.is_ok() && c.is_ok());
 }
 
 /// A node that is cut off: writes are unknown after exactly the time a request has, confirmed reads know
@@ -212,14 +217,19 @@ fn a_crash_ends_the_handles_of_its_node() {
     fabric.partition(&[leader]);
     let mut write = pin!(service.submit("r2", "second"));
     let mut read = pin!(service.get("r1", ReadConsistency::Linearizable));
+    let ahead = ReadConsistency::AtLeastOffset(first.offset.next());
+    let mut wait = pin!(service.get("r1", ReadOptions::from(ahead).wait(REQUEST_TIMEOUT)));
     assert!(fabric.block_on_for(SOON, write.as_mut()).is_none());
-    assert!(fabric.block_on_for(Duration::from_millis(5), read.as_mut()).is_none());
+    let moment = Duration::from_millis(5);
+    assert!(fabric.block_on_for(moment, wait.as_mut()).is_none());
+    assert!(fabric.block_on_for(moment, read.as_mut()).is_none());
     let crashed = fabric.now();
     fabric.crash(leader);
     let lost = fabric.block_on(write);
     assert!(is_unknown(&lost), "{lost:?}");
-    let unread = fabric.block_on(read);
-    assert!(has_stopped(&unread), "{unread:?}");
+    for unread in [fabric.block_on(read), fabric.block_on(wait)] {
+        assert!(has_stopped(&unread), "{unread:?}");
+    }
     assert_eq!(fabric.now(), crashed, "nobody waits for a node that is down");
 
     let check = |fabric: &mut SimFabric| {
@@ -246,6 +256,17 @@ fn a_crash_ends_the_handles_of_its_node() {
     assert_eq!(again, Receipt { duplicate: true, ..first });
     fabric.block_on(reborn.submit("r2", "second")).unwrap();
     assert_eq!(fabric.block_on(reborn.logged()).unwrap(), ["first", "second"]);
+
+    // What a life has not got to, the next one does not do.
+    let mut late = pin!(reborn.submit("r3", "third"));
+    assert!(fabric.block_on_for(Duration::ZERO, late.as_mut()).is_none());
+    fabric.crash(leader);
+    fabric.restart(leader);
+    let refused = fabric.block_on(late);
+    assert!(has_stopped(&refused), "{refused:?}");
+    fabric.run_for(A_WHILE);
+    let third = service_on(&mut fabric, leader);
+    assert_eq!(fabric.block_on(third.logged()).unwrap(), ["first", "second"]);
 }
 
 /// A write through a node that does not lead survives a change of leader without its caller's help.
@@ -444,15 +465,10 @@ fn a_future_that_wakes_itself_goes_on() {
 #[test]
 #[should_panic(expected = "never comes about")]
 fn a_future_that_nothing_can_wake_is_an_error_of_the_test() {
-    let mut fabric = SimFabric::new(1);
-    let [service] = {
-        let engine = fabric.engine(fabric.node(1));
-        let spec = ResourceSpec { replicas: ReplicaPolicy::majority(1), ..spec("map", 1) };
-        [fabric.block_on(ReplicatedMap::<String, String>::open(&engine, spec)).unwrap()]
-    };
-    // What it had asked for was given up, and is no reason to go on.
-    let key = "k".to_owned();
-    assert!(fabric.block_on_for(Duration::ZERO, service.put(&key, &key)).is_none());
-    fabric.run_for(SOON);
+    let mut fabric = SimFabric::new(3);
+    let [service] = services(&mut fabric);
+    // What is not answered, but was given up, is no reason to go on.
+    fabric.partition(&[service.engine.node()]);
+    assert!(fabric.block_on_for(SOON, service.put("k", "v")).is_none());
     fabric.block_on(pending::<()>());
 }

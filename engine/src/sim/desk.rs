@@ -168,7 +168,7 @@ impl Desk {
         std::mem::take(&mut self.lock().questions)
     }
 
-    /// It is so late. Says who is to be woken, first who sleeps since longest.
+    /// It is so late. Says who is to be woken, and forgets who gave up.
     pub(super) fn advance(&self, now_us: u64) -> Vec<Sleeper> {
         let mut inner = self.lock();
         inner.now_us = now_us;
@@ -176,10 +176,10 @@ impl Desk {
         inner.sleepers.extract_if(.., |sleeper| sleeper.until_us <= now_us).collect()
     }
 
-    /// True if time will bring somebody an answer.
+    /// True if somebody has asked something, or sleeps.
     pub(super) fn is_waited_for(&self) -> bool {
         let inner = self.lock();
-        !inner.questions.is_empty() || inner.sleepers.iter().any(|s| !s.wake.is_closed())
+        !inner.questions.is_empty() || !inner.sleepers.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

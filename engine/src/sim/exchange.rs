@@ -65,10 +65,9 @@ impl Exchange {
         Self { desk, waiting: BTreeMap::new(), behind: Vec::new() }
     }
 
-    /// True if somebody waits for an answer that time may bring.
+    /// True if somebody waits for something that time may bring.
     pub(super) fn is_waited_for(&self) -> bool {
-        let operates = self.waiting.values().any(|(_, waiting)| !waiting.is_given_up());
-        operates || self.behind.iter().any(|b| !b.3.is_closed()) || self.desk.is_waited_for()
+        !self.waiting.is_empty() || !self.behind.is_empty() || self.desk.is_waited_for()
     }
 
     /// Gives the cluster what was asked since the last time.

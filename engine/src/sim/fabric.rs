@@ -42,7 +42,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use palisade_replication::{NodeId, Options, WalOptions};
+use palisade_replication::{NodeId, WalOptions};
 
 use super::backend::SimBackend;
 use super::desk::{Desk, End};
@@ -73,21 +73,14 @@ impl SimFabric {
     /// The same with another order of things.
     #[must_use]
     pub fn from_seed(seed: u64, nodes: u64) -> Self {
-        let (defaults, production) = (SimOptions::default(), Options::default());
         let options = SimOptions {
             nodes,
             loss_per_mille: 0,
             duplicate_per_mille: 0,
             corrupt_per_mille: 0,
-            // Trimmed and elected as briskly as in a campaign, but with records as large as in production.
-            replica: Options {
-                record_bytes_max: production.record_bytes_max,
-                message_bytes_max: production.message_bytes_max,
-                entry_bytes_target: production.entry_bytes_target,
-                ..defaults.replica
-            },
+            // Room for the largest records that production takes.
             wal: WalOptions::default(),
-            ..defaults
+            ..SimOptions::default()
         };
         let desk = Desk::default();
         let seats = desk.clone();
