@@ -246,6 +246,7 @@ fn a_crash_ends_the_handles_of_its_node() {
         assert!(closed.unwrap_err().to_string().contains("lost power"));
     };
     check(&mut fabric);
+    assert!(has_stopped(&fabric.engine(leader).applied()), "a node that is down says so");
     fabric.heal();
     fabric.restart(leader);
     check(&mut fabric);

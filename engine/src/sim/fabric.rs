@@ -117,7 +117,8 @@ impl SimFabric {
     /// The engine of a node: the handle that a service holds there, with the deadline of 10 seconds that
     /// [`crate::EngineBuilder::request_timeout`] begins with. It belongs to the life that the node is in,
     /// as a handle belongs to its process: after [`SimFabric::crash`] it says that it has stopped, for
-    /// ever, and [`SimFabric::restart`] is followed by another call of this. Dropping it stops nothing.
+    /// ever, and [`SimFabric::restart`] is followed by another call of this. Of a node that is down, it
+    /// says so at once. Dropping it stops nothing.
     ///
     /// # Panics
     /// When there is no such node.
@@ -270,5 +271,49 @@ impl Woken {
 impl Wake for Woken {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_wal::sim::SimFaults;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::log::ReplicatedLog;
+    use crate::read::ReadConsistency;
+    use crate::resource::{
+        FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceSpec, SchemaId,
+    };
+
+    /// G10: whoever is still asked says why it has halted, and serves nothing, however stale.
+    #[test]
+    fn a_node_that_halts_by_itself_ends_its_handles_with_the_cause() {
+        let mut fabric = SimFabric::new(3);
+        let node = fabric.node(1);
+        let spec = ResourceSpec {
+            name: LogicalResourceName::new("log").unwrap(),
+            schema: SchemaId::new("test.v1").unwrap(),
+            epoch: FenceEpoch::new(1),
+            replicas: ReplicaPolicy::majority(3),
+            placement: Placement::providers(["local"]).unwrap(),
+        };
+        let open = |fabric: &mut SimFabric| {
+            let engine = fabric.engine(node);
+            fabric.block_on(ReplicatedLog::<String>::open(&engine, spec.clone())).unwrap()
+        };
+        let log = open(&mut fabric);
+        let disk = fabric.cluster.disk(node);
+        let failing_sync = Some(disk.syncs() + 1);
+        disk.set_faults(SimFaults { failing_sync, ..SimFaults::default() });
+        let lost = fabric.block_on(log.append(&"lost".to_owned())).unwrap_err();
+        assert!(matches!(lost, Error::Disconnected { outcome_unknown: true }), "{lost}");
+        let read = fabric.block_on(log.scan(crate::Offset::ZERO, 1, ReadConsistency::Local));
+        let Error::InternalError { what } = read.unwrap_err() else { panic!("it has halted") };
+        assert!(what.contains("halted") && what.contains("sync failed"), "{what}");
+
+        fabric.restart(node);
+        let log = open(&mut fabric);
+        fabric.block_on(log.append(&"kept".to_owned())).unwrap();
     }
 }
