@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::command::{
     Action, BATCH_OPS_MAX, Command, Fingerprint, KEY_BYTES_MAX, Op, VALUE_BYTES_MAX, Version,
 };
-use crate::engine::{Engine, check_domain};
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::idempotency::ReplicatedIdempotencyStore;
 use crate::log::ReplicatedLog;
@@ -125,7 +125,7 @@ impl Batch {
     }
 
     fn check(&self) -> Result<(), Error> {
-        check_domain(&self.caller)?;
+        self.caller.check()?;
         let longest_key = self.ops.iter().map(|op| sizes(&op.action)[0]).max();
         let broken = if self.ops.is_empty() {
             Some("a batch has at least one operation".to_owned())

@@ -3,6 +3,7 @@
 use palisade_replication::{Disposition, NodeError, Offset};
 use palisade_wal::WalError;
 
+use crate::command::{Refusal, Version};
 use crate::resource::FenceEpoch;
 
 /// When to come back if the disk has no room.
@@ -217,6 +218,51 @@ impl From<NodeError> for Error {
             },
             NodeError::Change(refusal) => Self::PreconditionFailed { what: refusal.to_string() },
             other => Self::InternalError { what: other.to_string() },
+        }
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Fenced { current } => Self::Fenced { current },
+            Refusal::NotOpened { epoch, current } => Self::PreconditionFailed {
+                what: format!("epoch={epoch} was not opened, current={current}"),
+            },
+            Refusal::UnknownResource { resource } => {
+                Self::NotFound { what: format!("resource number {}", resource.0) }
+            }
+            Refusal::Incompatible { expected, found } => Self::Incompatible { expected, found },
+            Refusal::DomainUnavailable { domain, resource } => Self::DomainUnavailable {
+                domain: domain.to_string(),
+                resource: resource.to_string(),
+            },
+            Refusal::VersionMismatch { expected, found } => {
+                let version = |version: Version| match version {
+                    Version::ABSENT => "absent".to_owned(),
+                    version => version.offset().to_string(),
+                };
+                Self::PreconditionFailed {
+                    what: format!(
+                        "version, expected={} found={}",
+                        version(expected),
+                        version(found)
+                    ),
+                }
+            }
+            Refusal::IdempotencyConflict => Self::IdempotencyConflict,
+            Refusal::InProgress { owner, since } => Self::PreconditionFailed {
+                what: format!("the request is reserved by owner epoch={owner} since={since}"),
+            },
+            Refusal::NotReserved => Self::PreconditionFailed {
+                what: "the request is not reserved by this owner epoch".to_owned(),
+            },
+            Refusal::CompletedOtherwise { at } => Self::PreconditionFailed {
+                what: format!("the request was completed with another result, offset={at}"),
+            },
+            Refusal::AppendedTwice => Self::InvalidArgument {
+                what: "a batch appends to the same log at most once".to_owned(),
+            },
         }
     }
 }

@@ -30,7 +30,9 @@
 //! The guarantees have numbers, G1 to G12; the README lists them. `docs/architecture.md` is the map
 //! of this crate.
 
+mod backend;
 mod batch;
+mod builder;
 mod codec;
 mod command;
 mod digest;
@@ -45,6 +47,8 @@ mod machine;
 mod map;
 #[cfg(test)]
 mod model;
+mod node_backend;
+mod open_resource;
 mod projections;
 mod read;
 mod readers;
@@ -58,12 +62,13 @@ mod stored;
 mod view;
 
 pub use batch::Batch;
+pub use builder::EngineBuilder;
 pub use codec::DecodeError;
 pub use command::{
     BATCH_OPS_MAX, Completion, Fingerprint, KEY_BYTES_MAX, VALUE_BYTES_MAX, Version,
 };
 pub use digest::StateDigest;
-pub use engine::{Engine, EngineBuilder};
+pub use engine::Engine;
 pub use error::Error;
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
 pub use log::{LogEntry, ReplicatedLog, SCAN_ENTRIES_MAX};

@@ -8,16 +8,20 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
+use crate::backend::ReadJob;
 use crate::error::Error;
 use crate::machine::stopped;
-use crate::store::{StateRead, StateStore, StoreError};
+use crate::store::{StateStore, StoreError};
 
 /// Reads that may wait for a thread.
 const QUEUE_MAX: usize = 8192;
 /// When to come back if too many wait.
 const RETRY_AFTER_MS: u64 = 10;
 
-type Job = Box<dyn FnOnce(&dyn StateStore) + Send>;
+struct Job {
+    read: ReadJob,
+    answer: oneshot::Sender<Result<(), StoreError>>,
+}
 
 /// A few threads that read. They end when this is closed or dropped.
 pub(crate) struct Readers {
@@ -62,17 +66,9 @@ impl Readers {
     }
 
     /// Runs a read on one moment's state.
-    pub(crate) async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&dyn StateRead) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, Error> {
-        let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |store| {
-            let answer = catch_unwind(AssertUnwindSafe(|| read(&*store.snapshot())))
-                .unwrap_or_else(|_| Err(StoreError { what: "a read panicked".to_owned() }));
-            // A caller that gave up is no loss.
-            let _ = reply.send(answer);
-        });
+    pub(crate) async fn read(&self, read: ReadJob) -> Result<(), Error> {
+        let (answer, answered) = oneshot::channel();
+        let job = Job { read, answer };
         match self.running().as_ref().map(|running| running.jobs.try_send(job)) {
             Some(Ok(())) => {}
             Some(Err(TrySendError::Full(_))) => {
@@ -80,7 +76,7 @@ impl Readers {
             }
             Some(Err(TrySendError::Disconnected(_))) | None => return Err(ended()),
         }
-        answer.await.map_err(|_| ended())?.map_err(|error| stopped(&error))
+        answered.await.map_err(|_| ended())?.map_err(|error| stopped(&error))
     }
 }
 
@@ -102,7 +98,12 @@ fn serve(store: &dyn StateStore, queue: &Mutex<Receiver<Job>>) {
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match job {
-            Ok(job) => job(store),
+            Ok(Job { read, answer }) => {
+                let done = catch_unwind(AssertUnwindSafe(|| read(&*store.snapshot())))
+                    .unwrap_or_else(|_| Err(StoreError { what: "a read panicked".to_owned() }));
+                // A caller that gave up is no loss.
+                let _ = answer.send(done);
+            }
             Err(_) => return,
         }
     }
@@ -119,11 +120,11 @@ mod tests {
         let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
         let readers = Readers::start(&store, 1).unwrap();
         for _ in 0..2 {
-            let failed = readers.read(|_| -> Result<(), StoreError> { panic!("a bug") }).await;
+            let failed = readers.read(Box::new(|_| panic!("a bug"))).await;
             assert!(matches!(failed, Err(Error::InternalError { .. })), "{failed:?}");
         }
-        assert_eq!(readers.read(|_| Ok(1)).await.unwrap(), 1);
+        readers.read(Box::new(|_| Ok(()))).await.unwrap();
         readers.close().await;
-        assert!(readers.read(|_| Ok(1)).await.is_err());
+        assert!(readers.read(Box::new(|_| Ok(()))).await.is_err());
     }
 }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use crate::error::Error;
 
+/// Longest name of a provider, region or zone.
+const DOMAIN_PART_BYTES_MAX: usize = 64;
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
@@ -232,6 +235,20 @@ impl FailureDomain {
         zone: impl Into<String>,
     ) -> Self {
         Self { provider: provider.into(), region: region.into(), zone: zone.into() }
+    }
+
+    /// Refuses one with a part that is empty or too long.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let parts = [&self.provider, &self.region, &self.zone];
+        if parts.iter().all(|part| (1..=DOMAIN_PART_BYTES_MAX).contains(&part.len())) {
+            return Ok(());
+        }
+        Err(Error::InvalidArgument {
+            what: format!(
+                "domain={self} needs a provider, region and zone of 1 to {DOMAIN_PART_BYTES_MAX} \
+                 bytes"
+            ),
+        })
     }
 }
 

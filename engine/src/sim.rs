@@ -1,5 +1,8 @@
 //! The engine's state machine under the simulator of `palisade-replication`.
 
+mod backend;
+mod desk;
+mod exchange;
 mod fabric;
 
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, Resou
 use crate::store::{Family, MemoryStore, StateRead};
 
 pub use crate::machine::RecordOutcome;
-pub use fabric::{SimFabric, SimRefusal, SimResource};
+pub use fabric::SimFabric;
 pub use palisade_replication::sim::{
     Completion as SimCompletion, GROUP, Nemesis, OpId, SimCluster, SimFault, SimOptions, SimRandom,
 };
@@ -46,6 +49,11 @@ impl SimEngine {
         let machine = EngineMachine::open(shared, true, ClusterId::new(1), node, groups)
             .expect("an empty store opens");
         Self { store, machine }
+    }
+
+    /// The state; clones share it.
+    fn store(&self) -> MemoryStore {
+        self.store.clone()
     }
 
     /// What the state holds of a log: offset and payload.

@@ -293,6 +293,28 @@ fn imports_catch_a_fake() {
     );
 }
 
+/// What an engine takes a time from. Everything above the seam runs in simulations too.
+const CLOCKS: &[&str] = &["tokio::time", "Instant::now", "SystemTime::now"];
+
+fn wrong_clocks(sources: &[(String, String)]) -> Vec<String> {
+    let above =
+        |path: &str| path.starts_with("engine/src/") && path != "engine/src/node_backend.rs";
+    let above = sources.iter().filter(|(path, _)| above(path));
+    above.flat_map(|(path, text)| lines_with(CLOCKS, path, text)).collect()
+}
+
+#[test]
+fn only_the_node_backend_has_a_clock() {
+    hold(
+        "Only engine/src/node_backend.rs takes the time from the machine: handles wait with Backend::sleep, so \
+         that their deadlines are simulated in a simulation.",
+        wrong_clocks(&sources()),
+    );
+    let fake = |path: &str| (path.to_owned(), "tokio::time::sleep(LONG).await;".to_owned());
+    let fakes = ["engine/src/watch.rs", "engine/src/node_backend.rs", "engine/tests/engine.rs"];
+    assert_eq!(wrong_clocks(&fakes.map(fake)), ["engine/src/watch.rs:1: tokio::time"]);
+}
+
 // ---- the shape of the tree ----
 
 const TOP_FILES: &[&str] = &["Cargo.toml", "Cargo.lock", "Makefile", "LICENSE", "README.md"];

@@ -1,78 +1,66 @@
 //! A whole cluster inside a test: what a service that links Palisade can try its own code against.
 //!
 //! The same engine runs as in production, over simulated disks, ways and clocks, in one thread and
-//! from one seed: a run that fails can be repeated. Time only passes when something is asked for or
-//! [`SimFabric::run_for`] is called.
+//! from one seed: a run that fails can be repeated. [`SimFabric::engine`] gives the engine of a node, and
+//! with it the handles of production; [`SimFabric::block_on`] awaits what they return. Time only passes
+//! there and in [`SimFabric::run_for`], so deadlines and waits are over in simulated time.
 //!
 //! ```
-//! use palisade::sim::{SimFabric, SimRefusal};
+//! use palisade::sim::SimFabric;
+//! use palisade::*;
 //!
 //! let mut fabric = SimFabric::new(3);
-//! let [one, two, three] = [fabric.node(1), fabric.node(2), fabric.node(3)];
-//! let map = fabric.open_map(one, "states", 1)?;
-//! let receipt = fabric.put(one, map, "job 7", "accepted")?;
-//! assert_eq!(fabric.get_at_least(two, map, "job 7", receipt)?.as_deref(), Some("accepted"));
+//! let [one, three] = [1, 3].map(|number| fabric.engine(fabric.node(number)));
+//! let spec = ResourceSpec {
+//!     name: LogicalResourceName::new("states")?,
+//!     schema: SchemaId::new("state.v1")?,
+//!     epoch: FenceEpoch::new(1),
+//!     replicas: ReplicaPolicy::majority(3),
+//!     placement: Placement::providers(["local"])?,
+//! };
+//! let (job, accepted) = ("job 7".to_owned(), "accepted".to_owned());
+//! let on_one = fabric.block_on(ReplicatedMap::<String, String>::open(&one, spec.clone()))?;
+//! let on_three = fabric.block_on(ReplicatedMap::<String, String>::open(&three, spec))?;
+//! let receipt = fabric.block_on(on_one.put(&job, &accepted))?;
 //!
-//! fabric.partition(&[one]);
-//! assert_eq!(fabric.put(one, map, "job 8", "accepted"), Err(SimRefusal::Unknown));
-//! fabric.put(three, map, "job 9", "accepted")?;
+//! let fresh = ReadOptions::from(ReadConsistency::AtLeastOffset(receipt.offset));
+//! let wait = fresh.wait(std::time::Duration::from_secs(1));
+//! assert_eq!(fabric.block_on(on_three.get(&job, wait))?.unwrap().value, "accepted");
+//!
+//! fabric.partition(&[one.node()]);
+//! let lost = fabric.block_on(on_one.put(&job, &accepted)).unwrap_err();
+//! assert!(matches!(lost, Error::Disconnected { outcome_unknown: true }));
+//! fabric.block_on(on_three.put(&job, &accepted))?;
 //! fabric.heal();
-//! # Ok::<(), palisade::sim::SimRefusal>(())
+//! # Ok::<(), Error>(())
 //! ```
 
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
-use palisade_replication::{NodeId, Offset, StateMachine};
+use palisade_replication::{NodeId, WalOptions};
 
-use super::{GROUP, SimCluster, SimCompletion, SimEngine, SimOptions, SimOutcome};
-use crate::command::{Action, Command, Op};
-use crate::resource::{
-    FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId,
-    ResourceKind, ResourceSpec, SchemaId,
-};
+use super::backend::SimBackend;
+use super::desk::{Desk, End};
+use super::exchange::Exchange;
+use super::{GROUP, SimCluster, SimEngine, SimOptions};
+use crate::engine::{Engine, REQUEST_TIMEOUT};
+use crate::resource::FailureDomain;
 
-/// How long an operation is waited for, in simulated time.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Time passes in steps of this while an operation is waited for.
+/// Time passes in steps of this while something is awaited.
 const STEP_US: u64 = 1_000;
-const PROVIDER: &str = "simulated";
 
 /// A simulated cluster that behaves, until it is told not to.
 pub struct SimFabric {
     cluster: SimCluster<SimEngine>,
-}
-
-/// An opened resource, and the epoch it was opened with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SimResource {
-    id: ResourceId,
-    epoch: FenceEpoch,
-}
-
-/// Why an operation has no receipt.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SimRefusal {
-    /// Nothing happened: the node is down or does not take it now.
-    #[error("nothing happened: {what}")]
-    Unavailable {
-        /// Why.
-        what: String,
-    },
-    /// It may have happened: there was no answer in time, or its node went down.
-    #[error("the outcome is unknown")]
-    Unknown,
-    /// It was judged in its place in the log, and refused.
-    #[error("refused: {0:?}")]
-    Refused(SimOutcome),
-    /// The replica has not applied that much.
-    #[error("not yet applied, required={required} applied={applied}")]
-    NotYetApplied {
-        /// What was asked for.
-        required: Offset,
-        /// What there is.
-        applied: Offset,
-    },
+    desk: Desk,
+    exchange: Exchange,
+    /// Where nodes are, if it was said.
+    placed: BTreeMap<NodeId, FailureDomain>,
 }
 
 impl SimFabric {
@@ -90,13 +78,23 @@ impl SimFabric {
             loss_per_mille: 0,
             duplicate_per_mille: 0,
             corrupt_per_mille: 0,
+            // Room for the largest records that production takes.
+            wal: WalOptions::default(),
             ..SimOptions::default()
         };
-        let mut cluster = SimCluster::new(seed, options, SimEngine::new);
-        while cluster.leader(GROUP).is_none() {
-            cluster.run_for(10 * STEP_US);
+        let desk = Desk::default();
+        let seats = desk.clone();
+        let cluster = SimCluster::new(seed, options, move |node| {
+            let engine = SimEngine::new(node);
+            seats.seat(node, engine.store());
+            engine
+        });
+        let exchange = Exchange::new(desk.clone());
+        let mut fabric = Self { cluster, desk, exchange, placed: BTreeMap::new() };
+        while fabric.leader().is_none() {
+            fabric.pass(10 * STEP_US);
         }
-        Self { cluster }
+        fabric
     }
 
     /// A node by its number, from 1.
@@ -116,175 +114,91 @@ impl SimFabric {
         self.cluster.leader(GROUP)
     }
 
-    /// Opens a log for writing, which fences lower epochs.
+    /// The engine of a node: the handle that a service holds there, with the deadline of 10 seconds that
+    /// [`crate::EngineBuilder::request_timeout`] begins with. It belongs to the life that the node is in,
+    /// as a handle belongs to its process: after [`SimFabric::crash`] it says that it has stopped, for
+    /// ever, and [`SimFabric::restart`] is followed by another call of this. Of a node that is down, it
+    /// says so at once. Dropping it stops nothing.
     ///
-    /// # Errors
-    /// [`SimRefusal`], as for every operation.
-    pub fn open_log(
-        &mut self,
-        node: NodeId,
-        name: &str,
-        epoch: u64,
-    ) -> Result<SimResource, SimRefusal> {
-        self.open(node, ResourceKind::Log, name, epoch)
-    }
-
-    /// Opens a map for writing, which fences lower epochs.
-    ///
-    /// # Errors
-    /// [`SimRefusal`], as for every operation.
-    pub fn open_map(
-        &mut self,
-        node: NodeId,
-        name: &str,
-        epoch: u64,
-    ) -> Result<SimResource, SimRefusal> {
-        self.open(node, ResourceKind::Map, name, epoch)
-    }
-
-    fn open(
-        &mut self,
-        node: NodeId,
-        kind: ResourceKind,
-        name: &str,
-        epoch: u64,
-    ) -> Result<SimResource, SimRefusal> {
-        let invalid =
-            |error: crate::error::Error| SimRefusal::Unavailable { what: error.to_string() };
-        let epoch = FenceEpoch::new(epoch);
-        let spec = ResourceSpec {
-            name: LogicalResourceName::new(name).map_err(invalid)?,
-            schema: SchemaId::new("simulated.v1").map_err(invalid)?,
-            epoch,
-            replicas: ReplicaPolicy::majority(1),
-            placement: Placement::providers([PROVIDER]).map_err(invalid)?,
-        };
-        match self.commit(node, Command::Open { kind, spec, caller: caller() })? {
-            (_, SimOutcome::Opened(id)) => Ok(SimResource { id, epoch }),
-            (_, refused) => Err(SimRefusal::Refused(refused)),
-        }
-    }
-
-    /// Appends to a log.
-    ///
-    /// # Errors
-    /// [`SimRefusal`]; a fenced writer is told who is current.
-    pub fn append(
-        &mut self,
-        node: NodeId,
-        log: SimResource,
-        payload: &str,
-    ) -> Result<Offset, SimRefusal> {
-        let payload = Bytes::copy_from_slice(payload.as_bytes());
-        self.act(node, log, Action::Append { payload })
-    }
-
-    /// Puts a value into a map.
-    ///
-    /// # Errors
-    /// [`SimRefusal`]; a fenced writer is told who is current.
-    pub fn put(
-        &mut self,
-        node: NodeId,
-        map: SimResource,
-        key: &str,
-        value: &str,
-    ) -> Result<Offset, SimRefusal> {
-        let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-        self.act(node, map, Action::Put { guard: None, key: bytes(key), value: bytes(value) })
-    }
-
-    fn act(
-        &mut self,
-        node: NodeId,
-        resource: SimResource,
-        action: Action,
-    ) -> Result<Offset, SimRefusal> {
-        let op = Op { resource: resource.id, epoch: resource.epoch, action };
-        match self.commit(node, Command::Batch { caller: caller(), ops: vec![op] })? {
-            (offset, SimOutcome::Applied) => Ok(offset),
-            (_, refused) => Err(SimRefusal::Refused(refused)),
-        }
-    }
-
-    /// What a node's map holds, at least as fresh as this offset. Waits for nothing (G4).
-    ///
-    /// # Errors
-    /// [`SimRefusal::NotYetApplied`] if the node is behind.
-    pub fn get_at_least(
-        &mut self,
-        node: NodeId,
-        map: SimResource,
-        key: &str,
-        required: Offset,
-    ) -> Result<Option<String>, SimRefusal> {
-        let machine = self.cluster.machine(node);
-        let applied = machine.applied(GROUP).offset;
-        if applied < required {
-            return Err(SimRefusal::NotYetApplied { required, applied });
-        }
-        let found = machine.map(GROUP, map.id, key.as_bytes());
-        Ok(found.map(|(value, _)| String::from_utf8_lossy(&value).into_owned()))
-    }
-
-    /// What a node's map holds, as fresh as anything that was acknowledged before (G5).
-    ///
-    /// # Errors
-    /// [`SimRefusal::Unknown`] if no majority confirms it in time.
-    pub fn get(
-        &mut self,
-        node: NodeId,
-        map: SimResource,
-        key: &str,
-    ) -> Result<Option<String>, SimRefusal> {
-        let op = self.cluster.read(node, GROUP);
-        match self.wait_for(op)? {
-            SimCompletion::Readable(at) => self.get_at_least(node, map, key, at),
-            _ => Err(SimRefusal::Unknown),
-        }
-    }
-
-    /// What a node's log holds: offset and payload.
+    /// # Panics
+    /// When there is no such node.
     #[must_use]
-    pub fn scan(&self, node: NodeId, log: SimResource) -> Vec<(Offset, String)> {
-        let rows = self.cluster.machine(node).log(GROUP, log.id).into_iter();
-        rows.map(|(offset, payload)| {
-            (Offset::new(offset), String::from_utf8_lossy(&payload).into_owned())
-        })
-        .collect()
+    pub fn engine(&self, node: NodeId) -> Engine {
+        let backend = SimBackend {
+            desk: self.desk.clone(),
+            life: self.desk.life(node),
+            incarnation: self.cluster.incarnation(node),
+        };
+        Engine::new(backend, node, self.domain(node), REQUEST_TIMEOUT)
     }
 
-    fn commit(
-        &mut self,
-        node: NodeId,
-        command: Command,
-    ) -> Result<(Offset, SimOutcome), SimRefusal> {
-        let op = self.cluster.propose(node, GROUP, command.encode());
-        match self.wait_for(op)? {
-            SimCompletion::Committed(done) => Ok((done.offset, SimOutcome::from(&done.outcome))),
-            _ => Err(SimRefusal::Unknown),
-        }
+    /// Where a node is: what placement judges for engines that are taken from now on. As a member, whose
+    /// commits may have to reach two zones, a node is in `zone-0` or `zone-1` by its number, also after
+    /// this.
+    pub fn place(&mut self, node: NodeId, domain: FailureDomain) {
+        self.placed.insert(node, domain);
     }
 
-    fn wait_for(&mut self, op: u64) -> Result<SimCompletion<super::RecordOutcome>, SimRefusal> {
-        let end = self.cluster.now_us() + PATIENCE.as_micros() as u64;
-        while self.cluster.now_us() < end {
-            while let Some((done, completion)) = self.cluster.completion() {
-                // Answers that come after their operation was given up are nobody's.
-                if done != op {
-                    continue;
-                }
-                return match completion {
-                    SimCompletion::Refused(error) => {
-                        Err(SimRefusal::Unavailable { what: error.to_string() })
-                    }
-                    SimCompletion::Unknown => Err(SimRefusal::Unknown),
-                    completion => Ok(completion),
-                };
+    fn domain(&self, node: NodeId) -> FailureDomain {
+        let zone = || self.cluster.describe(node).1.domain;
+        let placed = self.placed.get(&node).cloned();
+        placed.unwrap_or_else(|| FailureDomain::new("local", "local", zone()))
+    }
+
+    /// Awaits a future while simulated time passes. It may await whatever engines of this fabric return,
+    /// alone or together, and whatever such futures wake; not timers, sockets or tasks of a runtime.
+    ///
+    /// For a run that a seed repeats, its code must be repeatable, too: `tokio::select!` is with `biased;`.
+    ///
+    /// # Panics
+    /// When it waits for something that will never come about in here.
+    pub fn block_on<F: Future>(&mut self, future: F) -> F::Output {
+        self.drive(future, u64::MAX).expect("the end of time is not reached")
+    }
+
+    /// The same for at most so long: `None` if the future is not done then. Give it `&mut` of a pinned
+    /// future to go on with it later, when something has gone wrong meanwhile.
+    pub fn block_on_for<F: Future>(&mut self, length: Duration, future: F) -> Option<F::Output> {
+        let end_us = self.cluster.now_us().saturating_add(micros(length));
+        self.drive(future, end_us)
+    }
+
+    fn drive<F: Future>(&mut self, future: F, end_us: u64) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            if let Poll::Ready(done) = future.as_mut().poll(&mut context) {
+                return Some(done);
             }
-            self.cluster.run_for(STEP_US);
+            let left_us = end_us - self.cluster.now_us();
+            if left_us == 0 {
+                return None;
+            }
+            let goes_on = woken.take() || self.exchange.is_waited_for() || end_us < u64::MAX;
+            assert!(goes_on, "it waits for something that never comes about in a simulation");
+            self.pass(STEP_US.min(left_us));
         }
-        Err(SimRefusal::Unknown)
+    }
+
+    /// Hands over what handles have asked, lets time pass, and answers.
+    fn pass(&mut self, us: u64) {
+        self.exchange.take_up(&mut self.cluster);
+        self.cluster.run_for(us);
+        self.exchange.answer(&mut self.cluster);
+    }
+
+    /// Simulated time since the start.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        Duration::from_micros(self.cluster.now_us())
+    }
+
+    /// One number for everything that happened so far: equal for equal runs.
+    #[must_use]
+    pub fn trace(&self) -> u64 {
+        self.cluster.trace()
     }
 
     /// Cuts these nodes off from all others, both ways.
@@ -302,19 +216,23 @@ impl SimFabric {
         self.cluster.heal();
     }
 
-    /// A node loses power: what it had not synced is gone.
+    /// A node loses power: what it had not synced is gone, and so are the engines that were taken of it.
     pub fn crash(&mut self, node: NodeId) {
         self.cluster.power_off(node);
+        self.desk.end(node, End::PowerLost);
+        self.exchange.answer(&mut self.cluster);
     }
 
-    /// Starts a node on what its disk holds.
+    /// Starts a node that is down on what its disk holds.
     pub fn restart(&mut self, node: NodeId) {
         self.cluster.start(node);
+        self.desk.begin(node);
+        self.exchange.answer(&mut self.cluster);
     }
 
     /// The process of a node stands still for so long, and then goes on.
     pub fn pause(&mut self, node: NodeId, length: Duration) {
-        self.cluster.pause(node, length.as_micros() as u64);
+        self.cluster.pause(node, micros(length));
     }
 
     /// The wall clock of a node jumps.
@@ -324,7 +242,7 @@ impl SimFabric {
 
     /// Lets so much time pass.
     pub fn run_for(&mut self, length: Duration) {
-        self.cluster.run_for(length.as_micros() as u64);
+        self.pass(micros(length));
     }
 
     /// All replicas have come to the same state.
@@ -336,6 +254,66 @@ impl SimFabric {
     }
 }
 
-fn caller() -> FailureDomain {
-    FailureDomain::new(PROVIDER, "here", "a")
+fn micros(length: Duration) -> u64 {
+    u64::try_from(length.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Says whether a future has woken itself.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Woken {
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_wal::sim::SimFaults;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::log::ReplicatedLog;
+    use crate::read::ReadConsistency;
+    use crate::resource::{
+        FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceSpec, SchemaId,
+    };
+
+    /// G10: whoever is still asked says why it has halted, and serves nothing, however stale.
+    #[test]
+    fn a_node_that_halts_by_itself_ends_its_handles_with_the_cause() {
+        let mut fabric = SimFabric::new(3);
+        let node = fabric.node(1);
+        let spec = ResourceSpec {
+            name: LogicalResourceName::new("log").unwrap(),
+            schema: SchemaId::new("test.v1").unwrap(),
+            epoch: FenceEpoch::new(1),
+            replicas: ReplicaPolicy::majority(3),
+            placement: Placement::providers(["local"]).unwrap(),
+        };
+        let open = |fabric: &mut SimFabric| {
+            let engine = fabric.engine(node);
+            fabric.block_on(ReplicatedLog::<String>::open(&engine, spec.clone())).unwrap()
+        };
+        let log = open(&mut fabric);
+        let disk = fabric.cluster.disk(node);
+        let failing_sync = Some(disk.syncs() + 1);
+        disk.set_faults(SimFaults { failing_sync, ..SimFaults::default() });
+        let lost = fabric.block_on(log.append(&"lost".to_owned())).unwrap_err();
+        assert!(matches!(lost, Error::Disconnected { outcome_unknown: true }), "{lost}");
+        let read = fabric.block_on(log.scan(crate::Offset::ZERO, 1, ReadConsistency::Local));
+        let Error::InternalError { what } = read.unwrap_err() else { panic!("it has halted") };
+        assert!(what.contains("halted") && what.contains("sync failed"), "{what}");
+
+        fabric.restart(node);
+        let log = open(&mut fabric);
+        fabric.block_on(log.append(&"kept".to_owned())).unwrap();
+    }
 }

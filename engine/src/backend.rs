@@ -1,0 +1,115 @@
+//! The seam below the handles: what an engine needs of the node it speaks for.
+//!
+//! Two implementations: the node of this process (`node_backend.rs`), and a node of a simulated cluster
+//! (`sim/backend.rs`). All that is decided about a request (deadlines, freshness, what an answer means)
+//! is above the seam, and so the same code in both. Time above the seam is [`Backend::sleep`] and no
+//! other clock.
+
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use palisade_replication::{
+    ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, MemberChange, NodeId, Offset,
+    PeerFault,
+};
+
+use crate::error::Error;
+use crate::machine::RecordOutcome;
+use crate::store::{StateRead, StoreError};
+
+/// What is asked of a backend goes through a trait object, so it is boxed: one allocation beside a
+/// write of the log, or beside a read by another thread.
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A read of one moment's state. It leaves what it found with whoever made it.
+pub(crate) type ReadJob = Box<dyn FnOnce(&dyn StateRead) -> Result<(), StoreError> + Send>;
+
+/// A node, as its handles see it. Dropping a future gives up the wait, not what was asked for.
+pub(crate) trait Backend: Send + Sync {
+    /// Offers a record to the log. The answer comes once it is committed, and applied here.
+    fn propose(
+        &self,
+        group: GroupId,
+        payload: Bytes,
+    ) -> BoxFuture<'_, Result<Committed<RecordOutcome>, Error>>;
+
+    /// Resolves once everything is applied here that was committed when it was called. Says how far
+    /// that is.
+    fn barrier(&self, group: GroupId) -> BoxFuture<'_, Result<Offset, Error>>;
+
+    /// How far this node has applied the group.
+    fn applied(&self, group: GroupId) -> Result<Offset, Error>;
+
+    /// Resolves once the offset is applied here. The caller adds its own deadline.
+    fn wait_applied(&self, group: GroupId, at_least: Offset) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Runs a read on one moment's state, where nobody waits for it who has something else to do.
+    fn read(&self, job: ReadJob) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Resolves after so long.
+    fn sleep(&self, length: Duration) -> BoxFuture<'_, ()>;
+
+    /// How this node sees the group.
+    fn status(&self, group: GroupId) -> BoxFuture<'_, Result<GroupStatus, Error>>;
+
+    /// Changes the membership. A refusal is an answer like another: some of them are acted upon.
+    fn change(
+        &self,
+        group: GroupId,
+        change: MemberChange,
+    ) -> BoxFuture<'_, Result<Result<(), ChangeRefusal>, Error>>;
+
+    /// Asks for the leadership to be handed over.
+    fn transfer(&self, group: GroupId, to: NodeId) -> Result<(), Error>;
+
+    /// Why the node serves nothing more, if it has stopped.
+    fn stopped(&self) -> Option<Error>;
+
+    /// Which life of its data directory the node is in.
+    fn incarnation(&self) -> Incarnation;
+
+    /// What peers sent that was refused, and how often.
+    fn peer_faults(&self) -> BTreeMap<PeerFault, u64>;
+
+    /// Stops the node.
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>>;
+}
+
+/// The outcome of `work`, or `None` if the sleep ends first. Work that is done when both are counts.
+pub(crate) async fn race<T>(
+    work: impl Future<Output = T>,
+    mut sleep: BoxFuture<'_, ()>,
+) -> Option<T> {
+    let mut work = pin!(work);
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => sleep.as_mut().poll(context).map(|()| None),
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    fn poll<T>(future: impl Future<Output = T>) -> Poll<T> {
+        pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn a_race_is_won_by_what_is_done_and_by_the_work_if_both_are() {
+        let (done, over) = (|| ready(1), || -> BoxFuture<'static, ()> { Box::pin(ready(())) });
+        let never = || -> BoxFuture<'static, ()> { Box::pin(pending()) };
+        assert_eq!(poll(race(done(), never())), Poll::Ready(Some(1)));
+        assert_eq!(poll(race(done(), over())), Poll::Ready(Some(1)));
+        assert_eq!(poll(race(pending::<i32>(), over())), Poll::Ready(None));
+        assert_eq!(poll(race(pending::<i32>(), never())), Poll::Pending);
+    }
+}

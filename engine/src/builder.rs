@@ -1,0 +1,191 @@
+//! How an engine is opened: settings with their defaults, checked together before anything is touched.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use palisade_replication::{
+    ClusterId, DOMAIN_BYTES_MAX, Member, Node, NodeConfig, NodeId, OpenDisk, Options, WalOptions,
+};
+
+use crate::engine::{Engine, GROUP, REQUEST_TIMEOUT};
+use crate::error::Error;
+use crate::machine::EngineMachine;
+use crate::node_backend::NodeBackend;
+use crate::resource::FailureDomain;
+use crate::store::StateStore;
+
+/// How an engine is to be opened. Begins with a single voter that speaks to nobody.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it is opened"]
+pub struct EngineBuilder {
+    dir: PathBuf,
+    cluster: ClusterId,
+    node: NodeId,
+    domain: FailureDomain,
+    listen: Option<SocketAddr>,
+    voters: BTreeMap<NodeId, Member>,
+    joins: bool,
+    request_timeout: Duration,
+    options: Options,
+    wal: WalOptions,
+    disk: OpenDisk,
+}
+
+impl EngineBuilder {
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            cluster: ClusterId::new(0),
+            node: NodeId::new(1),
+            domain: FailureDomain::new("local", "local", "local"),
+            listen: None,
+            voters: BTreeMap::new(),
+            joins: false,
+            request_timeout: REQUEST_TIMEOUT,
+            options: Options::default(),
+            wal: WalOptions::default(),
+            disk: OpenDisk::default(),
+        }
+    }
+
+    /// The cluster this node belongs to; zero if never said.
+    pub fn cluster(mut self, cluster: ClusterId) -> Self {
+        self.cluster = cluster;
+        self
+    }
+
+    /// This node's name, unique in its cluster; 1 if never said.
+    pub fn node(mut self, node: NodeId) -> Self {
+        self.node = node;
+        self
+    }
+
+    /// Where this node is; `local/local/local` if never said.
+    pub fn domain(mut self, domain: FailureDomain) -> Self {
+        self.domain = domain;
+        self
+    }
+
+    /// Where this node listens for the others.
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = Some(address);
+        self
+    }
+
+    /// Names a first voter and where it listens; to be said for every one, this node among them.
+    /// Once the engine has run, its log says who takes part.
+    pub fn voter(mut self, node: NodeId, address: SocketAddr) -> Self {
+        self.voters.insert(node, Member { address: Some(address), ..Member::default() });
+        self
+    }
+
+    /// As [`EngineBuilder::voter`], and says where the voter is: what fails together with it. A resource
+    /// that demands commits across domains needs this of every voter.
+    pub fn voter_in(mut self, node: NodeId, address: SocketAddr, domain: &FailureDomain) -> Self {
+        let domain = domain.to_string();
+        let member = Member { address: Some(address), domain, ..Member::default() };
+        self.voters.insert(node, member);
+        self
+    }
+
+    /// This node is to be made a member by those who are: see [`Engine::change_members`].
+    pub fn joins(mut self) -> Self {
+        self.joins = true;
+        self
+    }
+
+    /// How long a request waits for its quorum before its outcome is called unknown; 10 seconds
+    /// if never said.
+    pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
+        self.request_timeout = request_timeout;
+        self
+    }
+
+    /// Bounds and intervals of the replica.
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Bounds of the write-ahead log.
+    pub fn wal(mut self, wal: WalOptions) -> Self {
+        self.wal = wal;
+        self
+    }
+
+    /// How the files of the log and of snapshots are opened, if there is to be something before them:
+    /// slow disks for a measurement, failing ones for a test.
+    pub fn disk(mut self, disk: OpenDisk) -> Self {
+        self.disk = disk;
+        self
+    }
+
+    /// Opens the engine on the current tokio runtime. What the directory holds is recovered first.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for settings that do not fit together, [`Error::AlreadyExists`]
+    /// if the directory is open in another process, [`Error::Incompatible`] if it belongs to
+    /// another node or was written by a newer release, [`Error::InternalError`] if it is damaged.
+    pub async fn open(self) -> Result<Engine, Error> {
+        self.domain.check()?;
+        let mut voters = self.voters;
+        if self.joins && !voters.is_empty() {
+            return Err(Error::InvalidArgument {
+                what: "a node that joins names no first voters".to_owned(),
+            });
+        }
+        if self.listen.is_none() && (self.joins || voters.len() > 1) {
+            return Err(Error::InvalidArgument {
+                what: "a node among several needs an address to listen on".to_owned(),
+            });
+        }
+        if let Some(long) = voters.values().find(|v| v.domain.len() > DOMAIN_BYTES_MAX) {
+            return Err(Error::InvalidArgument {
+                what: format!("domain={} is longer than {DOMAIN_BYTES_MAX} bytes", long.domain),
+            });
+        }
+        if voters.is_empty() && !self.joins {
+            let domain = self.domain.to_string();
+            voters.insert(self.node, Member { domain, ..Member::default() });
+        }
+        let (dir, cluster, node) = (self.dir.clone(), self.cluster, self.node);
+        let (store, machine) = tokio::task::spawn_blocking(move || {
+            let (store, keeps) = open_store(&dir)?;
+            let machine = EngineMachine::open(Arc::clone(&store), keeps, cluster, node, &[GROUP])?;
+            Ok::<_, Error>((store, machine))
+        })
+        .await
+        .map_err(|panic| Error::InternalError { what: format!("opening the state: {panic}") })??;
+        let config = NodeConfig {
+            cluster: self.cluster,
+            node: self.node,
+            data_dir: self.dir,
+            groups: vec![GROUP],
+            voters,
+            listen: self.listen,
+            options: self.options,
+            wal: self.wal,
+            disk: self.disk,
+        };
+        let node = Node::open(config, machine).await?;
+        let backend = NodeBackend::start(node, &store).await?;
+        Ok(Engine::new(backend, self.node, self.domain, self.request_timeout))
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+fn open_store(dir: &Path) -> Result<(Arc<dyn StateStore>, bool), Error> {
+    std::fs::create_dir_all(dir).map_err(|error| Error::InternalError {
+        what: format!("could not create {}: {error}", dir.display()),
+    })?;
+    Ok((Arc::new(crate::store::RocksStore::open(&dir.join("state"))?), true))
+}
+
+#[cfg(not(feature = "rocksdb"))]
+#[allow(clippy::unnecessary_wraps, reason = "the other store can fail to open")]
+fn open_store(_dir: &Path) -> Result<(Arc<dyn StateStore>, bool), Error> {
+    Ok((Arc::new(crate::store::MemoryStore::default()), false))
+}

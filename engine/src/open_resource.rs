@@ -1,0 +1,96 @@
+//! Opening a resource for writing: what is judged here, what the log judges, and what the whole group
+//! must have agreed to before there is a handle.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use palisade_replication::{
+    ChangeRefusal, Disposition, MemberChange, MemberRole, NodeError, NodeId,
+};
+
+use crate::command::{Command, Outcome};
+use crate::engine::{Engine, GROUP, unexpected};
+use crate::error::Error;
+use crate::resource::{LogicalResourceName, ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec};
+
+/// Between two looks whether a demand is met.
+const DEMAND_PAUSE: Duration = Duration::from_millis(20);
+
+impl Engine {
+    /// Opens a resource for writing, making it if it is not there.
+    pub(crate) async fn open_resource(
+        &self,
+        kind: ResourceKind,
+        spec: ResourceSpec,
+    ) -> Result<ResourceId, Error> {
+        let name = spec.name.clone();
+        // G1: a resource that asks for more copies than there can be is not made with fewer.
+        let members = self.status().await?.members;
+        let is_voter = |(_, role): &(NodeId, MemberRole)| *role == MemberRole::Voter;
+        let voters = members.roles().filter(is_voter).count();
+        // A node that has heard of nobody yet cannot tell; the leader's domain checks still hold.
+        if voters > 0 && spec.replicas.replicas() as usize > voters {
+            return Err(Error::Incompatible {
+                expected: format!("replicas={} of resource={name}", spec.replicas.replicas()),
+                found: format!("voters={voters}"),
+            });
+        }
+        if !spec.placement.allows(self.domain()) {
+            return Err(Error::DomainUnavailable {
+                domain: self.domain().to_string(),
+                resource: name.to_string(),
+            });
+        }
+        let domains = spec.replicas.domains();
+        if !(1..=ReplicaPolicy::DOMAINS_MAX).contains(&domains) {
+            return Err(Error::InvalidArgument {
+                what: format!("a write can be demanded in 1 or 2 domains, domains={domains}"),
+            });
+        }
+        let found = members.voter_domains();
+        if voters > 0 && domains as usize > 1.max(found.len()) {
+            return Err(one_domain(&name, &found));
+        }
+        let caller = self.domain().clone();
+        let resource = match self.propose(&Command::Open { kind, spec, caller }).await? {
+            (_, Outcome::Opened { resource }) => resource,
+            (_, Outcome::Refused(refusal)) => return Err(refusal.into()),
+            (_, other) => return Err(unexpected(&other)),
+        };
+        // There is no handle, and so no write, before the whole group commits as it demands.
+        if domains > 1 {
+            self.within(self.demand_domains(&name), true).await?;
+        }
+        Ok(resource)
+    }
+
+    /// Resolves once every commit of the group reaches two failure domains.
+    async fn demand_domains(&self, name: &LogicalResourceName) -> Result<(), Error> {
+        loop {
+            match self.backend().change(GROUP, MemberChange::AcrossDomains).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(ChangeRefusal::OneDomain { domains })) => {
+                    return Err(one_domain(name, &domains.iter().map(String::as_str).collect()));
+                }
+                Ok(Err(refusal @ ChangeRefusal::DomainsAtRisk { .. })) => {
+                    let what = NodeError::Change(refusal).to_string();
+                    return Err(Error::Degraded { what });
+                }
+                Err(error) if error.disposition() == Disposition::Halt => return Err(error),
+                // It is the same demand however often it is made.
+                Ok(Err(_)) | Err(_) => self.backend().sleep(DEMAND_PAUSE).await,
+            }
+        }
+    }
+}
+
+/// A demand that the voters of the group could never meet.
+fn one_domain(name: &LogicalResourceName, found: &BTreeSet<&str>) -> Error {
+    Error::Incompatible {
+        expected: format!(
+            "voters in 2 failure domains, as resource={name} demands: name each voter's domain \
+             with EngineBuilder::voter_in, and have voters in two"
+        ),
+        found: format!("voters known to be in {found:?}"),
+    }
+}

@@ -1,0 +1,119 @@
+//! A node of a simulated cluster behind an engine.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use palisade_replication::{
+    ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, MemberChange, NodeError, NodeId,
+    Offset, PeerFault,
+};
+use tokio::sync::oneshot;
+
+use super::RecordOutcome;
+use super::desk::{Answer, Desk, End, Life, Question};
+use crate::backend::{Backend, BoxFuture, ReadJob};
+use crate::error::Error;
+use crate::machine::{read_position, stopped};
+use crate::store::StateStore;
+
+/// One life of a simulated node. Answers come while the fabric lets time pass.
+pub(super) struct SimBackend {
+    pub(super) desk: Desk,
+    pub(super) life: Life,
+    pub(super) incarnation: Incarnation,
+}
+
+impl SimBackend {
+    /// Asks, and waits for the answer. `lost` is the answer when the simulation is gone.
+    async fn ask<T>(
+        &self,
+        question: impl FnOnce(Answer<T>) -> Question,
+        lost: NodeError,
+    ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.desk.lay(self.life, question(answer))?;
+        answered.await.unwrap_or_else(|_| Err(lost.into()))
+    }
+}
+
+impl Backend for SimBackend {
+    fn propose(
+        &self,
+        group: GroupId,
+        payload: Bytes,
+    ) -> BoxFuture<'_, Result<Committed<RecordOutcome>, Error>> {
+        let question = move |answer| Question::Propose { group, payload, answer };
+        Box::pin(self.ask(question, NodeError::Indeterminate))
+    }
+
+    fn barrier(&self, group: GroupId) -> BoxFuture<'_, Result<Offset, Error>> {
+        Box::pin(self.ask(move |answer| Question::Barrier { group, answer }, NodeError::Closed))
+    }
+
+    fn applied(&self, group: GroupId) -> Result<Offset, Error> {
+        let store = self.desk.store(self.life)?;
+        let (position, _) = read_position(&store, group).map_err(|error| stopped(&error))?;
+        Ok(position.offset)
+    }
+
+    fn wait_applied(&self, group: GroupId, at_least: Offset) -> BoxFuture<'_, Result<(), Error>> {
+        let question = move |answer| Question::Applied { group, at_least, answer };
+        Box::pin(self.ask(question, NodeError::Closed))
+    }
+
+    /// At once: nothing else happens while a handle is polled.
+    fn read(&self, job: ReadJob) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let store = self.desk.store(self.life)?;
+            job(&*store.snapshot()).map_err(|error| stopped(&error))
+        })
+    }
+
+    fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {
+        let us = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
+        let woken = self.desk.sleep(us);
+        // Without a simulation there is no time to wait for.
+        Box::pin(async move { woken.await.unwrap_or_default() })
+    }
+
+    fn status(&self, group: GroupId) -> BoxFuture<'_, Result<GroupStatus, Error>> {
+        Box::pin(self.ask(move |answer| Question::Status { group, answer }, NodeError::Closed))
+    }
+
+    fn change(
+        &self,
+        group: GroupId,
+        change: MemberChange,
+    ) -> BoxFuture<'_, Result<Result<(), ChangeRefusal>, Error>> {
+        let question = move |answer| Question::Change { group, change, answer };
+        Box::pin(self.ask(question, NodeError::Closed))
+    }
+
+    fn transfer(&self, group: GroupId, to: NodeId) -> Result<(), Error> {
+        self.desk.lay(self.life, Question::Transfer { group, to })
+    }
+
+    fn stopped(&self) -> Option<Error> {
+        self.desk.ended(self.life).map(Error::from)
+    }
+
+    fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// None: peers of a simulated node speak to it without connections.
+    fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
+        PeerFault::ALL.into_iter().map(|fault| (fault, 0)).collect()
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            match self.desk.ended(self.life) {
+                None => self.ask(|answer| Question::Close { answer }, NodeError::Closed).await,
+                Some(End::Closed) => Ok(()),
+                Some(cause) => Err(cause.into()),
+            }
+        })
+    }
+}

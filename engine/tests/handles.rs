@@ -1,0 +1,49 @@
+//! What the types of the handles promise, checked by the compiler.
+
+use std::rc::Rc;
+
+use palisade::{
+    Batch, Engine, EngineBuilder, Error, ReadConsistency, ReplicatedIdempotencyStore,
+    ReplicatedLog, ReplicatedMap, ResourceSpec,
+};
+
+const fn handle<T: Clone + Send + Sync + 'static>() {}
+const fn sent<T: Send + Sync + 'static>() {}
+const fn task<T: Send>(_: &T) {}
+
+/// Whatever it is a handle of.
+#[test]
+fn every_handle_can_be_cloned_shared_and_sent() {
+    handle::<Engine>();
+    handle::<ReplicatedLog<Rc<()>>>();
+    handle::<ReplicatedMap<Rc<()>, Rc<()>>>();
+    handle::<ReplicatedIdempotencyStore>();
+    handle::<EngineBuilder>();
+    handle::<ResourceSpec>();
+    handle::<Error>();
+    // Once committed, a batch is gone.
+    sent::<Batch>();
+}
+
+/// What a handle returns can be awaited by a task of any runtime thread.
+#[allow(dead_code, reason = "it compiles or it does not")]
+fn futures_are_sent(
+    engine: &Engine,
+    spec: ResourceSpec,
+    log: &ReplicatedLog<String>,
+    map: &ReplicatedMap<String, String>,
+    requests: &ReplicatedIdempotencyStore,
+) {
+    let text = String::new();
+    task(&engine.status());
+    task(&engine.chain_head());
+    task(&engine.digest());
+    task(&engine.close());
+    task(&engine.batch().commit());
+    task(&ReplicatedLog::<String>::open(engine, spec));
+    task(&log.append(&text));
+    task(&map.put(&text, &text));
+    task(&map.get(&text, ReadConsistency::Linearizable));
+    task(&map.range(&text, None, 1, ReadConsistency::Local));
+    task(&requests.status("r", ReadConsistency::Local));
+}
