@@ -24,7 +24,7 @@ use crate::receipt::Receipt;
 use crate::resource::{
     FailureDomain, LogicalResourceName, ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec,
 };
-use crate::store::{StateRead, StateStore, StoreError};
+use crate::store::{Families, StateRead, StateStore, StoreError};
 
 /// The group that holds an engine's resources.
 const GROUP: GroupId = GroupId::new(1);
@@ -167,7 +167,7 @@ impl EngineBuilder {
         }
         let (dir, cluster, node) = (self.dir.clone(), self.cluster, self.node);
         let (store, machine) = tokio::task::spawn_blocking(move || {
-            let (store, keeps) = open_store(&dir)?;
+            let (store, keeps) = open_store(&dir, Families::new(&[])?)?;
             let machine = EngineMachine::open(Arc::clone(&store), keeps, cluster, node, &[GROUP])?;
             Ok::<_, Error>((store, machine))
         })
@@ -207,17 +207,18 @@ impl EngineBuilder {
 }
 
 #[cfg(feature = "rocksdb")]
-fn open_store(dir: &Path) -> Result<(Arc<dyn StateStore>, bool), Error> {
+fn open_store(dir: &Path, families: Families) -> Result<(Arc<dyn StateStore>, bool), Error> {
     std::fs::create_dir_all(dir).map_err(|error| Error::InternalError {
         what: format!("could not create {}: {error}", dir.display()),
     })?;
-    Ok((Arc::new(crate::store::RocksStore::open(&dir.join("state"))?), true))
+    let store = crate::store::RocksStore::open(&dir.join("state"), families)?;
+    Ok((Arc::new(store), true))
 }
 
 #[cfg(not(feature = "rocksdb"))]
 #[allow(clippy::unnecessary_wraps, reason = "the other store can fail to open")]
-fn open_store(_dir: &Path) -> Result<(Arc<dyn StateStore>, bool), Error> {
-    Ok((Arc::new(crate::store::MemoryStore::default()), false))
+fn open_store(_dir: &Path, families: Families) -> Result<(Arc<dyn StateStore>, bool), Error> {
+    Ok((Arc::new(crate::store::MemoryStore::new(families)), false))
 }
 
 impl Engine {
