@@ -66,8 +66,8 @@ pub(crate) trait Backend: Send + Sync {
     /// Asks for the leadership to be handed over.
     fn transfer(&self, group: GroupId, to: NodeId) -> Result<(), Error>;
 
-    /// Why the node serves nothing more, if it has stopped.
-    fn stopped(&self) -> Option<Error>;
+    /// Why the node serves nothing more of the group, if one of the two has stopped.
+    fn stopped(&self, group: GroupId) -> Option<Error>;
 
     /// Which life of its data directory the node is in.
     fn incarnation(&self) -> Incarnation;

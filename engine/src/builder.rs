@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::machine::EngineMachine;
 use crate::node_backend::NodeBackend;
 use crate::resource::FailureDomain;
-use crate::store::StateStore;
+use crate::store::{Families, StateStore};
 
 /// How an engine is to be opened. Begins with a single voter that speaks to nobody.
 #[derive(Clone, Debug)]
@@ -153,7 +153,7 @@ impl EngineBuilder {
         }
         let (dir, cluster, node) = (self.dir.clone(), self.cluster, self.node);
         let (store, machine) = tokio::task::spawn_blocking(move || {
-            let (store, keeps) = open_store(&dir)?;
+            let (store, keeps) = open_store(&dir, Families::new(&[])?)?;
             let machine = EngineMachine::open(Arc::clone(&store), keeps, cluster, node, &[GROUP])?;
             Ok::<_, Error>((store, machine))
         })
@@ -177,15 +177,16 @@ impl EngineBuilder {
 }
 
 #[cfg(feature = "rocksdb")]
-fn open_store(dir: &Path) -> Result<(Arc<dyn StateStore>, bool), Error> {
+fn open_store(dir: &Path, families: Families) -> Result<(Arc<dyn StateStore>, bool), Error> {
     std::fs::create_dir_all(dir).map_err(|error| Error::InternalError {
         what: format!("could not create {}: {error}", dir.display()),
     })?;
-    Ok((Arc::new(crate::store::RocksStore::open(&dir.join("state"))?), true))
+    let store = crate::store::RocksStore::open(&dir.join("state"), families)?;
+    Ok((Arc::new(store), true))
 }
 
 #[cfg(not(feature = "rocksdb"))]
 #[allow(clippy::unnecessary_wraps, reason = "the other store can fail to open")]
-fn open_store(_dir: &Path) -> Result<(Arc<dyn StateStore>, bool), Error> {
-    Ok((Arc::new(crate::store::MemoryStore::default()), false))
+fn open_store(_dir: &Path, families: Families) -> Result<(Arc<dyn StateStore>, bool), Error> {
+    Ok((Arc::new(crate::store::MemoryStore::new(families)), false))
 }

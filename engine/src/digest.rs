@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use crate::keys;
 use crate::machine::{ChainHead, read_position};
-use crate::store::{Family, StateRead, StoreError};
+use crate::store::{Direction, FamilyId, StateRead, StoreError, Walk};
 
 /// What a replica's state amounts to at one offset. Equal offsets must have equal digests (G8).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,22 +22,22 @@ pub struct StateDigest {
 pub(crate) fn digest(read: &dyn StateRead, group: GroupId) -> Result<StateDigest, StoreError> {
     let (position, head) = read_position(read, group)?;
     let mut projections = Vec::new();
-    for family in Family::ALL {
+    for family in read.families().ids() {
         // Where a replica stands is its own affair: entries without records move it too.
-        if family == Family::Meta {
+        if family == FamilyId::META {
             continue;
         }
         let mut hasher = Sha256::new();
         for (from, end) in keys::of_group(family, group) {
-            read.scan(family, &from, &end, &mut |key, value| {
+            read.walk(family, &from, &end, Direction::Forward, &mut |key, value| {
                 for part in [key, value] {
                     hasher.update((part.len() as u64).to_le_bytes());
                     hasher.update(part);
                 }
-                true
+                Walk::Next
             })?;
         }
-        projections.push((family.name(), ChainHead(hasher.finalize().into())));
+        projections.push((read.families().name(family), ChainHead(hasher.finalize().into())));
     }
     Ok(StateDigest { offset: position.offset, head, projections })
 }

@@ -201,7 +201,7 @@ impl Engine {
         read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Error> {
         // A halted replica may be damaged: it serves nothing, however stale (G10).
-        if let Some(cause) = self.backend().stopped() {
+        if let Some(cause) = self.backend().stopped(GROUP) {
             return Err(cause);
         }
         let required = match options.consistency {

@@ -22,7 +22,7 @@ use crate::resource::{
     DomainRule, FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy,
     ResourceId, ResourceKind, ResourceSpec, SchemaId,
 };
-use crate::store::{Family, MemoryStore, StateRead};
+use crate::store::{Direction, MemoryStore, StateRead, Walk};
 
 const GROUP: GroupId = GroupId::new(1);
 
@@ -119,12 +119,13 @@ fn state() -> String {
         writeln!(text, "record {number}\n  {}", hex(&payload)).unwrap();
         writeln!(text, "  {:?}\n  head {head}", outcomes[0].0).unwrap();
     }
-    for family in Family::ALL {
+    for family in store.families().ids() {
         let mut each = |key: &[u8], value: &[u8]| {
-            writeln!(text, "{} {}\n  {}", family.name(), hex(key), hex(value)).unwrap();
-            true
+            writeln!(text, "{} {}\n  {}", store.families().name(family), hex(key), hex(value))
+                .unwrap();
+            Walk::Next
         };
-        store.scan(family, &[], &[0xff; 64], &mut each).unwrap();
+        store.walk(family, &[], &[0xff; 64], Direction::Forward, &mut each).unwrap();
     }
     for (name, digest) in digest(&*store, GROUP).unwrap().projections {
         writeln!(text, "digest {name} {digest}").unwrap();

@@ -12,7 +12,7 @@ use crate::projections::idempotency::Request;
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
 use crate::resource::{FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
-use crate::store::{Family, StoreError};
+use crate::store::{FamilyId, StoreError};
 
 /// A handle to an idempotency store, opened by one writer generation.
 #[derive(Clone)]
@@ -90,7 +90,7 @@ impl ReplicatedIdempotencyStore {
             .engine
             .read(options.into(), move |read, group| {
                 let row = keys::request(group, resource, key.as_bytes());
-                let found = read.get(Family::Idempotency, &row)?;
+                let found = read.get(FamilyId::IDEMPOTENCY, &row)?;
                 found
                     .map(Request::decode)
                     .transpose()

@@ -10,6 +10,7 @@
 //! idempotency  'k' group resource key*                      the request's record
 //!              't' group resource log_time key*             nothing: requests by age
 //!              'c' group resource                           which requests are kept
+//! another      group resource ...                           what its projection keeps
 //! ```
 //! `key*` is the user's key with every zero byte as `00 ff` and `00 01` at its end, so that keys
 //! keep their order and none is the beginning of another. `!offset` is the offset's complement: the
@@ -18,7 +19,7 @@
 use palisade_replication::{GroupId, LogTime, Offset};
 
 use crate::resource::ResourceId;
-use crate::store::Family;
+use crate::store::FamilyId;
 
 pub(crate) const OWNER: &[u8] = b"o";
 
@@ -49,12 +50,12 @@ pub(crate) fn resources(group: GroupId) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// Everything that a family holds of a group: from, end. Families of state only.
-pub(crate) fn of_group(family: Family, group: GroupId) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(crate) fn of_group(family: FamilyId, group: GroupId) -> Vec<(Vec<u8>, Vec<u8>)> {
     let tags: &[Option<u8>] = match family {
-        Family::Meta => &[],
-        Family::Resources => &[Some(b'i')],
-        Family::Log | Family::Map => &[None],
-        Family::Idempotency => &[Some(b'c'), Some(b'k'), Some(b't')],
+        FamilyId::META => &[],
+        FamilyId::RESOURCES => &[Some(b'i')],
+        FamilyId::IDEMPOTENCY => &[Some(b'c'), Some(b'k'), Some(b't')],
+        _ => &[None],
     };
     let range = |tag: &Option<u8>| {
         let mut from: Vec<u8> = tag.iter().copied().collect();
@@ -124,10 +125,15 @@ pub(crate) fn request_age(
     out
 }
 
-/// All requests of a store by age: from, end.
-pub(crate) fn request_ages(group: GroupId, resource: ResourceId) -> (Vec<u8>, Vec<u8>) {
-    let from = prefix(Some(b't'), group, resource);
+/// The requests of a store that are not older than this, by age: from, end.
+pub(crate) fn request_ages(
+    group: GroupId,
+    resource: ResourceId,
+    since: LogTime,
+) -> (Vec<u8>, Vec<u8>) {
+    let mut from = prefix(Some(b't'), group, resource);
     let end = after(&from);
+    from.extend_from_slice(&since.get().to_be_bytes());
     (from, end)
 }
 

@@ -49,6 +49,7 @@ mod map;
 mod model;
 mod node_backend;
 mod open_resource;
+mod page;
 mod projections;
 mod read;
 mod readers;
@@ -71,9 +72,10 @@ pub use digest::StateDigest;
 pub use engine::Engine;
 pub use error::Error;
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
-pub use log::{LogEntry, ReplicatedLog, SCAN_ENTRIES_MAX};
+pub use log::{LogEntry, LogPage, ReplicatedLog, SCAN_ENTRIES_MAX};
 pub use machine::ChainHead;
-pub use map::{RANGE_ROWS_MAX, ReplicatedMap, Versioned};
+pub use map::{MapPage, RANGE_ROWS_MAX, ReplicatedMap, Versioned};
+pub use page::SCAN_BYTES_MAX;
 pub use palisade_replication::{
     ChangeRefusal, ClusterId, Disk, Disposition, GroupId, GroupStatus, Incarnation, LogTime,
     Member, MemberChange, MemberRole, Membership, NodeId, Offset, OpenDisk, Options, PeerFault,

@@ -6,11 +6,10 @@ use palisade_replication::Offset;
 
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::keys;
+use crate::projections::log;
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
 use crate::resource::{FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
-use crate::store::Family;
 use crate::stored::Stored;
 
 /// Most entries that one scan returns.
@@ -40,6 +39,15 @@ pub struct LogEntry<T> {
     pub value: T,
 }
 
+/// A part of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogPage<T> {
+    /// The values, in order.
+    pub entries: Vec<LogEntry<T>>,
+    /// Where to go on, or `None` if there was nothing more.
+    pub next: Option<Offset>,
+}
+
 impl<T: Stored> ReplicatedLog<T> {
     /// Opens the log for writing, making it if it is not there. A higher epoch than the current
     /// fences every older writer.
@@ -61,8 +69,8 @@ impl<T: Stored> ReplicatedLog<T> {
         self.engine.batch().append(self, value).commit().await
     }
 
-    /// Values at or after `from`, in order, at most `limit` and [`SCAN_ENTRIES_MAX`]. Offsets of
-    /// other resources' records are not there: the next scan begins after the last entry.
+    /// Values at or after `from`, in order, at most `limit`, [`SCAN_ENTRIES_MAX`] and
+    /// [`crate::SCAN_BYTES_MAX`]. Offsets of other resources' records are not there.
     ///
     /// # Errors
     /// [`Error::NotYetApplied`] and others, as the options say; [`Error::Incompatible`] for a value
@@ -72,31 +80,16 @@ impl<T: Stored> ReplicatedLog<T> {
         from: Offset,
         limit: usize,
         options: impl Into<ReadOptions>,
-    ) -> Result<Vec<LogEntry<T>>, Error> {
+    ) -> Result<LogPage<T>, Error> {
         let resource = self.resource;
         let limit = limit.min(SCAN_ENTRIES_MAX);
-        let rows = self
+        let page = self
             .engine
-            .read(options.into(), move |read, group| {
-                let mut rows = Vec::new();
-                let from = keys::log(group, resource, from);
-                let end = keys::resource_end(group, resource);
-                read.scan(Family::Log, &from, &end, &mut |key, value| {
-                    if rows.len() < limit {
-                        rows.push((keys::log_offset(key), bytes::Bytes::copy_from_slice(value)));
-                    }
-                    rows.len() < limit
-                })?;
-                Ok(rows)
-            })
+            .read(options.into(), move |read, group| log::scan(read, group, resource, from, limit))
             .await?;
-        rows.into_iter()
-            .map(|(offset, value)| {
-                let offset = offset
-                    .ok_or_else(|| Error::InternalError { what: "malformed log key".to_owned() })?;
-                Ok(LogEntry { offset, value: decode(&value)? })
-            })
-            .collect()
+        let entry = |(offset, value)| Ok(LogEntry { offset, value: decode(&value)? });
+        let entries = page.rows.into_iter().map(entry).collect::<Result<_, Error>>()?;
+        Ok(LogPage { entries, next: page.next })
     }
 }
 

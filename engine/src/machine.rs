@@ -28,7 +28,7 @@ use crate::projections::resources::ResourceTable;
 use crate::projections::{At, Step, idempotency, log, map};
 use crate::resource::{FailureDomain, ResourceKind};
 use crate::snapshot::{self, StateExport};
-use crate::store::{Family, StateRead, StateStore, StoreError, WriteSet};
+use crate::store::{FamilyId, StateRead, StateStore, StoreError, WriteSet};
 use crate::view::View;
 
 /// Format of everything stored, beside each record's own version.
@@ -160,7 +160,7 @@ impl StateMachine for EngineMachine {
         }
         let mut writes = view.into_writes();
         let row = encode_position(state.position, state.head);
-        writes.writes.push((Family::Meta, keys::position(group), Some(row)));
+        writes.writes.push((FamilyId::META, keys::position(group), Some(row)));
         self.store.commit(writes).map_err(|error| failed(&error.to_string()))?;
         Ok(outcomes)
     }
@@ -274,7 +274,7 @@ fn claim(store: &dyn StateStore, cluster: ClusterId, node: NodeId) -> Result<(),
     let mut owner = vec![STATE_VERSION];
     owner.extend_from_slice(&cluster.get().to_le_bytes());
     owner.extend_from_slice(&node.get().to_le_bytes());
-    match store.get(Family::Meta, keys::OWNER).map_err(|error| stopped(&error))? {
+    match store.get(FamilyId::META, keys::OWNER).map_err(|error| stopped(&error))? {
         Some(found) if found[..] == owner[..] => Ok(()),
         Some(found) if found.first() != Some(&STATE_VERSION) => Err(Error::Incompatible {
             expected: format!("state version={STATE_VERSION}"),
@@ -285,13 +285,14 @@ fn claim(store: &dyn StateStore, cluster: ClusterId, node: NodeId) -> Result<(),
             found: "state of another node".to_owned(),
         }),
         None => {
-            let write = (Family::Meta, keys::OWNER.to_vec(), Some(owner.into()));
-            store.commit(WriteSet { writes: vec![write] }).map_err(|error| stopped(&error))
+            let write = (FamilyId::META, keys::OWNER.to_vec(), Some(owner.into()));
+            store.commit(WriteSet::rows(vec![write])).map_err(|error| stopped(&error))
         }
     }
 }
 
-fn encode_position(position: AppliedPosition, head: ChainHead) -> Bytes {
+/// A group's position as it is stored.
+pub(crate) fn encode_position(position: AppliedPosition, head: ChainHead) -> Bytes {
     let mut out = head.0.to_vec();
     put_number(&mut out, position.index.get());
     put_number(&mut out, position.term.get());
@@ -306,7 +307,7 @@ pub(crate) fn read_position(
     read: &dyn StateRead,
     group: GroupId,
 ) -> Result<(AppliedPosition, ChainHead), StoreError> {
-    let Some(raw) = read.get(Family::Meta, &keys::position(group))? else {
+    let Some(raw) = read.get(FamilyId::META, &keys::position(group))? else {
         return Ok((AppliedPosition::ZERO, ChainHead::ZERO));
     };
     let decode = || -> Result<_, DecodeError> {
@@ -352,8 +353,8 @@ mod tests {
         assert_eq!(refused(ClusterId::new(8), node), "state of another node");
 
         let newer = Some(Bytes::from_static(&[STATE_VERSION + 1]));
-        let writes = vec![(Family::Meta, keys::OWNER.to_vec(), newer)];
-        store.commit(WriteSet { writes }).unwrap();
+        let writes = vec![(FamilyId::META, keys::OWNER.to_vec(), newer)];
+        store.commit(WriteSet::rows(writes)).unwrap();
         assert!(refused(cluster, node).contains("newer release"));
     }
 }

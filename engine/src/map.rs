@@ -39,6 +39,15 @@ pub struct Versioned<V> {
     pub version: Version,
 }
 
+/// A part of a map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapPage<K, V> {
+    /// The rows, in the order of their keys.
+    pub rows: Vec<(K, Versioned<V>)>,
+    /// Where to go on, or `None` if there was nothing more.
+    pub next: Option<K>,
+}
+
 impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     /// Opens the map for writing, making it if it is not there. A higher epoch than the current
     /// fences every older writer.
@@ -93,7 +102,7 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     }
 
     /// The rows from `from` up to before `end`, or to the end of the map, in the order of their
-    /// keys, at most `limit` and [`RANGE_ROWS_MAX`].
+    /// keys, at most `limit`, [`RANGE_ROWS_MAX`] and [`crate::SCAN_BYTES_MAX`].
     ///
     /// # Errors
     /// [`Error::NotYetApplied`] and others, as the options say.
@@ -103,21 +112,22 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         end: Option<&K>,
         limit: usize,
         options: impl Into<ReadOptions>,
-    ) -> Result<Vec<(K, Versioned<V>)>, Error> {
+    ) -> Result<MapPage<K, V>, Error> {
         let (resource, from) = (self.resource, from.to_bytes());
         let end = end.map(Stored::to_bytes);
         let limit = limit.min(RANGE_ROWS_MAX);
-        let rows = self
+        let page = self
             .engine
             .read(options.into(), move |read, group| {
                 map::range(read, group, resource, &from, end.as_deref(), limit)
             })
             .await?;
-        rows.into_iter()
-            .map(|(key, value, version)| {
-                let value = decode(&value)?;
-                Ok((decode(&key.into())?, Versioned { value, version }))
-            })
-            .collect()
+        let row = |(key, value, version): map::MapRow| {
+            let value = decode(&value)?;
+            Ok((decode(&key.into())?, Versioned { value, version }))
+        };
+        let rows = page.rows.into_iter().map(row).collect::<Result<_, Error>>()?;
+        let next = page.next.map(|key| decode(&key.into())).transpose()?;
+        Ok(MapPage { rows, next })
     }
 }

@@ -22,7 +22,7 @@ use crate::resource::{
     FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId,
     ResourceKind, ResourceSpec, SchemaId,
 };
-use crate::store::{Family, MemoryStore, StateRead, StateStore, WriteSet};
+use crate::store::{Direction, FamilyId, MemoryStore, StateRead, StateStore, Walk, WriteSet};
 use crate::{keys, projections};
 
 const GROUP: GroupId = GroupId::new(1);
@@ -324,22 +324,24 @@ fn assert_state(read: &dyn StateRead, model: &Model) {
         let mut each = |key: &[u8], value: &[u8]| {
             let offset = keys::log_offset(key).unwrap();
             logged.insert((id, offset.get()), Bytes::copy_from_slice(value));
-            true
+            Walk::Next
         };
-        read.scan(Family::Log, &from, &keys::resource_end(GROUP, resource), &mut each).unwrap();
-        let rows = projections::map::range(read, GROUP, resource, b"", None, usize::MAX).unwrap();
-        for (key, value, version) in rows {
+        let (end, forward) = (keys::resource_end(GROUP, resource), Direction::Forward);
+        read.walk(FamilyId::LOG, &from, &end, forward, &mut each).unwrap();
+        let page = projections::map::range(read, GROUP, resource, b"", None, usize::MAX).unwrap();
+        assert_eq!(page.next, None);
+        for (key, value, version) in page.rows {
             mapped.insert((id, Bytes::from(key)), (value, version.offset().get()));
         }
         if kind == ResourceKind::Idempotency {
-            let (from, end) = keys::request_ages(GROUP, resource);
+            let (from, end) = keys::request_ages(GROUP, resource, LogTime::new(0));
             let mut each = |key: &[u8], _: &[u8]| {
                 let (since, key) = keys::split_request_age(key).unwrap();
                 assert_eq!(model.requests[&(id, key.into())].since, since.get());
                 requests += 1;
-                true
+                Walk::Next
             };
-            read.scan(Family::Idempotency, &from, &end, &mut each).unwrap();
+            read.walk(FamilyId::IDEMPOTENCY, &from, &end, forward, &mut each).unwrap();
         }
     }
     assert_eq!(logged, model.logs);
@@ -347,7 +349,7 @@ fn assert_state(read: &dyn StateRead, model: &Model) {
     assert_eq!(requests, model.requests.len());
     for ((id, key), request) in &model.requests {
         let row = keys::request(GROUP, ResourceId(*id), key);
-        let raw = read.get(Family::Idempotency, &row).unwrap().unwrap();
+        let raw = read.get(FamilyId::IDEMPOTENCY, &row).unwrap().unwrap();
         let found = projections::idempotency::Request::decode(raw).unwrap();
         assert_eq!(found.fingerprint, request.fingerprint);
         assert_eq!((found.owner, found.since.get()), (request.owner, request.since));
@@ -528,7 +530,7 @@ mod rocks {
     use proptest::test_runner::{Config, TestRunner};
 
     use super::*;
-    use crate::store::RocksStore;
+    use crate::store::{Families, RocksStore};
 
     #[test]
     fn both_stores_come_to_the_same_digest() {
@@ -541,8 +543,12 @@ mod rocks {
 
             let dir = tempfile::tempdir().unwrap();
             let (before, after) = entries.split_at(cut.index(entries.len()));
-            let open =
-                || Replica::open(Arc::new(RocksStore::open(&dir.path().join("state")).unwrap()));
+            let open = || {
+                let families = Families::new(&[]).unwrap();
+                Replica::open(Arc::new(
+                    RocksStore::open(&dir.path().join("state"), families).unwrap(),
+                ))
+            };
             let mut rocks = open();
             for entry in before {
                 rocks.machine.apply(GROUP, std::slice::from_ref(entry)).unwrap();
@@ -634,8 +640,8 @@ fn a_full_store_of_requests_forgets_the_oldest() {
     let mut full = Vec::new();
     crate::codec::put_number(&mut full, REQUESTS_MAX);
     crate::codec::put_number(&mut full, 1_001);
-    let writes = vec![(Family::Idempotency, row, Some(full.into()))];
-    store.commit(WriteSet { writes }).unwrap();
+    let writes = vec![(FamilyId::IDEMPOTENCY, row, Some(full.into()))];
+    store.commit(WriteSet::rows(writes)).unwrap();
     let next = |offset: u64, op| CommittedEntry {
         members_index: LogIndex::new(1),
         index: LogIndex::new(offset),
@@ -650,7 +656,7 @@ fn a_full_store_of_requests_forgets_the_oldest() {
     replica.machine.apply(GROUP, &[next(6, reserve("c", 1, 1))]).unwrap();
     let known = |key: &str| {
         let row = keys::request(GROUP, ResourceId(3), key.as_bytes());
-        store.get(Family::Idempotency, &row).unwrap().is_some()
+        store.get(FamilyId::IDEMPOTENCY, &row).unwrap().is_some()
     };
     assert_eq!((known("a"), known("b"), known("c")), (false, true, true));
 }
@@ -666,7 +672,7 @@ fn a_request_is_forgotten_after_a_day_and_not_before() {
         let history: Vec<Step> = opened().into_iter().chain(steps).collect();
         replica.machine.apply(GROUP, &entries(&history, &[false])).unwrap();
         let row = keys::request(GROUP, ResourceId(3), b"a");
-        replica.store.get(Family::Idempotency, &row).unwrap().is_some()
+        replica.store.get(FamilyId::IDEMPOTENCY, &row).unwrap().is_some()
     };
     assert!(known_after(DAY_MS));
     assert!(!known_after(DAY_MS + 1));

@@ -100,8 +100,8 @@ impl Backend for NodeBackend {
         Ok(self.node.transfer_leadership(group, to)?)
     }
 
-    fn stopped(&self) -> Option<Error> {
-        self.node.stopped().map(Error::from)
+    fn stopped(&self, group: GroupId) -> Option<Error> {
+        self.node.stopped().or_else(|| self.node.halted(group)).map(Error::from)
     }
 
     fn incarnation(&self) -> Incarnation {

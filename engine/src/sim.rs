@@ -17,7 +17,7 @@ use crate::command::{Action, Command, Fingerprint, Op, Outcome, Refusal, Version
 use crate::digest::digest;
 use crate::machine::{EngineMachine, read_position};
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
-use crate::store::{Family, MemoryStore, StateRead};
+use crate::store::{Direction, Families, FamilyId, MemoryStore, StateRead, Walk};
 
 pub use crate::machine::RecordOutcome;
 pub use fabric::SimFabric;
@@ -44,7 +44,7 @@ impl SimEngine {
     /// Never: an empty store in memory opens.
     #[must_use]
     pub fn of_groups(node: NodeId, groups: &[GroupId]) -> Self {
-        let store = MemoryStore::default();
+        let store = MemoryStore::new(Families::new(&[]).expect("no name is wrong"));
         let shared = Arc::new(store.clone());
         let machine = EngineMachine::open(shared, true, ClusterId::new(1), node, groups)
             .expect("an empty store opens");
@@ -63,10 +63,10 @@ impl SimEngine {
         let from = crate::keys::log(group, resource, Offset::ZERO);
         let end = crate::keys::resource_end(group, resource);
         self.store
-            .scan(Family::Log, &from, &end, &mut |key, value| {
+            .walk(FamilyId::LOG, &from, &end, Direction::Forward, &mut |key, value| {
                 let offset = crate::keys::log_offset(key).expect("a log's key ends in an offset");
                 rows.push((offset.get(), value.to_vec()));
-                true
+                Walk::Next
             })
             .expect("memory can be read");
         rows
@@ -76,7 +76,7 @@ impl SimEngine {
     #[must_use]
     pub fn logged(&self, group: GroupId, resource: ResourceId, offset: u64) -> Option<Vec<u8>> {
         let key = crate::keys::log(group, resource, Offset::new(offset));
-        let row = self.store.get(Family::Log, &key).expect("memory can be read");
+        let row = self.store.get(FamilyId::LOG, &key).expect("memory can be read");
         row.map(|payload| payload.to_vec())
     }
 

@@ -1,10 +1,15 @@
 //! One group's state as a run of chunks, for replicas that the log can help no more.
 //!
 //! ```text
-//! chunk   version 1, then rows: family 1, key length 4, value length 4, key, value
+//! chunk   version 1, then of one sort or the other:
+//!           'f', length 1, name                         the rows that follow are of this family
+//!           'r', key length 4, value length 4, key, value
 //! ```
 //! Little-endian. Rows come in the order of families and keys, the position last: whoever has it has
 //! all of the state. While a state is being replaced it has no position, and is not served.
+//!
+//! Families are named, because their numbers are only those of a store that is open: its replicas
+//! may know others. A state with a family that is not known here is refused.
 
 use std::sync::Arc;
 
@@ -15,10 +20,15 @@ use palisade_replication::{
 
 use crate::keys;
 use crate::machine::read_position;
-use crate::store::{Family, StateRead, StateStore, StoreError, WriteSet};
+use crate::store::{
+    Direction, Families, FamilyId, StateRead, StateStore, StoreError, Walk, WriteSet,
+};
 
-const VERSION: u8 = 1;
-const ROW_HEADER_BYTES: usize = 1 + 4 + 4;
+/// 1 had numbers for families.
+const VERSION: u8 = 2;
+const FAMILY_TAG: u8 = b'f';
+const ROW_TAG: u8 = b'r';
+const ROW_LENGTHS_BYTES: usize = 4 + 4;
 
 /// Writes out a group's state as it stands when it is run.
 pub(crate) struct StateExport {
@@ -38,51 +48,63 @@ fn export(
     take: &mut TakeChunk<'_>,
 ) -> Result<(), ApplyError> {
     let (position, _) = read_position(read, group).map_err(failed)?;
-    let mut chunk = Chunk::new();
-    for family in Family::ALL {
+    let mut chunk = Chunk::new(read.families());
+    for family in read.families().ids() {
         for (from, end) in keys::of_group(family, group) {
             let mut taken = Ok(());
-            read.scan(family, &from, &end, &mut |key, value| {
+            read.walk(family, &from, &end, Direction::Forward, &mut |key, value| {
                 chunk.put(family, key, value);
                 if chunk.is_full() {
                     taken = take(position, chunk.close());
                 }
-                taken.is_ok()
+                if taken.is_ok() { Walk::Next } else { Walk::Stop }
             })
             .map_err(failed)?;
             taken?;
         }
     }
     let key = keys::position(group);
-    if let Some(value) = read.get(Family::Meta, &key).map_err(failed)? {
-        chunk.put(Family::Meta, &key, &value);
+    if let Some(value) = read.get(FamilyId::META, &key).map_err(failed)? {
+        chunk.put(FamilyId::META, &key, &value);
     }
     take(position, chunk.close())
 }
 
-struct Chunk(BytesMut);
+struct Chunk<'a> {
+    families: &'a Families,
+    raw: BytesMut,
+    /// The family of the last row.
+    family: Option<FamilyId>,
+}
 
-impl Chunk {
-    fn new() -> Self {
+impl<'a> Chunk<'a> {
+    fn new(families: &'a Families) -> Self {
         let mut raw = BytesMut::new();
         raw.put_u8(VERSION);
-        Self(raw)
+        Self { families, raw, family: None }
     }
 
-    fn put(&mut self, family: Family, key: &[u8], value: &[u8]) {
-        self.0.put_u8(family as u8);
-        self.0.put_u32_le(key.len() as u32);
-        self.0.put_u32_le(value.len() as u32);
-        self.0.put_slice(key);
-        self.0.put_slice(value);
+    fn put(&mut self, family: FamilyId, key: &[u8], value: &[u8]) {
+        if self.family != Some(family) {
+            let name = self.families.name(family).as_bytes();
+            self.raw.put_u8(FAMILY_TAG);
+            self.raw.put_u8(name.len() as u8);
+            self.raw.put_slice(name);
+            self.family = Some(family);
+        }
+        self.raw.put_u8(ROW_TAG);
+        self.raw.put_u32_le(key.len() as u32);
+        self.raw.put_u32_le(value.len() as u32);
+        self.raw.put_slice(key);
+        self.raw.put_slice(value);
     }
 
     fn is_full(&self) -> bool {
-        self.0.len() >= CHUNK_BYTES_TARGET
+        self.raw.len() >= CHUNK_BYTES_TARGET
     }
 
     fn close(&mut self) -> Bytes {
-        std::mem::replace(self, Self::new()).0.freeze()
+        std::mem::replace(self, Self::new(self.families)).raw.freeze()
     }
 }
 
@@ -94,19 +116,18 @@ pub(crate) fn install(
     chunks: &mut dyn Iterator<Item = Result<Bytes, ApplyError>>,
 ) -> Result<(), ApplyError> {
     let mark = keys::position(group);
-    let gone = (Family::Meta, mark.clone(), None);
-    store.commit(WriteSet { writes: vec![gone] }).map_err(failed)?;
-    for family in Family::ALL {
-        for (from, end) in keys::of_group(family, group) {
-            store.clear(family, &from, &end).map_err(failed)?;
-        }
+    let mut gone = WriteSet::rows(vec![(FamilyId::META, mark.clone(), None)]);
+    for family in store.families().ids() {
+        let ranges = keys::of_group(family, group).into_iter();
+        gone.cleared.extend(ranges.map(|(from, end)| (family, from, end)));
     }
+    store.commit(gone).map_err(failed)?;
     let mut last = None;
     for chunk in chunks {
         let mut writes = Vec::new();
-        for (family, key, value) in rows(chunk?)? {
+        for (family, key, value) in rows(store.families(), chunk?)? {
             let ranges = keys::of_group(family, group);
-            if family == Family::Meta && key == mark {
+            if family == FamilyId::META && key == mark {
                 last = Some(value);
             } else if ranges.iter().any(|(from, end)| from <= &key && &key < end) {
                 writes.push((family, key, Some(value)));
@@ -114,11 +135,11 @@ pub(crate) fn install(
                 return Err(broken("a row is not of this group"));
             }
         }
-        store.commit(WriteSet { writes }).map_err(failed)?;
+        store.commit(WriteSet::rows(writes)).map_err(failed)?;
     }
     let last = last.ok_or_else(|| broken("it has no position"))?;
-    let writes = vec![(Family::Meta, mark, Some(last))];
-    store.commit(WriteSet { writes }).map_err(failed)?;
+    let writes = vec![(FamilyId::META, mark, Some(last))];
+    store.commit(WriteSet::rows(writes)).map_err(failed)?;
     let (found, _) = read_position(store, group).map_err(failed)?;
     if found != position {
         return Err(broken("it stands somewhere else than it says"));
@@ -126,28 +147,43 @@ pub(crate) fn install(
     store.flush().map_err(failed)
 }
 
-type Row = (Family, Vec<u8>, Bytes);
+type Row = (FamilyId, Vec<u8>, Bytes);
 
-fn rows(mut chunk: Bytes) -> Result<Vec<Row>, ApplyError> {
-    if !chunk.has_remaining() || chunk.get_u8() != VERSION {
-        return Err(broken("a chunk has an unknown version"));
+fn rows(families: &Families, mut chunk: Bytes) -> Result<Vec<Row>, ApplyError> {
+    let short = || broken("a chunk ends early");
+    let version = chunk.try_get_u8().map_err(|_| short())?;
+    if version != VERSION {
+        return Err(broken(&format!("a chunk has version={version}, known={VERSION}")));
     }
-    let mut rows = Vec::new();
+    let (mut rows, mut family) = (Vec::new(), None);
     while chunk.has_remaining() {
-        if chunk.remaining() < ROW_HEADER_BYTES {
-            return Err(broken("a chunk ends early"));
+        match chunk.get_u8() {
+            FAMILY_TAG => {
+                let length = usize::from(chunk.try_get_u8().map_err(|_| short())?);
+                if chunk.remaining() < length {
+                    return Err(short());
+                }
+                let name = chunk.split_to(length);
+                let known = families.find(&name).ok_or_else(|| {
+                    let name = String::from_utf8_lossy(&name).into_owned();
+                    broken(&format!("it has rows of projection={name}, which is not registered"))
+                });
+                family = Some(known?);
+            }
+            ROW_TAG => {
+                let family = family.ok_or_else(|| broken("a row is of no family"))?;
+                if chunk.remaining() < ROW_LENGTHS_BYTES {
+                    return Err(short());
+                }
+                let (key, value) = (chunk.get_u32_le() as usize, chunk.get_u32_le() as usize);
+                if key.checked_add(value).is_none_or(|both| chunk.remaining() < both) {
+                    return Err(short());
+                }
+                let key = chunk.split_to(key).to_vec();
+                rows.push((family, key, chunk.split_to(value)));
+            }
+            tag => return Err(broken(&format!("a chunk has an unknown tag={tag}"))),
         }
-        let family = chunk.get_u8();
-        let family = Family::ALL
-            .into_iter()
-            .find(|known| *known as u8 == family)
-            .ok_or_else(|| broken("a row is of an unknown family"))?;
-        let (key, value) = (chunk.get_u32_le() as usize, chunk.get_u32_le() as usize);
-        if key.checked_add(value).is_none_or(|both| chunk.remaining() < both) {
-            return Err(broken("a chunk ends early"));
-        }
-        let key = chunk.split_to(key).to_vec();
-        rows.push((family, key, chunk.split_to(value)));
     }
     Ok(rows)
 }
@@ -162,17 +198,127 @@ fn failed(error: StoreError) -> ApplyError {
 
 #[cfg(test)]
 mod tests {
+    use palisade_replication::Offset;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::machine::{ChainHead, encode_position};
+    use crate::store::MemoryStore;
+
+    const GROUP: GroupId = GroupId::new(1);
+
+    fn store(projections: &[&'static str]) -> MemoryStore {
+        MemoryStore::new(Families::new(projections).unwrap())
+    }
+
+    fn exported(store: &MemoryStore) -> Vec<Bytes> {
+        let mut chunks = Vec::new();
+        let mut take = |_, chunk| {
+            chunks.push(chunk);
+            Ok(())
+        };
+        export(store, GROUP, &mut take).unwrap();
+        chunks
+    }
+
+    fn put(store: &MemoryStore, family: &str, key: &[u8], value: &'static str) {
+        let family = store.families().find(family.as_bytes()).unwrap();
+        let row = (family, key.to_vec(), Some(Bytes::from(value)));
+        store.commit(WriteSet::rows(vec![row])).unwrap();
+    }
+
+    fn key(last: u8) -> Vec<u8> {
+        [&GROUP.get().to_be_bytes()[..], &[last]].concat()
+    }
+
+    /// Format 2, byte by byte. A change that is meant gets another version.
+    #[test]
+    fn a_chunk_names_its_families() {
+        let store = store(&["stock"]);
+        put(&store, "stock", &key(8), "s");
+        put(&store, "log", &key(7), "l");
+        put(&store, "stock", &key(9), "");
+        let wanted = [
+            &b"\x02f\x03log"[..],
+            b"r\x09\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\x01\x07l",
+            b"f\x05stock",
+            b"r\x09\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\x01\x08s",
+            b"r\x09\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x09",
+        ];
+        assert_eq!(exported(&store), [wanted.concat()]);
+    }
+
+    /// The numbers of families differ, their names do not.
+    #[test]
+    fn a_state_is_taken_by_whoever_knows_its_families() {
+        let from = store(&["orders", "stock"]);
+        put(&from, "stock", &key(1), "s");
+        put(&from, "map", &key(2), "m");
+        let position = AppliedPosition { offset: Offset::new(5), ..AppliedPosition::ZERO };
+        let row = encode_position(position, ChainHead::ZERO);
+        let at = (FamilyId::META, keys::position(GROUP), Some(row));
+        from.commit(WriteSet::rows(vec![at])).unwrap();
+        let take = |store: &MemoryStore| {
+            install(store, GROUP, position, &mut exported(&from).into_iter().map(Ok))
+        };
+
+        let to = store(&["stock"]);
+        put(&to, "stock", &key(9), "old");
+        take(&to).unwrap();
+        let stock = to.families().find(b"stock").unwrap();
+        assert_eq!(to.get(stock, &key(1)).unwrap().as_deref(), Some(&b"s"[..]));
+        assert_eq!(to.get(stock, &key(9)).unwrap(), None);
+        assert_eq!(to.get(FamilyId::MAP, &key(2)).unwrap().as_deref(), Some(&b"m"[..]));
+
+        let stranger = store(&["orders"]);
+        let refused = take(&stranger).unwrap_err().to_string();
+        assert!(refused.contains("projection=stock, which is not registered"), "{refused}");
+        let (found, _) = read_position(&stranger, GROUP).unwrap();
+        assert_eq!(found, AppliedPosition::ZERO, "it stands nowhere");
+    }
+
+    /// A chunk is read by itself: each says anew whose rows it has.
+    #[test]
+    fn a_large_state_comes_in_several_chunks() {
+        let from = store(&["stock"]);
+        let position = AppliedPosition { offset: Offset::new(5), ..AppliedPosition::ZERO };
+        let row = encode_position(position, ChainHead::ZERO);
+        let mut writes = vec![(FamilyId::META, keys::position(GROUP), Some(row))];
+        let stock = from.families().find(b"stock").unwrap();
+        let value = |n| Bytes::from(vec![n; CHUNK_BYTES_TARGET / 3]);
+        writes.extend((0..10).map(|n| (stock, key(n), Some(value(n)))));
+        from.commit(WriteSet::rows(writes)).unwrap();
+        let chunks = exported(&from);
+        assert_eq!(chunks.len(), 4);
+        let to = store(&["stock"]);
+        install(&to, GROUP, position, &mut chunks.into_iter().map(Ok)).unwrap();
+        assert!((0..10).all(|n| to.get(stock, &key(n)).unwrap() == Some(value(n))));
+    }
+
+    #[test]
+    fn what_is_no_chunk_of_this_version_is_refused() {
+        let families = Families::new(&[]).unwrap();
+        let refused =
+            |raw: &[u8]| rows(&families, Bytes::copy_from_slice(raw)).unwrap_err().to_string();
+        assert!(refused(b"").contains("ends early"));
+        assert!(refused(b"\x01\x02").contains("version=1, known=2"));
+        assert!(refused(b"\x02r").contains("of no family"));
+        assert!(refused(b"\x02f\x03lo").contains("ends early"));
+        assert!(refused(b"\x02x").contains("unknown tag=120"));
+        assert!(refused(b"\x02f\x03logr\x01\0\0\0").contains("ends early"));
+        assert!(refused(b"\x02f\x03logr\x01\0\0\0\x01\0\0\0k").contains("ends early"));
+    }
 
     proptest! {
         #[test]
         fn rows_never_panics(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = rows(Bytes::from(raw.clone()));
-            let mut versioned = vec![VERSION];
-            versioned.extend(raw);
-            let _ = rows(Bytes::from(versioned));
+            let families = Families::new(&[]).unwrap();
+            let _ = rows(&families, Bytes::from(raw.clone()));
+            for start in [&[VERSION][..], b"\x02f\x03log"] {
+                let mut versioned = start.to_vec();
+                versioned.extend(&raw);
+                let _ = rows(&families, Bytes::from(versioned));
+            }
         }
     }
 }

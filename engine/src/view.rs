@@ -3,12 +3,12 @@
 //!
 //! The record's own writes can be taken back, which is how a refused batch leaves no trace.
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+mod layer;
 
 use bytes::Bytes;
 
-use crate::store::{Family, StateRead, StoreError, WriteSet};
+use self::layer::Layer;
+use crate::store::{Direction, EachRow, FamilyId, Rest, StateRead, StoreError, Walk, WriteSet};
 
 /// A stored row: key and value.
 type Row = (Vec<u8>, Bytes);
@@ -19,147 +19,170 @@ pub(crate) struct View<'a> {
     record: Layer,
 }
 
-/// Writes that lie over what is stored: one map a family, so that a look-up borrows its key.
-#[derive(Default)]
-struct Layer {
-    families: [BTreeMap<Vec<u8>, Option<Bytes>>; Family::ALL.len()],
-}
-
-impl Layer {
-    /// What was written to the key, if anything was: a value, or its removal.
-    fn written(&self, family: Family, key: &[u8]) -> Option<&Option<Bytes>> {
-        self.families[family as usize].get(key)
-    }
-
-    fn write(&mut self, family: Family, key: Vec<u8>, value: Option<Bytes>) {
-        self.families[family as usize].insert(key, value);
-    }
-
-    /// The first value in the range whose key `above` has not written.
-    fn first(&self, family: Family, from: &[u8], end: &[u8], above: Option<&Self>) -> Option<Row> {
-        if end <= from {
-            return None;
-        }
-        self.families[family as usize]
-            .range::<[u8], _>((Bound::Included(from), Bound::Excluded(end)))
-            .filter(|(key, _)| above.is_none_or(|layer| layer.written(family, key).is_none()))
-            .find_map(|(key, value)| Some((key.clone(), value.clone()?)))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.families.iter().all(BTreeMap::is_empty)
-    }
-}
-
 impl<'a> View<'a> {
     pub(crate) fn new(store: &'a dyn StateRead) -> Self {
-        Self { store, committed: Layer::default(), record: Layer::default() }
+        let layer = || Layer::new(store.families().count());
+        Self { store, committed: layer(), record: layer() }
     }
 
-    pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    pub(crate) fn get(&self, family: FamilyId, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         match self.written(family, key) {
-            Some(written) => Ok(written.clone()),
+            Some(written) => Ok(written.cloned()),
             None => self.store.get(family, key),
         }
     }
 
-    fn written(&self, family: Family, key: &[u8]) -> Option<&Option<Bytes>> {
+    /// What lies over the store at the key, if anything does: a value, or that there is none.
+    fn written(&self, family: FamilyId, key: &[u8]) -> Option<Option<&Bytes>> {
         self.record.written(family, key).or_else(|| self.committed.written(family, key))
+    }
+
+    /// The next key in the range, from where the walk stands, that a layer has written.
+    fn next_written(&self, family: FamilyId, rest: &Rest) -> Option<&[u8]> {
+        let record = self.record.next_written(family, rest);
+        let committed = self.committed.next_written(family, rest);
+        match (record, committed, rest.direction) {
+            (Some(a), Some(b), Direction::Forward) => Some(a.min(b)),
+            (Some(a), Some(b), Direction::Backward) => Some(a.max(b)),
+            (a, b, _) => a.or(b),
+        }
+    }
+
+    /// The rows from `from` up to before `end`, in order or backward, as `each` says.
+    pub(crate) fn walk(
+        &self,
+        family: FamilyId,
+        from: &[u8],
+        end: &[u8],
+        direction: Direction,
+        each: &mut EachRow<'_>,
+    ) -> Result<(), StoreError> {
+        let rest = Rest::new(from, end, direction);
+        let mut merge = Merge { view: self, family, rest, each, is_over: false };
+        self.store
+            .walk(family, from, end, direction, &mut |key, value| merge.stored(key, value))?;
+        merge.layers_up_to(None);
+        Ok(())
     }
 
     /// The first row from `from` up to before `end`.
     pub(crate) fn first(
         &self,
-        family: Family,
+        family: FamilyId,
         from: &[u8],
         end: &[u8],
     ) -> Result<Option<Row>, StoreError> {
-        let mut stored = None;
-        self.store.scan(family, from, end, &mut |key, value| {
-            if self.written(family, key).is_some() {
-                return true;
-            }
-            stored = Some((key.to_vec(), Bytes::copy_from_slice(value)));
-            false
+        let mut found = None;
+        self.walk(family, from, end, Direction::Forward, &mut |key, value| {
+            found = Some((key.to_vec(), Bytes::copy_from_slice(value)));
+            Walk::Stop
         })?;
-        let record = self.record.first(family, from, end, None);
-        let committed = self.committed.first(family, from, end, Some(&self.record));
-        let found = [record, committed, stored].into_iter().flatten();
-        Ok(found.min_by(|(a, _), (b, _)| a.cmp(b)))
+        Ok(found)
     }
 
-    pub(crate) fn put(&mut self, family: Family, key: Vec<u8>, value: Bytes) {
+    pub(crate) fn put(&mut self, family: FamilyId, key: Vec<u8>, value: Bytes) {
         self.record.write(family, key, Some(value));
     }
 
-    pub(crate) fn remove(&mut self, family: Family, key: Vec<u8>) {
+    pub(crate) fn remove(&mut self, family: FamilyId, key: Vec<u8>) {
         self.record.write(family, key, None);
     }
 
+    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is removed by ranges yet"))]
+    /// Removes every row from `from` up to before `end`, however many there are.
+    pub(crate) fn clear(&mut self, family: FamilyId, from: &[u8], end: &[u8]) {
+        self.record.clear(family, from, end);
+    }
+
     /// The record stands.
-    ///
-    /// One insertion a write: `BTreeMap::append` would walk everything that stands already, for
-    /// every record, and take most of the time of an apply.
     pub(crate) fn keep_record(&mut self) {
-        for (over, under) in self.record.families.iter_mut().zip(&mut self.committed.families) {
-            under.extend(std::mem::take(over));
-        }
+        self.record.sink_into(&mut self.committed);
     }
 
     /// The record has no effect.
     pub(crate) fn drop_record(&mut self) {
-        self.record = Layer::default();
+        self.record.forget();
     }
 
     /// Everything that stands.
     pub(crate) fn into_writes(self) -> WriteSet {
         assert!(self.record.is_empty(), "a record was neither kept nor dropped");
-        let rows = Family::ALL.into_iter().zip(self.committed.families);
-        let writes = rows
-            .flat_map(|(family, rows)| {
-                rows.into_iter().map(move |(key, value)| (family, key, value))
-            })
-            .collect();
-        WriteSet { writes }
+        self.committed.into_writes(self.store.families())
+    }
+}
+
+/// A walk over the store and what lies over it.
+struct Merge<'v, 'e> {
+    view: &'v View<'v>,
+    family: FamilyId,
+    /// What is left of the range. Rows of the store that were passed may still be in it, those of
+    /// the layers are not.
+    rest: Rest,
+    each: &'e mut EachRow<'e>,
+    is_over: bool,
+}
+
+impl Merge<'_, '_> {
+    /// Takes a row of the store, and says where the store is to go on.
+    fn stored(&mut self, key: &[u8], value: &[u8]) -> Walk {
+        let was_sought = self.layers_up_to(Some(key));
+        if self.is_over {
+            return Walk::Stop;
+        }
+        let (view, family) = (self.view, self.family);
+        if !self.rest.contains(key) {
+            // A row of a layer took its place, or led beyond it.
+            return if was_sought { Walk::Seek(self.rest.next_key()) } else { Walk::Next };
+        }
+        let cleared = view.record.cleared(family, key);
+        if let Some((from, end)) = cleared.or_else(|| view.committed.cleared(family, key)) {
+            return Walk::Seek(match self.rest.direction {
+                Direction::Forward => end.to_vec(),
+                Direction::Backward => from.to_vec(),
+            });
+        }
+        match (self.each)(key, value) {
+            Walk::Seek(to) => {
+                self.rest.pass(key);
+                self.rest.seek(to);
+                Walk::Seek(self.rest.next_key())
+            }
+            Walk::Next => Walk::Next,
+            Walk::Stop => {
+                self.is_over = true;
+                Walk::Stop
+            }
+        }
+    }
+
+    /// Hands out what the layers have on the way to a key of the store and at it, or to the end.
+    /// Says whether it was told to leave something out.
+    fn layers_up_to(&mut self, limit: Option<&[u8]>) -> bool {
+        let (view, family) = (self.view, self.family);
+        let mut was_sought = false;
+        while !self.is_over {
+            let Some(key) = view.next_written(family, &self.rest) else { break };
+            let is_beyond = limit.is_some_and(|limit| match self.rest.direction {
+                Direction::Forward => limit < key,
+                Direction::Backward => key < limit,
+            });
+            if is_beyond {
+                break;
+            }
+            self.rest.pass(key);
+            let Some(Some(value)) = view.written(family, key) else { continue };
+            match (self.each)(key, value) {
+                Walk::Next => {}
+                Walk::Seek(to) => {
+                    self.rest.seek(to);
+                    was_sought = true;
+                }
+                Walk::Stop => self.is_over = true,
+            }
+        }
+        was_sought
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::{MemoryStore, StateStore};
-
-    #[test]
-    fn first_merges_the_layers_and_respects_removals() {
-        let store = MemoryStore::default();
-        let row = |key: &str, value: &'static str| {
-            (Family::Map, key.as_bytes().to_vec(), Some(Bytes::from(value)))
-        };
-        store.commit(WriteSet { writes: vec![row("b", "stored"), row("d", "stored")] }).unwrap();
-        let mut view = View::new(&store);
-        let first = |view: &View<'_>| {
-            let found = view.first(Family::Map, b"a", b"z").unwrap();
-            found.map(|(key, _)| String::from_utf8(key).unwrap())
-        };
-        assert_eq!(first(&view).as_deref(), Some("b"));
-        view.remove(Family::Map, b"b".to_vec());
-        assert_eq!(first(&view).as_deref(), Some("d"));
-        view.put(Family::Map, b"c".to_vec(), Bytes::new());
-        assert_eq!(first(&view).as_deref(), Some("c"));
-        view.keep_record();
-        view.remove(Family::Map, b"c".to_vec());
-        assert_eq!(first(&view).as_deref(), Some("d"));
-        view.drop_record();
-        assert_eq!(first(&view).as_deref(), Some("c"));
-        assert_eq!(view.into_writes().writes.len(), 2);
-    }
-
-    #[test]
-    #[should_panic(expected = "neither kept nor dropped")]
-    fn a_record_is_kept_or_dropped_before_the_commit() {
-        let store = MemoryStore::default();
-        let mut view = View::new(&store);
-        view.put(Family::Map, b"a".to_vec(), Bytes::new());
-        view.into_writes();
-    }
-}
+mod tests;

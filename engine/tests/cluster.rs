@@ -138,7 +138,12 @@ async fn a_replica_that_was_away_catches_up() {
     let back = open(dir.path(), &addresses, 2).await;
     let log: ReplicatedLog<Vec<u8>> = ReplicatedLog::open(&back, spec("log")).await.unwrap();
     let at = ReadOptions::from(ReadConsistency::AtLeastOffset(last)).wait(Duration::from_secs(30));
-    let entries = log.scan(Offset::ZERO, 1000, at).await.unwrap();
+    let (mut entries, mut next) = (Vec::new(), Some(Offset::ZERO));
+    while let Some(from) = next {
+        let page = log.scan(from, 1000, at).await.unwrap();
+        entries.extend(page.entries);
+        next = page.next;
+    }
     assert_eq!(entries.len(), 120);
     assert!(entries.iter().zip(0..).all(|(entry, number)| entry.value[0] == number));
     engines.push(back);

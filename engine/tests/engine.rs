@@ -58,7 +58,7 @@ impl Service {
 
     async fn logged(&self) -> Vec<(Offset, String)> {
         let entries =
-            self.log.scan(Offset::ZERO, 100, ReadConsistency::Linearizable).await.unwrap();
+            self.log.scan(Offset::ZERO, 100, ReadConsistency::Linearizable).await.unwrap().entries;
         entries.into_iter().map(|entry| (entry.offset, entry.value)).collect()
     }
 }
@@ -221,8 +221,8 @@ async fn another_schema_or_kind_is_incompatible_and_bad_arguments_are_refused() 
     let twice = batch.append(&service.log, &"a".into()).append(&service.log, &"b".into());
     assert!(matches!(twice.commit().await, Err(Error::InvalidArgument { .. })));
     assert!(matches!(service.engine.batch().commit().await, Err(Error::InvalidArgument { .. })));
-    let rows = service.map.range(&String::new(), None, 10, ReadConsistency::Linearizable).await;
-    assert!(rows.unwrap().is_empty());
+    let page = service.map.range(&String::new(), None, 10, ReadConsistency::Linearizable).await;
+    assert!(page.unwrap().rows.is_empty());
 }
 
 #[tokio::test]
@@ -237,8 +237,8 @@ async fn ranges_come_in_key_order_with_one_row_a_key() {
         let (from, end) = (from.to_owned(), end.map(str::to_owned));
         let map = service.map.clone();
         async move {
-            let rows = map.range(&from, end.as_ref(), limit, ReadConsistency::Local).await.unwrap();
-            rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+            let page = map.range(&from, end.as_ref(), limit, ReadConsistency::Local).await.unwrap();
+            page.rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
         }
     };
     assert_eq!(keys("", None, 10).await, ["a", "a/1", "b"]);

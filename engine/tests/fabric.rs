@@ -74,8 +74,8 @@ impl Service {
     }
 
     async fn logged(&self) -> Result<Vec<String>, Error> {
-        let entries = self.log.scan(Offset::ZERO, 100, ReadConsistency::Linearizable).await?;
-        Ok(entries.into_iter().map(|entry| entry.value).collect())
+        let page = self.log.scan(Offset::ZERO, 100, ReadConsistency::Linearizable).await?;
+        Ok(page.entries.into_iter().map(|entry| entry.value).collect())
     }
 }
 

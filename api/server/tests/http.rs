@@ -206,6 +206,7 @@ async fn flights_are_taken_once_and_reported_by_a_worker_once() {
     );
     let (_, effects) = server.get("/effects").await;
     assert_eq!(effects["entries"].as_array().unwrap().len(), 1);
+    assert!(effects["next"].is_null(), "{effects}");
     let fresh = palisade::ReadConsistency::Linearizable;
     let read = server.service.read_status(&aws_zone(), "r1", fresh).await.unwrap();
     let state = read.unwrap().state;

@@ -26,7 +26,7 @@ use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::command::{Completion, Fingerprint, Refusal, VALUE_BYTES_MAX};
 use crate::keys;
 use crate::resource::{FenceEpoch, ResourceId};
-use crate::store::{Family, StoreError};
+use crate::store::{FamilyId, StoreError};
 use crate::view::View;
 
 /// How long a request is known, in milliseconds of log time: one day.
@@ -99,20 +99,20 @@ pub(crate) fn reserve(
         }
         Some(request) => {
             let age = keys::request_age(at.group, resource, request.since, key);
-            view.remove(Family::Idempotency, age);
+            view.remove(FamilyId::IDEMPOTENCY, age);
         }
         None => {
             let mut window = Window::load(view, at, resource)?;
             window.admit(at);
             window.evict(view, at, resource)?;
             let row = keys::request_window(at.group, resource);
-            view.put(Family::Idempotency, row, window.encode());
+            view.put(FamilyId::IDEMPOTENCY, row, window.encode());
         }
     }
     let request = Request { fingerprint, owner, since: at.log_time, completion: None };
-    view.put(Family::Idempotency, row, request.encode());
+    view.put(FamilyId::IDEMPOTENCY, row, request.encode());
     let age = keys::request_age(at.group, resource, at.log_time, key);
-    view.put(Family::Idempotency, age, Bytes::new());
+    view.put(FamilyId::IDEMPOTENCY, age, Bytes::new());
     Ok(Step::Done)
 }
 
@@ -141,17 +141,17 @@ pub(crate) fn complete(
         });
     }
     request.completion = Some(Completion { offset: at.offset, log_time: at.log_time, result });
-    view.put(Family::Idempotency, row, request.encode());
+    view.put(FamilyId::IDEMPOTENCY, row, request.encode());
     Ok(Step::Done)
 }
 
 fn find(view: &View<'_>, row: &[u8]) -> Result<Option<Request>, StoreError> {
-    let found = view.get(Family::Idempotency, row)?;
+    let found = view.get(FamilyId::IDEMPOTENCY, row)?;
     found.map(Request::decode).transpose().map_err(malformed)
 }
 
 /// Which requests are kept: how many, and that none was reserved before `since`. It spares each new
-/// request the look at the oldest one.
+/// request the look at the oldest one, and who looks for that the walk over all that are gone.
 struct Window {
     count: u64,
     since: LogTime,
@@ -159,7 +159,8 @@ struct Window {
 
 impl Window {
     fn load(view: &View<'_>, at: At, resource: ResourceId) -> Result<Self, StoreError> {
-        let Some(raw) = view.get(Family::Idempotency, &keys::request_window(at.group, resource))?
+        let Some(raw) =
+            view.get(FamilyId::IDEMPOTENCY, &keys::request_window(at.group, resource))?
         else {
             return Ok(Self { count: 0, since: at.log_time });
         };
@@ -195,12 +196,12 @@ impl Window {
         resource: ResourceId,
     ) -> Result<(), StoreError> {
         let too_old = |since: LogTime| at.log_time.get().saturating_sub(since.get()) > RETENTION_MS;
-        let (from, end) = keys::request_ages(at.group, resource);
         for _ in 0..EVICTIONS_PER_RESERVE {
             if self.count <= REQUESTS_MAX && !too_old(self.since) {
                 break;
             }
-            let Some((age, _)) = view.first(Family::Idempotency, &from, &end)? else {
+            let (from, end) = keys::request_ages(at.group, resource, self.since);
+            let Some((age, _)) = view.first(FamilyId::IDEMPOTENCY, &from, &end)? else {
                 // Only the request that is being admitted is left, and it is of now.
                 self.since = at.log_time;
                 break;
@@ -211,8 +212,8 @@ impl Window {
             if self.count <= REQUESTS_MAX && !too_old(since) {
                 break;
             }
-            view.remove(Family::Idempotency, keys::request(at.group, resource, &key));
-            view.remove(Family::Idempotency, age);
+            view.remove(FamilyId::IDEMPOTENCY, keys::request(at.group, resource, &key));
+            view.remove(FamilyId::IDEMPOTENCY, age);
             self.count -= 1;
         }
         Ok(())
@@ -221,4 +222,86 @@ impl Window {
 
 fn malformed(error: DecodeError) -> StoreError {
     StoreError { what: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use palisade_replication::GroupId;
+
+    use super::*;
+    use crate::store::{
+        Direction, EachRow, Families, MemoryStore, StateRead, StateStore, WriteSet,
+    };
+
+    const STORE: ResourceId = ResourceId(1);
+
+    /// Counts the rows that walks come by.
+    struct Counted<'a> {
+        store: &'a MemoryStore,
+        rows: Cell<usize>,
+    }
+
+    impl StateRead for Counted<'_> {
+        fn families(&self) -> &Families {
+            self.store.families()
+        }
+
+        fn get(&self, family: FamilyId, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+            self.store.get(family, key)
+        }
+
+        fn walk(
+            &self,
+            family: FamilyId,
+            from: &[u8],
+            end: &[u8],
+            direction: Direction,
+            each: &mut EachRow<'_>,
+        ) -> Result<(), StoreError> {
+            self.store.walk(family, from, end, direction, &mut |key, value| {
+                self.rows.set(self.rows.get() + 1);
+                each(key, value)
+            })
+        }
+    }
+
+    /// Old requests are pushed out in a time that depends on how many they are, not on its square:
+    /// each look at the oldest begins where the last one ended.
+    #[test]
+    fn old_requests_are_pushed_out_without_walking_over_those_that_are_gone() {
+        const COUNT: u64 = 1_000;
+        let at = |offset: u64, log_time: u64| At {
+            group: GroupId::new(1),
+            offset: Offset::new(offset),
+            log_time: LogTime::new(log_time),
+        };
+        let request = |view: &mut View<'_>, at: At| {
+            let (owner, fingerprint) = (FenceEpoch::new(1), Fingerprint([0; 32]));
+            let key = at.offset.get().to_be_bytes();
+            let step = reserve(view, at, STORE, owner, fingerprint, &key).unwrap();
+            assert!(matches!(step, Step::Done));
+            view.keep_record();
+        };
+        let store = MemoryStore::default();
+        let mut view = View::new(&store);
+        (1..=COUNT).for_each(|n| request(&mut view, at(n, n)));
+        store.commit(view.into_writes()).unwrap();
+
+        let counted = Counted { store: &store, rows: Cell::new(0) };
+        let mut view = View::new(&counted);
+        let later = COUNT + RETENTION_MS + 1;
+        // Each pushes out several.
+        (1..=COUNT / 2).for_each(|n| request(&mut view, at(COUNT + n, later)));
+        let writes: WriteSet = view.into_writes();
+        store.commit(writes).unwrap();
+        let known = |n: u64| {
+            let row = keys::request(GroupId::new(1), STORE, &n.to_be_bytes());
+            store.get(FamilyId::IDEMPOTENCY, &row).unwrap().is_some()
+        };
+        assert!((1..=COUNT).all(|n| !known(n)) && known(COUNT + 1));
+        let rows = counted.rows.get();
+        assert!(rows <= 3 * COUNT as usize, "rows={rows}");
+    }
 }

@@ -10,7 +10,7 @@ use crate::keys;
 use crate::resource::{
     FailureDomain, FenceEpoch, FenceGuard, ResourceId, ResourceKind, ResourceSpec,
 };
-use crate::store::{Family, StateRead, StoreError};
+use crate::store::{Direction, FamilyId, StateRead, StoreError, Walk};
 use crate::view::View;
 
 /// A resource: its kind, and its spec with the current epoch.
@@ -31,18 +31,19 @@ impl ResourceTable {
         let mut table = Self::default();
         let mut malformed = None;
         let (from, end) = keys::resources(group);
-        read.scan(Family::Resources, &from, &end, &mut |key, value| {
+        let forward = Direction::Forward;
+        read.walk(FamilyId::RESOURCES, &from, &end, forward, &mut |key, value| {
             let id = key.last_chunk().map(|raw| ResourceId(u32::from_be_bytes(*raw)));
             match (id, decode(value)) {
                 (Some(id), Ok(resource)) => {
                     table.by_id.insert(id, resource);
-                    true
+                    Walk::Next
                 }
                 (_, Err(error)) => {
                     malformed = Some(error);
-                    false
+                    Walk::Stop
                 }
-                (None, _) => false,
+                (None, _) => Walk::Stop,
             }
         })?;
         match malformed {
@@ -90,7 +91,7 @@ impl ResourceTable {
         let mut raw = Vec::with_capacity(128);
         put_kind(&mut raw, resource.kind);
         encode_spec(&mut raw, &resource.spec);
-        view.put(Family::Resources, keys::resource(group, id), raw.into());
+        view.put(FamilyId::RESOURCES, keys::resource(group, id), raw.into());
         self.by_id.insert(id, resource);
         Outcome::Opened { resource: id }
     }

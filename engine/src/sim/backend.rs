@@ -94,7 +94,7 @@ impl Backend for SimBackend {
         self.desk.lay(self.life, Question::Transfer { group, to })
     }
 
-    fn stopped(&self) -> Option<Error> {
+    fn stopped(&self, _group: GroupId) -> Option<Error> {
         self.desk.ended(self.life).map(Error::from)
     }
 

@@ -9,11 +9,14 @@ use std::path::Path;
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
-    FlushOptions, IteratorMode, Options, ReadOptions, Snapshot, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBAccess,
+    DBCompressionType, DBRawIteratorWithThreadMode, FlushOptions, Options, ReadOptions, Snapshot,
+    WriteBatch, WriteOptions,
 };
 
-use super::{EachRow, Family, StateRead, StateStore, StoreError, WriteSet};
+use super::{
+    Direction, EachRow, Families, FamilyId, Rest, StateRead, StateStore, StoreError, Walk, WriteSet,
+};
 use crate::error::Error;
 
 /// Memory for rows that are not flushed yet, over all families.
@@ -25,15 +28,25 @@ const OPEN_FILES_MAX: i32 = 512;
 /// Filter bits for each key: one look-up in a hundred of a key that is not there reads a block.
 const FILTER_BITS_PER_KEY: f64 = 10.0;
 
+/// RocksDB's own family, which we leave empty.
+const DEFAULT_FAMILY: &str = "default";
+
 pub(crate) struct RocksStore {
     db: DB,
+    families: Families,
     /// Held while the store is open. Its own, because RocksDB tells of a held lock by text only.
     _lock: File,
 }
 
 impl RocksStore {
-    pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
+    /// Opens the state in a folder, or makes it.
+    ///
+    /// # Errors
+    /// [`Error::Incompatible`] if there is a family that is none of these: its rows are part of the
+    /// state, and would be left out of digests and snapshots.
+    pub(crate) fn open(dir: &Path, families: Families) -> Result<Self, Error> {
         let lock = lock(dir)?;
+        refuse_unknown(dir, &families)?;
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -42,13 +55,13 @@ impl RocksStore {
         options.set_max_open_files(OPEN_FILES_MAX);
         options.set_keep_log_file_num(2);
         let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
-        let families = Family::ALL.map(|family| {
+        let described = families.ids().map(|family| {
             let mut blocks = BlockBasedOptions::default();
             blocks.set_block_cache(&cache);
             // In the cache, and so within its bound.
             blocks.set_cache_index_and_filter_blocks(true);
             blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-            if family == Family::Idempotency {
+            if family == FamilyId::IDEMPOTENCY {
                 // Every new request looks up its key, which is not there.
                 blocks.set_bloom_filter(FILTER_BITS_PER_KEY, false);
             }
@@ -56,27 +69,43 @@ impl RocksStore {
             options.set_block_based_table_factory(&blocks);
             options.set_compression_type(DBCompressionType::Lz4);
             options.set_write_buffer_size(WRITE_BUFFER_BYTES / 2);
-            ColumnFamilyDescriptor::new(family.name(), options)
+            ColumnFamilyDescriptor::new(families.name(family), options)
         });
-        let default = ColumnFamilyDescriptor::new("default", Options::default());
-        let families = families.into_iter().chain([default]);
-        match DB::open_cf_descriptors(&options, dir, families) {
-            Ok(db) => Ok(Self { db, _lock: lock }),
-            Err(error) => Err(Error::InternalError {
-                what: format!("could not open the state in {}: {error}", dir.display()),
-            }),
-        }
+        let default = ColumnFamilyDescriptor::new(DEFAULT_FAMILY, Options::default());
+        let db = DB::open_cf_descriptors(&options, dir, described.chain([default]))
+            .map_err(|error| unopened(dir, &error))?;
+        Ok(Self { db, families, _lock: lock })
     }
 
-    fn family(&self, family: Family) -> &ColumnFamily {
-        self.db.cf_handle(family.name()).expect("every family is opened with the store")
+    fn family(&self, family: FamilyId) -> &ColumnFamily {
+        self.db.cf_handle(self.families.name(family)).expect("every family is opened with it")
     }
 }
 
+fn refuse_unknown(dir: &Path, families: &Families) -> Result<(), Error> {
+    // RocksDB's pointer to what is current: without it there is no store yet.
+    if !dir.join("CURRENT").exists() {
+        return Ok(());
+    }
+    let found = DB::list_cf(&Options::default(), dir).map_err(|error| unopened(dir, &error))?;
+    for name in found {
+        if name != DEFAULT_FAMILY && families.find(name.as_bytes()).is_none() {
+            let known: Vec<_> = families.ids().map(|family| families.name(family)).collect();
+            return Err(Error::Incompatible {
+                expected: format!("state of the projections {}", known.join(", ")),
+                found: format!("state of projection={name}, which is not registered"),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn unopened(dir: &Path, error: &dyn std::error::Error) -> Error {
+    Error::InternalError { what: format!("could not open the state in {}: {error}", dir.display()) }
+}
+
 fn lock(dir: &Path) -> Result<File, Error> {
-    let failed = |error: std::io::Error| Error::InternalError {
-        what: format!("could not open the state in {}: {error}", dir.display()),
-    };
+    let failed = |error: std::io::Error| unopened(dir, &error);
     std::fs::create_dir_all(dir).map_err(failed)?;
     let lock = File::create(dir.join("palisade.lock")).map_err(failed)?;
     match lock.try_lock() {
@@ -99,38 +128,67 @@ fn bounded(from: &[u8], end: &[u8]) -> ReadOptions {
     options
 }
 
-/// Feeds rows to `each` until it has enough.
-fn feed<T: AsRef<[u8]>>(
-    rows: impl Iterator<Item = Result<(T, T), rocksdb::Error>>,
+/// Takes a bounded iterator over the rows that are left, as `each` says.
+fn walk<D: DBAccess>(
+    mut rows: DBRawIteratorWithThreadMode<'_, D>,
+    mut rest: Rest,
     each: &mut EachRow<'_>,
 ) -> Result<(), StoreError> {
-    for row in rows {
-        let (key, value) = row.map_err(failed)?;
-        if !each(key.as_ref(), value.as_ref()) {
-            break;
+    match rest.direction {
+        Direction::Forward => rows.seek_to_first(),
+        Direction::Backward => rows.seek_to_last(),
+    }
+    while let Some((key, value)) = rows.item() {
+        match (each(key, value), rest.direction) {
+            (Walk::Stop, _) => return Ok(()),
+            (Walk::Next, Direction::Forward) => rows.next(),
+            (Walk::Next, Direction::Backward) => rows.prev(),
+            (Walk::Seek(to), direction) => {
+                rest.pass(key);
+                rest.seek(to);
+                if rest.is_empty() {
+                    return Ok(());
+                }
+                match direction {
+                    Direction::Forward => rows.seek(&rest.from),
+                    Direction::Backward => {
+                        // It stops at the key itself if there is a row.
+                        rows.seek_for_prev(&rest.end);
+                        if rows.key().is_some_and(|key| key == rest.end) {
+                            rows.prev();
+                        }
+                    }
+                }
+            }
         }
     }
-    Ok(())
+    rows.status().map_err(failed)
 }
 
 impl StateRead for RocksStore {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    fn families(&self) -> &Families {
+        &self.families
+    }
+
+    fn get(&self, family: FamilyId, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let value = self.db.get_pinned_cf(self.family(family), key).map_err(failed)?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
-    fn scan(
+    fn walk(
         &self,
-        family: Family,
+        family: FamilyId,
         from: &[u8],
         end: &[u8],
+        direction: Direction,
         each: &mut EachRow<'_>,
     ) -> Result<(), StoreError> {
-        if end <= from {
+        let rest = Rest::new(from, end, direction);
+        if rest.is_empty() {
             return Ok(());
         }
         let cf = self.family(family);
-        feed(self.db.iterator_cf_opt(cf, bounded(from, end), IteratorMode::Start), each)
+        walk(self.db.raw_iterator_cf_opt(cf, bounded(from, end)), rest, each)
     }
 }
 
@@ -140,23 +198,29 @@ struct RocksSnapshot<'a> {
 }
 
 impl StateRead for RocksSnapshot<'_> {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+    fn families(&self) -> &Families {
+        &self.store.families
+    }
+
+    fn get(&self, family: FamilyId, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let value = self.snapshot.get_pinned_cf(self.store.family(family), key).map_err(failed)?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
-    fn scan(
+    fn walk(
         &self,
-        family: Family,
+        family: FamilyId,
         from: &[u8],
         end: &[u8],
+        direction: Direction,
         each: &mut EachRow<'_>,
     ) -> Result<(), StoreError> {
-        if end <= from {
+        let rest = Rest::new(from, end, direction);
+        if rest.is_empty() {
             return Ok(());
         }
         let cf = self.store.family(family);
-        feed(self.snapshot.iterator_cf_opt(cf, bounded(from, end), IteratorMode::Start), each)
+        walk(self.snapshot.raw_iterator_cf_opt(cf, bounded(from, end)), rest, each)
     }
 }
 
@@ -167,6 +231,12 @@ impl StateStore for RocksStore {
 
     fn commit(&self, writes: WriteSet) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
+        for (family, from, end) in &writes.cleared {
+            // RocksDB refuses a range that ends before it begins.
+            if from < end {
+                batch.delete_range_cf(self.family(*family), from, end);
+            }
+        }
         for (family, key, value) in &writes.writes {
             match value {
                 Some(value) => batch.put_cf(self.family(*family), key, value),
@@ -178,16 +248,8 @@ impl StateStore for RocksStore {
         self.db.write_opt(batch, &options).map_err(failed)
     }
 
-    fn clear(&self, family: Family, from: &[u8], end: &[u8]) -> Result<(), StoreError> {
-        let mut batch = WriteBatch::default();
-        batch.delete_range_cf(self.family(family), from, end);
-        let mut options = WriteOptions::default();
-        options.disable_wal(true);
-        self.db.write_opt(batch, &options).map_err(failed)
-    }
-
     fn flush(&self) -> Result<(), StoreError> {
-        let families: Vec<_> = Family::ALL.iter().map(|family| self.family(*family)).collect();
+        let families: Vec<_> = self.families.ids().map(|family| self.family(family)).collect();
         let mut options = FlushOptions::default();
         options.set_wait(true);
         self.db.flush_cfs_opt(&families, &options).map_err(failed)
@@ -199,19 +261,45 @@ mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::process::{Command, Stdio};
 
+    use super::super::conformance;
     use super::*;
+
+    fn open(dir: &Path) -> Result<RocksStore, Error> {
+        RocksStore::open(dir, Families::new(&[]).unwrap())
+    }
 
     #[test]
     fn rocks_store_conforms_and_is_held_by_one() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("state");
-        let store = RocksStore::open(&dir).unwrap();
-        super::super::conformance::run(&store);
-        let second = RocksStore::open(&dir).map(|_| ());
+        let store = RocksStore::open(&dir, conformance::families()).unwrap();
+        conformance::run(&store);
+        let second = RocksStore::open(&dir, conformance::families()).map(|_| ());
         assert!(matches!(second, Err(Error::AlreadyExists { .. })), "{second:?}");
         drop(store);
-        let reopened = RocksStore::open(&dir).unwrap();
-        assert_eq!(reopened.get(Family::Map, b"a").unwrap().as_deref(), Some(&b"4"[..]));
+        let reopened = RocksStore::open(&dir, conformance::families()).unwrap();
+        assert_eq!(reopened.get(FamilyId::MAP, b"bb").unwrap().as_deref(), Some(&b"5"[..]));
+    }
+
+    /// A projection that was registered once must be known ever after; a new one may come.
+    #[test]
+    fn state_of_a_projection_that_is_not_registered_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("state");
+        drop(open(&dir).unwrap());
+        drop(RocksStore::open(&dir, Families::new(&["stock", "inventory"]).unwrap()).unwrap());
+        let refused =
+            |known: &[&'static str]| match RocksStore::open(&dir, Families::new(known).unwrap())
+                .map(|_| ())
+            {
+                Err(Error::Incompatible { expected, found }) => (expected, found),
+                other => panic!("{other:?}"),
+            };
+        assert!(refused(&[]).1.contains("not registered"));
+        let (expected, found) = refused(&["inventory"]);
+        assert!(expected.contains("idempotency, inventory"), "{expected}");
+        assert!(found.contains("projection=stock"), "{found}");
+        drop(RocksStore::open(&dir, Families::new(&["inventory", "stock"]).unwrap()).unwrap());
     }
 
     /// Where the killed process of the next test keeps its store.
@@ -221,21 +309,21 @@ mod tests {
     const FLUSH_EVERY: u64 = 9_000;
     const FILLER_BYTES: usize = 16 << 10;
 
-    fn number(store: &RocksStore, family: Family) -> u64 {
+    fn number(store: &RocksStore, family: FamilyId) -> u64 {
         let found = store.get(family, b"n").unwrap();
         found.map_or(0, |raw| u64::from_be_bytes(raw[..].try_into().unwrap()))
     }
 
     /// Commits one number after the other to all families, until it is killed.
     fn commit_until_killed(dir: &Path) {
-        let store = RocksStore::open(dir).unwrap();
-        for n in number(&store, Family::Meta) + 1.. {
+        let store = open(dir).unwrap();
+        for n in number(&store, FamilyId::META) + 1.. {
             let row =
                 |family| (family, b"n".to_vec(), Some(Bytes::copy_from_slice(&n.to_be_bytes())));
-            let mut writes: Vec<_> = Family::ALL.map(row).into();
+            let mut writes: Vec<_> = store.families.ids().map(row).collect();
             let filler = Bytes::from(vec![n as u8; FILLER_BYTES]);
-            writes.push((Family::Log, n.to_be_bytes().to_vec(), Some(filler)));
-            store.commit(WriteSet { writes }).unwrap();
+            writes.push((FamilyId::LOG, n.to_be_bytes().to_vec(), Some(filler)));
+            store.commit(WriteSet::rows(writes)).unwrap();
             if n % FLUSH_EVERY == 0 {
                 store.flush().unwrap();
             }
@@ -270,8 +358,9 @@ mod tests {
                 .expect("it commits until it is killed");
             child.kill().unwrap();
             child.wait().unwrap();
-            let store = RocksStore::open(&dir).unwrap();
-            let numbers = Family::ALL.map(|family| number(&store, family));
+            let store = open(&dir).unwrap();
+            let numbers: Vec<_> =
+                store.families.ids().map(|family| number(&store, family)).collect();
             assert!(numbers.iter().all(|n| *n == numbers[0]), "{numbers:?}");
             assert!(flushed <= numbers[0], "flushed={flushed} found={numbers:?}");
             assert!(before <= numbers[0], "before={before} found={numbers:?}");

@@ -76,17 +76,17 @@ async fn reports(
 
 async fn pages(client: &Client, node: usize, path: &str) -> Result<Vec<Value>, String> {
     let mut all: Vec<Value> = Vec::new();
+    let mut from = 0;
     loop {
-        let from = all.last().and_then(|entry| entry["offset"].as_u64()).map_or(0, |last| last + 1);
-        let page = client
+        let (page, next) = client
             .wait(node, &format!("{path}?from={from}&limit={PAGE}"), |answer| {
-                answer["entries"].as_array().cloned()
+                Some((answer["entries"].as_array()?.clone(), answer["next"].as_u64()))
             })
             .await?;
-        let last = page.len() < PAGE;
         all.extend(page);
-        if last {
-            return Ok(all);
+        match next {
+            Some(next) => from = next,
+            None => return Ok(all),
         }
     }
 }

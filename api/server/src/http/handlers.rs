@@ -148,9 +148,10 @@ pub(super) async fn flights(
 ) -> Answer {
     let Page { from, limit } = query(page)?;
     let limit = limit.unwrap_or(PAGE_ENTRIES).min(PAGE_ENTRIES);
-    let entries = service.flights(Offset::new(from.unwrap_or(0)), limit).await?;
-    let rows = entries.iter().map(|e| json!({ "offset": e.offset.get(), "flight": e.value }));
-    ok(StatusCode::OK, json!({ "entries": rows.collect::<Vec<_>>() }))
+    let page = service.flights(Offset::new(from.unwrap_or(0)), limit).await?;
+    let rows = page.entries.iter().map(|e| json!({ "offset": e.offset.get(), "flight": e.value }));
+    let next = page.next.map(Offset::get);
+    ok(StatusCode::OK, json!({ "entries": rows.collect::<Vec<_>>(), "next": next }))
 }
 
 pub(super) async fn effects(
@@ -159,9 +160,10 @@ pub(super) async fn effects(
 ) -> Answer {
     let Page { from, limit } = query(page)?;
     let limit = limit.unwrap_or(PAGE_ENTRIES).min(PAGE_ENTRIES);
-    let entries = service.effects(Offset::new(from.unwrap_or(0)), limit).await?;
-    let rows = entries.iter().map(|e| json!({ "offset": e.offset.get(), "effect": e.value }));
-    ok(StatusCode::OK, json!({ "entries": rows.collect::<Vec<_>>() }))
+    let page = service.effects(Offset::new(from.unwrap_or(0)), limit).await?;
+    let rows = page.entries.iter().map(|e| json!({ "offset": e.offset.get(), "effect": e.value }));
+    let next = page.next.map(Offset::get);
+    ok(StatusCode::OK, json!({ "entries": rows.collect::<Vec<_>>(), "next": next }))
 }
 
 pub(super) async fn airport(

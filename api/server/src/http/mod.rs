@@ -4,8 +4,8 @@
 //! POST /reports                        202 and a receipt
 //! GET  /reports/{id}?at_least=&wait_ms=
 //! POST /flights                        202 and a receipt
-//! GET  /flights?from=&limit=           a page of the log
-//! GET  /effects?from=&limit=           a page of what was handed out
+//! GET  /flights?from=&limit=           a page of the log, and `next`: where to go on, or null
+//! GET  /effects?from=&limit=           a page of what was handed out, alike
 //! GET  /airports/{code}
 //! GET  /status  /digest  /healthz
 //! ```

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade::{
-    Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogEntry,
+    Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogPage,
     LogicalResourceName, Offset, ReadConsistency, ReadOptions, Receipt, ReplicatedIdempotencyStore,
     ReplicatedLog, ReplicatedMap, ResourceSpec, SchemaId, Stored, Version, Versioned,
 };
@@ -220,11 +220,7 @@ impl ReportService {
     ///
     /// # Errors
     /// As for any read.
-    pub async fn flights(
-        &self,
-        from: Offset,
-        limit: usize,
-    ) -> Result<Vec<LogEntry<Flight>>, Error> {
+    pub async fn flights(&self, from: Offset, limit: usize) -> Result<LogPage<Flight>, Error> {
         self.flights.scan(from, limit, ReadConsistency::Local).await
     }
 
@@ -232,11 +228,7 @@ impl ReportService {
     ///
     /// # Errors
     /// As for any read.
-    pub async fn effects(
-        &self,
-        from: Offset,
-        limit: usize,
-    ) -> Result<Vec<LogEntry<Effect>>, Error> {
+    pub async fn effects(&self, from: Offset, limit: usize) -> Result<LogPage<Effect>, Error> {
         self.effect_log.scan(from, limit, ReadConsistency::Local).await
     }
 
@@ -253,13 +245,10 @@ impl ReportService {
             let fresh = ReadConsistency::AtLeastOffset(computed_at);
             let limit = palisade::RANGE_ROWS_MAX;
             let page = self.index.range(&from, Some(&end), limit, fresh).await?;
-            let last = page.len() < limit;
-            if let Some((key, _)) = page.last() {
-                from = format!("{key}\0");
-            }
-            flights.extend(page.into_iter().map(|(_, row)| row.value));
-            if last {
-                return Ok(Report::of(&flights, computed_at.get()));
+            flights.extend(page.rows.into_iter().map(|(_, row)| row.value));
+            match page.next {
+                Some(next) => from = next,
+                None => return Ok(Report::of(&flights, computed_at.get())),
             }
         }
     }

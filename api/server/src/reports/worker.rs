@@ -83,8 +83,8 @@ impl Worker {
             return Ok(completed);
         }
         let from = self.position.next();
-        let commands = self.service.commands.scan(from, SCAN_MAX, ReadConsistency::Local).await?;
-        for entry in commands {
+        let page = self.service.commands.scan(from, SCAN_MAX, ReadConsistency::Local).await?;
+        for entry in page.entries {
             let mine = entry.offset.get() % self.share.1 == self.share.0 % self.share.1;
             if mine {
                 completed += self.attend(entry.offset, entry.value, now).await?;
