@@ -119,7 +119,7 @@ mod tests {
         three.tick(40);
         let id = three.leader();
         let replica = three.replica(id);
-        let mut name = |replica: &mut Replica| {
+        let name = |replica: &mut Replica| {
             replica.reads.accept(1);
             replica.reads.start(0).expect("none is under way")
         };
