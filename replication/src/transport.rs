@@ -619,7 +619,8 @@ mod tests {
         }
         // One of them fits, or two halves: the others end.
         for _ in 0..3 {
-            let ended = served.join_next().await.unwrap().unwrap();
+            let ended = timeout(Duration::from_secs(60), served.join_next()).await;
+            let ended = ended.expect("G12: one of them is closed").unwrap().unwrap();
             let Err(Ended::Refused(fault, _)) = ended else { panic!("it ended by itself") };
             assert_eq!(fault, PeerFault::Crowding);
         }

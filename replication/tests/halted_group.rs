@@ -9,7 +9,8 @@ use bytes::Bytes;
 use journal::Journal;
 use palisade_replication::sim::{Completion, SimCluster, SimMachine, SimOptions};
 use palisade_replication::{
-    AppliedPosition, ApplyError, CommittedEntry, Exporter, GroupId, NodeId, Role, StateMachine,
+    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Exporter, GroupId, Member, Node,
+    NodeConfig, NodeError, NodeId, OpenDisk, Options, Role, StateMachine, WalOptions,
 };
 
 const HALTS: GroupId = GroupId::new(1);
@@ -190,4 +191,48 @@ fn a_halted_group_goes_on_when_it_is_well() {
         let records = ward.cluster.machine(ward.ill).journal.records(HALTS);
         assert!(records.iter().any(|record| record == POISON), "seed={seed}: nothing is skipped");
     }
+}
+
+/// The same with the threads of production: who waits is told, whoever asks later hears why, and the other
+/// group of the node goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_hear_why_a_group_has_halted() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = NodeConfig {
+        cluster: ClusterId::new(3),
+        node: NodeId::new(1),
+        data_dir: dir.path().to_owned(),
+        groups: vec![HALTS, GOES_ON],
+        voters: [(NodeId::new(1), Member::default())].into(),
+        listen: None,
+        options: Options::default(),
+        wal: WalOptions::default(),
+        disk: OpenDisk::default(),
+    };
+    let machine = Patient { journal: Journal::default(), is_ill: Arc::new(AtomicBool::new(true)) };
+    let node = Node::open(config, machine).await.unwrap();
+    let record = |group, payload| node.propose(group, Bytes::from_static(payload));
+    for group in [HALTS, GOES_ON] {
+        // Alone it leads at once, but not before it has looked at its log.
+        while record(group, b"before").unwrap().await.is_err() {}
+    }
+    let before = node.applied(HALTS).unwrap().offset;
+    let waits = node.wait_applied(HALTS, before.next());
+    let (waited, unknown) = tokio::join!(waits, record(HALTS, POISON).unwrap());
+    assert!(matches!(unknown, Err(NodeError::Indeterminate)), "{unknown:?}");
+    let why = |error: NodeError| {
+        let told = error.to_string();
+        assert!(matches!(error, NodeError::GroupHalted { group: 1, .. }), "{told}");
+        assert!(told.contains("a record that cannot be taken in"), "{told}");
+    };
+    why(waited.unwrap_err());
+    why(node.halted(HALTS).expect("it has halted"));
+    why(record(HALTS, b"later").expect_err("it takes nothing"));
+    why(node.read_barrier(HALTS).await.unwrap_err());
+    assert_eq!(node.status(HALTS).await.unwrap().role, Role::Halted);
+    assert_eq!(node.applied(HALTS).unwrap().offset, before, "its state is as it was");
+    record(GOES_ON, b"later").unwrap().await.unwrap();
+    node.read_barrier(GOES_ON).await.unwrap();
+    assert!(node.halted(GOES_ON).is_none() && node.stopped().is_none());
+    node.close().await.unwrap();
 }

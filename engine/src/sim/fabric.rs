@@ -75,12 +75,9 @@ impl SimFabric {
     pub fn from_seed(seed: u64, nodes: u64) -> Self {
         let options = SimOptions {
             nodes,
-            loss_per_mille: 0,
-            duplicate_per_mille: 0,
-            corrupt_per_mille: 0,
             // Room for the largest records that production takes.
             wal: WalOptions::default(),
-            ..SimOptions::default()
+            ..SimOptions::calm()
         };
         let desk = Desk::default();
         let seats = desk.clone();
