@@ -3,8 +3,9 @@
 use palisade_replication::{GroupId, Offset};
 use sha2::{Digest, Sha256};
 
+use crate::chain::ChainHead;
 use crate::keys;
-use crate::machine::{ChainHead, read_position};
+use crate::machine::read_position;
 use crate::store::{Direction, FamilyId, StateRead, StoreError, Walk};
 
 /// What a replica's state amounts to at one offset. Equal offsets must have equal digests (G8).

@@ -33,6 +33,7 @@
 mod backend;
 mod batch;
 mod builder;
+mod chain;
 mod codec;
 mod command;
 mod digest;
@@ -64,6 +65,7 @@ mod view;
 
 pub use batch::Batch;
 pub use builder::EngineBuilder;
+pub use chain::ChainHead;
 pub use codec::DecodeError;
 pub use command::{
     BATCH_OPS_MAX, Completion, Fingerprint, KEY_BYTES_MAX, VALUE_BYTES_MAX, Version,
@@ -73,7 +75,6 @@ pub use engine::Engine;
 pub use error::Error;
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
 pub use log::{LogEntry, LogPage, ReplicatedLog, SCAN_ENTRIES_MAX};
-pub use machine::ChainHead;
 pub use map::{MapPage, RANGE_ROWS_MAX, ReplicatedMap, Versioned};
 pub use page::SCAN_BYTES_MAX;
 pub use palisade_replication::{

@@ -7,8 +7,7 @@
 //! and not with a guard that its own first effect has moved. No other operation can tell: reserving
 //! and completing touch nothing that they touch.
 //!
-//! Records form a chain: `head(n) = SHA-256(head(n-1), offset, log time, payload)`. Equal heads at
-//! equal offsets mean equal logs (G8).
+//! Records form a chain (`chain.rs`): equal heads at equal offsets mean equal logs (G8).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,8 +17,8 @@ use palisade_replication::{
     AppliedPosition, ApplyError, ClusterId, CommittedEntry, Exporter, GroupId, LogIndex, LogTime,
     NodeId, Offset, StateMachine, Term,
 };
-use sha2::{Digest, Sha256};
 
+use crate::chain::{ChainHead, ChainLink};
 use crate::codec::{DecodeError, Reader, put_number};
 use crate::command::{Action, Command, Op, Outcome, Refusal};
 use crate::error::Error;
@@ -32,37 +31,7 @@ use crate::store::{FamilyId, StateRead, StateStore, StoreError, WriteSet};
 use crate::view::View;
 
 /// Format of everything stored, beside each record's own version.
-const STATE_VERSION: u8 = 1;
-
-/// Head of the chain of records: equal heads at equal offsets mean equal logs.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ChainHead(pub(crate) [u8; 32]);
-
-impl ChainHead {
-    /// Before the first record.
-    pub const ZERO: Self = Self([0; 32]);
-
-    fn next(self, offset: Offset, log_time: LogTime, payload: &[u8]) -> Self {
-        let mut hasher = Sha256::new();
-        hasher.update(self.0);
-        hasher.update(offset.get().to_le_bytes());
-        hasher.update(log_time.get().to_le_bytes());
-        hasher.update(payload);
-        Self(hasher.finalize().into())
-    }
-}
-
-impl std::fmt::Display for ChainHead {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl std::fmt::Debug for ChainHead {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "ChainHead({self})")
-    }
-}
+const STATE_VERSION: u8 = 2;
 
 /// The engine's state machine over a store.
 pub(crate) struct EngineMachine {
@@ -152,7 +121,8 @@ impl StateMachine for EngineMachine {
                     Outcome::Applied | Outcome::Opened { .. } => view.keep_record(),
                     Outcome::Duplicate(_) | Outcome::Refused(_) => view.drop_record(),
                 }
-                state.head = state.head.next(at.offset, at.log_time, &record.payload);
+                let link = ChainLink::of(at.offset, at.log_time, &record.payload);
+                state.head = state.head.next(link);
                 outcomes.push(RecordOutcome(outcome));
                 at.offset = at.offset.next();
             }
@@ -278,7 +248,12 @@ fn claim(store: &dyn StateStore, cluster: ClusterId, node: NodeId) -> Result<(),
         Some(found) if found[..] == owner[..] => Ok(()),
         Some(found) if found.first() != Some(&STATE_VERSION) => Err(Error::Incompatible {
             expected: format!("state version={STATE_VERSION}"),
-            found: format!("state version={:?}: open it with a newer release", found.first()),
+            found: match found.first() {
+                Some(version) if *version < STATE_VERSION => {
+                    format!("state version={version}: it was never released, make it anew")
+                }
+                version => format!("state version={version:?}: open it with a newer release"),
+            },
         }),
         Some(_) => Err(Error::Incompatible {
             expected: format!("state of cluster={cluster} node={node}"),
@@ -356,5 +331,10 @@ mod tests {
         let writes = vec![(FamilyId::META, keys::OWNER.to_vec(), newer)];
         store.commit(WriteSet::rows(writes)).unwrap();
         assert!(refused(cluster, node).contains("newer release"));
+
+        let older = Some(Bytes::from_static(&[STATE_VERSION - 1]));
+        let writes = vec![(FamilyId::META, keys::OWNER.to_vec(), older)];
+        store.commit(WriteSet::rows(writes)).unwrap();
+        assert_eq!(refused(cluster, node), "state version=1: it was never released, make it anew");
     }
 }

@@ -202,7 +202,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::machine::{ChainHead, encode_position};
+    use crate::chain::ChainHead;
+    use crate::machine::encode_position;
     use crate::store::MemoryStore;
 
     const GROUP: GroupId = GroupId::new(1);
