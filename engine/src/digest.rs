@@ -29,7 +29,7 @@ pub(crate) fn digest(read: &dyn StateRead, group: GroupId) -> Result<StateDigest
             continue;
         }
         let mut hasher = Sha256::new();
-        for (from, end) in keys::of_group(family, group) {
+        if let Some((from, end)) = keys::of_group(family, group) {
             read.walk(family, &from, &end, Direction::Forward, &mut |key, value| {
                 for part in [key, value] {
                     hasher.update((part.len() as u64).to_le_bytes());

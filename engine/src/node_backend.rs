@@ -12,7 +12,8 @@ use palisade_replication::{
 
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::error::Error;
-use crate::machine::{EngineMachine, RecordOutcome};
+use crate::machine::EngineMachine;
+use crate::outcome::RecordOutcome;
 use crate::readers::Readers;
 use crate::store::StateStore;
 
