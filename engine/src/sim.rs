@@ -1,6 +1,7 @@
 //! The engine's state machine under the simulator of `palisade-replication`.
 
 mod backend;
+mod conduct;
 mod desk;
 mod exchange;
 mod fabric;
@@ -27,6 +28,7 @@ use crate::store::{FamilyId, MemoryStore};
 use crate::stored::Stored;
 
 pub use crate::outcome::RecordOutcome;
+pub use conduct::{Misconduct, check_projection};
 pub use fabric::{SimFabric, SimFabricBuilder};
 pub use palisade_replication::sim::{
     Completion as SimCompletion, GROUP, Nemesis, OpId, SimCluster, SimFault, SimOptions, SimRandom,

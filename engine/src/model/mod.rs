@@ -332,6 +332,23 @@ fn only_a_higher_owner_takes_over_and_only_the_holder_completes() {
     assert_eq!(outcomes, wanted);
 }
 
+/// A batch that completes its request twice has no first time that it could repeat: it is refused, and
+/// not told as a duplicate of itself.
+#[test]
+fn a_batch_is_no_repetition_of_itself() {
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+    let twice = vec![reserve("r", 1, 7), complete("r", 1, "done"), complete("r", 1, "done")];
+    let again = vec![reserve("r", 1, 7), complete("r", 1, "done"), reserve("r", 1, 7)];
+    let outcomes = apply_all(&mut replica, vec![batch(twice), batch(again)]);
+    let detail = RequestRefusal::TwiceInOneBatch.to_bytes();
+    for outcome in outcomes {
+        let Outcome::Refused(Refusal::ByProjection { op, detail: found, .. }) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!((op, found), (2, detail.clone()));
+    }
+}
+
 /// G12: beyond its bound a store forgets the oldest requests, and says that it holds no more.
 #[test]
 fn a_full_store_of_requests_forgets_the_oldest() {
