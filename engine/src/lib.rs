@@ -36,9 +36,11 @@ mod builder;
 mod chain;
 mod codec;
 mod command;
+pub mod degradation;
 mod digest;
 mod engine;
 mod error;
+mod failure;
 #[cfg(test)]
 mod golden;
 mod idempotency;
@@ -51,6 +53,7 @@ mod model;
 mod node_backend;
 mod open_resource;
 mod page;
+mod profile;
 mod projections;
 mod read;
 mod readers;
@@ -73,6 +76,7 @@ pub use command::{
 pub use digest::StateDigest;
 pub use engine::Engine;
 pub use error::Error;
+pub use failure::Failure;
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
 pub use log::{LogEntry, LogPage, ReplicatedLog, SCAN_ENTRIES_MAX};
 pub use map::{MapPage, RANGE_ROWS_MAX, ReplicatedMap, Versioned};
@@ -82,6 +86,7 @@ pub use palisade_replication::{
     Member, MemberChange, MemberRole, Membership, NodeId, Offset, OpenDisk, Options, PeerFault,
     Role, Term, WalOptions,
 };
+pub use profile::{PlacementProfile, PolicyHash};
 pub use projections::idempotency::{REQUESTS_MAX, RETENTION_MS};
 pub use read::{ReadConsistency, ReadOptions};
 pub use receipt::Receipt;
