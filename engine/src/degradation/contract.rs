@@ -59,7 +59,6 @@ impl DegradationContract {
     pub const BYTES_MAX: usize = 2 + Self::RULES_MAX * (5 + 5);
 
     /// Begins a contract.
-    #[must_use]
     pub fn builder() -> DegradationContractBuilder {
         DegradationContractBuilder { rules: Vec::new() }
     }

@@ -134,7 +134,7 @@ impl GroupHealth {
 
     /// The failure that this is, if it is one, as the error that says so; [`Error::failure`] is its name.
     /// Of several the gravest: what is final before what may pass, what stops everything before what
-    /// slows it down. The error is never [`Indeterminate`](palisade_replication::Disposition): it is
+    /// slows it down. The error is never [`Indeterminate`](crate::Disposition::Indeterminate): it is
     /// about a call that was not made.
     #[must_use]
     pub fn observe(&self, limits: &HealthLimits) -> Option<Error> {
