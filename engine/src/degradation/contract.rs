@@ -121,17 +121,12 @@ impl DegradationContract {
         if reader.byte(WHAT.what)? != VERSION {
             return Err(WHAT);
         }
-        let count = reader.number(WHAT.what)?;
-        if count > Self::RULES_MAX as u64 {
-            return Err(WHAT);
-        }
         let mut builder = Self::builder();
-        for _ in 0..count {
+        for _ in 0..reader.number(WHAT.what)? {
             builder = builder.rule(decode_rule(&mut reader)?);
         }
-        reader.end(WHAT.what)?;
         let contract = builder.build().map_err(|_| WHAT)?;
-        // Rules in another order are another form of the same contract.
+        // Rules in another order, or something behind them, are another form of the same contract.
         if contract.to_bytes() == raw { Ok(contract) } else { Err(WHAT) }
     }
 

@@ -252,12 +252,9 @@ impl FailureDrill {
 
 /// How a node that is left sees its group, once it has waited as long as it takes.
 fn what_is_seen(node: NodeId, group: &GroupVerdict) -> GroupHealth {
-    let for_ever = |is: bool| if is { u64::MAX } else { 0 };
-    GroupHealth {
-        leaderless_ms: for_ever(group.voters_missing > 0),
-        uncommitted_ms: for_ever(!group.commits),
-        ..GroupHealth::well(node)
-    }
+    // A record waits in any group that is in use.
+    let uncommitted_ms = if group.commits { 0 } else { u64::MAX };
+    GroupHealth { uncommitted_ms, ..GroupHealth::well(node) }
 }
 
 #[cfg(test)]

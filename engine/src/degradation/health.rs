@@ -235,6 +235,7 @@ mod tests {
         assert_eq!(with(1, &away), None, "the loss of a voter is none of the resource");
         let unnamed = [voter(1, "a", true), voter(2, "", true), voter(3, "", true)];
         assert_eq!(with(2, &unnamed), Some(Failure::Degraded));
+        assert_eq!(with(1, &unnamed[1..]), None, "without a demand nobody needs a name");
         assert_eq!(with(2, &[]), None, "who does not lead does not know");
     }
 

@@ -81,12 +81,9 @@ impl GroupMap {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a member whose domain is unknown, or is not a provider, a region
-    /// and a zone: nobody could say with what it fails. [`Error::PreconditionFailed`] while voters are
-    /// being replaced.
+    /// and a zone: nobody could say with what it fails; and for a leader that is no voter.
+    /// [`Error::PreconditionFailed`] while voters are being replaced.
     pub fn of(group: GroupId, leader: Option<NodeId>, members: &Membership) -> Result<Self, Error> {
-        if members.is_joint() {
-            return Err(under_change(group));
-        }
         let described = members.roles().map(|(node, role)| {
             let text = members.member(node).map_or("", |member| member.domain.as_str());
             let domain = domain_of(text).ok_or_else(|| {
@@ -98,9 +95,14 @@ impl GroupMap {
             })?;
             Ok(MemberMap { node, domain, role })
         });
-        let members_known = described.collect::<Result<_, Error>>()?;
-        let domains_demanded = if members.commits_across_domains() { 2 } else { 1 };
-        Ok(Self { group, leader, domains_demanded, members: members_known })
+        let map = Self {
+            group,
+            leader,
+            domains_demanded: if members.commits_across_domains() { 2 } else { 1 },
+            members: described.collect::<Result<_, Error>>()?,
+        };
+        map.check()?;
+        Ok(map)
     }
 
     /// Those whose majority decides.
@@ -294,6 +296,8 @@ mod tests {
         });
         assert_eq!(found.members, expected);
         assert_eq!((found.leader, found.domains_demanded), (None, 1));
+        let foreign = GroupMap::of(GroupId::new(1), Some(NodeId::new(3)), &members(&["aws/r1/a"]));
+        assert_eq!(foreign.unwrap_err().failure(), Failure::InvalidArgument);
         for unclear in ["", "aws", "aws/r1", "aws//a", "aws/r1/a/b"] {
             let error = of(&["aws/r1/a", unclear]).unwrap_err();
             assert_eq!(error.failure(), Failure::InvalidArgument);

@@ -232,17 +232,18 @@ proptest! {
     #[test]
     fn domains_are_told_as_their_nodes_are(map in map(), at: [Index; 2], drill in 0_usize..5) {
         let report = drills(some_member(&map, &at[0], &at[1]))[drill].judge(&map).unwrap();
-        for verdict in &report.resources {
-            let served = verdict.served_from(|node| node.writes);
-            let refused = verdict.refused_from(|node| node.writes);
+        let kinds: [fn(&NodeAnswers) -> Answer; 3] =
+            [|node| node.writes, |node| node.linearizable_reads, |node| node.local_reads];
+        for (verdict, kind) in report.resources.iter().flat_map(|v| kinds.map(|kind| (v, kind))) {
+            let (served, refused) = (verdict.served_from(kind), verdict.refused_from(kind));
             for node in &verdict.nodes {
                 prop_assert!(served.contains(&node.domain) != refused.contains_key(&node.domain));
-                match node.writes {
+                match kind(node) {
                     Answer::Refused(why) if !served.contains(&node.domain) => {
                         prop_assert!(refused[&node.domain].contains(&why));
                     }
                     Answer::Refused(_) => {}
-                    _ => prop_assert!(served.contains(&node.domain)),
+                    Answer::Served | Answer::Stale => prop_assert!(served.contains(&node.domain)),
                 }
             }
         }
