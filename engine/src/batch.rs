@@ -1,6 +1,7 @@
 //! Batches: operations on several resources that take effect at one offset, or not at all (G7).
 
 use bytes::Bytes;
+use palisade_replication::LogTime;
 
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::command::{BatchCommand, Command, Op};
@@ -242,9 +243,34 @@ impl Batch {
         fingerprint: Fingerprint,
         owner: FenceEpoch,
     ) -> Self {
+        self.reserve_at(store, key, fingerprint, owner, None)
+    }
+
+    /// Reserves a request that says when it was issued: a log time that its maker had from the engine
+    /// before he sent it for the first time, and that stays with it. One that may have been forgotten
+    /// meanwhile is refused ([`Error::WindowExpired`]) and never takes effect twice.
+    pub fn reserve_issued(
+        self,
+        store: &ReplicatedIdempotencyStore,
+        key: &str,
+        fingerprint: Fingerprint,
+        owner: FenceEpoch,
+        issued: LogTime,
+    ) -> Self {
+        self.reserve_at(store, key, fingerprint, owner, Some(issued))
+    }
+
+    fn reserve_at(
+        self,
+        store: &ReplicatedIdempotencyStore,
+        key: &str,
+        fingerprint: Fingerprint,
+        owner: FenceEpoch,
+        issued: Option<LogTime>,
+    ) -> Self {
         let key = Bytes::copy_from_slice(key.as_bytes());
         let bytes = key.len();
-        self.op(&store.handle, bytes, 0, &RequestOp::Reserve { owner, fingerprint, key })
+        self.op(&store.handle, bytes, 0, &RequestOp::Reserve { owner, issued, fingerprint, key })
     }
 
     /// Completes a request with its result.

@@ -1,7 +1,7 @@
 //! What can go wrong, as a service sees it: a closed set, and for each what to do about it.
 
 use bytes::Bytes;
-use palisade_replication::{Disposition, NodeError, Offset};
+use palisade_replication::{Disposition, LogTime, NodeError, Offset};
 use palisade_wal::WalError;
 
 use crate::projections::map::Version;
@@ -121,6 +121,13 @@ pub enum Error {
         /// Which, from 0.
         guard: usize,
     },
+    /// A request of that time is not known any more: whether it took effect cannot be told. Look for what it
+    /// was to do, or make a new request.
+    #[error("requests of that time are forgotten, floor={floor}")]
+    WindowExpired {
+        /// Requests that were reserved up to this log time may be forgotten.
+        floor: LogTime,
+    },
     /// The request is reserved by an owner of a higher epoch.
     #[error("the request is in progress, owner_epoch={owner} age_ms={age_ms}")]
     InProgress {
@@ -153,6 +160,7 @@ impl Error {
             Self::Disconnected { outcome_unknown: true } => Disposition::Indeterminate,
             Self::LeaseExpired
             | Self::Revoked
+            | Self::WindowExpired { .. }
             | Self::Fenced { .. }
             | Self::Incompatible { .. }
             | Self::InvalidArgument { .. }
@@ -178,6 +186,9 @@ impl Error {
                 "acquire the lease again; what it guarded is not yours until then"
             }
             Self::Revoked => "stop, and ask whoever revoked it",
+            Self::WindowExpired { .. } => {
+                "it may have taken effect long ago: look for what it was to do before making a new request"
+            }
             Self::Fenced { .. } => {
                 "stop writing: another writer took over; to take over in turn, open the resource \
                  with a higher epoch"

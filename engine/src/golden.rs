@@ -19,7 +19,7 @@ use crate::command::{BatchCommand, Command, Op, OpenCommand};
 use crate::digest::digest;
 use crate::machine::EngineMachine;
 use crate::projection::Registry;
-use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp};
+use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::log::LogOp;
 use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
@@ -85,9 +85,13 @@ fn commands() -> Vec<Command> {
     let keep =
         |keep_ms, changes_max| MapOp::Keep { history: History { keep_ms, changes_max } }.to_bytes();
     let delete = |guard, key| MapOp::Delete { guard, key: bytes(key) }.to_bytes();
-    let reserve = |key| RequestOp::Reserve { owner, fingerprint, key: bytes(key) }.to_bytes();
+    let reserve =
+        |key| RequestOp::Reserve { owner, issued: None, fingerprint, key: bytes(key) }.to_bytes();
     let complete = |key, result| {
         RequestOp::Complete { owner, key: bytes(key), result: bytes(result) }.to_bytes()
+    };
+    let window = |retention_ms, requests_max| {
+        RequestOp::Keep { window: RequestWindow { retention_ms, requests_max } }.to_bytes()
     };
     let version_is = |key, version| MapGuard::VersionIs { key: bytes(key), version }.to_bytes();
     let completed = |key| RequestGuard::Completed { key: bytes(key) }.to_bytes();
@@ -122,6 +126,7 @@ fn commands() -> Vec<Command> {
         batch(vec![op(2, 1, put_for(1_000, "ends", "soon"))]),
         batch(vec![op(2, 1, keep(3_600_000, 4))]),
         Command::Housekeep(vec![ResourceId(2)]),
+        batch(vec![op(3, 1, window(60_000, 9))]),
         // Refused records: they have their place in the chain, and no row.
         branches(vec![op(3, 1, completed("r2"))], vec![op(1, 1, append("never"))], Vec::new()),
         batch(vec![op(1, 0, append("stale"))]),

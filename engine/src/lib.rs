@@ -105,7 +105,7 @@ pub use profile::{PlacementProfile, PolicyHash};
 pub use projection::{
     Applied, At, OUTCOME_BYTES_MAX, Projection, ProjectionFault, ROW_KEY_BYTES_MAX, Rows, RowsRead,
 };
-pub use projections::idempotency::{Fingerprint, REQUESTS_MAX, RETENTION_MS};
+pub use projections::idempotency::{Fingerprint, RequestWindow};
 pub use projections::log::LogPosition;
 pub use projections::map::{History, MapBounds, Version};
 pub use read::{ReadConsistency, ReadOptions};

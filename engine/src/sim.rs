@@ -206,7 +206,7 @@ impl Submission {
         let payload = bytes::Bytes::copy_from_slice(&self.payload);
         let owner = self.epoch;
         let fingerprint = Fingerprint::of(&self.payload);
-        let reserve = RequestOp::Reserve { owner, fingerprint, key: key.clone() };
+        let reserve = RequestOp::Reserve { owner, issued: None, fingerprint, key: key.clone() };
         let append = LogOp::Append { payload: payload.clone() };
         let put = MapOp::Put { guard: None, ttl_ms: None, key: key.clone(), value: payload };
         let complete = RequestOp::Complete { owner, key, result: bytes::Bytes::new() };

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use palisade::{
-    Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogicalResourceName,
-    MapRange, NodeId, Offset, Placement, ReadConsistency, ReadOptions, ReplicaPolicy,
-    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec,
-    SchemaId, Version,
+    Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogTime,
+    LogicalResourceName, MapRange, NodeId, Offset, Placement, ReadConsistency, ReadOptions,
+    ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus,
+    ResourceSpec, SchemaId, Version,
 };
 use tempfile::TempDir;
 
@@ -87,8 +87,7 @@ async fn a_submission_takes_effect_once_at_one_offset() {
     assert_eq!((again.offset, again.log_time), (receipt.offset, receipt.log_time));
     assert!(matches!(service.submit("r1", "other").await, Err(Error::IdempotencyConflict)));
     assert_eq!(service.logged().await.len(), 1);
-    let status =
-        service.requests.status("r1", ReadConsistency::Local).await.unwrap().value.unwrap();
+    let status = service.requests.status("r1", ReadConsistency::Local).await.unwrap().value;
     let RequestStatus::Completed(completion) = status else { panic!("{status:?}") };
     assert_eq!((completion.offset, &completion.result[..]), (receipt.offset, &b"done"[..]));
     service.engine.close().await.unwrap();
@@ -112,7 +111,10 @@ async fn a_batch_with_a_failing_guard_leaves_no_trace() {
     let refused = batch(Version::ABSENT).await.unwrap_err();
     assert!(matches!(refused, Error::VersionMismatch { .. }), "{refused}");
     assert!(service.logged().await.is_empty());
-    assert_eq!(service.requests.status("r", ReadConsistency::Local).await.unwrap().value, None);
+    assert_eq!(
+        service.requests.status("r", ReadConsistency::Local).await.unwrap().value,
+        RequestStatus::Unknown { floor: LogTime::new(0) }
+    );
     let row = service.map.get(&"k".into(), ReadConsistency::Local).await.unwrap().value.unwrap();
     assert_eq!(row.version.offset(), first.offset);
     batch(row.version).await.unwrap();

@@ -82,7 +82,7 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     told.receipt("repeat", requests.reserve("r", print, two).await);
     told.receipt("conflict", requests.reserve("r", other, two).await);
     let status = requests.status("r", ReadConsistency::Linearizable).await?;
-    let Some(RequestStatus::Completed(done)) = status.value else { panic!("{status:?}") };
+    let RequestStatus::Completed(done) = status.value else { panic!("{status:?}") };
     told.note("status", (done.offset, done.result));
 
     told.read("get", map.get(&text("k"), ReadConsistency::Linearizable).await);

@@ -1,20 +1,22 @@
 //! Histories: few names, keys, owners and epochs, so that they meet often.
 
 use bytes::Bytes;
-use palisade_replication::Offset;
+use palisade_replication::{LogTime, Offset};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::naive::{Action, Batch, Demand, On, Said};
 use super::{KINDS, Step};
 use crate::command::OpenCommand;
-use crate::projections::idempotency::{Fingerprint, RETENTION_MS, RequestGuard, RequestOp};
+use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::log::LogOp;
 use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
     FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId,
     ResourceKind, ResourceSpec, SchemaId,
 };
+
+const DAY_MS: u64 = 86_400_000;
 
 fn domain(allowed: bool) -> FailureDomain {
     FailureDomain::new(if allowed { "aws" } else { "gcp" }, "r", "z")
@@ -51,7 +53,15 @@ fn on<T>(resource: u32, what: T) -> On<T> {
 
 pub(super) fn reserve(key: &'static str, owner: u64, fingerprint: u8) -> On<Action> {
     let (owner, fingerprint) = (FenceEpoch::new(owner), Fingerprint([fingerprint; 32]));
-    on(3, Action::Request(RequestOp::Reserve { owner, fingerprint, key: Bytes::from(key) }))
+    on(
+        3,
+        Action::Request(RequestOp::Reserve {
+            owner,
+            issued: None,
+            fingerprint,
+            key: Bytes::from(key),
+        }),
+    )
 }
 
 pub(super) fn complete(key: &'static str, owner: u64, result: &'static str) -> On<Action> {
@@ -80,6 +90,7 @@ fn any_action() -> impl Strategy<Value = Action> {
     let value = || proptest::sample::select(vec!["", "x", "y"]).prop_map(Bytes::from);
     let owner = || (1_u64..4).prop_map(FenceEpoch::new);
     let guard = || proptest::option::weighted(0.4, any_version());
+    let issued = proptest::option::weighted(0.4, 900_u64..6_000);
     let ttl = || proptest::option::weighted(0.4, 1_u64..2_000);
     prop_oneof![
         2 => value().prop_map(|payload| Action::Log(LogOp::Append { payload })),
@@ -87,14 +98,19 @@ fn any_action() -> impl Strategy<Value = Action> {
             Action::Map(MapOp::Put { guard, ttl_ms, key, value })
         }),
         1 => (0_u64..3, 0_u64..9).prop_map(|(keep, changes_max)| {
-            let keep_ms = [0, 700, RETENTION_MS][keep as usize];
+            let keep_ms = [0, 700, DAY_MS][keep as usize];
             Action::Map(MapOp::Keep { history: History { keep_ms, changes_max } })
         }),
         1 => (guard(), any_key())
             .prop_map(|(guard, key)| Action::Map(MapOp::Delete { guard, key })),
-        4 => (owner(), any_key(), 0_u8..2).prop_map(|(owner, key, raw)| {
-            let fingerprint = Fingerprint([raw; 32]);
-            Action::Request(RequestOp::Reserve { owner, fingerprint, key })
+        4 => (owner(), issued, any_key(), 0_u8..2).prop_map(|(owner, issued, key, raw)| {
+            let (issued, fingerprint) = (issued.map(LogTime::new), Fingerprint([raw; 32]));
+            Action::Request(RequestOp::Reserve { owner, issued, fingerprint, key })
+        }),
+        1 => (0_usize..3, 0_u64..6).prop_map(|(retention, requests_max)| {
+            let retention_ms = [0, 700, DAY_MS][retention];
+            let window = RequestWindow { retention_ms, requests_max };
+            Action::Request(RequestOp::Keep { window })
         }),
         4 => (owner(), any_key(), value()).prop_map(|(owner, key, result)| {
             Action::Request(RequestOp::Complete { owner, key, result })
@@ -163,7 +179,7 @@ fn any_housekeeping() -> impl Strategy<Value = Said> {
 }
 
 pub(super) fn any_history() -> impl Strategy<Value = Vec<Step>> {
-    let later = prop_oneof![6 => Just(0), 3 => 1..1_000_u64, 1 => Just(RETENTION_MS / 2 + 1)];
+    let later = prop_oneof![6 => Just(0), 3 => 1..1_000_u64, 1 => Just(DAY_MS / 2 + 1)];
     let said = prop_oneof![20 => any_batch(), 1 => any_open(), 3 => any_housekeeping()];
     let step = (later, said).prop_map(|(later_ms, said)| Step { later_ms, said });
     vec(step, 0..60).prop_map(|steps| opened().into_iter().chain(steps).collect())

@@ -26,7 +26,7 @@ use crate::keys;
 use crate::machine::{EngineMachine, read_position};
 use crate::outcome::{Branch, Completion, Outcome};
 use crate::projection::{Registry, RowsRead};
-use crate::projections::idempotency::{self, REQUESTS_MAX, RequestRefusal, find};
+use crate::projections::idempotency::{self, RequestRefusal, Window, find};
 use crate::projections::map::{BelowFloor, KeyRange, Version, When};
 use crate::projections::{log, map};
 use crate::refusal::Refusal;
@@ -134,6 +134,10 @@ fn assert_state(read: &dyn StateRead, model: &Model) {
         }
     }
     assert_eq!(logged, model.logs);
+    for (id, (_, floor)) in &model.windows {
+        let rows = RowsRead::new(read, FamilyId::IDEMPOTENCY, GROUP, ResourceId(*id));
+        assert_eq!(Window::load(&rows).unwrap().floor.get(), *floor);
+    }
     assert_eq!(requests, model.requests.len());
     for ((id, key), request) in &model.requests {
         let rows = RowsRead::new(read, FamilyId::IDEMPOTENCY, GROUP, ResourceId(*id));
@@ -413,8 +417,9 @@ fn a_full_store_of_requests_forgets_the_oldest() {
     // As if there were as many as there may be.
     let row = [&keys::of_resource(GROUP, ResourceId(3))[..], b"c"].concat();
     let mut full = Vec::new();
-    crate::codec::put_number(&mut full, REQUESTS_MAX);
-    crate::codec::put_number(&mut full, 1_001);
+    for number in [1_000_000, 1_001, 0, 86_400_000, 1_000_000] {
+        crate::codec::put_number(&mut full, number);
+    }
     let writes = vec![(FamilyId::IDEMPOTENCY, row, Some(full.into()))];
     store.commit(WriteSet::rows(writes)).unwrap();
     let next = |offset: u64, op| CommittedEntry {

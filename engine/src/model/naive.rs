@@ -7,7 +7,7 @@ use palisade_replication::{LogTime, Offset};
 
 use crate::command::{Op, OpenCommand};
 use crate::outcome::{Branch, Completion, Outcome};
-use crate::projections::idempotency::{Fingerprint, RETENTION_MS, RequestGuard, RequestOp};
+use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::idempotency::{NAME as REQUESTS, RequestRefusal};
 use crate::projections::log::{LogOp, LogPosition};
 use crate::projections::map::{MapGuard, MapOp, NAME as MAP, Version};
@@ -97,6 +97,8 @@ pub(super) struct Model {
     pub(super) logs: BTreeMap<(u32, LogPosition), Bytes>,
     pub(super) maps: BTreeMap<u32, NaiveMap>,
     pub(super) requests: BTreeMap<(u32, Bytes), Request>,
+    /// How long requests are kept, and when the youngest was reserved that is gone.
+    pub(super) windows: BTreeMap<u32, (RequestWindow, u64)>,
 }
 
 /// Where a record stands.
@@ -133,6 +135,7 @@ impl Model {
                     if let Some(map) = self.maps.get_mut(&id.0) {
                         map.tidy(here);
                     }
+                    self.evict(id.0, here.now, 0, 256);
                 }
                 Outcome::Applied { branch: Branch::Then, outcomes: Vec::new() }
             }
@@ -278,8 +281,12 @@ impl Model {
                     End::Refused(Refusal::ByProjection { projection: MAP, op: number, detail })
                 })
             }
-            Action::Request(RequestOp::Reserve { owner, fingerprint, key }) => {
-                self.reserve(here, id, *owner, *fingerprint, key)
+            Action::Request(RequestOp::Keep { window }) => {
+                self.windows.entry(id).or_default().0 = *window;
+                Ok(Bytes::new())
+            }
+            Action::Request(RequestOp::Reserve { owner, issued, fingerprint, key }) => {
+                self.reserve(here, id, *owner, *issued, *fingerprint, key)
                     .map_err(|refusal| request_refused(number, refusal))?;
                 Ok(Bytes::new())
             }
@@ -296,6 +303,7 @@ impl Model {
         here: Here,
         id: u32,
         owner: FenceEpoch,
+        issued: Option<LogTime>,
         fingerprint: Fingerprint,
         key: &Bytes,
     ) -> Result<(), RequestRefusal> {
@@ -312,7 +320,11 @@ impl Model {
                 return Err(RequestRefusal::InProgress { owner, age_ms });
             }
         } else {
-            self.evict(id, here.now);
+            let floor = LogTime::new(self.windows.entry(id).or_default().1);
+            if issued.is_some_and(|issued| issued <= floor) {
+                return Err(RequestRefusal::Forgotten { floor });
+            }
+            self.evict(id, here.now, 1, 4);
         }
         self.requests.insert(at, Request { fingerprint, owner, since: here.now, done: None });
         Ok(())
@@ -350,19 +362,21 @@ impl Model {
         Ok(())
     }
 
-    /// The four oldest that are too old make room for a new request.
-    fn evict(&mut self, id: u32, now: u64) {
-        for _ in 0..4 {
-            let oldest = self
-                .requests
-                .iter()
-                .filter(|((store, _), _)| *store == id)
+    /// The oldest that are too old or too many make room, up to so many; `more` are to come.
+    fn evict(&mut self, id: u32, now: u64, more: usize, most: usize) {
+        let (keeps, _) = self.windows.get(&id).copied().unwrap_or_default();
+        for _ in 0..most {
+            let mine = self.requests.iter().filter(|((store, _), _)| *store == id);
+            let count = mine.clone().count() + more;
+            let oldest = mine
                 .min_by_key(|((_, key), request)| (request.since, key.clone()))
                 .map(|(at, request)| (at.clone(), request.since));
-            match oldest {
-                Some((at, since)) if now - since > RETENTION_MS => self.requests.remove(&at),
-                _ => return,
-            };
+            let Some((at, since)) = oldest else { return };
+            if count as u64 <= keeps.requests_max.max(1) && now - since <= keeps.retention_ms {
+                return;
+            }
+            self.requests.remove(&at);
+            self.windows.entry(id).or_default().1 = since;
         }
     }
 }

@@ -112,15 +112,23 @@ impl NaiveMap {
 
     fn change(&mut self, here: Here, key: Bytes, held: Option<Held>, ended: bool) {
         let Here { offset, now } = here;
+        let passes = self.history.changes_max == 0 && self.gone == self.changes.len();
+        let was_put = held.is_some();
         self.changes.push(Change { offset, now, key, held, ended });
-        self.forget(here, 4);
+        if passes && was_put {
+            self.gone += 1;
+        } else {
+            self.forget(here, 4);
+        }
     }
 
     fn forget(&mut self, here: Here, most: usize) {
         for _ in 0..most {
             let Some(oldest) = self.changes.get(self.gone) else { return };
             let kept = (self.changes.len() - self.gone) as u64;
-            if kept <= self.history.changes_max && here.now - oldest.now <= self.history.keep_ms {
+            let is_kept =
+                kept <= self.history.changes_max && here.now - oldest.now <= self.history.keep_ms;
+            if is_kept || oldest.offset == here.offset {
                 return;
             }
             self.gone += 1;

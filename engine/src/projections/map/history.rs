@@ -105,11 +105,13 @@ impl Header {
         at: At,
         rows: &mut Rows<'_, '_>,
         key: &Bytes,
+        removed: bool,
         ended: bool,
         replaced: Option<Version>,
     ) -> Result<(), ProjectionFault> {
-        if self.history.changes_max == 0 && self.changes == 0 {
-            // As if it were kept and pushed out at once, without the two rows.
+        if self.history.changes_max == 0 && self.changes == 0 && !removed {
+            // As if it were kept and pushed out at once, without the row. A removal stays for the rest of
+            // its record: it tells that the key was changed.
             self.floor = at.offset;
             return forget(rows, key, Version(at.offset), replaced);
         }
@@ -119,7 +121,8 @@ impl Header {
         self.evict(at, rows, EVICTIONS_PER_CHANGE)
     }
 
-    /// Pushes out changes that are too old, or too many: the oldest first, up to so many.
+    /// Pushes out changes that are too old, or too many: the oldest first, up to so many, and none of the
+    /// record that is applied.
     pub(super) fn evict(
         &mut self,
         at: At,
@@ -131,7 +134,9 @@ impl Header {
             let Some((row, raw)) = found else { break };
             let (place, change) = (FeedPlace::of_row(&row)?, Change::decode(&raw)?);
             let age_ms = at.log_time.get().saturating_sub(change.log_time.get());
-            if self.changes <= self.history.changes_max && age_ms <= self.history.keep_ms {
+            let is_kept =
+                self.changes <= self.history.changes_max && age_ms <= self.history.keep_ms;
+            if is_kept || place.offset == at.offset {
                 self.first = place;
                 break;
             }

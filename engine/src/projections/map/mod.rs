@@ -152,5 +152,6 @@ fn change(
         rows.put(&end_row(ends_at, key), Bytes::new())?;
     }
     rows.put(&version_row(key, Version(at.offset)), held.encode())?;
-    header.note(at, rows, key, ended, newest.map(|(version, _)| version))
+    let (removed, replaced) = (held.value.is_none(), newest.map(|(version, _)| version));
+    header.note(at, rows, key, removed, ended, replaced)
 }
