@@ -30,6 +30,7 @@
 //! The guarantees have numbers, G1 to G12; the README lists them. `docs/architecture.md` is the map
 //! of this crate.
 
+pub mod audit;
 mod backend;
 mod batch;
 mod builder;
