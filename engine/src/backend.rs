@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, MemberChange, NodeId, Offset,
-    PeerFault,
+    PeerFault, RecordRun,
 };
 
 use crate::error::Error;
@@ -49,6 +49,15 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Runs a read on one moment's state, where nobody waits for it who has something else to do.
     fn read(&self, job: ReadJob) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Committed records from `from` on, as far as they are applied here: about so many bytes of them, and
+    /// none if nothing is applied there. That the log begins later is an answer like another: where.
+    fn records(
+        &self,
+        group: GroupId,
+        from: Offset,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Result<Vec<RecordRun>, Offset>, Error>>;
 
     /// Resolves after so long.
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()>;

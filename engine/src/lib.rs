@@ -53,9 +53,11 @@ mod node_backend;
 mod open_resource;
 mod page;
 mod projections;
+mod prove;
 mod read;
 mod readers;
 mod receipt;
+mod records;
 mod resource;
 #[cfg(feature = "sim")]
 pub mod sim;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, MemberChange, Node, NodeError,
-    NodeId, Offset, PeerFault,
+    NodeId, Offset, PeerFault, RecordRun,
 };
 
 use crate::backend::{Backend, BoxFuture, ReadJob};
@@ -72,6 +72,21 @@ impl Backend for NodeBackend {
 
     fn read(&self, job: ReadJob) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(self.readers.read(job))
+    }
+
+    fn records(
+        &self,
+        group: GroupId,
+        from: Offset,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Result<Vec<RecordRun>, Offset>, Error>> {
+        Box::pin(async move {
+            match self.node.records(group, from, bytes_max).await {
+                Ok(runs) => Ok(Ok(runs)),
+                Err(NodeError::RecordsTrimmed { first }) => Ok(Err(first)),
+                Err(error) => Err(error.into()),
+            }
+        })
     }
 
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, MemberChange, NodeError, NodeId,
-    Offset, PeerFault,
+    Offset, PeerFault, RecordRun,
 };
 use tokio::sync::oneshot;
 
@@ -68,6 +68,16 @@ impl Backend for SimBackend {
             let store = self.desk.store(self.life)?;
             job(&*store.snapshot()).map_err(|error| stopped(&error))
         })
+    }
+
+    fn records(
+        &self,
+        group: GroupId,
+        from: Offset,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Result<Vec<RecordRun>, Offset>, Error>> {
+        let question = move |answer| Question::Records { group, from, bytes_max, answer };
+        Box::pin(self.ask(question, NodeError::Closed))
     }
 
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {
