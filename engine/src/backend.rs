@@ -16,6 +16,8 @@ use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, MemberChange, NodeId, Offset,
     PeerFault, RecordRun,
 };
+#[cfg(feature = "backup")]
+use tokio::sync::mpsc;
 
 use crate::error::Error;
 use crate::machine::RecordOutcome;
@@ -58,6 +60,11 @@ pub(crate) trait Backend: Send + Sync {
         from: Offset,
         bytes_max: usize,
     ) -> BoxFuture<'_, Result<Result<Vec<RecordRun>, Offset>, Error>>;
+
+    /// The group's state of one moment as the chunks of a snapshot, read while they are taken, on a thread
+    /// that nothing else waits for. Nothing more comes after an error.
+    #[cfg(feature = "backup")]
+    fn export(&self, group: GroupId) -> Result<mpsc::Receiver<Result<Bytes, Error>>, Error>;
 
     /// Resolves after so long.
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()>;

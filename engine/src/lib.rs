@@ -32,6 +32,8 @@
 
 pub mod audit;
 mod backend;
+#[cfg(feature = "backup")]
+pub mod backup;
 mod batch;
 mod builder;
 mod chain;

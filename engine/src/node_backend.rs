@@ -5,17 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+#[cfg(feature = "backup")]
+use palisade_replication::{ApplyError, Export};
 use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, MemberChange, Node, NodeError,
     NodeId, Offset, PeerFault, RecordRun,
 };
+#[cfg(feature = "backup")]
+use tokio::sync::mpsc;
 
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::error::Error;
 use crate::machine::{EngineMachine, RecordOutcome};
 use crate::readers::Readers;
+#[cfg(feature = "backup")]
+use crate::snapshot::StateExport;
 use crate::store::StateStore;
 
+/// Chunks of a state that were read and are not taken yet.
+#[cfg(feature = "backup")]
+const EXPORT_CHUNKS_MAX: usize = 2;
 /// Threads that read the state.
 const READER_THREADS: usize = 2;
 
@@ -23,6 +32,8 @@ const READER_THREADS: usize = 2;
 pub(crate) struct NodeBackend {
     node: Node<EngineMachine>,
     readers: Readers,
+    #[cfg(feature = "backup")]
+    store: Arc<dyn StateStore>,
 }
 
 impl NodeBackend {
@@ -35,7 +46,12 @@ impl NodeBackend {
         store: &Arc<dyn StateStore>,
     ) -> Result<Self, Error> {
         match Readers::start(store, READER_THREADS) {
-            Ok(readers) => Ok(Self { node, readers }),
+            Ok(readers) => Ok(Self {
+                node,
+                readers,
+                #[cfg(feature = "backup")]
+                store: Arc::clone(store),
+            }),
             Err(error) => {
                 // The caller hears the first cause; a node that would not close as well is gone
                 // with this process.
@@ -87,6 +103,24 @@ impl Backend for NodeBackend {
                 Err(error) => Err(error.into()),
             }
         })
+    }
+
+    #[cfg(feature = "backup")]
+    fn export(&self, group: GroupId) -> Result<mpsc::Receiver<Result<Bytes, Error>>, Error> {
+        let (chunks, taken) = mpsc::channel(EXPORT_CHUNKS_MAX);
+        let mut export = StateExport { store: Arc::clone(&self.store), group };
+        tokio::task::spawn_blocking(move || {
+            let exported = export.run(&mut |_, chunk| {
+                let gone = |_| ApplyError::of_node("nobody takes the state any more");
+                chunks.blocking_send(Ok(chunk)).map_err(gone)
+            });
+            if let Err(error) = exported {
+                // Whoever gave up is told nothing.
+                let what = error.to_string();
+                let _ = chunks.blocking_send(Err(Error::InternalError { what }));
+            }
+        });
+        Ok(taken)
     }
 
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {

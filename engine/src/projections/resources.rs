@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use palisade_replication::GroupId;
 
 use crate::codec::{DecodeError, Reader};
@@ -88,12 +89,27 @@ impl ResourceTable {
             }
         };
         let resource = Resource { kind, spec };
-        let mut raw = Vec::with_capacity(128);
-        put_kind(&mut raw, resource.kind);
-        encode_spec(&mut raw, &resource.spec);
-        view.put(FamilyId::RESOURCES, keys::resource(group, id), raw.into());
+        view.put(FamilyId::RESOURCES, keys::resource(group, id), encode(&resource));
         self.by_id.insert(id, resource);
         Outcome::Opened { resource: id }
+    }
+
+    /// All resources as they are stored, with their epochs raised by one: no writer that has one open is the
+    /// current one any more.
+    #[cfg(all(feature = "backup", any(feature = "rocksdb", test)))]
+    pub(crate) fn raised(&self, group: GroupId) -> Vec<(FamilyId, Vec<u8>, Option<Bytes>)> {
+        let row = |(id, resource): (&ResourceId, &Resource)| {
+            let mut resource = resource.clone();
+            resource.spec.epoch = FenceEpoch::new(resource.spec.epoch.get().saturating_add(1));
+            (FamilyId::RESOURCES, keys::resource(group, *id), Some(encode(&resource)))
+        };
+        self.by_id.iter().map(row).collect()
+    }
+
+    /// What each resource is, with its current epoch.
+    #[cfg(all(feature = "backup", test))]
+    pub(crate) fn specs(&self) -> impl Iterator<Item = &ResourceSpec> {
+        self.by_id.values().map(|resource| &resource.spec)
     }
 
     /// Whether an operation of this kind, by this writer, from there, may touch the resource.
@@ -150,8 +166,15 @@ fn difference(wanted: &Resource, found: &Resource) -> Option<(String, String)> {
         })
 }
 
+fn encode(resource: &Resource) -> Bytes {
+    let mut raw = Vec::with_capacity(128);
+    put_kind(&mut raw, resource.kind);
+    encode_spec(&mut raw, &resource.spec);
+    raw.into()
+}
+
 fn decode(raw: &[u8]) -> Result<Resource, DecodeError> {
-    let mut reader = Reader::new(bytes::Bytes::copy_from_slice(raw));
+    let mut reader = Reader::new(Bytes::copy_from_slice(raw));
     let resource = Resource { kind: take_kind(&mut reader)?, spec: decode_spec(&mut reader)? };
     reader.end("resource")?;
     Ok(resource)
