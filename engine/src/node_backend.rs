@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+#[cfg(feature = "backup")]
+use std::sync::Weak;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,8 +34,9 @@ const READER_THREADS: usize = 2;
 pub(crate) struct NodeBackend {
     node: Node<EngineMachine>,
     readers: Readers,
+    /// The node and the readers keep it open, and nothing else but an export under way.
     #[cfg(feature = "backup")]
-    store: Arc<dyn StateStore>,
+    store: Weak<dyn StateStore>,
 }
 
 impl NodeBackend {
@@ -50,7 +53,7 @@ impl NodeBackend {
                 node,
                 readers,
                 #[cfg(feature = "backup")]
-                store: Arc::clone(store),
+                store: Arc::downgrade(store),
             }),
             Err(error) => {
                 // The caller hears the first cause; a node that would not close as well is gone
@@ -107,8 +110,9 @@ impl Backend for NodeBackend {
 
     #[cfg(feature = "backup")]
     fn export(&self, group: GroupId) -> Result<mpsc::Receiver<Result<Bytes, Error>>, Error> {
+        let store = self.store.upgrade().ok_or(NodeError::Closed)?;
         let (chunks, taken) = mpsc::channel(EXPORT_CHUNKS_MAX);
-        let mut export = StateExport { store: Arc::clone(&self.store), group };
+        let mut export = StateExport { store, group };
         tokio::task::spawn_blocking(move || {
             let exported = export.run(&mut |_, chunk| {
                 let gone = |_| ApplyError::of_node("nobody takes the state any more");

@@ -7,6 +7,41 @@
 //!  restore <--- the same, into the store of a new node; its log begins behind the state
 //! ```
 //! Whatever was written is either named by a manifest, with its length and hash, or garbage.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use palisade::backup::{BackupError, BackupId, BackupPlace, verify};
+//! use palisade::*;
+//!
+//! # async fn example(dir: &std::path::Path) -> Result<(), BackupError> {
+//! let engine = Engine::builder(dir).open().await?;
+//! # let spec = ResourceSpec {
+//! #     name: LogicalResourceName::new("greetings")?,
+//! #     schema: SchemaId::new("greeting.v1")?,
+//! #     epoch: FenceEpoch::new(1),
+//! #     replicas: ReplicaPolicy::majority(1),
+//! #     placement: Placement::providers(["local"])?,
+//! # };
+//! let map: ReplicatedMap<String, String> = ReplicatedMap::open(&engine, spec).await?;
+//! map.put(&"hello".into(), &"world".into()).await?;
+//!
+//! // Any store will do: this one is in memory.
+//! let store = Arc::new(object_store::memory::InMemory::new());
+//! let place = BackupPlace::new(store, "backups/prod")?;
+//! let monday = BackupId::new("2026-11-16")?;
+//! let full = engine.backup(&place).full(&monday).await?;
+//!
+//! map.put(&"hello".into(), &"again".into()).await?;
+//! let tuesday = BackupId::new("2026-11-17")?;
+//! let incremental = engine.backup(&place).incremental(&tuesday, &monday).await?;
+//! assert_eq!(incremental.to, full.to.next());
+//! assert_eq!(verify(&place, &tuesday).await?, [full, incremental]);
+//! engine.close().await?;
+//! # Ok(()) }
+//! # let dir = tempfile::tempdir().unwrap();
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+//! ```
 
 mod error;
 mod full;

@@ -75,7 +75,7 @@ impl Service {
             .commit()
             .await
             .unwrap();
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             self.map.delete(&format!("k{}", number % 4)).await.unwrap();
             let absent = crate::Version::ABSENT;
             self.map.put_if(&"there".into(), &text, absent).await.ok();
