@@ -99,7 +99,7 @@ impl Rebuild {
                 return Err(BackupError::damaged(manifest, "it lacks records"));
             }
             if part.to.0 == at {
-                compare(&digest, &manifest, &part)?;
+                compare(&digest, log_time, &manifest, &part)?;
             }
             rebuild.fence()?;
             Ok((rebuild, Restored { digest, log_time }))
@@ -194,9 +194,17 @@ pub(super) async fn on_thread<T: Send + 'static>(
 }
 
 /// Compares a state with what a manifest says of it.
-fn compare(found: &StateDigest, manifest: &str, part: &GroupPart) -> Result<(), BackupError> {
+fn compare(
+    found: &StateDigest,
+    log_time: LogTime,
+    manifest: &str,
+    part: &GroupPart,
+) -> Result<(), BackupError> {
     if (found.offset, found.head) != part.to {
         return Err(BackupError::damaged(manifest, "its records come to another head"));
+    }
+    if log_time != part.log_time {
+        return Err(BackupError::damaged(manifest, "its records end at another log time"));
     }
     if sum::of_state(found) != part.digest {
         return Err(BackupError::damaged(manifest, "the state has another digest"));

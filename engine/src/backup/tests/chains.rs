@@ -154,6 +154,24 @@ async fn a_large_backup_lies_in_several_files() {
     service.engine.close().await.unwrap();
 }
 
+/// Two who choose one id at the same time do not write over each other.
+#[tokio::test]
+async fn an_id_is_one_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(InMemory::new());
+    let place = place(&store);
+    let service = Service::open(&dir).await;
+    let same = id("same");
+    let (one, two) =
+        tokio::join!(service.backup(&place).full(&same), service.backup(&place).full(&same),);
+    let mut taken = [one, two];
+    taken.sort_by_key(Result::is_err);
+    let [Ok(taken), Err(refused)] = taken else { panic!("{taken:?}") };
+    assert!(matches!(refused, BackupError::AlreadyExists { .. }), "{refused}");
+    assert_eq!(verify(&place, &same).await.unwrap(), [taken]);
+    service.engine.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn what_does_not_belong_together_is_refused() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];

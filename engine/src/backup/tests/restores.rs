@@ -150,8 +150,34 @@ async fn a_damaged_chain_is_not_restored() {
         store.put(&path(&file), whole.into()).await.unwrap();
     }
 
-    // Whole files of a state that is not the one the manifest means.
+    // Whole files that are not those the manifest means.
+    let (contents, _) = place.manifest(&id("b1")).await.unwrap();
+    for what in ["head", "log time"] {
+        let mut other = contents.clone();
+        let part = other.groups.get_mut(&GROUP).unwrap();
+        match what {
+            "head" => part.to.1.0[0] ^= 1,
+            _ => part.log_time = LogTime::new(part.log_time.get() + 1),
+        }
+        store.put(&path("b1/manifest"), other.encode().into()).await.unwrap();
+        let error = verify(&place, &id("b1")).await.unwrap_err();
+        assert_eq!(named(&error), "b1/manifest");
+        assert!(error.to_string().ends_with(what), "{error}");
+        let error = restored(&place, &id("b1"), last.to).await.map(|_| ()).unwrap_err();
+        assert_eq!(named(&error), "b1/manifest");
+        assert!(error.to_string().ends_with(what), "{error}");
+    }
     let (contents, _) = place.manifest(&id("b0")).await.unwrap();
+    let mut other = contents.clone();
+    other.groups.get_mut(&GROUP).unwrap().to.1.0[0] ^= 1;
+    store.put(&path("b0/manifest"), other.encode().into()).await.unwrap();
+    for error in [
+        verify(&place, &id("b0")).await.unwrap_err(),
+        restored(&place, &id("b0"), other.data().to.0).await.map(|_| ()).unwrap_err(),
+    ] {
+        let wanted = "file=b0/manifest is damaged: the state stands somewhere else";
+        assert_eq!(error.to_string(), wanted);
+    }
     let mut other = contents.clone();
     let digests = &mut other.groups.get_mut(&GROUP).unwrap().digest;
     digests.values_mut().for_each(|hash| hash.0[0] ^= 1);
