@@ -20,7 +20,7 @@ use palisade_replication::{
 use tokio::sync::mpsc;
 
 use crate::error::Error;
-use crate::machine::RecordOutcome;
+use crate::outcome::RecordOutcome;
 use crate::store::{StateRead, StoreError};
 
 /// What is asked of a backend goes through a trait object, so it is boxed: one allocation beside a

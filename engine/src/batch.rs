@@ -2,53 +2,179 @@
 
 use bytes::Bytes;
 
-use crate::command::{
-    Action, BATCH_OPS_MAX, Command, Fingerprint, KEY_BYTES_MAX, Op, VALUE_BYTES_MAX, Version,
-};
-use crate::engine::Engine;
+use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::command::{BatchCommand, Command, Op};
+use crate::engine::{Engine, unexpected};
 use crate::error::Error;
+use crate::handle::Handle;
 use crate::idempotency::ReplicatedIdempotencyStore;
 use crate::log::ReplicatedLog;
-use crate::machine::appends_twice;
 use crate::map::ReplicatedMap;
+use crate::outcome::{Branch, Outcome};
+use crate::projection::Projection;
+use crate::projections::idempotency::{Fingerprint, RequestOp};
+use crate::projections::log::{Log, LogOp, LogPosition};
+use crate::projections::map::{Map, MapOp, Version};
 use crate::receipt::Receipt;
 use crate::resource::{FailureDomain, FenceEpoch};
 use crate::stored::{Key, Stored};
 
+/// Something that must be so for a batch to be done: see [`Batch::require`].
+#[derive(Clone, Debug)]
+#[must_use = "a guard demands nothing until a batch requires it"]
+pub struct Guard {
+    pub(crate) part: Result<Op, Unreadable>,
+}
+
+/// An operation or guard whose bytes its own type cannot read. In the log it would halt every replica.
+#[derive(Clone, Debug)]
+pub(crate) struct Unreadable {
+    pub(crate) what: String,
+}
+
 /// A batch in the making. Operations are done in the order they were added; the first that cannot
 /// be done leaves the whole batch without effect.
+///
+/// With [`Batch::require`] and [`Batch::otherwise`] it is a transaction of the form *if, then, else*,
+/// judged at its place in the log:
+///
+/// ```
+/// # use palisade::*;
+/// # async fn example(
+/// #     engine: &Engine, stock: &ReplicatedMap<String, u64>, orders: &ReplicatedLog<String>,
+/// # ) -> Result<(), Error> {
+/// let key = "apples".to_owned();
+/// let seen = stock.get(&key, ReadConsistency::Local).await?;
+/// let (left, version) = seen.map_or((0, Version::ABSENT), |row| (row.value, row.version));
+/// let done = engine
+///     .batch()
+///     .require(stock.version_is(&key, version))
+///     .put(stock, &key, &left.saturating_sub(1))
+///     .append(orders, &"an apple".to_owned())
+///     .otherwise()
+///     .append(orders, &"somebody was faster".to_owned())
+///     .commit()
+///     .await?;
+/// let bought = done.branch == Some(Branch::Then);
+/// # let _ = bought;
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "a batch does nothing until it is committed"]
 pub struct Batch {
     engine: Engine,
-    caller: FailureDomain,
-    ops: Vec<Op>,
+    command: BatchCommand,
+    /// Of each operation of either branch, the name of its projection.
+    kinds: [Vec<&'static str>; 2],
+    branch: Branch,
+    /// Keys and values, of both branches and the guards.
     bytes: usize,
+    /// What no batch could contain.
+    broken: Option<String>,
+}
+
+/// A batch that took effect, or had taken effect before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchDone {
+    /// Where it took effect.
+    pub receipt: Receipt,
+    /// Which operations were done; nothing for a duplicate, where some were the first time.
+    pub branch: Option<Branch>,
+    /// What each of them says, in the order they were added; nothing for a duplicate.
+    pub outcomes: Vec<OpOutcome>,
+}
+
+/// What one operation of a batch says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpOutcome {
+    projection: &'static str,
+    raw: Bytes,
+}
+
+impl OpOutcome {
+    /// Where an append has put its value; nothing for any other operation.
+    #[must_use]
+    pub fn appended(&self) -> Option<LogPosition> {
+        self.of::<Log>().ok()
+    }
+
+    /// At which version a changed key was before, [`Version::ABSENT`] if it was not there; nothing for
+    /// any other operation.
+    #[must_use]
+    pub fn replaced(&self) -> Option<Version> {
+        self.of::<Map>().ok()
+    }
+
+    /// The outcome of an operation on a resource of this kind.
+    ///
+    /// # Errors
+    /// [`Error::Incompatible`] if the operation was one on a resource of another kind.
+    pub fn of<P: Projection>(&self) -> Result<P::Outcome, Error> {
+        let expected = || format!("an outcome of projection={}", P::NAME);
+        if self.projection != P::NAME {
+            let found = format!("projection={}", self.projection);
+            return Err(Error::Incompatible { expected: expected(), found });
+        }
+        P::Outcome::from_bytes(&self.raw)
+            .map_err(|error| Error::Incompatible { expected: expected(), found: error.to_string() })
+    }
 }
 
 impl Batch {
     pub(crate) fn new(engine: Engine) -> Self {
-        let caller = engine.domain().clone();
-        Self { engine, caller, ops: Vec::new(), bytes: 0 }
+        let command = BatchCommand {
+            caller: engine.domain().clone(),
+            guards: Vec::new(),
+            then: Vec::new(),
+            otherwise: Vec::new(),
+        };
+        let kinds = [Vec::new(), Vec::new()];
+        Self { engine, command, kinds, branch: Branch::Then, bytes: 0, broken: None }
     }
 
     /// On whose behalf: the domain that placement is judged by. This node's own if never said.
     pub fn caller(mut self, domain: FailureDomain) -> Self {
-        self.caller = domain;
+        self.command.caller = domain;
         self
+    }
+
+    /// Demands that something is so, at the place of the batch in the log and before any of its
+    /// operations. If it is not, the batch is refused, or what follows [`Batch::otherwise`] is done.
+    pub fn require(mut self, guard: Guard) -> Self {
+        match guard.part {
+            Ok(part) => {
+                self.bytes += part.body.len();
+                self.command.guards.push(part);
+            }
+            Err(unreadable) => self.broken = Some(unreadable.what),
+        }
+        self
+    }
+
+    /// Operations that are added from here on are done if any demand does not hold, in place of those
+    /// before.
+    pub fn otherwise(mut self) -> Self {
+        self.branch = Branch::Otherwise;
+        self
+    }
+
+    /// Adds an operation on a resource of any kind.
+    pub fn with<P: Projection>(self, handle: &Handle<P>, op: &P::Op) -> Self {
+        self.op(handle, 0, op.to_bytes().len(), op)
     }
 
     /// Adds a value to a log.
     pub fn append<T: Stored>(self, log: &ReplicatedLog<T>, value: &T) -> Self {
-        self.op(log.resource, log.epoch, Action::Append { payload: value.to_bytes() })
+        let payload = value.to_bytes();
+        self.op(&log.handle, 0, payload.len(), &LogOp::Append { payload })
     }
 
     /// Sets a key of a map.
     pub fn put<K: Key, V: Stored>(self, map: &ReplicatedMap<K, V>, key: &K, value: &V) -> Self {
-        let (key, value) = (key.to_bytes(), value.to_bytes());
-        self.op(map.resource, map.epoch, Action::Put { guard: None, key, value })
+        self.change(map, key, Some(value), None)
     }
 
-    /// Sets a key of a map if its version is this one.
+    /// Sets a key of a map if its version is this one; otherwise the whole batch is refused.
     pub fn put_if<K: Key, V: Stored>(
         self,
         map: &ReplicatedMap<K, V>,
@@ -56,24 +182,38 @@ impl Batch {
         value: &V,
         version: Version,
     ) -> Self {
-        let (key, value) = (key.to_bytes(), value.to_bytes());
-        self.op(map.resource, map.epoch, Action::Put { guard: Some(version), key, value })
+        self.change(map, key, Some(value), Some(version))
     }
 
     /// Removes a key from a map.
     pub fn delete<K: Key, V: Stored>(self, map: &ReplicatedMap<K, V>, key: &K) -> Self {
-        self.op(map.resource, map.epoch, Action::Delete { guard: None, key: key.to_bytes() })
+        self.change(map, key, None, None)
     }
 
-    /// Removes a key from a map if its version is this one.
+    /// Removes a key from a map if its version is this one; otherwise the whole batch is refused.
     pub fn delete_if<K: Key, V: Stored>(
         self,
         map: &ReplicatedMap<K, V>,
         key: &K,
         version: Version,
     ) -> Self {
-        let action = Action::Delete { guard: Some(version), key: key.to_bytes() };
-        self.op(map.resource, map.epoch, action)
+        self.change(map, key, None, Some(version))
+    }
+
+    fn change<K: Key, V: Stored>(
+        self,
+        map: &ReplicatedMap<K, V>,
+        key: &K,
+        value: Option<&V>,
+        guard: Option<Version>,
+    ) -> Self {
+        let (key, value) = (key.to_bytes(), value.map(Stored::to_bytes));
+        let (key_bytes, value_bytes) = (key.len(), value.as_ref().map_or(0, Bytes::len));
+        let op = match value {
+            Some(value) => MapOp::Put { guard, key, value },
+            None => MapOp::Delete { guard, key },
+        };
+        self.op(&map.handle, key_bytes, value_bytes, &op)
     }
 
     /// Reserves a request. If it was completed before, the whole batch is a duplicate: it has no
@@ -86,7 +226,8 @@ impl Batch {
         owner: FenceEpoch,
     ) -> Self {
         let key = Bytes::copy_from_slice(key.as_bytes());
-        self.op(store.resource, store.epoch, Action::Reserve { owner, fingerprint, key })
+        let bytes = key.len();
+        self.op(&store.handle, bytes, 0, &RequestOp::Reserve { owner, fingerprint, key })
     }
 
     /// Completes a request with its result.
@@ -98,17 +239,32 @@ impl Batch {
         result: Bytes,
     ) -> Self {
         let key = Bytes::copy_from_slice(key.as_bytes());
-        self.op(store.resource, store.epoch, Action::Complete { owner, key, result })
+        let (key_bytes, result_bytes) = (key.len(), result.len());
+        self.op(&store.handle, key_bytes, result_bytes, &RequestOp::Complete { owner, key, result })
     }
 
-    fn op(
+    fn op<P: Projection>(
         mut self,
-        resource: crate::resource::ResourceId,
-        epoch: FenceEpoch,
-        action: Action,
+        handle: &Handle<P>,
+        key_bytes: usize,
+        value_bytes: usize,
+        op: &P::Op,
     ) -> Self {
-        self.bytes += sizes(&action).iter().sum::<usize>();
-        self.ops.push(Op { resource, epoch, action });
+        self.bytes += key_bytes + value_bytes;
+        if key_bytes > KEY_BYTES_MAX {
+            self.broken = Some(format!("a key has at most {KEY_BYTES_MAX} bytes"));
+        }
+        let (ops, kinds) = match self.branch {
+            Branch::Then => (&mut self.command.then, &mut self.kinds[0]),
+            Branch::Otherwise => (&mut self.command.otherwise, &mut self.kinds[1]),
+        };
+        match handle.part(op) {
+            Ok(part) => {
+                ops.push(part);
+                kinds.push(P::NAME);
+            }
+            Err(unreadable) => self.broken = Some(unreadable.what),
+        }
         self
     }
 
@@ -116,40 +272,48 @@ impl Batch {
     /// has applied it.
     ///
     /// # Errors
-    /// Any refusal leaves the batch without effect. With [`Error::Disconnected`] and an unknown
-    /// outcome it may have taken effect: commit the same batch again, with the same reservation.
-    pub async fn commit(self) -> Result<Receipt, Error> {
+    /// Any refusal leaves the batch without effect: [`Error::GuardFailed`] for a demand that does not
+    /// hold, [`Error::VersionMismatch`], [`Error::InProgress`], [`Error::Refused`] and others for an
+    /// operation. With [`Error::Disconnected`] and an unknown outcome it may have taken effect: commit
+    /// the same batch again, with the same reservation.
+    pub async fn commit(self) -> Result<BatchDone, Error> {
         self.check()?;
-        let command = Command::Batch { caller: self.caller, ops: self.ops };
-        self.engine.commit(&command).await
+        let Self { engine, command, kinds: [then, otherwise], .. } = self;
+        let (receipt, outcome) = engine.propose(&Command::Batch(command)).await?;
+        match outcome {
+            Outcome::Applied { branch, outcomes } => {
+                let kinds = if branch == Branch::Then { then } else { otherwise };
+                let of = |(projection, raw)| OpOutcome { projection, raw };
+                let outcomes = kinds.into_iter().zip(outcomes).map(of).collect();
+                Ok(BatchDone { receipt, branch: Some(branch), outcomes })
+            }
+            Outcome::Duplicate(first) => {
+                let (offset, log_time) = (first.offset, first.log_time);
+                let receipt = Receipt { offset, log_time, duplicate: true, ..receipt };
+                Ok(BatchDone { receipt, branch: None, outcomes: Vec::new() })
+            }
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     fn check(&self) -> Result<(), Error> {
-        self.caller.check()?;
-        let longest_key = self.ops.iter().map(|op| sizes(&op.action)[0]).max();
-        let broken = if self.ops.is_empty() {
+        let BatchCommand { caller, guards, then, otherwise } = &self.command;
+        caller.check()?;
+        let most = guards.len().max(then.len()).max(otherwise.len());
+        let broken = if self.broken.is_some() {
+            self.broken.clone()
+        } else if then.is_empty() && otherwise.is_empty() {
             Some("a batch has at least one operation".to_owned())
-        } else if self.ops.len() > BATCH_OPS_MAX {
-            Some(format!("a batch has at most {BATCH_OPS_MAX} operations"))
-        } else if longest_key > Some(KEY_BYTES_MAX) {
-            Some(format!("a key has at most {KEY_BYTES_MAX} bytes"))
+        } else if guards.is_empty() && !otherwise.is_empty() {
+            Some("a batch that demands nothing has nothing to be done otherwise".to_owned())
+        } else if most > BATCH_OPS_MAX {
+            Some(format!("a batch has at most {BATCH_OPS_MAX} operations, and as many guards"))
         } else if self.bytes > VALUE_BYTES_MAX {
             Some(format!("a value, and a batch as a whole, has at most {VALUE_BYTES_MAX} bytes"))
-        } else if appends_twice(&self.ops) {
-            Some("a batch appends to the same log at most once".to_owned())
         } else {
             None
         };
         broken.map_or(Ok(()), |what| Err(Error::InvalidArgument { what }))
-    }
-}
-
-/// Bytes of an operation's key and of its value.
-fn sizes(action: &Action) -> [usize; 2] {
-    match action {
-        Action::Append { payload } => [0, payload.len()],
-        Action::Put { key, value, .. } => [key.len(), value.len()],
-        Action::Delete { key, .. } | Action::Reserve { key, .. } => [key.len(), 0],
-        Action::Complete { key, result, .. } => [key.len(), result.len()],
     }
 }

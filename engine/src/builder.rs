@@ -14,11 +14,12 @@ use crate::engine::{Engine, GROUP, REQUEST_TIMEOUT};
 use crate::error::Error;
 use crate::machine::EngineMachine;
 use crate::node_backend::NodeBackend;
+use crate::projection::{AnyProjection, Erased, Projection, Registry};
 use crate::resource::FailureDomain;
 use crate::store::{Families, StateStore};
 
 /// How an engine is to be opened. Begins with a single voter that speaks to nobody.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until it is opened"]
 pub struct EngineBuilder {
     dir: PathBuf,
@@ -32,6 +33,7 @@ pub struct EngineBuilder {
     options: Options,
     wal: WalOptions,
     disk: OpenDisk,
+    projections: Vec<Arc<dyn AnyProjection>>,
 }
 
 impl EngineBuilder {
@@ -48,6 +50,7 @@ impl EngineBuilder {
             options: Options::default(),
             wal: WalOptions::default(),
             disk: OpenDisk::default(),
+            projections: Vec::new(),
         }
     }
 
@@ -123,6 +126,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Adds a kind of resource. Once there was a resource of a kind, the engine must be opened with it
+    /// for ever.
+    pub fn projection(mut self, projection: impl Projection) -> Self {
+        self.projections.push(Arc::new(Erased(projection)));
+        self
+    }
+
     /// Opens the engine on the current tokio runtime. What the directory holds is recovered first.
     ///
     /// # Errors
@@ -151,10 +161,13 @@ impl EngineBuilder {
             let domain = self.domain.to_string();
             voters.insert(self.node, Member { domain, ..Member::default() });
         }
+        let registry = Registry::new(&self.projections)?;
         let (dir, cluster, node) = (self.dir.clone(), self.cluster, self.node);
+        let registered = registry.clone();
         let (store, machine) = tokio::task::spawn_blocking(move || {
-            let (store, keeps) = open_store(&dir, Families::new(&[])?)?;
-            let machine = EngineMachine::open(Arc::clone(&store), keeps, cluster, node, &[GROUP])?;
+            let (store, keeps) = open_store(&dir, registered.families().clone())?;
+            let shared = Arc::clone(&store);
+            let machine = EngineMachine::open(shared, registered, keeps, cluster, node, &[GROUP])?;
             Ok::<_, Error>((store, machine))
         })
         .await
@@ -172,7 +185,7 @@ impl EngineBuilder {
         };
         let node = Node::open(config, machine).await?;
         let backend = NodeBackend::start(node, &store).await?;
-        Ok(Engine::new(backend, self.node, self.domain, self.request_timeout))
+        Ok(Engine::new(backend, registry, self.node, self.domain, self.request_timeout))
     }
 }
 

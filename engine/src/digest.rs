@@ -46,7 +46,7 @@ pub(crate) fn digest(read: &dyn StateRead, group: GroupId) -> Result<StateDigest
             continue;
         }
         let mut digest = FamilyDigest::default();
-        for (from, end) in keys::of_group(family, group) {
+        if let Some((from, end)) = keys::of_group(family, group) {
             read.walk(family, &from, &end, Direction::Forward, &mut |key, value| {
                 digest.row(key, value);
                 Walk::Next

@@ -15,14 +15,16 @@ use crate::backend::{Backend, race};
 use crate::batch::Batch;
 use crate::builder::EngineBuilder;
 use crate::chain::ChainHead;
-use crate::command::{Command, Outcome};
+use crate::command::Command;
 use crate::digest::{StateDigest, digest};
 use crate::error::Error;
 use crate::machine::read_position;
+use crate::outcome::Outcome;
+use crate::projection::{ProjectionFault, Registry};
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::receipt::Receipt;
 use crate::resource::FailureDomain;
-use crate::store::{StateRead, StoreError};
+use crate::store::StateRead;
 
 /// The group that holds an engine's resources.
 pub(crate) const GROUP: GroupId = GroupId::new(1);
@@ -37,6 +39,7 @@ pub struct Engine {
 
 struct Inner {
     backend: Box<dyn Backend>,
+    registry: Registry,
     id: NodeId,
     domain: FailureDomain,
     request_timeout: Duration,
@@ -51,16 +54,22 @@ impl Engine {
     /// An engine that speaks for a node.
     pub(crate) fn new(
         backend: impl Backend + 'static,
+        registry: Registry,
         id: NodeId,
         domain: FailureDomain,
         request_timeout: Duration,
     ) -> Self {
         let backend = Box::new(backend);
-        Self { inner: Arc::new(Inner { backend, id, domain, request_timeout }) }
+        Self { inner: Arc::new(Inner { backend, registry, id, domain, request_timeout }) }
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
         &*self.inner.backend
+    }
+
+    /// The projections that it was opened with.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.inner.registry
     }
 
     /// Gives up the wait for some work, though not the work, after the time a request has.
@@ -147,7 +156,8 @@ impl Engine {
     /// As for any read.
     pub async fn chain_head(&self) -> Result<(Offset, ChainHead), Error> {
         let applied = self.applied()?;
-        let (position, head) = self.read_state(applied, read_position).await?;
+        let (position, head) =
+            self.read_state(applied, |read, group| Ok(read_position(read, group)?)).await?;
         Ok((position.offset, head))
     }
 
@@ -156,7 +166,7 @@ impl Engine {
     /// # Errors
     /// As for any read.
     pub async fn digest(&self) -> Result<StateDigest, Error> {
-        self.read_state(self.applied()?, digest).await
+        self.read_state(self.applied()?, |read, group| Ok(digest(read, group)?)).await
     }
 
     /// Stops the node; everything is on stable storage when this returns.
@@ -167,21 +177,7 @@ impl Engine {
         self.backend().close().await
     }
 
-    /// Commits a batch and says where it took effect.
-    pub(crate) async fn commit(&self, command: &Command) -> Result<Receipt, Error> {
-        match self.propose(command).await? {
-            (receipt, Outcome::Applied) => Ok(receipt),
-            (receipt, Outcome::Duplicate(first)) => Ok(Receipt {
-                offset: first.offset,
-                log_time: first.log_time,
-                duplicate: true,
-                ..receipt
-            }),
-            (_, Outcome::Refused(refusal)) => Err(refusal.into()),
-            (_, other) => Err(unexpected(&other)),
-        }
-    }
-
+    /// Commits a record, and says where and with which outcome.
     pub(crate) async fn propose(&self, command: &Command) -> Result<(Receipt, Outcome), Error> {
         let payload = command.encode();
         debug_assert_eq!(Command::decode(payload.clone()).as_ref(), Ok(command));
@@ -199,7 +195,7 @@ impl Engine {
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         options: ReadOptions,
-        read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, StoreError> + Send + 'static,
+        read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, ProjectionFault> + Send + 'static,
     ) -> Result<T, Error> {
         // A halted replica may be damaged: it serves nothing, however stale (G10).
         if let Some(cause) = self.backend().stopped(GROUP) {
@@ -223,13 +219,13 @@ impl Engine {
     async fn read_state<T: Send + 'static>(
         &self,
         required: Offset,
-        read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, StoreError> + Send + 'static,
+        read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, ProjectionFault> + Send + 'static,
     ) -> Result<T, Error> {
         let (leave, mut left) = oneshot::channel();
         let job = move |state: &dyn StateRead| {
             let (position, _) = read_position(state, GROUP)?;
             let fresh = required <= position.offset;
-            let found = if fresh { Ok(read(state, GROUP)?) } else { Err(position.offset) };
+            let found = if fresh { Ok(read(state, GROUP)) } else { Err(position.offset) };
             // A caller that gave up is no loss.
             let _ = leave.send(found);
             Ok(())
@@ -238,7 +234,8 @@ impl Engine {
         let found = left.try_recv().map_err(|_| Error::InternalError {
             what: "a read ended without what it read".to_owned(),
         })?;
-        found.map_err(|applied| Error::NotYetApplied { required, applied })
+        let read = found.map_err(|applied| Error::NotYetApplied { required, applied })?;
+        read.map_err(|fault| Error::InternalError { what: fault.to_string() })
     }
 
     async fn at_least(&self, required: Offset, wait: Duration) -> Result<(), Error> {

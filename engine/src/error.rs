@@ -1,9 +1,10 @@
 //! What can go wrong, as a service sees it: a closed set, and for each what to do about it.
 
+use bytes::Bytes;
 use palisade_replication::{Disposition, NodeError, Offset};
 use palisade_wal::WalError;
 
-use crate::command::{Refusal, Version};
+use crate::projections::map::Version;
 use crate::resource::FenceEpoch;
 
 /// When to come back if the disk has no room.
@@ -100,6 +101,38 @@ pub enum Error {
         /// What differs.
         what: String,
     },
+    /// The key of a map is not at the version that the caller expected.
+    #[error("the key is at another version, expected={expected} found={found}")]
+    VersionMismatch {
+        /// What the caller expected.
+        expected: Version,
+        /// What it is at.
+        found: Version,
+    },
+    /// A demand of a batch does not hold, and it says nothing to be done otherwise.
+    #[error("guard number {guard} of the batch does not hold")]
+    GuardFailed {
+        /// Which, from 0.
+        guard: usize,
+    },
+    /// The request is reserved by an owner of a higher epoch.
+    #[error("the request is in progress, owner_epoch={owner} age_ms={age_ms}")]
+    InProgress {
+        /// The epoch of its owner; a higher one may take over.
+        owner: FenceEpoch,
+        /// How long ago it was reserved, by log time.
+        age_ms: u64,
+    },
+    /// The resource's own projection refuses the operation: [`crate::Handle::refusal`] reads why.
+    #[error("projection={projection} refuses operation {op}")]
+    Refused {
+        /// The kind of the resource.
+        projection: &'static str,
+        /// Which operation of its batch, from 0.
+        op: usize,
+        /// The refusal, as the projection writes it.
+        detail: Bytes,
+    },
 }
 
 impl Error {
@@ -121,7 +154,11 @@ impl Error {
             | Self::AlreadyExists { .. }
             | Self::IdempotencyConflict
             | Self::DomainUnavailable { .. }
-            | Self::PreconditionFailed { .. } => Disposition::Reject,
+            | Self::PreconditionFailed { .. }
+            | Self::VersionMismatch { .. }
+            | Self::GuardFailed { .. }
+            | Self::InProgress { .. }
+            | Self::Refused { .. } => Disposition::Reject,
             Self::InternalError { .. } => Disposition::Halt,
         }
     }
@@ -166,11 +203,18 @@ impl Error {
             Self::NotYetApplied { .. } => {
                 "wait for the offset, ask another replica, or read with less freshness"
             }
-            Self::PreconditionFailed { .. } => "read the state again and decide anew",
+            Self::PreconditionFailed { .. }
+            | Self::VersionMismatch { .. }
+            | Self::GuardFailed { .. } => "read the state again and decide anew",
+            Self::InProgress { .. } => {
+                "let its owner finish, or take the request over with a higher epoch"
+            }
+            Self::Refused { .. } => "read the refusal with the handle of the resource",
         }
     }
 
-    /// The variant's name, for programs in other languages.
+    /// Which of the closed set it is, for programs in other languages. Variants that tell more of a
+    /// failed precondition are one.
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
@@ -188,7 +232,11 @@ impl Error {
             Self::IdempotencyConflict => "IdempotencyConflict",
             Self::DomainUnavailable { .. } => "DomainUnavailable",
             Self::NotYetApplied { .. } => "NotYetApplied",
-            Self::PreconditionFailed { .. } => "PreconditionFailed",
+            Self::PreconditionFailed { .. }
+            | Self::VersionMismatch { .. }
+            | Self::GuardFailed { .. }
+            | Self::InProgress { .. }
+            | Self::Refused { .. } => "PreconditionFailed",
         }
     }
 }
@@ -219,51 +267,6 @@ impl From<NodeError> for Error {
             NodeError::RecordsTrimmed { .. } => Self::NotFound { what: error.to_string() },
             NodeError::Change(refusal) => Self::PreconditionFailed { what: refusal.to_string() },
             other => Self::InternalError { what: other.to_string() },
-        }
-    }
-}
-
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Fenced { current } => Self::Fenced { current },
-            Refusal::NotOpened { epoch, current } => Self::PreconditionFailed {
-                what: format!("epoch={epoch} was not opened, current={current}"),
-            },
-            Refusal::UnknownResource { resource } => {
-                Self::NotFound { what: format!("resource number {}", resource.0) }
-            }
-            Refusal::Incompatible { expected, found } => Self::Incompatible { expected, found },
-            Refusal::DomainUnavailable { domain, resource } => Self::DomainUnavailable {
-                domain: domain.to_string(),
-                resource: resource.to_string(),
-            },
-            Refusal::VersionMismatch { expected, found } => {
-                let version = |version: Version| match version {
-                    Version::ABSENT => "absent".to_owned(),
-                    version => version.offset().to_string(),
-                };
-                Self::PreconditionFailed {
-                    what: format!(
-                        "version, expected={} found={}",
-                        version(expected),
-                        version(found)
-                    ),
-                }
-            }
-            Refusal::IdempotencyConflict => Self::IdempotencyConflict,
-            Refusal::InProgress { owner, since } => Self::PreconditionFailed {
-                what: format!("the request is reserved by owner epoch={owner} since={since}"),
-            },
-            Refusal::NotReserved => Self::PreconditionFailed {
-                what: "the request is not reserved by this owner epoch".to_owned(),
-            },
-            Refusal::CompletedOtherwise { at } => Self::PreconditionFailed {
-                what: format!("the request was completed with another result, offset={at}"),
-            },
-            Refusal::AppendedTwice => Self::InvalidArgument {
-                what: "a batch appends to the same log at most once".to_owned(),
-            },
         }
     }
 }

@@ -15,14 +15,19 @@ use palisade_replication::{
     StateMachine, Term,
 };
 
-use crate::command::{Action, Command, Fingerprint, Op, Version};
+use crate::command::{BatchCommand, Command, Op, OpenCommand};
 use crate::digest::digest;
 use crate::machine::EngineMachine;
+use crate::projection::Registry;
+use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp};
+use crate::projections::log::LogOp;
+use crate::projections::map::{MapGuard, MapOp, Version};
 use crate::resource::{
     DomainRule, FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy,
     ResourceId, ResourceKind, ResourceSpec, SchemaId,
 };
 use crate::store::{Direction, MemoryStore, StateRead, Walk};
+use crate::stored::Stored;
 
 const GROUP: GroupId = GroupId::new(1);
 
@@ -43,52 +48,74 @@ fn commands() -> Vec<Command> {
         rule("aws", Some("us-west-2"), None),
         rule("gcp", None, None),
     ];
-    let open = |kind: ResourceKind, name: &str, epoch| Command::Open {
-        kind,
-        spec: ResourceSpec {
-            name: LogicalResourceName::new(name).unwrap(),
-            schema: SchemaId::new("golden.v1").unwrap(),
-            epoch: FenceEpoch::new(epoch),
-            replicas: ReplicaPolicy::majority(3),
-            placement: Placement::new(rules.clone()).unwrap(),
-        },
-        caller: caller.clone(),
+    let open = |kind: ResourceKind, name: &str, epoch| {
+        Command::Open(OpenCommand {
+            kind,
+            version: 1,
+            spec: ResourceSpec {
+                name: LogicalResourceName::new(name).unwrap(),
+                schema: SchemaId::new("golden.v1").unwrap(),
+                epoch: FenceEpoch::new(epoch),
+                replicas: ReplicaPolicy::majority(3),
+                placement: Placement::new(rules.clone()).unwrap(),
+            },
+            caller: caller.clone(),
+        })
     };
-    let op = |resource, epoch, action| Op {
+    let op = |resource, epoch, body: Bytes| Op {
         resource: ResourceId(resource),
         epoch: FenceEpoch::new(epoch),
-        action,
+        body,
     };
-    let batch = |ops| Command::Batch { caller: caller.clone(), ops };
+    let branches = |guards, then, otherwise| {
+        Command::Batch(BatchCommand { caller: caller.clone(), guards, then, otherwise })
+    };
+    let batch = |ops| branches(Vec::new(), ops, Vec::new());
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
     let owner = FenceEpoch::new(300);
     let fingerprint = Fingerprint::of(b"a request");
+    let append = |payload| LogOp::Append { payload: bytes(payload) }.to_bytes();
+    let put =
+        |guard, key, value| MapOp::Put { guard, key: bytes(key), value: bytes(value) }.to_bytes();
+    let delete = |guard, key| MapOp::Delete { guard, key: bytes(key) }.to_bytes();
+    let reserve = |key| RequestOp::Reserve { owner, fingerprint, key: bytes(key) }.to_bytes();
+    let complete = |key, result| {
+        RequestOp::Complete { owner, key: bytes(key), result: bytes(result) }.to_bytes()
+    };
+    let version_is = |key, version| MapGuard::VersionIs { key: bytes(key), version }.to_bytes();
+    let completed = |key| RequestGuard::Completed { key: bytes(key) }.to_bytes();
+    let version = |offset| Version(Offset::new(offset));
     vec![
-        open(ResourceKind::Log, "commands", 1),
-        open(ResourceKind::Map, "states", 1),
-        open(ResourceKind::Idempotency, "requests", 1),
+        open(ResourceKind::LOG, "commands", 1),
+        open(ResourceKind::MAP, "states", 1),
+        open(ResourceKind::IDEMPOTENCY, "requests", 1),
         batch(vec![
-            op(3, 1, Action::Reserve { owner, fingerprint, key: bytes("r1") }),
-            op(1, 1, Action::Append { payload: bytes("a command") }),
-            op(2, 1, Action::Put { guard: None, key: bytes("k\0\x01"), value: bytes("a value") }),
-            op(3, 1, Action::Complete { owner, key: bytes("r1"), result: bytes("a result") }),
+            op(3, 1, reserve("r1")),
+            op(1, 1, append("a command")),
+            op(2, 1, put(None, "k\0\x01", "a value")),
+            op(3, 1, complete("r1", "a result")),
         ]),
-        batch(vec![op(3, 1, Action::Reserve { owner, fingerprint, key: bytes("r2") })]),
+        batch(vec![op(3, 1, reserve("r2"))]),
         batch(vec![
-            op(
-                2,
-                1,
-                Action::Put { guard: Some(Version::ABSENT), key: bytes(""), value: bytes("") },
-            ),
-            op(
-                2,
-                1,
-                Action::Delete { guard: Some(Version(Offset::new(4))), key: bytes("k\0\x01") },
-            ),
+            op(2, 1, put(Some(Version::ABSENT), "", "")),
+            op(2, 1, delete(Some(version(4)), "k\0\x01")),
         ]),
-        // A refused record: it has its place in the chain, and no row.
-        batch(vec![op(1, 0, Action::Append { payload: bytes("stale") })]),
-        open(ResourceKind::Log, "commands", 2),
+        // Two at one offset.
+        batch(vec![op(1, 1, append("first")), op(1, 1, append("second"))]),
+        branches(
+            vec![op(2, 1, version_is("", version(6))), op(3, 1, completed("r1"))],
+            vec![op(1, 1, append("as demanded"))],
+            Vec::new(),
+        ),
+        branches(
+            vec![op(3, 1, completed("r2"))],
+            vec![op(1, 1, append("never"))],
+            vec![op(2, 1, put(None, "r2", "not completed"))],
+        ),
+        // Refused records: they have their place in the chain, and no row.
+        branches(vec![op(3, 1, completed("r2"))], vec![op(1, 1, append("never"))], Vec::new()),
+        batch(vec![op(1, 0, append("stale"))]),
+        open(ResourceKind::LOG, "commands", 2),
     ]
 }
 
@@ -97,7 +124,9 @@ fn state() -> String {
     let store = Arc::new(MemoryStore::default());
     let shared = Arc::<MemoryStore>::clone(&store);
     let (cluster, node) = (ClusterId::new(7), NodeId::new(1));
-    let mut machine = EngineMachine::open(shared, true, cluster, node, &[GROUP]).unwrap();
+    let mut machine =
+        EngineMachine::open(shared, Registry::new(&[]).unwrap(), true, cluster, node, &[GROUP])
+            .unwrap();
     let mut text = String::new();
     for (at, command) in commands().into_iter().enumerate() {
         let number = at as u64 + 1;

@@ -4,22 +4,20 @@
 use bytes::Bytes;
 use palisade_replication::LogTime;
 
-use crate::command::{Completion, Fingerprint};
+use crate::batch::Guard;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::keys;
-use crate::projections::idempotency::Request;
+use crate::handle::Handle;
+use crate::outcome::Completion;
+use crate::projections::idempotency::{Fingerprint, Idempotency, RequestGuard, find};
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
-use crate::resource::{FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
-use crate::store::{FamilyId, StoreError};
+use crate::resource::{FenceEpoch, ResourceSpec};
 
 /// A handle to an idempotency store, opened by one writer generation.
 #[derive(Clone)]
 pub struct ReplicatedIdempotencyStore {
-    engine: Engine,
-    pub(crate) resource: ResourceId,
-    pub(crate) epoch: FenceEpoch,
+    pub(crate) handle: Handle<Idempotency>,
 }
 
 /// How a request stands.
@@ -43,9 +41,13 @@ impl ReplicatedIdempotencyStore {
     /// # Errors
     /// As [`crate::ReplicatedLog::open`].
     pub async fn open(engine: &Engine, spec: ResourceSpec) -> Result<Self, Error> {
-        let epoch = spec.epoch;
-        let resource = engine.open_resource(ResourceKind::Idempotency, spec).await?;
-        Ok(Self { engine: engine.clone(), resource, epoch })
+        Ok(Self { handle: Handle::open(engine, spec).await? })
+    }
+
+    /// Demands of a batch that a request was completed.
+    pub fn completed(&self, key: &str) -> Guard {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        self.handle.guard(&RequestGuard::Completed { key })
     }
 
     /// Reserves a request for an owner. A receipt with `duplicate` says that it was completed
@@ -53,14 +55,15 @@ impl ReplicatedIdempotencyStore {
     ///
     /// # Errors
     /// [`Error::IdempotencyConflict`] if the id was used for another request,
-    /// [`Error::PreconditionFailed`] if an owner of a higher epoch has it.
+    /// [`Error::InProgress`] if an owner of a higher epoch has it.
     pub async fn reserve(
         &self,
         key: &str,
         fingerprint: Fingerprint,
         owner: FenceEpoch,
     ) -> Result<Receipt, Error> {
-        self.engine.batch().reserve(self, key, fingerprint, owner).commit().await
+        let batch = self.handle.engine.batch();
+        Ok(batch.reserve(self, key, fingerprint, owner).commit().await?.receipt)
     }
 
     /// Completes a request that this owner has reserved.
@@ -73,7 +76,8 @@ impl ReplicatedIdempotencyStore {
         owner: FenceEpoch,
         result: Bytes,
     ) -> Result<Receipt, Error> {
-        self.engine.batch().complete(self, key, owner, result).commit().await
+        let batch = self.handle.engine.batch();
+        Ok(batch.complete(self, key, owner, result).commit().await?.receipt)
     }
 
     /// How a request stands, or `None` if it is not known.
@@ -85,18 +89,8 @@ impl ReplicatedIdempotencyStore {
         key: &str,
         options: impl Into<ReadOptions>,
     ) -> Result<Option<RequestStatus>, Error> {
-        let (resource, key) = (self.resource, key.to_owned());
-        let request = self
-            .engine
-            .read(options.into(), move |read, group| {
-                let row = keys::request(group, resource, key.as_bytes());
-                let found = read.get(FamilyId::IDEMPOTENCY, &row)?;
-                found
-                    .map(Request::decode)
-                    .transpose()
-                    .map_err(|error| StoreError { what: error.to_string() })
-            })
-            .await?;
+        let key = key.to_owned();
+        let request = self.handle.read(options, move |rows| find(rows, key.as_bytes())).await?;
         Ok(request.map(|request| match request.completion {
             Some(completion) => RequestStatus::Completed(completion),
             None => RequestStatus::InProgress { owner: request.owner, since: request.since },

@@ -35,6 +35,8 @@ mod backend;
 #[cfg(feature = "backup")]
 pub mod backup;
 mod batch;
+mod batch_apply;
+mod bounds;
 mod builder;
 mod chain;
 mod codec;
@@ -44,6 +46,7 @@ mod engine;
 mod error;
 #[cfg(test)]
 mod golden;
+mod handle;
 mod idempotency;
 mod keys;
 mod log;
@@ -53,45 +56,56 @@ mod map;
 mod model;
 mod node_backend;
 mod open_resource;
+mod outcome;
 mod page;
+mod projection;
 mod projections;
 mod prove;
 mod read;
 mod readers;
 mod receipt;
 mod records;
+mod refusal;
 mod resource;
+mod resource_table;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod snapshot;
+mod spec_codec;
 mod store;
 mod stored;
 mod view;
 
-pub use batch::Batch;
+pub use batch::{Batch, BatchDone, Guard, OpOutcome};
+pub use bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use builder::EngineBuilder;
 pub use chain::ChainHead;
 pub use codec::DecodeError;
-pub use command::{
-    BATCH_OPS_MAX, Completion, Fingerprint, KEY_BYTES_MAX, VALUE_BYTES_MAX, Version,
-};
 pub use digest::StateDigest;
 pub use engine::Engine;
 pub use error::Error;
+pub use handle::{Done, Handle};
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
 pub use log::{LogEntry, LogPage, ReplicatedLog, SCAN_ENTRIES_MAX};
 pub use map::{MapPage, RANGE_ROWS_MAX, ReplicatedMap, Versioned};
+pub use outcome::{Branch, Completion};
 pub use page::SCAN_BYTES_MAX;
 pub use palisade_replication::{
     ChangeRefusal, ClusterId, Disk, Disposition, GroupId, GroupStatus, Incarnation, LogTime,
     Member, MemberChange, MemberRole, Membership, NodeId, Offset, OpenDisk, Options, PeerFault,
     Role, Term, WalOptions,
 };
-pub use projections::idempotency::{REQUESTS_MAX, RETENTION_MS};
+pub use projection::{
+    Applied, At, OUTCOME_BYTES_MAX, Projection, ProjectionFault, ROW_KEY_BYTES_MAX, Rows, RowsRead,
+};
+pub use projections::idempotency::{Fingerprint, REQUESTS_MAX, RETENTION_MS};
+pub use projections::log::LogPosition;
+pub use projections::map::Version;
 pub use read::{ReadConsistency, ReadOptions};
 pub use receipt::Receipt;
 pub use resource::{
     DomainRule, FailureDomain, FenceEpoch, FenceGuard, LogicalResourceName, Placement,
     ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec, SchemaId,
 };
+pub use store::{Direction, EachRow, Walk};
 pub use stored::{Key, Stored};

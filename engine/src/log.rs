@@ -2,14 +2,13 @@
 
 use std::marker::PhantomData;
 
-use palisade_replication::Offset;
-
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::projections::log;
+use crate::handle::Handle;
+use crate::projections::log::{self, Log, LogPosition};
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
-use crate::resource::{FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
+use crate::resource::ResourceSpec;
 use crate::stored::Stored;
 
 /// Most entries that one scan returns.
@@ -17,16 +16,13 @@ pub const SCAN_ENTRIES_MAX: usize = 4096;
 
 /// A handle to a log of `T`, opened by one writer generation.
 pub struct ReplicatedLog<T> {
-    engine: Engine,
-    pub(crate) resource: ResourceId,
-    pub(crate) epoch: FenceEpoch,
+    pub(crate) handle: Handle<Log>,
     values: PhantomData<fn() -> T>,
 }
 
 impl<T> Clone for ReplicatedLog<T> {
     fn clone(&self) -> Self {
-        let Self { engine, resource, epoch, values } = self;
-        Self { engine: engine.clone(), resource: *resource, epoch: *epoch, values: *values }
+        Self { handle: self.handle.clone(), values: self.values }
     }
 }
 
@@ -34,7 +30,7 @@ impl<T> Clone for ReplicatedLog<T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry<T> {
     /// Its place.
-    pub offset: Offset,
+    pub position: LogPosition,
     /// The value.
     pub value: T,
 }
@@ -45,7 +41,7 @@ pub struct LogPage<T> {
     /// The values, in order.
     pub entries: Vec<LogEntry<T>>,
     /// Where to go on, or `None` if there was nothing more.
-    pub next: Option<Offset>,
+    pub next: Option<LogPosition>,
 }
 
 impl<T: Stored> ReplicatedLog<T> {
@@ -56,9 +52,7 @@ impl<T: Stored> ReplicatedLog<T> {
     /// [`Error::Fenced`] for an epoch below the current, [`Error::Incompatible`] if it is something
     /// else than asked for, [`Error::DomainUnavailable`] outside its placement.
     pub async fn open(engine: &Engine, spec: ResourceSpec) -> Result<Self, Error> {
-        let epoch = spec.epoch;
-        let resource = engine.open_resource(ResourceKind::Log, spec).await?;
-        Ok(Self { engine: engine.clone(), resource, epoch, values: PhantomData })
+        Ok(Self { handle: Handle::open(engine, spec).await?, values: PhantomData })
     }
 
     /// Appends a value.
@@ -66,28 +60,24 @@ impl<T: Stored> ReplicatedLog<T> {
     /// # Errors
     /// As [`crate::Batch::commit`].
     pub async fn append(&self, value: &T) -> Result<Receipt, Error> {
-        self.engine.batch().append(self, value).commit().await
+        Ok(self.handle.engine.batch().append(self, value).commit().await?.receipt)
     }
 
     /// Values at or after `from`, in order, at most `limit`, [`SCAN_ENTRIES_MAX`] and
-    /// [`crate::SCAN_BYTES_MAX`]. Offsets of other resources' records are not there.
+    /// [`crate::SCAN_BYTES_MAX`]. Places of other resources' records are not there.
     ///
     /// # Errors
     /// [`Error::NotYetApplied`] and others, as the options say; [`Error::Incompatible`] for a value
     /// that is no `T`.
     pub async fn scan(
         &self,
-        from: Offset,
+        from: impl Into<LogPosition>,
         limit: usize,
         options: impl Into<ReadOptions>,
     ) -> Result<LogPage<T>, Error> {
-        let resource = self.resource;
-        let limit = limit.min(SCAN_ENTRIES_MAX);
-        let page = self
-            .engine
-            .read(options.into(), move |read, group| log::scan(read, group, resource, from, limit))
-            .await?;
-        let entry = |(offset, value)| Ok(LogEntry { offset, value: decode(&value)? });
+        let (from, limit) = (from.into(), limit.min(SCAN_ENTRIES_MAX));
+        let page = self.handle.read(options, move |rows| log::scan(rows, from, limit)).await?;
+        let entry = |(position, value)| Ok(LogEntry { position, value: decode(&value)? });
         let entries = page.rows.into_iter().map(entry).collect::<Result<_, Error>>()?;
         Ok(LogPage { entries, next: page.next })
     }

@@ -1,11 +1,7 @@
 //! The state machine: committed records in, state and outcomes out.
 //!
-//! One record is one offset. It takes effect entirely or not at all: operations are done in order
-//! over a view that reads its own writes, and the first that cannot be done takes all of them back.
-//! Who may do it is judged for all operations first, so that a fenced writer learns that it is
-//! fenced, whatever else is wrong. Requests come next, so that a repetition is answered as one (G6)
-//! and not with a guard that its own first effect has moved. No other operation can tell: reserving
-//! and completing touch nothing that they touch.
+//! One record is one offset. It takes effect entirely or not at all (`batch_apply.rs`), over a view that
+//! reads its own writes and forgets those of a record that is refused.
 //!
 //! Records form a chain (`chain.rs`): equal heads at equal offsets mean equal logs (G8).
 
@@ -18,14 +14,15 @@ use palisade_replication::{
     NodeId, Offset, StateMachine, Term,
 };
 
+use crate::batch_apply;
 use crate::chain::{ChainHead, ChainLink};
 use crate::codec::{DecodeError, Reader, put_number};
-use crate::command::{Action, Command, Op, Outcome, Refusal};
+use crate::command::Command;
 use crate::error::Error;
 use crate::keys;
-use crate::projections::resources::ResourceTable;
-use crate::projections::{At, Step, idempotency, log, map};
-use crate::resource::{FailureDomain, ResourceKind};
+use crate::outcome::{Outcome, RecordOutcome};
+use crate::projection::{At, ProjectionFault, Registry};
+use crate::resource_table::{LoadError, ResourceTable};
 use crate::snapshot::{self, StateExport};
 use crate::store::{FamilyId, StateRead, StateStore, StoreError, WriteSet};
 use crate::view::View;
@@ -36,6 +33,7 @@ pub(crate) const STATE_VERSION: u8 = 2;
 /// The engine's state machine over a store.
 pub(crate) struct EngineMachine {
     store: Arc<dyn StateStore>,
+    registry: Registry,
     /// Whether a flush of the store survives a restart.
     keeps: bool,
     groups: BTreeMap<GroupId, Group>,
@@ -53,34 +51,37 @@ impl EngineMachine {
     /// `keeps` says whether the store survives a restart.
     ///
     /// # Errors
-    /// When the state is another node's or of an unknown version, or cannot be read.
+    /// When the state is another node's, of an unknown version or of a projection that is not
+    /// registered, or cannot be read.
     pub(crate) fn open(
         store: Arc<dyn StateStore>,
+        registry: Registry,
         keeps: bool,
         cluster: ClusterId,
         node: NodeId,
         groups: &[GroupId],
     ) -> Result<Self, Error> {
         claim(&*store, cluster, node)?;
-        Self::unclaimed(store, keeps, groups)
+        Self::unclaimed(store, registry, keeps, groups)
     }
 
     /// Takes up a state without asking whose it is.
     pub(crate) fn unclaimed(
         store: Arc<dyn StateStore>,
+        registry: Registry,
         keeps: bool,
         groups: &[GroupId],
     ) -> Result<Self, Error> {
-        let mut machine = Self { store, keeps, groups: BTreeMap::new() };
+        let mut machine = Self { store, registry, keeps, groups: BTreeMap::new() };
         for group in groups {
-            machine.load(*group).map_err(|error| stopped(&error))?;
+            machine.load(*group)?;
         }
         Ok(machine)
     }
 
-    fn load(&mut self, group: GroupId) -> Result<(), StoreError> {
+    fn load(&mut self, group: GroupId) -> Result<(), LoadError> {
         let (position, head) = read_position(&*self.store, group)?;
-        let resources = ResourceTable::load(&*self.store, group)?;
+        let resources = ResourceTable::load(&*self.store, &self.registry, group)?;
         // What the store came up with was flushed: it keeps nothing else over a restart.
         let flushed = if self.keeps { position } else { AppliedPosition::ZERO };
         self.groups.insert(group, Group { position, flushed, head, resources });
@@ -89,7 +90,7 @@ impl EngineMachine {
 
     /// Forgets what is not in the store, as a crash does.
     #[cfg(feature = "sim")]
-    pub(crate) fn reload(&mut self) -> Result<(), StoreError> {
+    pub(crate) fn reload(&mut self) -> Result<(), LoadError> {
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
         groups.into_iter().try_for_each(|group| self.load(group))
     }
@@ -119,16 +120,17 @@ impl StateMachine for EngineMachine {
                     entry.first_offset
                 )));
             }
-            let mut at = At { group, offset: entry.first_offset, log_time: entry.log_time };
+            let (offset, log_time) = (entry.first_offset, entry.log_time);
+            let mut at = At { group, offset, log_time, index: 0 };
             for record in &entry.records {
-                let command = Command::decode(record.payload.clone())
-                    .map_err(|error| failed(&format!("offset={}: {error}", at.offset)))?;
-                let outcome = state
-                    .record(&mut view, at, command)
-                    .map_err(|error| failed(&error.to_string()))?;
-                match &outcome {
-                    Outcome::Applied | Outcome::Opened { .. } => view.keep_record(),
-                    Outcome::Duplicate(_) | Outcome::Refused(_) => view.drop_record(),
+                let outcome =
+                    state.record(&self.registry, &mut view, at, record.payload.clone()).map_err(
+                        |fault| fault.within(&format!("offset={}", at.offset)).into_apply_error(),
+                    )?;
+                if outcome.stands() {
+                    view.keep_record();
+                } else {
+                    view.drop_record();
                 }
                 let link = ChainLink::of(at.offset, at.log_time, &record.payload);
                 state.head = state.head.next(link);
@@ -160,7 +162,10 @@ impl StateMachine for EngineMachine {
         chunks: &mut dyn Iterator<Item = Result<Bytes, ApplyError>>,
     ) -> Result<(), ApplyError> {
         snapshot::install(&*self.store, group, position, chunks)?;
-        self.load(group).map_err(|error| failed(&error.to_string()))
+        self.load(group).map_err(|error| match error {
+            LoadError::Store(error) => failed(&error.to_string()),
+            LoadError::Unregistered(unknown) => ApplyError::of_group(unknown.to_string()),
+        })
     }
 
     fn flush(&mut self) -> Result<(), ApplyError> {
@@ -174,76 +179,21 @@ impl StateMachine for EngineMachine {
     }
 }
 
-/// What a record's application answers; read through the handles.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "exported for the simulator"))]
-pub struct RecordOutcome(pub(crate) Outcome);
-
 impl Group {
+    /// Computes what a record does. A record that cannot be read is no refusal: other replicas may be
+    /// able to.
     fn record(
         &mut self,
+        registry: &Registry,
         view: &mut View<'_>,
         at: At,
-        command: Command,
-    ) -> Result<Outcome, StoreError> {
-        match command {
-            Command::Open { kind, spec, caller } => {
-                Ok(self.resources.open(view, at.group, kind, spec, &caller))
+        payload: Bytes,
+    ) -> Result<Outcome, ProjectionFault> {
+        match Command::decode(payload)? {
+            Command::Open(command) => self.resources.open(view, registry, at.group, command),
+            Command::Batch(command) => {
+                batch_apply::apply(&self.resources, registry, view, at, command)
             }
-            Command::Batch { caller, ops } => self.batch(view, at, &caller, ops),
-        }
-    }
-
-    fn batch(
-        &self,
-        view: &mut View<'_>,
-        at: At,
-        caller: &FailureDomain,
-        ops: Vec<Op>,
-    ) -> Result<Outcome, StoreError> {
-        for op in &ops {
-            let kind = op.action.kind();
-            if let Err(refusal) = self.resources.admit(op.resource, kind, op.epoch, caller) {
-                return Ok(Outcome::Refused(refusal));
-            }
-        }
-        if appends_twice(&ops) {
-            return Ok(Outcome::Refused(Refusal::AppendedTwice));
-        }
-        let (requests, others): (Vec<Op>, Vec<Op>) =
-            ops.into_iter().partition(|op| op.action.kind() == ResourceKind::Idempotency);
-        for op in requests.into_iter().chain(others) {
-            match step(view, at, op)? {
-                Step::Done => {}
-                Step::Duplicate(completion) => return Ok(Outcome::Duplicate(completion)),
-                Step::Refused(refusal) => return Ok(Outcome::Refused(refusal)),
-            }
-        }
-        Ok(Outcome::Applied)
-    }
-}
-
-/// True if two operations append to the same log.
-pub(crate) fn appends_twice(ops: &[Op]) -> bool {
-    let appends = |op: &&Op| matches!(op.action, Action::Append { .. });
-    let mut logs: Vec<_> = ops.iter().filter(appends).map(|op| op.resource).collect();
-    logs.sort_unstable();
-    logs.windows(2).any(|pair| pair[0] == pair[1])
-}
-
-fn step(view: &mut View<'_>, at: At, op: Op) -> Result<Step, StoreError> {
-    let resource = op.resource;
-    match op.action {
-        Action::Append { payload } => log::append(view, at, resource, payload),
-        Action::Put { guard, key, value } => {
-            map::change(view, at, resource, guard, &key, Some(value))
-        }
-        Action::Delete { guard, key } => map::change(view, at, resource, guard, &key, None),
-        Action::Reserve { owner, fingerprint, key } => {
-            idempotency::reserve(view, at, resource, owner, fingerprint, &key)
-        }
-        Action::Complete { owner, key, result } => {
-            idempotency::complete(view, at, resource, owner, &key, result)
         }
     }
 }
@@ -336,6 +286,17 @@ pub(crate) fn decode_position(raw: Bytes) -> Result<(AppliedPosition, ChainHead)
 
 fn failed(what: &str) -> ApplyError {
     ApplyError::of_node(what)
+}
+
+impl From<LoadError> for Error {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Store(error) => stopped(&error),
+            LoadError::Unregistered(unknown) => {
+                Self::Incompatible { expected: unknown.expected, found: unknown.found }
+            }
+        }
+    }
 }
 
 pub(crate) fn stopped(error: &StoreError) -> Error {

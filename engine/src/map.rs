@@ -2,14 +2,15 @@
 
 use std::marker::PhantomData;
 
-use crate::command::Version;
+use crate::batch::Guard;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::handle::Handle;
 use crate::log::decode;
-use crate::projections::map;
+use crate::projections::map::{self, Map, MapGuard, Version};
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
-use crate::resource::{FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
+use crate::resource::ResourceSpec;
 use crate::stored::{Key, Stored};
 
 /// Most rows that one range returns.
@@ -17,16 +18,13 @@ pub const RANGE_ROWS_MAX: usize = 4096;
 
 /// A handle to a map from `K` to `V`, opened by one writer generation.
 pub struct ReplicatedMap<K, V> {
-    engine: Engine,
-    pub(crate) resource: ResourceId,
-    pub(crate) epoch: FenceEpoch,
+    pub(crate) handle: Handle<Map>,
     rows: PhantomData<fn() -> (K, V)>,
 }
 
 impl<K, V> Clone for ReplicatedMap<K, V> {
     fn clone(&self) -> Self {
-        let Self { engine, resource, epoch, rows } = self;
-        Self { engine: engine.clone(), resource: *resource, epoch: *epoch, rows: *rows }
+        Self { handle: self.handle.clone(), rows: self.rows }
     }
 }
 
@@ -55,9 +53,13 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     /// # Errors
     /// As [`crate::ReplicatedLog::open`].
     pub async fn open(engine: &Engine, spec: ResourceSpec) -> Result<Self, Error> {
-        let epoch = spec.epoch;
-        let resource = engine.open_resource(ResourceKind::Map, spec).await?;
-        Ok(Self { engine: engine.clone(), resource, epoch, rows: PhantomData })
+        Ok(Self { handle: Handle::open(engine, spec).await?, rows: PhantomData })
+    }
+
+    /// Demands of a batch that a key stands at this version, [`Version::ABSENT`] if it is not to be
+    /// there.
+    pub fn version_is(&self, key: &K, version: Version) -> Guard {
+        self.handle.guard(&MapGuard::VersionIs { key: key.to_bytes(), version })
     }
 
     /// Sets a key.
@@ -65,15 +67,15 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     /// # Errors
     /// As [`crate::Batch::commit`].
     pub async fn put(&self, key: &K, value: &V) -> Result<Receipt, Error> {
-        self.engine.batch().put(self, key, value).commit().await
+        Ok(self.handle.engine.batch().put(self, key, value).commit().await?.receipt)
     }
 
     /// Sets a key if its version is this one.
     ///
     /// # Errors
-    /// [`Error::PreconditionFailed`] if it is another, and as [`crate::Batch::commit`].
+    /// [`Error::VersionMismatch`] if it is another, and as [`crate::Batch::commit`].
     pub async fn put_if(&self, key: &K, value: &V, version: Version) -> Result<Receipt, Error> {
-        self.engine.batch().put_if(self, key, value, version).commit().await
+        Ok(self.handle.engine.batch().put_if(self, key, value, version).commit().await?.receipt)
     }
 
     /// Removes a key; one that is not there stays so.
@@ -81,7 +83,7 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     /// # Errors
     /// As [`crate::Batch::commit`].
     pub async fn delete(&self, key: &K) -> Result<Receipt, Error> {
-        self.engine.batch().delete(self, key).commit().await
+        Ok(self.handle.engine.batch().delete(self, key).commit().await?.receipt)
     }
 
     /// The value of a key.
@@ -93,11 +95,8 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         key: &K,
         options: impl Into<ReadOptions>,
     ) -> Result<Option<Versioned<V>>, Error> {
-        let (resource, key) = (self.resource, key.to_bytes());
-        let found = self
-            .engine
-            .read(options.into(), move |read, group| map::get(read, group, resource, &key))
-            .await?;
+        let key = key.to_bytes();
+        let found = self.handle.read(options, move |rows| map::newest(rows, &key)).await?;
         found.map(|(value, version)| Ok(Versioned { value: decode(&value)?, version })).transpose()
     }
 
@@ -113,14 +112,11 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         limit: usize,
         options: impl Into<ReadOptions>,
     ) -> Result<MapPage<K, V>, Error> {
-        let (resource, from) = (self.resource, from.to_bytes());
-        let end = end.map(Stored::to_bytes);
+        let (from, end) = (from.to_bytes(), end.map(Stored::to_bytes));
         let limit = limit.min(RANGE_ROWS_MAX);
         let page = self
-            .engine
-            .read(options.into(), move |read, group| {
-                map::range(read, group, resource, &from, end.as_deref(), limit)
-            })
+            .handle
+            .read(options, move |rows| map::range(rows, &from, end.as_deref(), limit))
             .await?;
         let row = |(key, value, version): map::MapRow| {
             let value = decode(&value)?;

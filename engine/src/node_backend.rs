@@ -18,7 +18,8 @@ use tokio::sync::mpsc;
 
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::error::Error;
-use crate::machine::{EngineMachine, RecordOutcome};
+use crate::machine::EngineMachine;
+use crate::outcome::RecordOutcome;
 use crate::readers::Readers;
 #[cfg(feature = "backup")]
 use crate::snapshot::StateExport;

@@ -8,9 +8,10 @@ use palisade_replication::{
     ChangeRefusal, Disposition, MemberChange, MemberRole, NodeError, NodeId,
 };
 
-use crate::command::{Command, Outcome};
+use crate::command::{Command, OpenCommand};
 use crate::engine::{Engine, GROUP, unexpected};
 use crate::error::Error;
+use crate::outcome::Outcome;
 use crate::resource::{LogicalResourceName, ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec};
 
 /// Between two looks whether a demand is met.
@@ -21,6 +22,7 @@ impl Engine {
     pub(crate) async fn open_resource(
         &self,
         kind: ResourceKind,
+        version: u32,
         spec: ResourceSpec,
     ) -> Result<ResourceId, Error> {
         let name = spec.name.clone();
@@ -52,7 +54,8 @@ impl Engine {
             return Err(one_domain(&name, &found));
         }
         let caller = self.domain().clone();
-        let resource = match self.propose(&Command::Open { kind, spec, caller }).await? {
+        let command = Command::Open(OpenCommand { kind, version, spec, caller });
+        let resource = match self.propose(&command).await? {
             (_, Outcome::Opened { resource }) => resource,
             (_, Outcome::Refused(refusal)) => return Err(refusal.into()),
             (_, other) => return Err(unexpected(&other)),

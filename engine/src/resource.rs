@@ -1,9 +1,11 @@
 //! Resources: their names, who may use them from where, and which writer is the current one.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::projections;
 
 /// Longest name of a provider, region or zone.
 const DOMAIN_PART_BYTES_MAX: usize = 64;
@@ -145,25 +147,34 @@ impl FenceGuard {
     }
 }
 
-/// What a resource is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum ResourceKind {
+/// What a resource is: the name of its projection.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ResourceKind(Cow<'static, str>);
+
+impl ResourceKind {
     /// An ordered log of values.
-    Log,
+    pub const LOG: Self = Self(Cow::Borrowed(projections::log::NAME));
     /// An ordered map.
-    Map,
+    pub const MAP: Self = Self(Cow::Borrowed(projections::map::NAME));
     /// A table of requests and their results.
-    Idempotency,
+    pub const IDEMPOTENCY: Self = Self(Cow::Borrowed(projections::idempotency::NAME));
+    /// Longest name of a kind.
+    pub(crate) const BYTES_MAX: usize = 32;
+
+    pub(crate) fn of(name: impl Into<Cow<'static, str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Display for ResourceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Log => "log",
-            Self::Map => "map",
-            Self::Idempotency => "idempotency",
-        })
+        f.write_str(&self.0)
     }
 }
 

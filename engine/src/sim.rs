@@ -1,6 +1,7 @@
 //! The engine's state machine under the simulator of `palisade-replication`.
 
 mod backend;
+mod conduct;
 mod desk;
 mod exchange;
 mod fabric;
@@ -13,14 +14,22 @@ use palisade_replication::{
     StateMachine,
 };
 
-use crate::command::{Action, Command, Fingerprint, Op, Outcome, Refusal, Version};
+use crate::command::{BatchCommand, Command, Op, OpenCommand};
 use crate::digest::digest;
+use crate::error::Error;
 use crate::machine::{EngineMachine, read_position};
+use crate::outcome::Outcome;
+use crate::projection::{Registry, RowsRead};
+use crate::projections::idempotency::{Fingerprint, RequestOp};
+use crate::projections::log::{self, LogOp};
+use crate::projections::map::{self, MapOp, Version};
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
-use crate::store::{Direction, Families, FamilyId, MemoryStore, StateRead, Walk};
+use crate::store::{FamilyId, MemoryStore};
+use crate::stored::Stored;
 
-pub use crate::machine::RecordOutcome;
-pub use fabric::SimFabric;
+pub use crate::outcome::RecordOutcome;
+pub use conduct::{Misconduct, check_projection};
+pub use fabric::{SimFabric, SimFabricBuilder};
 pub use palisade_replication::sim::{
     Completion as SimCompletion, GROUP, Nemesis, OpId, SimCluster, SimFault, SimOptions, SimRandom,
 };
@@ -44,9 +53,14 @@ impl SimEngine {
     /// Never: an empty store in memory opens.
     #[must_use]
     pub fn of_groups(node: NodeId, groups: &[GroupId]) -> Self {
-        let store = MemoryStore::new(Families::new(&[]).expect("no name is wrong"));
+        let registry = Registry::new(&[]).expect("no name is wrong");
+        Self::with_registry(node, groups, registry)
+    }
+
+    fn with_registry(node: NodeId, groups: &[GroupId], registry: Registry) -> Self {
+        let store = MemoryStore::new(registry.families().clone());
         let shared = Arc::new(store.clone());
-        let machine = EngineMachine::open(shared, true, ClusterId::new(1), node, groups)
+        let machine = EngineMachine::open(shared, registry, true, ClusterId::new(1), node, groups)
             .expect("an empty store opens");
         Self { store, machine }
     }
@@ -59,31 +73,33 @@ impl SimEngine {
     /// What the state holds of a log: offset and payload.
     #[must_use]
     pub fn log(&self, group: GroupId, resource: ResourceId) -> Vec<(u64, Vec<u8>)> {
-        let mut rows = Vec::new();
-        let from = crate::keys::log(group, resource, Offset::ZERO);
-        let end = crate::keys::resource_end(group, resource);
-        self.store
-            .walk(FamilyId::LOG, &from, &end, Direction::Forward, &mut |key, value| {
-                let offset = crate::keys::log_offset(key).expect("a log's key ends in an offset");
-                rows.push((offset.get(), value.to_vec()));
-                Walk::Next
-            })
-            .expect("memory can be read");
-        rows
+        let rows = RowsRead::new(&self.store, FamilyId::LOG, group, resource);
+        let (mut entries, mut next) = (Vec::new(), Some(Offset::ZERO.into()));
+        while let Some(from) = next {
+            let page = log::scan(&rows, from, usize::MAX).expect("memory can be read");
+            let entry = |(place, payload): (log::LogPosition, bytes::Bytes)| {
+                (place.offset.get(), payload.to_vec())
+            };
+            entries.extend(page.rows.into_iter().map(entry));
+            next = page.next;
+        }
+        entries
     }
 
     /// What a log holds at an offset.
     #[must_use]
     pub fn logged(&self, group: GroupId, resource: ResourceId, offset: u64) -> Option<Vec<u8>> {
-        let key = crate::keys::log(group, resource, Offset::new(offset));
-        let row = self.store.get(FamilyId::LOG, &key).expect("memory can be read");
-        row.map(|payload| payload.to_vec())
+        let rows = RowsRead::new(&self.store, FamilyId::LOG, group, resource);
+        let page = log::scan(&rows, Offset::new(offset).into(), 1).expect("memory can be read");
+        let (place, payload) = page.rows.into_iter().next()?;
+        (place.offset.get() == offset).then(|| payload.to_vec())
     }
 
     /// What the state holds of a map's key: value and version.
     #[must_use]
     pub fn map(&self, group: GroupId, resource: ResourceId, key: &[u8]) -> Option<(Vec<u8>, u64)> {
-        crate::projections::map::get(&self.store, group, resource, key)
+        let rows = RowsRead::new(&self.store, FamilyId::MAP, group, resource);
+        map::newest(&rows, key)
             .expect("memory can be read")
             .map(|(value, version)| (value.to_vec(), version.offset().get()))
     }
@@ -148,7 +164,19 @@ impl SimMachine for SimEngine {
 /// A record that opens a resource.
 #[must_use]
 pub fn open(kind: ResourceKind, spec: ResourceSpec, caller: FailureDomain) -> bytes::Bytes {
-    Command::Open { kind, spec, caller }.encode()
+    Command::Open(OpenCommand { kind, version: 1, spec, caller }).encode()
+}
+
+/// A record of operations that demand nothing.
+fn batch(
+    caller: &FailureDomain,
+    epoch: FenceEpoch,
+    ops: Vec<(ResourceId, bytes::Bytes)>,
+) -> bytes::Bytes {
+    let op = |(resource, body)| Op { resource, epoch, body };
+    let then = ops.into_iter().map(op).collect();
+    let (guards, otherwise) = (Vec::new(), Vec::new());
+    Command::Batch(BatchCommand { caller: caller.clone(), guards, then, otherwise }).encode()
 }
 
 /// A submission as the report service makes it: reserve, append, put and complete in one batch.
@@ -175,14 +203,17 @@ impl Submission {
         let payload = bytes::Bytes::copy_from_slice(&self.payload);
         let owner = self.epoch;
         let fingerprint = Fingerprint::of(&self.payload);
-        let op = |resource, action| Op { resource, epoch: self.epoch, action };
+        let reserve = RequestOp::Reserve { owner, fingerprint, key: key.clone() };
+        let append = LogOp::Append { payload: payload.clone() };
+        let put = MapOp::Put { guard: None, key: key.clone(), value: payload };
+        let complete = RequestOp::Complete { owner, key, result: bytes::Bytes::new() };
         let ops = vec![
-            op(requests, Action::Reserve { owner, fingerprint, key: key.clone() }),
-            op(log, Action::Append { payload: payload.clone() }),
-            op(map, Action::Put { guard: None, key: key.clone(), value: payload }),
-            op(requests, Action::Complete { owner, key, result: bytes::Bytes::new() }),
+            (requests, reserve.to_bytes()),
+            (log, append.to_bytes()),
+            (map, put.to_bytes()),
+            (requests, complete.to_bytes()),
         ];
-        Command::Batch { caller: self.caller.clone(), ops }.encode()
+        batch(&self.caller, self.epoch, ops)
     }
 }
 
@@ -213,12 +244,10 @@ impl Swap {
         let key = bytes::Bytes::copy_from_slice(&self.key);
         let payload = bytes::Bytes::copy_from_slice(&self.payload);
         let guard = self.expected.map(|offset| Version(Offset::new(offset)));
-        let op = |resource, action| Op { resource, epoch: self.epoch, action };
-        let ops = vec![
-            op(self.log, Action::Append { payload: payload.clone() }),
-            op(self.map, Action::Put { guard, key, value: payload }),
-        ];
-        Command::Batch { caller: self.caller.clone(), ops }.encode()
+        let append = LogOp::Append { payload: payload.clone() };
+        let put = MapOp::Put { guard, key, value: payload };
+        let ops = vec![(self.log, append.to_bytes()), (self.map, put.to_bytes())];
+        batch(&self.caller, self.epoch, ops)
     }
 }
 
@@ -245,12 +274,14 @@ impl From<&RecordOutcome> for SimOutcome {
     fn from(outcome: &RecordOutcome) -> Self {
         match &outcome.0 {
             Outcome::Opened { resource } => Self::Opened(*resource),
-            Outcome::Applied => Self::Applied,
+            Outcome::Applied { .. } => Self::Applied,
             Outcome::Duplicate(first) => Self::Duplicate(first.offset.get()),
-            Outcome::Refused(Refusal::Fenced { current }) => Self::Fenced(*current),
-            Outcome::Refused(Refusal::IdempotencyConflict) => Self::Conflict,
-            Outcome::Refused(Refusal::VersionMismatch { .. }) => Self::VersionMismatch,
-            Outcome::Refused(other) => Self::Refused(format!("{other:?}")),
+            Outcome::Refused(refusal) => match Error::from(refusal.clone()) {
+                Error::Fenced { current } => Self::Fenced(current),
+                Error::IdempotencyConflict => Self::Conflict,
+                Error::VersionMismatch { .. } => Self::VersionMismatch,
+                other => Self::Refused(other.to_string()),
+            },
         }
     }
 }

@@ -50,7 +50,7 @@ fn export(
     let (position, _) = read_position(read, group).map_err(failed)?;
     let mut chunk = Chunk::new(read.families());
     for family in read.families().ids() {
-        for (from, end) in keys::of_group(family, group) {
+        if let Some((from, end)) = keys::of_group(family, group) {
             let mut taken = Ok(());
             read.walk(family, &from, &end, Direction::Forward, &mut |key, value| {
                 chunk.put(family, key, value);
@@ -118,8 +118,8 @@ pub(crate) fn install(
     let mark = keys::position(group);
     let mut gone = WriteSet::rows(vec![(FamilyId::META, mark.clone(), None)]);
     for family in store.families().ids() {
-        let ranges = keys::of_group(family, group).into_iter();
-        gone.cleared.extend(ranges.map(|(from, end)| (family, from, end)));
+        let range = keys::of_group(family, group);
+        gone.cleared.extend(range.map(|(from, end)| (family, from, end)));
     }
     store.commit(gone).map_err(failed)?;
     let mut last = None;
@@ -145,10 +145,10 @@ pub(crate) fn put_chunk(
     let mark = keys::position(group);
     let (mut position, mut writes) = (None, Vec::new());
     for (family, key, value) in rows(store.families(), chunk)? {
-        let ranges = keys::of_group(family, group);
+        let range = keys::of_group(family, group);
         if family == FamilyId::META && key == mark {
             position = Some(value);
-        } else if ranges.iter().any(|(from, end)| from <= &key && &key < end) {
+        } else if range.is_some_and(|(from, end)| from <= key && key < end) {
             writes.push((family, key, Some(value)));
         } else {
             return Err(broken("a row is not of this group"));

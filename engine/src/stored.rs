@@ -1,5 +1,7 @@
 //! Values and keys as services have them, and as the log keeps them.
 
+use std::convert::Infallible;
+
 use bytes::Bytes;
 
 use crate::codec::DecodeError;
@@ -46,6 +48,27 @@ impl Stored for String {
 
     fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
         Self::from_utf8(bytes.to_vec()).map_err(|_| DecodeError { what: "text" })
+    }
+}
+
+/// What there is nothing of.
+impl Stored for Infallible {
+    fn to_bytes(&self) -> Bytes {
+        match *self {}
+    }
+
+    fn from_bytes(_: &Bytes) -> Result<Self, DecodeError> {
+        Err(DecodeError { what: "value of a type without values" })
+    }
+}
+
+impl Stored for () {
+    fn to_bytes(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        if bytes.is_empty() { Ok(()) } else { Err(DecodeError { what: "nothing" }) }
     }
 }
 

@@ -8,10 +8,9 @@ mod layer;
 use bytes::Bytes;
 
 use self::layer::Layer;
-use crate::store::{Direction, EachRow, FamilyId, Rest, StateRead, StoreError, Walk, WriteSet};
-
-/// A stored row: key and value.
-type Row = (Vec<u8>, Bytes);
+use crate::store::{
+    Direction, EachRow, Families, FamilyId, Rest, StateRead, StoreError, Walk, WriteSet,
+};
 
 pub(crate) struct View<'a> {
     store: &'a dyn StateRead,
@@ -23,13 +22,6 @@ impl<'a> View<'a> {
     pub(crate) fn new(store: &'a dyn StateRead) -> Self {
         let layer = || Layer::new(store.families().count());
         Self { store, committed: layer(), record: layer() }
-    }
-
-    pub(crate) fn get(&self, family: FamilyId, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        match self.written(family, key) {
-            Some(written) => Ok(written.cloned()),
-            None => self.store.get(family, key),
-        }
     }
 
     /// What lies over the store at the key, if anything does: a value, or that there is none.
@@ -46,38 +38,6 @@ impl<'a> View<'a> {
             (Some(a), Some(b), Direction::Backward) => Some(a.max(b)),
             (a, b, _) => a.or(b),
         }
-    }
-
-    /// The rows from `from` up to before `end`, in order or backward, as `each` says.
-    pub(crate) fn walk(
-        &self,
-        family: FamilyId,
-        from: &[u8],
-        end: &[u8],
-        direction: Direction,
-        each: &mut EachRow<'_>,
-    ) -> Result<(), StoreError> {
-        let rest = Rest::new(from, end, direction);
-        let mut merge = Merge { view: self, family, rest, each, is_over: false };
-        self.store
-            .walk(family, from, end, direction, &mut |key, value| merge.stored(key, value))?;
-        merge.layers_up_to(None);
-        Ok(())
-    }
-
-    /// The first row from `from` up to before `end`.
-    pub(crate) fn first(
-        &self,
-        family: FamilyId,
-        from: &[u8],
-        end: &[u8],
-    ) -> Result<Option<Row>, StoreError> {
-        let mut found = None;
-        self.walk(family, from, end, Direction::Forward, &mut |key, value| {
-            found = Some((key.to_vec(), Bytes::copy_from_slice(value)));
-            Walk::Stop
-        })?;
-        Ok(found)
     }
 
     pub(crate) fn put(&mut self, family: FamilyId, key: Vec<u8>, value: Bytes) {
@@ -108,6 +68,35 @@ impl<'a> View<'a> {
     pub(crate) fn into_writes(self) -> WriteSet {
         assert!(self.record.is_empty(), "a record was neither kept nor dropped");
         self.committed.into_writes(self.store.families())
+    }
+}
+
+impl StateRead for View<'_> {
+    fn families(&self) -> &Families {
+        self.store.families()
+    }
+
+    fn get(&self, family: FamilyId, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        match self.written(family, key) {
+            Some(written) => Ok(written.cloned()),
+            None => self.store.get(family, key),
+        }
+    }
+
+    fn walk(
+        &self,
+        family: FamilyId,
+        from: &[u8],
+        end: &[u8],
+        direction: Direction,
+        each: &mut EachRow<'_>,
+    ) -> Result<(), StoreError> {
+        let rest = Rest::new(from, end, direction);
+        let mut merge = Merge { view: self, family, rest, each, is_over: false };
+        self.store
+            .walk(family, from, end, direction, &mut |key, value| merge.stored(key, value))?;
+        merge.layers_up_to(None);
+        Ok(())
     }
 }
 

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use palisade::{
-    ClusterId, Engine, Error, FenceEpoch, LogicalResourceName, NodeId, Offset, Placement,
-    ReadConsistency, ReadOptions, ReplicaPolicy, ReplicatedLog, ReplicatedMap, ResourceSpec,
-    SchemaId, WalOptions,
+    ClusterId, Engine, Error, FenceEpoch, LogPosition, LogicalResourceName, NodeId, Offset,
+    Placement, ReadConsistency, ReadOptions, ReplicaPolicy, ReplicatedLog, ReplicatedMap,
+    ResourceSpec, SchemaId, WalOptions,
 };
 
 fn addresses() -> Vec<SocketAddr> {
@@ -138,7 +138,7 @@ async fn a_replica_that_was_away_catches_up() {
     let back = open(dir.path(), &addresses, 2).await;
     let log: ReplicatedLog<Vec<u8>> = ReplicatedLog::open(&back, spec("log")).await.unwrap();
     let at = ReadOptions::from(ReadConsistency::AtLeastOffset(last)).wait(Duration::from_secs(30));
-    let (mut entries, mut next) = (Vec::new(), Some(Offset::ZERO));
+    let (mut entries, mut next) = (Vec::new(), Some(LogPosition::START));
     while let Some(from) = next {
         let page = log.scan(from, 1000, at).await.unwrap();
         entries.extend(page.entries);

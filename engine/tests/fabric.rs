@@ -62,6 +62,7 @@ impl Service {
             .complete(&self.requests, id, OWNER, Bytes::from_static(b"done"))
             .commit()
             .await
+            .map(|done| done.receipt)
     }
 
     async fn put(&self, key: &str, value: &str) -> Result<Receipt, Error> {

@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
-    Engine, Error, FailureDomain, FenceEpoch, Fingerprint, KEY_BYTES_MAX, LogicalResourceName,
-    MemberChange, NodeId, Offset, Placement, ReadConsistency, ReadOptions, Receipt, ReplicaPolicy,
-    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec,
-    SchemaId, Version,
+    BatchDone, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, KEY_BYTES_MAX,
+    LogicalResourceName, MemberChange, NodeId, Offset, Placement, ReadConsistency, ReadOptions,
+    Receipt, ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
+    RequestStatus, ResourceSpec, SchemaId, Version,
 };
 
 type Log = ReplicatedLog<String>;
@@ -43,6 +43,10 @@ impl Told {
     }
 }
 
+fn receipt(told: Result<BatchDone, Error>) -> Result<Receipt, Error> {
+    told.map(|done| done.receipt)
+}
+
 /// Everything a single node can be asked, and every way in which it says no.
 async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     let mut told = Told::default();
@@ -56,13 +60,13 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     told.receipt("put", map.put(&text("k"), &text("v")).await);
     told.receipt("put if absent", map.put_if(&text("k"), &text("w"), Version::ABSENT).await);
     told.receipt("delete", map.delete(&text("nothing")).await);
-    told.receipt("an empty batch", engine.batch().commit().await);
+    told.receipt("an empty batch", receipt(engine.batch().commit().await));
     let long = "k".repeat(KEY_BYTES_MAX + 1);
     told.receipt("a long key", map.put(&long, &text("v")).await);
     let batch = engine.batch().caller(FailureDomain::new("aws", "us-east-1", "a"));
-    told.receipt("from elsewhere", batch.append(&log, &text("b")).commit().await);
+    told.receipt("from elsewhere", receipt(batch.append(&log, &text("b")).commit().await));
     let nobody = FailureDomain::new("", "r", "z");
-    told.receipt("from nowhere", engine.batch().caller(nobody).commit().await);
+    told.receipt("from nowhere", receipt(engine.batch().caller(nobody).commit().await));
 
     let (print, other) = (Fingerprint::of(b"x"), Fingerprint::of(b"y"));
     told.receipt("reserve", requests.reserve("r", print, two).await);

@@ -22,12 +22,14 @@ use crate::keys;
 use crate::machine::{
     EngineMachine, UNFINISHED, decode_position, encode_position, owner_row, stopped,
 };
-use crate::projections::resources::ResourceTable;
+use crate::projection::Registry;
+use crate::resource_table::ResourceTable;
 use crate::snapshot::put_chunk;
 use crate::store::{FamilyId, StateStore, StoreError, WriteSet};
 
 pub(super) struct Rebuild {
     store: Arc<dyn StateStore>,
+    registry: Registry,
     group: GroupId,
     /// Where the rows say that they stand.
     position: Option<Bytes>,
@@ -37,12 +39,16 @@ pub(super) struct Rebuild {
 
 impl Rebuild {
     /// Marks the store, before it has anything else.
-    pub(super) fn begin(store: Arc<dyn StateStore>, group: GroupId) -> Result<Self, Error> {
+    fn begin(
+        store: Arc<dyn StateStore>,
+        registry: Registry,
+        group: GroupId,
+    ) -> Result<Self, Error> {
         let mark = Some(Bytes::from_static(UNFINISHED));
         let mark = vec![(FamilyId::META, keys::OWNER.to_vec(), mark)];
         store.commit(WriteSet::rows(mark)).map_err(broken)?;
         store.flush().map_err(broken)?;
-        Ok(Self { store, group, position: None, machine: None })
+        Ok(Self { store, registry, group, position: None, machine: None })
     }
 
     /// Puts the rows of a file.
@@ -61,9 +67,10 @@ impl Rebuild {
         chain: &[Contents],
         at: Offset,
         store: Arc<dyn StateStore>,
+        registry: Registry,
     ) -> Result<(Self, Restored), BackupError> {
         let (full, incrementals) = chain.split_first().expect("a chain has a backup");
-        let mut rebuild = on_thread(move || Ok(Self::begin(store, GROUP)?)).await?;
+        let mut rebuild = on_thread(move || Ok(Self::begin(store, registry, GROUP)?)).await?;
         let (manifest, part) = (place::manifest(&full.id), full.data().clone());
         for (number, entry) in (0..).zip(&part.files) {
             if entry.name != FileName::State(number) {
@@ -117,8 +124,8 @@ impl Rebuild {
         let position = encode_position(Founding::position(part.to.0, part.log_time), part.to.1);
         let row = vec![(FamilyId::META, keys::position(self.group), Some(position))];
         self.store.commit(WriteSet::rows(row)).map_err(broken)?;
-        let store = Arc::clone(&self.store);
-        self.machine = Some(EngineMachine::unclaimed(store, true, &[self.group])?);
+        let (store, registry) = (Arc::clone(&self.store), self.registry.clone());
+        self.machine = Some(EngineMachine::unclaimed(store, registry, true, &[self.group])?);
         Ok(())
     }
 
@@ -160,7 +167,8 @@ impl Rebuild {
 
     /// Raises every epoch, and makes it all durable.
     pub(super) fn fence(&self) -> Result<(), Error> {
-        let table = ResourceTable::load(&*self.store, self.group).map_err(broken)?;
+        let table = ResourceTable::load(&*self.store, &self.registry, self.group);
+        let table = table.map_err(Error::from)?;
         self.store.commit(WriteSet::rows(table.raised(self.group))).map_err(broken)?;
         self.store.flush().map_err(broken)
     }
@@ -171,6 +179,18 @@ impl Rebuild {
         self.store.commit(WriteSet::rows(owner)).map_err(broken)?;
         self.store.flush().map_err(broken)
     }
+}
+
+/// Refuses a chain that needs projections which are not registered, as far as its digests tell.
+pub(super) fn refuse_unregistered(chain: &[Contents], registry: &Registry) -> Result<(), Error> {
+    let families = chain.iter().flat_map(|backup| backup.data().digest.keys());
+    let mut unknown = families.filter(|name| registry.families().find(name.as_bytes()).is_none());
+    unknown.next().map_or(Ok(()), |name| {
+        Err(Error::Incompatible {
+            expected: format!("projection={name}, which the backup has rows of"),
+            found: "not registered".to_owned(),
+        })
+    })
 }
 
 /// What was restored.

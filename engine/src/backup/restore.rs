@@ -2,22 +2,23 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use palisade_replication::{
     ClusterId, DOMAIN_BYTES_MAX, Founding, Member, NodeId, Offset, OpenDisk, WalOptions,
 };
 
 use super::layout::Contents;
-use super::rebuild::{Rebuild, Restored, on_thread};
+use super::rebuild::{Rebuild, Restored, on_thread, refuse_unregistered};
 use super::{BackupError, BackupId, BackupPlace};
 use crate::builder::open_store;
 use crate::engine::GROUP;
 use crate::error::Error;
+use crate::projection::{AnyProjection, Erased, Projection, Registry};
 use crate::resource::FailureDomain;
-use crate::store::Families;
 
 /// What a restore makes, and where. There is no list of voters: the node is the only one until others join.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "nothing is restored until it is asked for"]
 pub struct RestoreOptions {
     dir: PathBuf,
@@ -28,6 +29,7 @@ pub struct RestoreOptions {
     listen: Option<SocketAddr>,
     wal: WalOptions,
     disk: OpenDisk,
+    projections: Vec<Arc<dyn AnyProjection>>,
 }
 
 impl RestoreOptions {
@@ -43,6 +45,7 @@ impl RestoreOptions {
             listen: None,
             wal: WalOptions::default(),
             disk: OpenDisk::default(),
+            projections: Vec::new(),
         }
     }
 
@@ -74,6 +77,12 @@ impl RestoreOptions {
     /// How the files of the log are opened, as the engine will be opened with.
     pub fn disk(mut self, disk: OpenDisk) -> Self {
         self.disk = disk;
+        self
+    }
+
+    /// Adds a kind of resource, as the engine will be opened with.
+    pub fn projection(mut self, projection: impl Projection) -> Self {
+        self.projections.push(Arc::new(Erased(projection)));
         self
     }
 
@@ -131,16 +140,18 @@ pub async fn restore(
 ) -> Result<Restored, BackupError> {
     let chain = place.chain(id).await?;
     let at = options.check(&chain)?;
-    let dir = options.dir.clone();
+    let registry = Registry::new(&options.projections)?;
+    refuse_unregistered(&chain, &registry)?;
+    let (dir, families) = (options.dir.clone(), registry.families().clone());
     let store = on_thread(move || {
         make_empty(&dir)?;
-        let (store, _) = open_store(&dir, Families::new(&[])?)?;
+        let (store, _) = open_store(&dir, families)?;
         Ok(store)
     })
     .await?;
-    let (rebuild, restored) = Rebuild::run(place, &chain, at, store).await?;
+    let (rebuild, restored) = Rebuild::run(place, &chain, at, store, registry).await?;
     on_thread(move || {
-        let RestoreOptions { dir, cluster, node, domain, listen, wal, disk, at: _ } = options;
+        let RestoreOptions { dir, cluster, node, domain, listen, wal, disk, .. } = options;
         let domain = domain.to_string();
         let member = Member { address: listen, domain, ..Member::default() };
         let groups = [(GROUP, (at, restored.log_time))].into();

@@ -131,7 +131,7 @@ impl Backend for SimBackend {
     }
 
     fn stopped(&self, _group: GroupId) -> Option<Error> {
-        self.desk.ended(self.life).map(Error::from)
+        self.desk.stopped(self.life)
     }
 
     fn incarnation(&self) -> Incarnation {

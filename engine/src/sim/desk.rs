@@ -87,6 +87,8 @@ struct Inner {
 struct Seat {
     store: MemoryStore,
     runs: bool,
+    /// Why the group has halted there, while the node goes on.
+    halted_group: Option<NodeError>,
     /// How each life ended that is over, first the first.
     ends: Vec<End>,
 }
@@ -115,7 +117,9 @@ impl From<End> for Error {
 impl Desk {
     /// A node with this state begins its first life.
     pub(super) fn seat(&self, node: NodeId, store: MemoryStore) {
-        self.lock().seats.insert(node, Seat { store, runs: true, ends: Vec::new() });
+        self.lock()
+            .seats
+            .insert(node, Seat { store, runs: true, halted_group: None, ends: Vec::new() });
     }
 
     /// The life that a node is in, or that ended last.
@@ -127,6 +131,18 @@ impl Desk {
     /// The next life of a node begins.
     pub(super) fn begin(&self, node: NodeId) {
         self.lock().seats.get_mut(&node).expect("a known node").runs = true;
+    }
+
+    /// Whether the group has halted on a node.
+    pub(super) fn note_group(&self, node: NodeId, halted: Option<NodeError>) {
+        self.lock().seats.get_mut(&node).expect("a known node").halted_group = halted;
+    }
+
+    /// Why a node serves nothing more of the group to who holds an engine of this life.
+    pub(super) fn stopped(&self, life: Life) -> Option<Error> {
+        let inner = self.lock();
+        let halted = || inner.seats[&life.node].halted_group.clone().map(Error::from);
+        inner.ended(life).map(Error::from).or_else(halted)
     }
 
     /// The life of a node is over, if it was not already.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use palisade_replication::{ChangeRefusal, Committed, GroupId, NodeError, Offset};
 
 use super::desk::{Answer, Desk, End, Life, Question, tell};
-use super::{OpId, RecordOutcome, SimCluster, SimCompletion, SimEngine};
+use super::{GROUP, OpId, RecordOutcome, SimCluster, SimCompletion, SimEngine};
 use crate::error::Error;
 use crate::machine::{read_position, stopped};
 
@@ -122,6 +122,7 @@ impl Exchange {
             if let Some(cause) = cluster.halted(node) {
                 self.desk.end(node, End::Halted(cause.clone()));
             }
+            self.desk.note_group(node, cluster.halted_group(node, GROUP).cloned());
         }
         while let Some((op, completion)) = cluster.completion() {
             // Answers that come after their operation was given up are nobody's.

@@ -49,6 +49,8 @@ use super::desk::{Desk, End};
 use super::exchange::Exchange;
 use super::{GROUP, SimCluster, SimEngine, SimOptions};
 use crate::engine::{Engine, REQUEST_TIMEOUT};
+use crate::error::Error;
+use crate::projection::{AnyProjection, Erased, Projection, Registry};
 use crate::resource::FailureDomain;
 
 /// Time passes in steps of this while something is awaited.
@@ -59,8 +61,39 @@ pub struct SimFabric {
     cluster: SimCluster<SimEngine>,
     desk: Desk,
     exchange: Exchange,
+    registry: Registry,
     /// Where nodes are, if it was said.
     placed: BTreeMap<NodeId, FailureDomain>,
+}
+
+/// A cluster in the making: see [`SimFabric::builder`].
+#[must_use = "a builder does nothing until it is built"]
+pub struct SimFabricBuilder {
+    seed: u64,
+    nodes: u64,
+    projections: Vec<Arc<dyn AnyProjection>>,
+}
+
+impl SimFabricBuilder {
+    /// Another order of things; 1 if never said.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Adds a kind of resource.
+    pub fn projection(mut self, projection: impl Projection) -> Self {
+        self.projections.push(Arc::new(Erased(projection)));
+        self
+    }
+
+    /// Starts the cluster, and waits for its first leader.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for projections with names that are not plain or there twice.
+    pub fn build(self) -> Result<SimFabric, Error> {
+        Ok(SimFabric::open(self.seed, self.nodes, Registry::new(&self.projections)?))
+    }
 }
 
 impl SimFabric {
@@ -73,6 +106,15 @@ impl SimFabric {
     /// The same with another order of things.
     #[must_use]
     pub fn from_seed(seed: u64, nodes: u64) -> Self {
+        Self::open(seed, nodes, Registry::new(&[]).expect("no name is wrong"))
+    }
+
+    /// The same with kinds of resources of one's own, as [`crate::EngineBuilder::projection`] adds them.
+    pub fn builder(nodes: u64) -> SimFabricBuilder {
+        SimFabricBuilder { seed: 1, nodes, projections: Vec::new() }
+    }
+
+    fn open(seed: u64, nodes: u64, registry: Registry) -> Self {
         let options = SimOptions {
             nodes,
             // Room for the largest records that production takes.
@@ -80,14 +122,14 @@ impl SimFabric {
             ..SimOptions::calm()
         };
         let desk = Desk::default();
-        let seats = desk.clone();
+        let (seats, registered) = (desk.clone(), registry.clone());
         let cluster = SimCluster::new(seed, options, move |node| {
-            let engine = SimEngine::new(node);
+            let engine = SimEngine::with_registry(node, &[GROUP], registered.clone());
             seats.seat(node, engine.store());
             engine
         });
         let exchange = Exchange::new(desk.clone());
-        let mut fabric = Self { cluster, desk, exchange, placed: BTreeMap::new() };
+        let mut fabric = Self { cluster, desk, exchange, registry, placed: BTreeMap::new() };
         while fabric.leader().is_none() {
             fabric.pass(10 * STEP_US);
         }
@@ -126,7 +168,8 @@ impl SimFabric {
             life: self.desk.life(node),
             incarnation: self.cluster.incarnation(node),
         };
-        Engine::new(backend, node, self.domain(node), REQUEST_TIMEOUT)
+        let registry = self.registry.clone();
+        Engine::new(backend, registry, node, self.domain(node), REQUEST_TIMEOUT)
     }
 
     /// Where a node is: what placement judges for engines that are taken from now on. As a member, whose

@@ -24,6 +24,7 @@ impl FamilyId {
     /// Values of maps.
     pub(crate) const MAP: Self = Self(3);
     /// Requests of idempotency stores.
+    #[cfg(any(feature = "rocksdb", test))]
     pub(crate) const IDEMPOTENCY: Self = Self(4);
 
     pub(crate) fn index(self) -> usize {

@@ -18,7 +18,8 @@ pub(crate) use families::{Families, FamilyId};
 pub(crate) use memory::MemoryStore;
 #[cfg(feature = "rocksdb")]
 pub(crate) use rocks::RocksStore;
-pub(crate) use walk::{Direction, EachRow, Rest, Walk};
+pub(crate) use walk::Rest;
+pub use walk::{Direction, EachRow, Walk};
 
 /// Changes that are committed together: ranges are cleared first, then rows are written, later ones
 /// over earlier ones.

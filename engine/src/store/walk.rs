@@ -2,17 +2,16 @@
 
 /// Which way a walk goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Direction {
+pub enum Direction {
     /// From the first row to the last.
     Forward,
     /// From the last row to the first.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is read backward yet"))]
     Backward,
 }
 
 /// What a walk is to do after a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Walk {
+pub enum Walk {
     /// Go on with the next row.
     Next,
     /// Leave out what lies between: go on with the first row at or after this key, or, walking
@@ -24,7 +23,7 @@ pub(crate) enum Walk {
 }
 
 /// Takes a row of a walk, key and value, and says how to go on.
-pub(crate) type EachRow<'a> = dyn FnMut(&[u8], &[u8]) -> Walk + 'a;
+pub type EachRow<'a> = dyn FnMut(&[u8], &[u8]) -> Walk + 'a;
 
 /// What is left of the range of a walk: from, and up to before the end.
 pub(crate) struct Rest {

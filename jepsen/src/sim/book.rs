@@ -13,9 +13,9 @@ use super::registers::{self, Registers};
 
 /// The resources of each group: log, map and idempotency store.
 pub(super) const KINDS: [(ResourceKind, &str); 3] = [
-    (ResourceKind::Log, "log"),
-    (ResourceKind::Map, "map"),
-    (ResourceKind::Idempotency, "requests"),
+    (ResourceKind::LOG, "log"),
+    (ResourceKind::MAP, "map"),
+    (ResourceKind::IDEMPOTENCY, "requests"),
 ];
 
 /// On whose behalf everything is asked.

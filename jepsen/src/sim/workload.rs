@@ -70,9 +70,10 @@ impl Workload {
             for (group, at) in groups.iter().flat_map(|group| [0, 1, 2].map(|at| (*group, at))) {
                 let waits = asked.values().any(|waiting| *waiting == (group, at));
                 if !opened.contains_key(&(group, at)) && !waits {
-                    let (kind, name) = KINDS[at];
+                    let (kind, name) = &KINDS[at];
                     let node = cluster.node_ids()[0];
-                    let op = cluster.propose(node, group, open(kind, spec(name, 1), domain()));
+                    let op =
+                        cluster.propose(node, group, open(kind.clone(), spec(name, 1), domain()));
                     asked.insert(op, (group, at));
                 }
             }

@@ -279,6 +279,7 @@ impl<M: SimMachine> SimCluster<M> {
             held: None,
             running: None,
             halted: None,
+            halted_groups: BTreeMap::new(),
             harmed: false,
             slowness: 1,
             fuse: None,
@@ -356,6 +357,12 @@ impl<M: SimMachine> SimCluster<M> {
     #[must_use]
     pub fn halted(&self, node: NodeId) -> Option<&NodeError> {
         self.nodes.get(&node)?.halted.as_ref()
+    }
+
+    /// Why a group halted on a node, if it did since the node was last started.
+    #[must_use]
+    pub fn halted_group(&self, node: NodeId, group: GroupId) -> Option<&NodeError> {
+        self.nodes.get(&node)?.halted_groups.get(&group)
     }
 
     /// The state machine of a node, also while it is down.

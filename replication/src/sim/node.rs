@@ -46,6 +46,7 @@ pub(super) struct SimNode<M> {
     pub(super) held: Option<bool>,
     pub(super) running: Option<Running>,
     pub(super) halted: Option<NodeError>,
+    pub(super) halted_groups: BTreeMap<GroupId, NodeError>,
     /// Something was done to its disk that no disk may do.
     pub(super) harmed: bool,
     /// Its disk takes so many times as long as it should.
@@ -121,6 +122,7 @@ impl<M: SimMachine> SimCluster<M> {
                 let node = self.nodes.get_mut(&id).expect("a known node");
                 node.running = Some(running);
                 node.halted = None;
+                node.halted_groups.clear();
                 let (life, tick_us) = (node.life, node.tick_us);
                 self.check_kept(id);
                 self.schedule(tick_us, Event::Tick { node: id, life });
@@ -224,7 +226,7 @@ impl<M: SimMachine> SimCluster<M> {
     }
 
     /// One group of the node stops.
-    fn halt_group(&mut self, id: NodeId, group: GroupId, cause: &ApplyError) {
+    fn halt_group(&mut self, id: NodeId, group: GroupId, cause: ApplyError) {
         self.count("group halted");
         self.tell(|| format!("node {id} group {group} halts: {cause}"));
         let running = self.running(id);
@@ -235,6 +237,10 @@ impl<M: SimMachine> SimCluster<M> {
         let lost: Vec<(GroupId, LogIndex, OpId)> = lost;
         effects.refused_reads.extend(lost.into_iter().map(|(_, _, op)| op));
         self.perform(id, group, effects);
+        let cause = Arc::new(NodeError::Apply(Arc::new(cause)));
+        let halted = NodeError::GroupHalted { group: group.get(), cause };
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        node.halted_groups.insert(group, halted);
     }
 
     pub(super) fn step(&mut self, id: NodeId) {
@@ -495,7 +501,7 @@ impl<M: SimMachine> SimCluster<M> {
         let outcomes = match node.machine.apply(group, entries) {
             Ok(outcomes) => outcomes,
             Err(cause) if cause.scope == HaltScope::Group => {
-                self.halt_group(id, group, &cause);
+                self.halt_group(id, group, cause);
                 return;
             }
             Err(cause) => panic!("apply does not fail: {cause}"),

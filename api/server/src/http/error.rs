@@ -70,7 +70,11 @@ impl From<Error> for ApiError {
             Error::IdempotencyConflict
             | Error::AlreadyExists { .. }
             | Error::Incompatible { .. }
-            | Error::PreconditionFailed { .. } => StatusCode::CONFLICT,
+            | Error::PreconditionFailed { .. }
+            | Error::VersionMismatch { .. }
+            | Error::GuardFailed { .. }
+            | Error::InProgress { .. }
+            | Error::Refused { .. } => StatusCode::CONFLICT,
             Error::InvalidArgument { .. } => StatusCode::BAD_REQUEST,
             Error::NotFound { .. } => StatusCode::NOT_FOUND,
             Error::LeaseExpired | Error::Revoked => StatusCode::FORBIDDEN,

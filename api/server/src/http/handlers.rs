@@ -149,8 +149,11 @@ pub(super) async fn flights(
     let Page { from, limit } = query(page)?;
     let limit = limit.unwrap_or(PAGE_ENTRIES).min(PAGE_ENTRIES);
     let page = service.flights(Offset::new(from.unwrap_or(0)), limit).await?;
-    let rows = page.entries.iter().map(|e| json!({ "offset": e.offset.get(), "flight": e.value }));
-    let next = page.next.map(Offset::get);
+    let rows = page
+        .entries
+        .iter()
+        .map(|e| json!({ "offset": e.position.offset.get(), "flight": e.value }));
+    let next = page.next.map(|next| next.offset.get());
     ok(StatusCode::OK, json!({ "entries": rows.collect::<Vec<_>>(), "next": next }))
 }
 
@@ -161,8 +164,11 @@ pub(super) async fn effects(
     let Page { from, limit } = query(page)?;
     let limit = limit.unwrap_or(PAGE_ENTRIES).min(PAGE_ENTRIES);
     let page = service.effects(Offset::new(from.unwrap_or(0)), limit).await?;
-    let rows = page.entries.iter().map(|e| json!({ "offset": e.offset.get(), "effect": e.value }));
-    let next = page.next.map(Offset::get);
+    let rows = page
+        .entries
+        .iter()
+        .map(|e| json!({ "offset": e.position.offset.get(), "effect": e.value }));
+    let next = page.next.map(|next| next.offset.get());
     ok(StatusCode::OK, json!({ "entries": rows.collect::<Vec<_>>(), "next": next }))
 }
 

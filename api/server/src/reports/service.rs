@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade::{
-    Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogPage,
+    BatchDone, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogPage,
     LogicalResourceName, Offset, ReadConsistency, ReadOptions, Receipt, ReplicatedIdempotencyStore,
     ReplicatedLog, ReplicatedMap, ResourceSpec, SchemaId, Stored, Version, Versioned,
 };
@@ -199,7 +199,7 @@ impl ReportService {
                     return Ok(FlightReceipt { id, offset: offset.get(), duplicate });
                 }
                 // Another flight of this airport came first, or this replica was behind.
-                Err(Error::PreconditionFailed { .. }) => {
+                Err(Error::VersionMismatch { .. }) => {
                     consistency = ReadConsistency::Linearizable;
                 }
                 Err(error) => return Err(error),
@@ -269,7 +269,7 @@ impl ReportService {
 /// request must carry its own id, so that repeating it is safe.
 pub(super) async fn repeat<F>(mut request: impl FnMut() -> F) -> Result<Receipt, Error>
 where
-    F: Future<Output = Result<Receipt, Error>>,
+    F: Future<Output = Result<BatchDone, Error>>,
 {
     let deadline = Instant::now() + REPEAT_FOR;
     loop {
@@ -280,7 +280,7 @@ where
             {
                 sleep(REPEAT_PAUSE).await;
             }
-            other => return other,
+            other => return other.map(|done| done.receipt),
         }
     }
 }

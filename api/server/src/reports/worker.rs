@@ -85,13 +85,14 @@ impl Worker {
         let from = self.position.next();
         let page = self.service.commands.scan(from, SCAN_MAX, ReadConsistency::Local).await?;
         for entry in page.entries {
-            let mine = entry.offset.get() % self.share.1 == self.share.0 % self.share.1;
+            let offset = entry.position.offset;
+            let mine = offset.get() % self.share.1 == self.share.0 % self.share.1;
             if mine {
-                completed += self.attend(entry.offset, entry.value, now).await?;
+                completed += self.attend(offset, entry.value, now).await?;
             } else {
-                self.left.insert(entry.offset, (entry.value, now + GRACE));
+                self.left.insert(offset, (entry.value, now + GRACE));
             }
-            self.position = entry.offset;
+            self.position = offset;
         }
         Ok(completed)
     }
@@ -107,7 +108,12 @@ impl Worker {
             Ok(true) => Ok(1),
             Ok(false) => Ok(0),
             // Someone else is at it, or was faster: look again later whether it is done.
-            Err(Error::PreconditionFailed { .. } | Error::Fenced { .. }) => {
+            Err(
+                Error::PreconditionFailed { .. }
+                | Error::InProgress { .. }
+                | Error::VersionMismatch { .. }
+                | Error::Fenced { .. },
+            ) => {
                 self.left.insert(offset, (command, now + GRACE));
                 Ok(0)
             }

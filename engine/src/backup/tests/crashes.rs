@@ -152,14 +152,15 @@ async fn a_restore_that_is_cut_short_is_refused() {
     let (cluster, node) = (ClusterId::new(8), NodeId::new(1));
     let open = |store: &MemoryStore| {
         let store = Arc::new(store.clone());
-        EngineMachine::open(store, true, cluster, node, &[GROUP]).map(|_| ())
+        EngineMachine::open(store, registry(), true, cluster, node, &[GROUP]).map(|_| ())
     };
     let mut owned_at = BTreeSet::new();
     let mut cuts = 0;
     loop {
         let inner = MemoryStore::default();
         let failing = FailingStates { inner: inner.clone(), left: Mutex::new(cuts) };
-        let made = match Rebuild::run(&place, &chain, last.to, Arc::new(failing)).await {
+        let made = match Rebuild::run(&place, &chain, last.to, Arc::new(failing), registry()).await
+        {
             Ok((rebuild, _)) => {
                 let refused = open(&inner).unwrap_err().to_string();
                 assert!(refused.contains("an unfinished restore"), "{refused}");

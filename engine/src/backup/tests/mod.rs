@@ -13,10 +13,11 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use palisade_replication::{ClusterId, Options};
 
 use super::*;
-use crate::command::Fingerprint;
 use crate::idempotency::ReplicatedIdempotencyStore;
 use crate::log::ReplicatedLog;
 use crate::map::ReplicatedMap;
+use crate::projection::Registry;
+use crate::projections::idempotency::Fingerprint;
 use crate::resource::{
     FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceSpec, SchemaId,
 };
@@ -26,6 +27,10 @@ const OWNER: FenceEpoch = FenceEpoch::new(1);
 
 fn id(id: &str) -> BackupId {
     BackupId::new(id).unwrap()
+}
+
+fn registry() -> Registry {
+    Registry::new(&[]).unwrap()
 }
 
 fn spec(name: &str, epoch: u64) -> ResourceSpec {

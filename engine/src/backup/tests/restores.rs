@@ -7,11 +7,11 @@ use palisade_replication::{
 };
 
 use super::*;
-use crate::backup::rebuild::{Rebuild, Restored};
+use crate::backup::rebuild::{Rebuild, Restored, refuse_unregistered};
 use crate::digest::{StateDigest, digest};
 use crate::machine::{EngineMachine, read_position};
-use crate::projections::resources::ResourceTable;
 use crate::records::RecordReader;
+use crate::resource_table::ResourceTable;
 use crate::store::MemoryStore;
 
 /// All records of a node.
@@ -32,7 +32,8 @@ async fn records(service: &Service) -> Vec<RecordRun> {
 fn prefixes(runs: &[RecordRun]) -> BTreeMap<Offset, (StateDigest, MemoryStore)> {
     let store = MemoryStore::default();
     let shared = Arc::new(store.clone());
-    let mut machine = EngineMachine::open(shared, true, CLUSTER, NodeId::new(1), &[GROUP]).unwrap();
+    let mut machine =
+        EngineMachine::open(shared, registry(), true, CLUSTER, NodeId::new(1), &[GROUP]).unwrap();
     let mut states = BTreeMap::new();
     let mut offset = Offset::ZERO;
     for run in runs {
@@ -73,12 +74,13 @@ async fn restored(
 ) -> Result<(MemoryStore, Restored), BackupError> {
     let chain = place.chain(last).await?;
     let store = MemoryStore::default();
-    let (_, restored) = Rebuild::run(place, &chain, at, Arc::new(store.clone())).await?;
+    let (_, restored) =
+        Rebuild::run(place, &chain, at, Arc::new(store.clone()), registry()).await?;
     Ok((store, restored))
 }
 
 fn epochs(store: &MemoryStore) -> Vec<(String, u64)> {
-    let table = ResourceTable::load(store, GROUP).unwrap();
+    let table = ResourceTable::load(store, &registry(), GROUP).unwrap();
     table.specs().map(|spec| (spec.name.to_string(), spec.epoch.get())).collect()
 }
 
@@ -149,6 +151,14 @@ async fn a_damaged_chain_is_not_restored() {
         assert_eq!(named(&error), file, "{error}");
         store.put(&path(&file), whole.into()).await.unwrap();
     }
+
+    let mut chain = place.chain(&id("b1")).await.unwrap();
+    refuse_unregistered(&chain, &registry()).unwrap();
+    let part = chain[1].groups.get_mut(&GROUP).unwrap();
+    part.digest.insert("stock".to_owned(), Hash([0; 32]));
+    let refused = refuse_unregistered(&chain, &registry()).unwrap_err();
+    assert!(matches!(&refused, Error::Incompatible { .. }), "{refused}");
+    assert!(refused.to_string().contains("projection=stock"), "{refused}");
 
     // Whole files that are not those the manifest means.
     let (contents, _) = place.manifest(&id("b1")).await.unwrap();

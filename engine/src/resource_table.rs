@@ -5,19 +5,22 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use palisade_replication::GroupId;
 
-use crate::codec::{DecodeError, Reader};
-use crate::command::{Outcome, Refusal, decode_spec, encode_spec, put_kind, take_kind};
+use crate::codec::{DecodeError, Reader, put_number};
+use crate::command::{Op, OpenCommand};
 use crate::keys;
-use crate::resource::{
-    FailureDomain, FenceEpoch, FenceGuard, ResourceId, ResourceKind, ResourceSpec,
-};
+use crate::outcome::Outcome;
+use crate::projection::{ProjectionFault, Registry};
+use crate::refusal::Refusal;
+use crate::resource::{FailureDomain, FenceGuard, ResourceId, ResourceKind, ResourceSpec};
+use crate::spec_codec::{decode_spec, encode_spec, put_kind, take_kind};
 use crate::store::{Direction, FamilyId, StateRead, StoreError, Walk};
 use crate::view::View;
 
-/// A resource: its kind, and its spec with the current epoch.
+/// A resource: its kind, the version of that, and its spec with the current epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Resource {
     pub(crate) kind: ResourceKind,
+    pub(crate) version: u32,
     pub(crate) spec: ResourceSpec,
 }
 
@@ -28,7 +31,15 @@ pub(crate) struct ResourceTable {
 }
 
 impl ResourceTable {
-    pub(crate) fn load(read: &dyn StateRead, group: GroupId) -> Result<Self, StoreError> {
+    /// The table as it is stored.
+    ///
+    /// # Errors
+    /// When it cannot be read, and when a resource is of a projection that is not registered here.
+    pub(crate) fn load(
+        read: &dyn StateRead,
+        registry: &Registry,
+        group: GroupId,
+    ) -> Result<Self, LoadError> {
         let mut table = Self::default();
         let mut malformed = None;
         let (from, end) = keys::resources(group);
@@ -47,25 +58,49 @@ impl ResourceTable {
                 (None, _) => Walk::Stop,
             }
         })?;
-        match malformed {
-            Some(error) => Err(StoreError { what: error.to_string() }),
-            None => Ok(table),
+        if let Some(error) = malformed {
+            return Err(StoreError { what: error.to_string() }.into());
         }
+        for resource in table.by_id.values() {
+            check_registered(registry, &resource.kind, resource.version)?;
+        }
+        Ok(table)
+    }
+
+    pub(crate) fn get(&self, id: ResourceId) -> Option<&Resource> {
+        self.by_id.get(&id)
     }
 
     /// Makes the resource, or opens it for a writer generation.
+    ///
+    /// # Errors
+    /// When the projection is not registered here as it is where the record comes from: this node cannot
+    /// compute what the others do.
     pub(crate) fn open(
         &mut self,
         view: &mut View<'_>,
+        registry: &Registry,
         group: GroupId,
-        kind: ResourceKind,
-        spec: ResourceSpec,
+        command: OpenCommand,
+    ) -> Result<Outcome, ProjectionFault> {
+        let OpenCommand { kind, version, spec, caller } = command;
+        check_registered(registry, &kind, version)
+            .map_err(|unknown| ProjectionFault::new(unknown.to_string()))?;
+        Ok(self.open_known(view, group, Resource { kind, version, spec }, &caller))
+    }
+
+    fn open_known(
+        &mut self,
+        view: &mut View<'_>,
+        group: GroupId,
+        wanted: Resource,
         caller: &FailureDomain,
     ) -> Outcome {
+        let spec = &wanted.spec;
         let named = self.by_id.iter().find(|(_, resource)| resource.spec.name == spec.name);
         let placement = named.map_or(&spec.placement, |(_, resource)| &resource.spec.placement);
         if !placement.allows(caller) {
-            let (domain, resource) = (caller.clone(), spec.name);
+            let (domain, resource) = (caller.clone(), spec.name.clone());
             return Outcome::Refused(Refusal::DomainUnavailable { domain, resource });
         }
         let id = match named {
@@ -74,7 +109,6 @@ impl ResourceTable {
                 ResourceId(last.checked_add(1).expect("resource ids overflow"))
             }
             Some((id, found)) => {
-                let wanted = Resource { kind, spec: spec.clone() };
                 if let Some((expected, found)) = difference(&wanted, found) {
                     return Outcome::Refused(Refusal::Incompatible { expected, found });
                 }
@@ -88,9 +122,8 @@ impl ResourceTable {
                 *id
             }
         };
-        let resource = Resource { kind, spec };
-        view.put(FamilyId::RESOURCES, keys::resource(group, id), encode(&resource));
-        self.by_id.insert(id, resource);
+        view.put(FamilyId::RESOURCES, keys::resource(group, id), encode(&wanted));
+        self.by_id.insert(id, wanted);
         Outcome::Opened { resource: id }
     }
 
@@ -100,7 +133,8 @@ impl ResourceTable {
     pub(crate) fn raised(&self, group: GroupId) -> Vec<(FamilyId, Vec<u8>, Option<Bytes>)> {
         let row = |(id, resource): (&ResourceId, &Resource)| {
             let mut resource = resource.clone();
-            resource.spec.epoch = FenceEpoch::new(resource.spec.epoch.get().saturating_add(1));
+            let epoch = resource.spec.epoch.get();
+            resource.spec.epoch = crate::resource::FenceEpoch::new(epoch.saturating_add(1));
             (FamilyId::RESOURCES, keys::resource(group, *id), Some(encode(&resource)))
         };
         self.by_id.iter().map(row).collect()
@@ -112,22 +146,12 @@ impl ResourceTable {
         self.by_id.values().map(|resource| &resource.spec)
     }
 
-    /// Whether an operation of this kind, by this writer, from there, may touch the resource.
-    pub(crate) fn admit(
-        &self,
-        id: ResourceId,
-        kind: ResourceKind,
-        epoch: FenceEpoch,
-        caller: &FailureDomain,
-    ) -> Result<(), Refusal> {
-        let Some(found) = self.by_id.get(&id) else {
-            return Err(Refusal::UnknownResource { resource: id });
+    /// The resource of an operation or guard, if this writer, from there, may touch it.
+    pub(crate) fn admit(&self, op: &Op, caller: &FailureDomain) -> Result<&Resource, Refusal> {
+        let Some(found) = self.by_id.get(&op.resource) else {
+            return Err(Refusal::UnknownResource { resource: op.resource });
         };
-        if found.kind != kind {
-            let (expected, found) = (kind.to_string(), found.kind.to_string());
-            return Err(Refusal::Incompatible { expected, found });
-        }
-        let current = found.spec.epoch;
+        let (epoch, current) = (op.epoch, found.spec.epoch);
         if FenceGuard::new(current).check(epoch).is_err() {
             return Err(if epoch < current {
                 Refusal::Fenced { current }
@@ -139,8 +163,47 @@ impl ResourceTable {
             let (domain, resource) = (caller.clone(), found.spec.name.clone());
             return Err(Refusal::DomainUnavailable { domain, resource });
         }
-        Ok(())
+        Ok(found)
     }
+}
+
+/// Why a table of resources cannot be taken up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It has a resource that this node cannot compute.
+    #[error(transparent)]
+    Unregistered(#[from] Unregistered),
+}
+
+/// A projection that is not registered here, or in another version.
+#[derive(Debug, thiserror::Error)]
+#[error("{expected} is not registered here, {found}")]
+pub(crate) struct Unregistered {
+    /// What the state is of.
+    pub(crate) expected: String,
+    /// What there is.
+    pub(crate) found: String,
+}
+
+fn check_registered(
+    registry: &Registry,
+    kind: &ResourceKind,
+    version: u32,
+) -> Result<(), Unregistered> {
+    let known = registry.find(kind.as_str()).map(|kind| kind.projection.version());
+    if known == Some(version) {
+        return Ok(());
+    }
+    Err(Unregistered {
+        expected: format!("projection={kind} version={version}"),
+        found: known.map_or_else(
+            || "the engine was opened without it".to_owned(),
+            |known| format!("the engine was opened with version={known}"),
+        ),
+    })
 }
 
 /// What a handle expects that the resource is not. The epoch may differ.
@@ -149,6 +212,7 @@ fn difference(wanted: &Resource, found: &Resource) -> Option<(String, String)> {
         (a != b).then(|| (format!("{what}={a}"), format!("{what}={b}")))
     };
     differs("kind", wanted.kind.to_string(), found.kind.to_string())
+        .or_else(|| differs("version", wanted.version.to_string(), found.version.to_string()))
         .or_else(|| {
             differs("schema", wanted.spec.schema.to_string(), found.spec.schema.to_string())
         })
@@ -168,14 +232,18 @@ fn difference(wanted: &Resource, found: &Resource) -> Option<(String, String)> {
 
 fn encode(resource: &Resource) -> Bytes {
     let mut raw = Vec::with_capacity(128);
-    put_kind(&mut raw, resource.kind);
+    put_kind(&mut raw, &resource.kind);
+    put_number(&mut raw, resource.version.into());
     encode_spec(&mut raw, &resource.spec);
     raw.into()
 }
 
 fn decode(raw: &[u8]) -> Result<Resource, DecodeError> {
     let mut reader = Reader::new(Bytes::copy_from_slice(raw));
-    let resource = Resource { kind: take_kind(&mut reader)?, spec: decode_spec(&mut reader)? };
+    let kind = take_kind(&mut reader)?;
+    let version = u32::try_from(reader.number("projection version")?)
+        .map_err(|_| DecodeError { what: "projection version" })?;
+    let resource = Resource { kind, version, spec: decode_spec(&mut reader)? };
     reader.end("resource")?;
     Ok(resource)
 }

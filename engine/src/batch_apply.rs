@@ -1,0 +1,130 @@
+//! A batch, applied: all of it or nothing (G7).
+//!
+//! 1. May this writer, from there, touch every resource that the batch names, in either branch? So a
+//!    fenced writer learns that it is fenced, whatever else is wrong.
+//! 2. Does it repeat a request? Then it is answered as the first time (G6), and not with a guard that
+//!    its own first effect has moved.
+//! 3. Is what it demands so? The state is that before the batch. This chooses the branch.
+//! 4. The operations of the branch in their order, each over what those before it wrote. The first that
+//!    cannot be done takes all of them back.
+
+use bytes::Bytes;
+
+use crate::command::{BatchCommand, Op};
+use crate::outcome::{Branch, Outcome};
+use crate::projection::{At, Kind, ProjectionFault, Registry, Repeated, Rows, RowsRead, Step};
+use crate::refusal::Refusal;
+use crate::resource_table::ResourceTable;
+use crate::view::View;
+
+/// Computes what a batch does. What it wrote stands only if the outcome says so.
+pub(crate) fn apply(
+    resources: &ResourceTable,
+    registry: &Registry,
+    view: &mut View<'_>,
+    at: At,
+    batch: BatchCommand,
+) -> Result<Outcome, ProjectionFault> {
+    if let Some(refusal) = batch.parts().find_map(|part| resources.admit(part, &batch.caller).err())
+    {
+        return Ok(Outcome::Refused(refusal));
+    }
+    let desk = Desk { resources, registry, at };
+    if let Some(outcome) = desk.repeated(view, &batch)? {
+        return Ok(outcome);
+    }
+    let (branch, ops) = match desk.failed_guard(view, &batch.guards)? {
+        None => (Branch::Then, batch.then),
+        Some(guard) if batch.otherwise.is_empty() => {
+            return Ok(Outcome::Refused(Refusal::GuardFailed { guard }));
+        }
+        Some(_) => (Branch::Otherwise, batch.otherwise),
+    };
+    desk.done(view, branch, ops)
+}
+
+/// What a batch is applied with.
+struct Desk<'a> {
+    resources: &'a ResourceTable,
+    registry: &'a Registry,
+    at: At,
+}
+
+impl<'a> Desk<'a> {
+    /// The projection of a part that was admitted.
+    fn kind(&self, part: &Op) -> Result<Kind<'a>, ProjectionFault> {
+        let resource = self.resources.get(part.resource);
+        let kind = resource.and_then(|resource| self.registry.find(resource.kind.as_str()));
+        // The table holds no resource of another projection than those that are registered.
+        kind.ok_or_else(|| {
+            ProjectionFault::new(format!("resource={} has no projection", part.resource.0))
+        })
+    }
+
+    fn rows<'r>(&self, view: &'r View<'_>, kind: Kind<'_>, part: &Op) -> RowsRead<'r> {
+        RowsRead::new(view, kind.family, self.at.group, part.resource)
+    }
+
+    /// What becomes of a batch with a request that is known, in whichever branch.
+    fn repeated(
+        &self,
+        view: &View<'_>,
+        batch: &BatchCommand,
+    ) -> Result<Option<Outcome>, ProjectionFault> {
+        let (then, otherwise) = (batch.then.iter(), batch.otherwise.iter());
+        for (number, op) in then.enumerate().chain(otherwise.enumerate()) {
+            let kind = self.kind(op)?;
+            match kind.projection.repeats(&op.body, &self.rows(view, kind, op))? {
+                None => {}
+                Some(Repeated::Completed(first)) => return Ok(Some(Outcome::Duplicate(first))),
+                Some(Repeated::Refused(detail)) => {
+                    return Ok(Some(Outcome::Refused(refused(kind, number, detail))));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first guard that does not hold.
+    fn failed_guard(
+        &self,
+        view: &View<'_>,
+        guards: &[Op],
+    ) -> Result<Option<usize>, ProjectionFault> {
+        for (number, guard) in guards.iter().enumerate() {
+            let kind = self.kind(guard)?;
+            if !kind.projection.holds(&guard.body, &self.rows(view, kind, guard))? {
+                return Ok(Some(number));
+            }
+        }
+        Ok(None)
+    }
+
+    fn done(
+        &self,
+        view: &mut View<'_>,
+        branch: Branch,
+        ops: Vec<Op>,
+    ) -> Result<Outcome, ProjectionFault> {
+        let mut outcomes = Vec::with_capacity(ops.len());
+        for (number, op) in ops.into_iter().enumerate() {
+            let kind = self.kind(&op)?;
+            let at = At { index: number as u16, ..self.at };
+            let mut rows = Rows::new(view, kind.family, at.group, op.resource);
+            let refusal = match kind.projection.apply(at, op.body, &mut rows)? {
+                Step::Done(outcome) => {
+                    outcomes.push(outcome);
+                    continue;
+                }
+                Step::Refused(detail) => refused(kind, number, detail),
+                Step::TooLong(bytes) => Refusal::OutcomeTooLong { op: number, bytes },
+            };
+            return Ok(Outcome::Refused(refusal));
+        }
+        Ok(Outcome::Applied { branch, outcomes })
+    }
+}
+
+fn refused(kind: Kind<'_>, op: usize, detail: Bytes) -> Refusal {
+    Refusal::ByProjection { projection: kind.projection.name(), op, detail }
+}

@@ -1,0 +1,8 @@
+//! How large things may be (G12).
+
+/// Most operations of one batch, and most guards.
+pub const BATCH_OPS_MAX: usize = 256;
+/// Longest key of a map or an idempotency store.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// Longest value, payload or result, and most that a batch holds of them together.
+pub const VALUE_BYTES_MAX: usize = 512 << 10;

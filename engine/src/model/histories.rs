@@ -1,0 +1,160 @@
+//! Histories: few names, keys, owners and epochs, so that they meet often.
+
+use bytes::Bytes;
+use palisade_replication::Offset;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::naive::{Action, Batch, Demand, On, Said};
+use super::{KINDS, Step};
+use crate::command::OpenCommand;
+use crate::projections::idempotency::{Fingerprint, RETENTION_MS, RequestGuard, RequestOp};
+use crate::projections::log::LogOp;
+use crate::projections::map::{MapGuard, MapOp, Version};
+use crate::resource::{
+    FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId,
+    ResourceKind, ResourceSpec, SchemaId,
+};
+
+fn domain(allowed: bool) -> FailureDomain {
+    FailureDomain::new(if allowed { "aws" } else { "gcp" }, "r", "z")
+}
+
+fn spec(kind: &ResourceKind, epoch: u64) -> ResourceSpec {
+    ResourceSpec {
+        name: LogicalResourceName::new(&kind.to_string()).unwrap(),
+        schema: SchemaId::new("model.v1").unwrap(),
+        epoch: FenceEpoch::new(epoch),
+        replicas: ReplicaPolicy::majority(1),
+        placement: Placement::providers(["aws"]).unwrap(),
+    }
+}
+
+fn open(kind: ResourceKind, spec: ResourceSpec, caller: FailureDomain) -> Said {
+    Said::Open(OpenCommand { kind, version: 1, spec, caller })
+}
+
+/// The three resources, numbers 1 to 3, epoch 1.
+pub(super) fn opened() -> Vec<Step> {
+    let said = |kind: ResourceKind| open(kind.clone(), spec(&kind, 1), domain(true));
+    KINDS.map(|kind| Step { later_ms: 0, said: said(kind) }).into()
+}
+
+pub(super) fn batch(then: Vec<On<Action>>) -> Said {
+    let (guards, otherwise) = (Vec::new(), Vec::new());
+    Said::Batch(Batch { caller: domain(true), guards, then, otherwise })
+}
+
+fn on<T>(resource: u32, what: T) -> On<T> {
+    On { resource: ResourceId(resource), epoch: FenceEpoch::new(1), what }
+}
+
+pub(super) fn reserve(key: &'static str, owner: u64, fingerprint: u8) -> On<Action> {
+    let (owner, fingerprint) = (FenceEpoch::new(owner), Fingerprint([fingerprint; 32]));
+    on(3, Action::Request(RequestOp::Reserve { owner, fingerprint, key: Bytes::from(key) }))
+}
+
+pub(super) fn complete(key: &'static str, owner: u64, result: &'static str) -> On<Action> {
+    let (owner, result) = (FenceEpoch::new(owner), Bytes::from(result));
+    on(3, Action::Request(RequestOp::Complete { owner, key: Bytes::from(key), result }))
+}
+
+pub(super) fn append(payload: &'static str) -> On<Action> {
+    on(1, Action::Log(LogOp::Append { payload: Bytes::from(payload) }))
+}
+
+pub(super) fn put_if(key: &'static str, value: &'static str, version: Version) -> On<Action> {
+    let (key, value) = (Bytes::from(key), Bytes::from(value));
+    on(2, Action::Map(MapOp::Put { guard: Some(version), key, value }))
+}
+
+fn any_key() -> impl Strategy<Value = Bytes> {
+    proptest::sample::select(vec!["", "a", "a\0", "a\0b", "ab", "b"]).prop_map(Bytes::from)
+}
+
+fn any_version() -> impl Strategy<Value = Version> {
+    prop_oneof![Just(0_u64), 0_u64..40].prop_map(|raw| Version(Offset::new(raw)))
+}
+
+fn any_action() -> impl Strategy<Value = Action> {
+    let value = || proptest::sample::select(vec!["", "x", "y"]).prop_map(Bytes::from);
+    let owner = || (1_u64..4).prop_map(FenceEpoch::new);
+    let guard = || proptest::option::weighted(0.4, any_version());
+    prop_oneof![
+        2 => value().prop_map(|payload| Action::Log(LogOp::Append { payload })),
+        4 => (guard(), any_key(), value())
+            .prop_map(|(guard, key, value)| Action::Map(MapOp::Put { guard, key, value })),
+        1 => (guard(), any_key())
+            .prop_map(|(guard, key)| Action::Map(MapOp::Delete { guard, key })),
+        4 => (owner(), any_key(), 0_u8..2).prop_map(|(owner, key, raw)| {
+            let fingerprint = Fingerprint([raw; 32]);
+            Action::Request(RequestOp::Reserve { owner, fingerprint, key })
+        }),
+        4 => (owner(), any_key(), value()).prop_map(|(owner, key, result)| {
+            Action::Request(RequestOp::Complete { owner, key, result })
+        }),
+    ]
+}
+
+fn any_demand() -> impl Strategy<Value = Demand> {
+    prop_oneof![
+        3 => (any_key(), any_version())
+            .prop_map(|(key, version)| Demand::Map(MapGuard::VersionIs { key, version })),
+        1 => any_key().prop_map(|key| Demand::Request(RequestGuard::Completed { key })),
+    ]
+}
+
+/// On the resource of its kind, mostly by the first writer; seldom on one that is not there.
+fn on_its_own<T: Clone + std::fmt::Debug>(
+    what: impl Strategy<Value = T>,
+    resource: fn(&T) -> u32,
+) -> impl Strategy<Value = On<T>> {
+    let epoch = prop_oneof![8 => Just(1_u64), 2 => 0_u64..4].prop_map(FenceEpoch::new);
+    let other = proptest::option::weighted(0.03, prop_oneof![Just(0_u32), 4_u32..6]);
+    (what, other, epoch).prop_map(move |(what, other, epoch)| {
+        let usual = resource(&what);
+        On { resource: ResourceId(other.unwrap_or(usual)), epoch, what }
+    })
+}
+
+fn any_op() -> impl Strategy<Value = On<Action>> {
+    on_its_own(any_action(), |action| match action {
+        Action::Log(_) => 1,
+        Action::Map(_) => 2,
+        Action::Request(_) => 3,
+    })
+}
+
+fn any_guard() -> impl Strategy<Value = On<Demand>> {
+    on_its_own(any_demand(), |demand| match demand {
+        Demand::Map(_) => 2,
+        Demand::Request(_) => 3,
+    })
+}
+
+fn any_batch() -> impl Strategy<Value = Said> {
+    let allowed = prop::bool::weighted(0.95).prop_map(domain);
+    let plain = (Just(Vec::new()), vec(any_op(), 1..6), Just(Vec::new()));
+    let guarded = (vec(any_guard(), 1..4), vec(any_op(), 0..4), vec(any_op(), 0..4));
+    (allowed, prop_oneof![3 => plain, 2 => guarded])
+        .prop_filter("it does something", |(_, (_, then, otherwise))| {
+            !then.is_empty() || !otherwise.is_empty()
+        })
+        .prop_map(|(caller, (guards, then, otherwise))| {
+            Said::Batch(Batch { caller, guards, then, otherwise })
+        })
+}
+
+fn any_open() -> impl Strategy<Value = Said> {
+    let allowed = prop::bool::weighted(0.95).prop_map(domain);
+    (allowed, 0_usize..3, 0_usize..3, 1_u64..4).prop_map(|(caller, kind, name, epoch)| {
+        open(KINDS[kind].clone(), spec(&KINDS[name], epoch), caller)
+    })
+}
+
+pub(super) fn any_history() -> impl Strategy<Value = Vec<Step>> {
+    let later = prop_oneof![6 => Just(0), 3 => 1..1_000_u64, 1 => Just(RETENTION_MS / 2 + 1)];
+    let said = prop_oneof![20 => any_batch(), 1 => any_open()];
+    let step = (later, said).prop_map(|(later_ms, said)| Step { later_ms, said });
+    vec(step, 0..60).prop_map(|steps| opened().into_iter().chain(steps).collect())
+}

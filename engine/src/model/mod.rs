@@ -1,0 +1,432 @@
+//! Random histories that hold the state machine to a model of it: whatever the grouping into entries and
+//! commits, wherever it crashes, over whichever store (G3, G6, G7, G8, G9).
+
+mod histories;
+mod naive;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use palisade_replication::{
+    AppliedPosition, ClusterId, CommittedEntry, GroupId, LogIndex, LogTime, NodeId, Offset,
+    ProposalId, Record, StateMachine, Term,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use self::histories::{any_history, append, batch, complete, opened, put_if, reserve};
+use self::naive::{Model, Said};
+use crate::command::{BatchCommand, Command};
+use crate::digest::{StateDigest, digest};
+use crate::keys;
+use crate::machine::EngineMachine;
+use crate::outcome::{Branch, Completion, Outcome};
+use crate::projection::{Registry, RowsRead};
+use crate::projections::idempotency::{self, REQUESTS_MAX, RequestRefusal, find};
+use crate::projections::map::Version;
+use crate::projections::{log, map};
+use crate::refusal::Refusal;
+use crate::resource::{FenceEpoch, ResourceId, ResourceKind};
+use crate::store::{FamilyId, MemoryStore, StateRead, StateStore, WriteSet};
+use crate::stored::Stored;
+
+const GROUP: GroupId = GroupId::new(1);
+const KINDS: [ResourceKind; 3] = [ResourceKind::LOG, ResourceKind::MAP, ResourceKind::IDEMPOTENCY];
+/// When the first record of a history is stamped at the earliest.
+const BEGIN_MS: u64 = 1_000;
+
+/// A record, and how much later than the one before it is stamped.
+#[derive(Clone, Debug)]
+struct Step {
+    later_ms: u64,
+    said: Said,
+}
+
+impl Said {
+    fn command(&self) -> Command {
+        match self {
+            Self::Open(command) => Command::Open(command.clone()),
+            Self::Batch(batch) => Command::Batch(BatchCommand {
+                caller: batch.caller.clone(),
+                guards: batch.guards.iter().map(|on| on.op(on.what.body())).collect(),
+                then: batch.then.iter().map(|on| on.op(on.what.body())).collect(),
+                otherwise: batch.otherwise.iter().map(|on| on.op(on.what.body())).collect(),
+            }),
+        }
+    }
+}
+
+/// The machine under test.
+struct Replica<S> {
+    store: Arc<S>,
+    machine: EngineMachine,
+}
+
+impl<S: StateStore> Replica<S> {
+    fn open(store: Arc<S>) -> Self {
+        let (cluster, node) = (ClusterId::new(7), NodeId::new(1));
+        let shared = Arc::<S>::clone(&store);
+        let registry = Registry::new(&[]).unwrap();
+        let machine = EngineMachine::open(shared, registry, true, cluster, node, &[GROUP]).unwrap();
+        Self { store, machine }
+    }
+
+    fn digest(&self) -> StateDigest {
+        digest(&*self.store, GROUP).unwrap()
+    }
+}
+
+/// The history as entries; `joins` says which records share an entry.
+fn entries(history: &[Step], joins: &[bool]) -> Vec<CommittedEntry> {
+    let mut entries: Vec<CommittedEntry> = Vec::new();
+    let mut now = BEGIN_MS;
+    for (at, step) in history.iter().enumerate() {
+        let offset = at as u64 + 1;
+        let record = Record {
+            id: ProposalId { session: 1, seq: offset },
+            payload: step.said.command().encode(),
+        };
+        match entries.last_mut() {
+            // Records of one entry have one stamp.
+            Some(last) if step.later_ms == 0 && joins[at % joins.len()] => {
+                last.records.push(record);
+            }
+            _ => {
+                now += step.later_ms;
+                entries.push(CommittedEntry {
+                    members_index: LogIndex::new(1),
+                    index: LogIndex::new(entries.len() as u64 + 1),
+                    term: Term::new(1),
+                    log_time: LogTime::new(now),
+                    first_offset: Offset::new(offset),
+                    records: vec![record],
+                });
+            }
+        }
+    }
+    entries
+}
+
+/// Everything that the model knows is stored, and nothing else.
+fn assert_state(read: &dyn StateRead, model: &Model) {
+    let mut logged = BTreeMap::new();
+    let mut mapped = BTreeMap::new();
+    let mut requests = 0;
+    for (at, (kind, _)) in model.resources.iter().enumerate() {
+        let id = at as u32 + 1;
+        let rows = |family| RowsRead::new(read, family, GROUP, ResourceId(id));
+        match kind.as_str() {
+            log::NAME => {
+                let page = log::scan(&rows(FamilyId::LOG), log::LogPosition::START, usize::MAX);
+                let found = page.unwrap().rows.into_iter();
+                logged.extend(found.map(|(place, payload)| ((id, place), payload)));
+            }
+            map::NAME => {
+                let page = map::range(&rows(FamilyId::MAP), b"", None, usize::MAX).unwrap();
+                assert_eq!(page.next, None);
+                for (key, value, version) in page.rows {
+                    mapped.insert((id, Bytes::from(key)), (value, version.offset().get()));
+                }
+            }
+            _ => requests += requests_by_age(&rows(FamilyId::IDEMPOTENCY), id, model),
+        }
+    }
+    assert_eq!(logged, model.logs);
+    assert_eq!(mapped, model.maps);
+    assert_eq!(requests, model.requests.len());
+    for ((id, key), request) in &model.requests {
+        let rows = RowsRead::new(read, FamilyId::IDEMPOTENCY, GROUP, ResourceId(*id));
+        let found = find(&rows, key).unwrap().unwrap();
+        assert_eq!(found.fingerprint, request.fingerprint);
+        assert_eq!((found.owner, found.since.get()), (request.owner, request.since));
+        assert_eq!(found.completion, request.done);
+    }
+}
+
+/// How many requests there are by age, each of the age that the model knows.
+fn requests_by_age(rows: &RowsRead<'_>, id: u32, model: &Model) -> usize {
+    let ages = idempotency::ages(rows).unwrap();
+    for (since, key) in &ages {
+        assert_eq!(model.requests[&(id, Bytes::copy_from_slice(key))].since, since.get());
+    }
+    ages.len()
+}
+
+fn apply_all(replica: &mut Replica<MemoryStore>, commands: Vec<Said>) -> Vec<Outcome> {
+    let history: Vec<Step> = opened()
+        .into_iter()
+        .chain(commands.into_iter().map(|said| Step { later_ms: 1, said }))
+        .collect();
+    let outcomes = replica.machine.apply(GROUP, &entries(&history, &[false])).unwrap();
+    let outcomes: Vec<Outcome> = outcomes.into_iter().map(|outcome| outcome.0).skip(3).collect();
+    let (model, wanted) = Model::of(&history);
+    assert_eq!(outcomes, wanted[3..]);
+    assert_state(&*replica.store, &model);
+    outcomes
+}
+
+proptest! {
+    /// G8: outcomes and state are those of the model, however the history is cut into entries and
+    /// commits, and after a crash at any point the log replays to the same state.
+    #[test]
+    fn any_history_gives_the_outcomes_and_the_state_of_the_model(
+        history in any_history(),
+        joins in vec(any::<bool>(), 1..8),
+        events in vec((1_usize..6, 0_u8..6), 0..20),
+        cut in any::<Index>(),
+    ) {
+        let (model, wanted) = Model::of(&history);
+        let entries = entries(&history, &joins);
+
+        let mut plain = Replica::open(Arc::new(MemoryStore::default()));
+        let outcomes: Vec<Outcome> = entries
+            .iter()
+            .flat_map(|entry| plain.machine.apply(GROUP, std::slice::from_ref(entry)).unwrap())
+            .map(|outcome| outcome.0)
+            .collect();
+        prop_assert_eq!(&outcomes, &wanted);
+        assert_state(&*plain.store, &model);
+
+        // Commits of several entries, with flushes and crashes between them.
+        let mut rough = Replica::open(Arc::new(MemoryStore::default()));
+        let mut events = events.into_iter();
+        loop {
+            let applied = rough.machine.applied(GROUP).index.get() as usize;
+            if applied == entries.len() {
+                break;
+            }
+            let (count, then) = events.next().unwrap_or((entries.len(), 9));
+            let up_to = (applied + count).min(entries.len());
+            let found = rough.machine.apply(GROUP, &entries[applied..up_to]).unwrap();
+            let first = entries[applied].first_offset.get() as usize - 1;
+            for (found, wanted) in found.iter().zip(&outcomes[first..]) {
+                prop_assert_eq!(&found.0, wanted, "a replay answers as the first time");
+            }
+            match then {
+                0 | 1 => rough.machine.flush().unwrap(),
+                2 => {
+                    rough.store.crash();
+                    rough = Replica::open(rough.store);
+                }
+                _ => {}
+            }
+        }
+        prop_assert_eq!(rough.digest(), plain.digest());
+
+        // A shorter prefix has another digest: the chain alone tells.
+        let cut = cut.index(entries.len());
+        let mut shorter = Replica::open(Arc::new(MemoryStore::default()));
+        shorter.machine.apply(GROUP, &entries[..cut]).unwrap();
+        prop_assert_ne!(shorter.digest().head, plain.digest().head);
+    }
+}
+
+/// The same history over RocksDB, closed and opened on the way, has the same digest.
+#[cfg(feature = "rocksdb")]
+mod rocks {
+    use proptest::test_runner::{Config, TestRunner};
+
+    use super::*;
+    use crate::store::{Families, RocksStore};
+
+    #[test]
+    fn both_stores_come_to_the_same_digest() {
+        let mut runner = TestRunner::new(Config { cases: 12, ..Config::default() });
+        let strategy = (any_history(), vec(any::<bool>(), 1..8), any::<Index>());
+        let held = runner.run(&strategy, |(history, joins, cut)| {
+            let entries = entries(&history, &joins);
+            let mut memory = Replica::open(Arc::new(MemoryStore::default()));
+            memory.machine.apply(GROUP, &entries).unwrap();
+
+            let dir = tempfile::tempdir().unwrap();
+            let (before, after) = entries.split_at(cut.index(entries.len()));
+            let open = || {
+                let families = Families::new(&[]).unwrap();
+                Replica::open(Arc::new(
+                    RocksStore::open(&dir.path().join("state"), families).unwrap(),
+                ))
+            };
+            let mut rocks = open();
+            for entry in before {
+                rocks.machine.apply(GROUP, std::slice::from_ref(entry)).unwrap();
+            }
+            rocks.machine.flush().unwrap();
+            drop(rocks);
+            let mut rocks = open();
+            prop_assert_eq!(rocks.machine.applied(GROUP).index.get(), before.len() as u64);
+            rocks.machine.apply(GROUP, after).unwrap();
+            prop_assert_eq!(rocks.digest(), memory.digest());
+            Ok(())
+        });
+        held.unwrap();
+    }
+}
+
+/// G6: a repetition is answered as one, even when the guards of its batch hold no longer.
+#[test]
+fn a_repetition_is_told_before_its_guards_are_judged() {
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+    let submit = || {
+        batch(vec![
+            put_if("k", "accepted", Version::ABSENT),
+            append("command"),
+            reserve("r", 1, 7),
+            complete("r", 1, "done"),
+        ])
+    };
+    let outcomes = apply_all(&mut replica, vec![submit(), submit()]);
+    assert!(matches!(outcomes[0], Outcome::Applied { branch: Branch::Then, .. }));
+    let Outcome::Duplicate(first) = &outcomes[1] else { panic!("{outcomes:?}") };
+    assert_eq!(first.offset, Offset::new(4));
+}
+
+#[test]
+fn only_a_higher_owner_takes_over_and_only_the_holder_completes() {
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+    let outcomes = apply_all(
+        &mut replica,
+        [
+            vec![reserve("r", 2, 7)],
+            vec![reserve("r", 1, 7)],
+            vec![reserve("r", 2, 7)],
+            vec![reserve("r", 3, 7)],
+            vec![complete("r", 2, "late")],
+            vec![complete("r", 4, "never reserved")],
+            vec![complete("r", 3, "done")],
+            vec![complete("r", 3, "done")],
+            vec![complete("r", 3, "something else")],
+            vec![complete("r", 2, "late")],
+            vec![reserve("r", 9, 7)],
+            vec![reserve("r", 9, 8)],
+        ]
+        .map(batch)
+        .into(),
+    );
+    let current = FenceEpoch::new(3);
+    let completed = Completion {
+        offset: Offset::new(10),
+        log_time: LogTime::new(1_007),
+        result: Bytes::from("done"),
+    };
+    let applied = || Outcome::Applied { branch: Branch::Then, outcomes: vec![Bytes::new()] };
+    let refused = |refusal: RequestRefusal| {
+        let (projection, detail) = (idempotency::NAME, refusal.to_bytes());
+        Outcome::Refused(Refusal::ByProjection { projection, op: 0, detail })
+    };
+    let wanted = [
+        applied(),
+        refused(RequestRefusal::InProgress { owner: FenceEpoch::new(2), age_ms: 1 }),
+        applied(),
+        applied(),
+        refused(RequestRefusal::Fenced { current }),
+        refused(RequestRefusal::NotReserved),
+        applied(),
+        Outcome::Duplicate(completed.clone()),
+        refused(RequestRefusal::CompletedOtherwise { at: completed.offset }),
+        refused(RequestRefusal::Fenced { current }),
+        Outcome::Duplicate(completed),
+        refused(RequestRefusal::Conflict),
+    ];
+    assert_eq!(outcomes, wanted);
+}
+
+/// A batch that completes its request twice has no first time that it could repeat: it is refused, and
+/// not told as a duplicate of itself.
+#[test]
+fn a_batch_is_no_repetition_of_itself() {
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+    let twice = vec![reserve("r", 1, 7), complete("r", 1, "done"), complete("r", 1, "done")];
+    let again = vec![reserve("r", 1, 7), complete("r", 1, "done"), reserve("r", 1, 7)];
+    let outcomes = apply_all(&mut replica, vec![batch(twice), batch(again)]);
+    let detail = RequestRefusal::TwiceInOneBatch.to_bytes();
+    for outcome in outcomes {
+        let Outcome::Refused(Refusal::ByProjection { op, detail: found, .. }) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!((op, found), (2, detail.clone()));
+    }
+}
+
+/// G12: beyond its bound a store forgets the oldest requests, and says that it holds no more.
+#[test]
+fn a_full_store_of_requests_forgets_the_oldest() {
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+    let store = Arc::clone(&replica.store);
+    apply_all(&mut replica, vec![batch(vec![reserve("a", 1, 1)]), batch(vec![reserve("b", 1, 1)])]);
+    // As if there were as many as there may be.
+    let row = [&keys::of_resource(GROUP, ResourceId(3))[..], b"c"].concat();
+    let mut full = Vec::new();
+    crate::codec::put_number(&mut full, REQUESTS_MAX);
+    crate::codec::put_number(&mut full, 1_001);
+    let writes = vec![(FamilyId::IDEMPOTENCY, row, Some(full.into()))];
+    store.commit(WriteSet::rows(writes)).unwrap();
+    let next = |offset: u64, op| CommittedEntry {
+        members_index: LogIndex::new(1),
+        index: LogIndex::new(offset),
+        term: Term::new(1),
+        log_time: LogTime::new(2_000),
+        first_offset: Offset::new(offset),
+        records: vec![Record {
+            id: ProposalId { session: 1, seq: offset },
+            payload: batch(vec![op]).command().encode(),
+        }],
+    };
+    replica.machine.apply(GROUP, &[next(6, reserve("c", 1, 1))]).unwrap();
+    let known = |key: &str| {
+        let rows = RowsRead::new(&*store, FamilyId::IDEMPOTENCY, GROUP, ResourceId(3));
+        find(&rows, key.as_bytes()).unwrap().is_some()
+    };
+    assert_eq!((known("a"), known("b"), known("c")), (false, true, true));
+}
+
+/// G6: a request is known for a day of log time from its reservation, and not longer.
+#[test]
+fn a_request_is_forgotten_after_a_day_and_not_before() {
+    const DAY_MS: u64 = 86_400_000;
+    let known_after = |later_ms: u64| {
+        let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+        let steps = [(0, "a"), (later_ms, "b")]
+            .map(|(later_ms, key)| Step { later_ms, said: batch(vec![reserve(key, 1, 1)]) });
+        let history: Vec<Step> = opened().into_iter().chain(steps).collect();
+        replica.machine.apply(GROUP, &entries(&history, &[false])).unwrap();
+        let rows = RowsRead::new(&*replica.store, FamilyId::IDEMPOTENCY, GROUP, ResourceId(3));
+        find(&rows, b"a").unwrap().is_some()
+    };
+    assert!(known_after(DAY_MS));
+    assert!(!known_after(DAY_MS + 1));
+}
+
+/// The log is trimmed up to what is said to be flushed: it must be there after a crash.
+#[test]
+fn only_what_is_flushed_survives_a_crash_and_is_said_to() {
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+    let all = entries(&opened(), &[false]);
+    replica.machine.apply(GROUP, &all[..2]).unwrap();
+    assert_eq!(replica.machine.flushed(GROUP), AppliedPosition::ZERO);
+    replica.machine.flush().unwrap();
+    let flushed = replica.machine.applied(GROUP);
+    assert_eq!(replica.machine.flushed(GROUP), flushed);
+    replica.machine.apply(GROUP, &all[2..]).unwrap();
+    assert_eq!(replica.machine.flushed(GROUP), flushed);
+    replica.store.crash();
+    let replica = Replica::open(replica.store);
+    assert_eq!(replica.machine.applied(GROUP), flushed);
+    assert_eq!(replica.machine.flushed(GROUP), flushed, "it kept nothing else");
+}
+
+/// G10: a gap in the offsets, or a record that cannot be read, stops the replica.
+#[test]
+fn what_does_not_fit_is_an_error_and_leaves_nothing() {
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+    let mut all = entries(&opened(), &[false]);
+    replica.machine.apply(GROUP, &all[..1]).unwrap();
+    let before = replica.digest();
+    let gap = replica.machine.apply(GROUP, &all[2..]).unwrap_err();
+    assert!(gap.to_string().contains("expected=2 found=3"), "{gap}");
+    all[1].records[0].payload = Bytes::from_static(b"\xff");
+    let unreadable = replica.machine.apply(GROUP, &all[1..]).unwrap_err();
+    assert!(unreadable.to_string().contains("offset=2"), "{unreadable}");
+    assert_eq!(replica.digest(), before);
+}

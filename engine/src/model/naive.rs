@@ -1,0 +1,378 @@
+//! The rules of this engine once more, written to be obvious.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use palisade_replication::{LogTime, Offset};
+
+use crate::command::{Op, OpenCommand};
+use crate::outcome::{Branch, Completion, Outcome};
+use crate::projections::idempotency::{Fingerprint, RETENTION_MS, RequestGuard, RequestOp};
+use crate::projections::idempotency::{NAME as REQUESTS, RequestRefusal};
+use crate::projections::log::{LogOp, LogPosition};
+use crate::projections::map::{MapGuard, MapOp, MapRefusal, NAME as MAP, Version};
+use crate::refusal::Refusal;
+use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
+use crate::stored::Stored;
+
+use super::Step;
+
+/// An operation, as whoever makes it has it.
+#[derive(Clone, Debug)]
+pub(super) enum Action {
+    Log(LogOp),
+    Map(MapOp),
+    Request(RequestOp),
+}
+
+/// A demand.
+#[derive(Clone, Debug)]
+pub(super) enum Demand {
+    Map(MapGuard),
+    Request(RequestGuard),
+}
+
+/// What a record says.
+#[derive(Clone, Debug)]
+pub(super) enum Said {
+    Open(OpenCommand),
+    Batch(Batch),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Batch {
+    pub(super) caller: FailureDomain,
+    pub(super) guards: Vec<On<Demand>>,
+    pub(super) then: Vec<On<Action>>,
+    pub(super) otherwise: Vec<On<Action>>,
+}
+
+/// Something for the resource of its kind, by a writer.
+#[derive(Clone, Debug)]
+pub(super) struct On<T> {
+    pub(super) resource: ResourceId,
+    pub(super) epoch: FenceEpoch,
+    pub(super) what: T,
+}
+
+impl<T> On<T> {
+    pub(super) fn op(&self, body: Bytes) -> Op {
+        Op { resource: self.resource, epoch: self.epoch, body }
+    }
+}
+
+impl Action {
+    pub(super) fn body(&self) -> Bytes {
+        match self {
+            Self::Log(op) => op.to_bytes(),
+            Self::Map(op) => op.to_bytes(),
+            Self::Request(op) => op.to_bytes(),
+        }
+    }
+}
+
+impl Demand {
+    pub(super) fn body(&self) -> Bytes {
+        match self {
+            Self::Map(guard) => guard.to_bytes(),
+            Self::Request(guard) => guard.to_bytes(),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Request {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) owner: FenceEpoch,
+    pub(super) since: u64,
+    pub(super) done: Option<Completion>,
+}
+
+/// The naive engine.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Model {
+    pub(super) resources: Vec<(ResourceKind, ResourceSpec)>,
+    pub(super) logs: BTreeMap<(u32, LogPosition), Bytes>,
+    pub(super) maps: BTreeMap<(u32, Bytes), (Bytes, u64)>,
+    pub(super) requests: BTreeMap<(u32, Bytes), Request>,
+}
+
+/// Where a record stands.
+#[derive(Clone, Copy)]
+struct Here {
+    offset: u64,
+    now: u64,
+}
+
+/// Why a batch ends early.
+enum End {
+    Duplicate(Completion),
+    Refused(Refusal),
+}
+
+impl Model {
+    pub(super) fn of(history: &[Step]) -> (Self, Vec<Outcome>) {
+        let mut model = Self::default();
+        let mut now = super::BEGIN_MS;
+        let outcomes = history.iter().enumerate().map(|(at, step)| {
+            now += step.later_ms;
+            model.apply(Here { offset: at as u64 + 1, now }, &step.said)
+        });
+        let outcomes = outcomes.collect();
+        (model, outcomes)
+    }
+
+    fn apply(&mut self, here: Here, said: &Said) -> Outcome {
+        let before = self.clone();
+        let outcome = match said {
+            Said::Open(command) => self.open(command),
+            Said::Batch(batch) => match self.batch(here, batch) {
+                Ok((branch, outcomes)) => Outcome::Applied { branch, outcomes },
+                Err(End::Duplicate(first)) => Outcome::Duplicate(first),
+                Err(End::Refused(refusal)) => Outcome::Refused(refusal),
+            },
+        };
+        if matches!(outcome, Outcome::Duplicate(_) | Outcome::Refused(_)) {
+            *self = before;
+        }
+        outcome
+    }
+
+    fn open(&mut self, command: &OpenCommand) -> Outcome {
+        let OpenCommand { kind, spec, caller, .. } = command;
+        let at = self.resources.iter().position(|(_, found)| found.name == spec.name);
+        let placement = at.map_or(&spec.placement, |at| &self.resources[at].1.placement);
+        if !placement.allows(caller) {
+            return Outcome::Refused(Refusal::DomainUnavailable {
+                domain: caller.clone(),
+                resource: spec.name.clone(),
+            });
+        }
+        let Some(at) = at else {
+            self.resources.push((kind.clone(), spec.clone()));
+            return Outcome::Opened { resource: ResourceId(self.resources.len() as u32) };
+        };
+        let (found_kind, found) = &mut self.resources[at];
+        if found_kind != kind {
+            return Outcome::Refused(Refusal::Incompatible {
+                expected: format!("kind={kind}"),
+                found: format!("kind={found_kind}"),
+            });
+        }
+        if found.schema != spec.schema {
+            return Outcome::Refused(Refusal::Incompatible {
+                expected: format!("schema={}", spec.schema),
+                found: format!("schema={}", found.schema),
+            });
+        }
+        if spec.epoch < found.epoch {
+            return Outcome::Refused(Refusal::Fenced { current: found.epoch });
+        }
+        found.epoch = spec.epoch;
+        Outcome::Opened { resource: ResourceId(at as u32 + 1) }
+    }
+
+    fn batch(&mut self, here: Here, batch: &Batch) -> Result<(Branch, Vec<Bytes>), End> {
+        let Batch { caller, guards, then, otherwise } = batch;
+        for guard in guards {
+            self.admit(guard, caller)?;
+        }
+        for op in then.iter().chain(otherwise) {
+            self.admit(op, caller)?;
+        }
+        for branch in [then, otherwise] {
+            for (number, op) in branch.iter().enumerate() {
+                self.repeated(number, op)?;
+            }
+        }
+        let failed = guards.iter().position(|guard| !self.holds(guard));
+        let (branch, ops) = match failed {
+            None => (Branch::Then, then),
+            Some(guard) if otherwise.is_empty() => {
+                return Err(End::Refused(Refusal::GuardFailed { guard }));
+            }
+            Some(_) => (Branch::Otherwise, otherwise),
+        };
+        let done = ops.iter().enumerate().map(|(number, op)| self.op(here, number, op));
+        Ok((branch, done.collect::<Result<_, End>>()?))
+    }
+
+    fn admit<T>(&self, part: &On<T>, caller: &FailureDomain) -> Result<(), End> {
+        let refused = |refusal| Err(End::Refused(refusal));
+        let at = (part.resource.0 as usize).checked_sub(1);
+        let Some((_, spec)) = at.and_then(|at| self.resources.get(at)) else {
+            return refused(Refusal::UnknownResource { resource: part.resource });
+        };
+        if part.epoch < spec.epoch {
+            return refused(Refusal::Fenced { current: spec.epoch });
+        }
+        if part.epoch > spec.epoch {
+            return refused(Refusal::NotOpened { epoch: part.epoch, current: spec.epoch });
+        }
+        if !spec.placement.allows(caller) {
+            let (domain, resource) = (caller.clone(), spec.name.clone());
+            return refused(Refusal::DomainUnavailable { domain, resource });
+        }
+        Ok(())
+    }
+
+    fn repeated(&self, number: usize, op: &On<Action>) -> Result<(), End> {
+        let known = |key: &Bytes| self.requests.get(&(op.resource.0, key.clone()));
+        match &op.what {
+            Action::Request(RequestOp::Reserve { fingerprint, key, .. }) => match known(key) {
+                Some(found) if found.fingerprint != *fingerprint => {
+                    Err(request_refused(number, RequestRefusal::Conflict))
+                }
+                Some(Request { done: Some(done), .. }) => Err(End::Duplicate(done.clone())),
+                _ => Ok(()),
+            },
+            Action::Request(RequestOp::Complete { owner, key, result }) => match known(key) {
+                Some(Request { owner: holder, done: Some(done), .. })
+                    if holder == owner && done.result == *result =>
+                {
+                    Err(End::Duplicate(done.clone()))
+                }
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn holds(&self, guard: &On<Demand>) -> bool {
+        let id = guard.resource.0;
+        match &guard.what {
+            Demand::Map(MapGuard::VersionIs { key, version }) => self.version(id, key) == *version,
+            Demand::Request(RequestGuard::Completed { key }) => {
+                self.requests.get(&(id, key.clone())).is_some_and(|request| request.done.is_some())
+            }
+        }
+    }
+
+    fn version(&self, id: u32, key: &Bytes) -> Version {
+        let found = self.maps.get(&(id, key.clone()));
+        found.map_or(Version::ABSENT, |(_, offset)| Version(Offset::new(*offset)))
+    }
+
+    fn op(&mut self, here: Here, number: usize, op: &On<Action>) -> Result<Bytes, End> {
+        let id = op.resource.0;
+        match &op.what {
+            Action::Log(LogOp::Append { payload }) => {
+                let offset = Offset::new(here.offset);
+                let place = LogPosition { offset, index: number as u16 };
+                self.logs.insert((id, place), payload.clone());
+                Ok(place.to_bytes())
+            }
+            Action::Map(op) => {
+                let (MapOp::Put { guard, key, .. } | MapOp::Delete { guard, key }) = op;
+                let found = self.version(id, key);
+                if let Some(expected) = *guard
+                    && expected != found
+                {
+                    let detail = MapRefusal::VersionMismatch { expected, found }.to_bytes();
+                    let refusal = Refusal::ByProjection { projection: MAP, op: number, detail };
+                    return Err(End::Refused(refusal));
+                }
+                let at = (id, key.clone());
+                match op {
+                    MapOp::Put { value, .. } => {
+                        self.maps.insert(at, (value.clone(), here.offset));
+                    }
+                    MapOp::Delete { .. } => {
+                        self.maps.remove(&at);
+                    }
+                }
+                Ok(found.to_bytes())
+            }
+            Action::Request(RequestOp::Reserve { owner, fingerprint, key }) => {
+                self.reserve(here, id, *owner, *fingerprint, key)
+                    .map_err(|refusal| request_refused(number, refusal))?;
+                Ok(Bytes::new())
+            }
+            Action::Request(RequestOp::Complete { owner, key, result }) => {
+                self.complete(here, id, *owner, key, result)
+                    .map_err(|refusal| request_refused(number, refusal))?;
+                Ok(Bytes::new())
+            }
+        }
+    }
+
+    fn reserve(
+        &mut self,
+        here: Here,
+        id: u32,
+        owner: FenceEpoch,
+        fingerprint: Fingerprint,
+        key: &Bytes,
+    ) -> Result<(), RequestRefusal> {
+        let at = (id, key.clone());
+        if let Some(found) = self.requests.get(&at) {
+            if found.fingerprint != fingerprint {
+                return Err(RequestRefusal::Conflict);
+            }
+            if found.done.is_some() {
+                return Err(RequestRefusal::TwiceInOneBatch);
+            }
+            if owner < found.owner {
+                let (owner, age_ms) = (found.owner, here.now - found.since);
+                return Err(RequestRefusal::InProgress { owner, age_ms });
+            }
+        } else {
+            self.evict(id, here.now);
+        }
+        self.requests.insert(at, Request { fingerprint, owner, since: here.now, done: None });
+        Ok(())
+    }
+
+    fn complete(
+        &mut self,
+        here: Here,
+        id: u32,
+        owner: FenceEpoch,
+        key: &Bytes,
+        result: &Bytes,
+    ) -> Result<(), RequestRefusal> {
+        let Some(found) = self.requests.get_mut(&(id, key.clone())) else {
+            return Err(RequestRefusal::NotReserved);
+        };
+        if owner < found.owner {
+            return Err(RequestRefusal::Fenced { current: found.owner });
+        }
+        if owner > found.owner {
+            return Err(RequestRefusal::NotReserved);
+        }
+        match &found.done {
+            Some(done) if done.offset.get() == here.offset => {
+                return Err(RequestRefusal::TwiceInOneBatch);
+            }
+            Some(done) => return Err(RequestRefusal::CompletedOtherwise { at: done.offset }),
+            None => {}
+        }
+        found.done = Some(Completion {
+            offset: Offset::new(here.offset),
+            log_time: LogTime::new(here.now),
+            result: result.clone(),
+        });
+        Ok(())
+    }
+
+    /// The four oldest that are too old make room for a new request.
+    fn evict(&mut self, id: u32, now: u64) {
+        for _ in 0..4 {
+            let oldest = self
+                .requests
+                .iter()
+                .filter(|((store, _), _)| *store == id)
+                .min_by_key(|((_, key), request)| (request.since, key.clone()))
+                .map(|(at, request)| (at.clone(), request.since));
+            match oldest {
+                Some((at, since)) if now - since > RETENTION_MS => self.requests.remove(&at),
+                _ => return,
+            };
+        }
+    }
+}
+
+fn request_refused(number: usize, refusal: RequestRefusal) -> End {
+    let detail = refusal.to_bytes();
+    End::Refused(Refusal::ByProjection { projection: REQUESTS, op: number, detail })
+}

@@ -1,0 +1,52 @@
+//! What the application of a record answers.
+
+use bytes::Bytes;
+use palisade_replication::{LogTime, Offset};
+
+use crate::refusal::Refusal;
+use crate::resource::ResourceId;
+
+/// The result of a completed request, and where it was completed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The record that completed it.
+    pub offset: Offset,
+    /// When.
+    pub log_time: LogTime,
+    /// What the completing record said.
+    pub result: Bytes,
+}
+
+/// Which operations of a batch were done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Branch {
+    /// All that was demanded was so.
+    Then,
+    /// Something was not: see [`crate::Batch::otherwise`].
+    Otherwise,
+}
+
+/// What the application of a record answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The resource is open.
+    Opened { resource: ResourceId },
+    /// The batch took effect at its offset: what each operation of the branch has said.
+    Applied { branch: Branch, outcomes: Vec<Bytes> },
+    /// A request of the batch was completed before: no effect now, the first result again.
+    Duplicate(Completion),
+    /// No effect.
+    Refused(Refusal),
+}
+
+impl Outcome {
+    /// Whether what the record wrote stands.
+    pub(crate) fn stands(&self) -> bool {
+        matches!(self, Self::Opened { .. } | Self::Applied { .. })
+    }
+}
+
+/// What a record's application answers; read through the handles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "exported for the simulator"))]
+pub struct RecordOutcome(pub(crate) Outcome);

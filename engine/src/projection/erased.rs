@@ -1,0 +1,100 @@
+//! A projection behind one face: bytes in, bytes out.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+
+use super::{Applied, At, OUTCOME_BYTES_MAX, Projection, ProjectionFault, Rows, RowsRead};
+use crate::outcome::Completion;
+use crate::stored::Stored;
+
+/// How one operation went.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The outcome.
+    Done(Bytes),
+    /// The refusal of the projection.
+    Refused(Bytes),
+    /// Its outcome has so many bytes, which are too many.
+    TooLong(usize),
+}
+
+/// What the machine needs of a projection.
+pub(crate) trait AnyProjection: Send + Sync {
+    fn name(&self) -> &'static str;
+
+    fn version(&self) -> u32;
+
+    /// Does the operation that these bytes say.
+    fn apply(&self, at: At, op: Bytes, rows: &mut Rows<'_, '_>) -> Result<Step, ProjectionFault>;
+
+    /// Whether what these bytes demand is so.
+    fn holds(&self, guard: &Bytes, rows: &RowsRead<'_>) -> Result<bool, ProjectionFault>;
+
+    /// Whether the operation repeats a request that was answered before. Asked before anything is done.
+    fn repeats(&self, _: &Bytes, _: &RowsRead<'_>) -> Result<Option<Repeated>, ProjectionFault> {
+        Ok(None)
+    }
+}
+
+/// What becomes of a record with a request that is known already.
+#[derive(Debug)]
+pub(crate) enum Repeated {
+    /// It has no effect, and is answered as the first time.
+    Completed(Completion),
+    /// It has no effect: the id was used for another request. The refusal of the projection.
+    Refused(Bytes),
+}
+
+/// Any [`Projection`].
+pub(crate) struct Erased<P>(pub(crate) P);
+
+impl<P: Projection> AnyProjection for Erased<P> {
+    fn name(&self) -> &'static str {
+        P::NAME
+    }
+
+    fn version(&self) -> u32 {
+        P::VERSION
+    }
+
+    fn apply(&self, at: At, op: Bytes, rows: &mut Rows<'_, '_>) -> Result<Step, ProjectionFault> {
+        guarded(P::NAME, || {
+            let op = P::Op::from_bytes(&op)?;
+            Ok(match self.0.apply(at, op, rows)? {
+                Applied::Done(outcome) => {
+                    let outcome = outcome.to_bytes();
+                    match outcome.len() {
+                        0..=OUTCOME_BYTES_MAX => Step::Done(outcome),
+                        length => Step::TooLong(length),
+                    }
+                }
+                Applied::Refused(refusal) => {
+                    let refusal = refusal.to_bytes();
+                    match refusal.len() {
+                        0..=OUTCOME_BYTES_MAX => Step::Refused(refusal),
+                        length => Step::TooLong(length),
+                    }
+                }
+            })
+        })
+    }
+
+    fn holds(&self, guard: &Bytes, rows: &RowsRead<'_>) -> Result<bool, ProjectionFault> {
+        guarded(P::NAME, || self.0.holds(&P::Guard::from_bytes(guard)?, rows))
+    }
+}
+
+/// A fault says whose it is, and a panic is a fault: it takes neither the thread nor the host with it.
+fn guarded<T>(
+    name: &str,
+    work: impl FnOnce() -> Result<T, ProjectionFault>,
+) -> Result<T, ProjectionFault> {
+    // What was half done is thrown away with the view, and the group serves nothing more.
+    let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(ProjectionFault::new(format!("it panicked: {}", said.unwrap_or("no message"))))
+    });
+    done.map_err(|fault| fault.within(&format!("projection={name}")))
+}

@@ -1,0 +1,45 @@
+//! Why a projection cannot go on.
+
+use palisade_replication::ApplyError;
+
+use crate::codec::DecodeError;
+use crate::store::StoreError;
+
+/// Why a projection cannot go on: its rows are not what it has written, or cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct ProjectionFault {
+    what: String,
+    /// The store under all groups has failed, not this projection.
+    of_store: bool,
+}
+
+impl ProjectionFault {
+    /// A fault of the projection itself, described for people.
+    #[must_use]
+    pub fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), of_store: false }
+    }
+
+    /// The same, with where it happened before it.
+    pub(crate) fn within(self, place: &str) -> Self {
+        Self { what: format!("{place}: {}", self.what), ..self }
+    }
+
+    /// What becomes of it while a record is applied: the group halts, or the node if its store failed.
+    pub(crate) fn into_apply_error(self) -> ApplyError {
+        if self.of_store { ApplyError::of_node(self.what) } else { ApplyError::of_group(self.what) }
+    }
+}
+
+impl From<StoreError> for ProjectionFault {
+    fn from(error: StoreError) -> Self {
+        Self { what: error.to_string(), of_store: true }
+    }
+}
+
+impl From<DecodeError> for ProjectionFault {
+    fn from(error: DecodeError) -> Self {
+        Self::new(error.to_string())
+    }
+}

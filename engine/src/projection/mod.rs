@@ -1,0 +1,127 @@
+//! What a kind of resource is: a state machine whose rows are computed from the log alone.
+//!
+//! Logs, maps and idempotency stores are projections, and so is what a service adds. One operation
+//! changes the rows of its own resource and says an outcome, or is refused; then its whole record has no
+//! effect (G7). Everything else is the engine's: order, fencing, placement, the commit, snapshots,
+//! digests, reads at an offset.
+
+mod erased;
+mod fault;
+mod registry;
+mod rows;
+
+use palisade_replication::{GroupId, LogTime, Offset};
+
+pub(crate) use self::erased::{AnyProjection, Erased, Repeated, Step};
+pub use self::fault::ProjectionFault;
+pub(crate) use self::registry::{Kind, Registry};
+pub use self::rows::{ROW_KEY_BYTES_MAX, Rows, RowsRead};
+use crate::stored::Stored;
+
+/// Longest outcome of one operation, in bytes. An operation with a longer one is refused.
+pub const OUTCOME_BYTES_MAX: usize = 4 << 10;
+
+/// Where the operation that is applied stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct At {
+    /// The group whose log it is.
+    pub group: GroupId,
+    /// The place of its record.
+    pub offset: Offset,
+    /// The leader's stamp on its record: the only clock there is.
+    pub log_time: LogTime,
+    /// Its place among the operations of its record, from 0.
+    pub index: u16,
+}
+
+/// How an operation went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied<O, R> {
+    /// It took effect, if all others of its record do.
+    Done(O),
+    /// It cannot be done: its whole record has no effect.
+    Refused(R),
+}
+
+/// A kind of resource: its operations, and what they do to its rows.
+///
+/// Every node computes the state by itself from the same records, so [`Projection::apply`] must do the
+/// same everywhere: it may look at the operation, the rows and [`At`], and at nothing else. No clock, no
+/// random numbers, no map in the order of its addresses, nothing kept in `self` between two calls. A
+/// change of what it does to the same rows, or of how rows are laid out, needs a higher
+/// [`Projection::VERSION`].
+///
+/// Encodings ([`Stored`]) are kept for ever: an operation of any release must be read by every later
+/// one. Equal values have equal bytes.
+///
+/// ```
+/// use palisade::{Applied, At, DecodeError, Projection, ProjectionFault, Rows, Stored};
+/// use std::convert::Infallible;
+///
+/// /// Counts up, but not beyond a limit.
+/// struct Counter;
+///
+/// impl Projection for Counter {
+///     const NAME: &'static str = "counter";
+///     const VERSION: u32 = 1;
+///     type Op = u64;
+///     type Outcome = u64;
+///     type Refusal = u64;
+///     type Guard = Infallible;
+///
+///     fn apply(
+///         &self,
+///         _: At,
+///         add: u64,
+///         rows: &mut Rows<'_, '_>,
+///     ) -> Result<Applied<u64, u64>, ProjectionFault> {
+///         let held = rows.get(b"count")?.map_or(Ok(0), |raw| u64::from_bytes(&raw))?;
+///         let sum = held + add;
+///         if sum > 100 {
+///             return Ok(Applied::Refused(held));
+///         }
+///         rows.put(b"count", sum.to_bytes())?;
+///         Ok(Applied::Done(sum))
+///     }
+/// }
+/// ```
+pub trait Projection: Send + Sync + 'static {
+    /// Names the kind of resource and the family of its rows: 1 to 32 of `a-z`, `0-9`, `-` and `_`.
+    /// Persisted: a name may be retired, never used for something else.
+    const NAME: &'static str;
+    /// Rises with every change of what [`Projection::apply`] does or of how rows are laid out. Resources
+    /// are of one version: a node with another refuses to open their state.
+    const VERSION: u32;
+    /// What can be done to a resource.
+    type Op: Stored;
+    /// What whoever did it is told; at most [`OUTCOME_BYTES_MAX`].
+    type Outcome: Stored;
+    /// Why it cannot be done.
+    type Refusal: Stored;
+    /// What a batch may demand of a resource before it does anything; [`std::convert::Infallible`] if
+    /// there is nothing to demand.
+    type Guard: Stored;
+
+    /// Does one operation. What it wrote is dropped when any operation of its record is refused.
+    ///
+    /// # Errors
+    /// A fault halts the group on this node, for the operator to look at: it is for rows that are not
+    /// what this projection has written, and for what the rows said when they could not be read. A panic
+    /// is one too.
+    fn apply(
+        &self,
+        at: At,
+        op: Self::Op,
+        rows: &mut Rows<'_, '_>,
+    ) -> Result<Applied<Self::Outcome, Self::Refusal>, ProjectionFault>;
+
+    /// Whether what a batch demands is so. It is asked before any operation of the batch is done.
+    ///
+    /// # Errors
+    /// As [`Projection::apply`].
+    fn holds(&self, guard: &Self::Guard, rows: &RowsRead<'_>) -> Result<bool, ProjectionFault> {
+        let _ = (guard, rows);
+        Ok(false)
+    }
+}

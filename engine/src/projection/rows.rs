@@ -1,0 +1,227 @@
+//! The rows of one resource, as its projection sees them: its own keys, and nobody else's.
+
+use bytes::Bytes;
+use palisade_replication::GroupId;
+
+use super::ProjectionFault;
+use crate::keys;
+use crate::resource::ResourceId;
+use crate::store::{Direction, EachRow, FamilyId, StateRead, Walk};
+use crate::view::View;
+
+/// Longest key of a row, in bytes.
+pub const ROW_KEY_BYTES_MAX: usize = 2 << 10;
+
+/// A row: its key and its value.
+pub(crate) type Row = (Vec<u8>, Bytes);
+
+/// The rows of one resource at one moment, in the order of their keys.
+#[derive(Clone, Copy)]
+pub struct RowsRead<'a> {
+    read: &'a dyn StateRead,
+    family: FamilyId,
+    prefix: [u8; keys::RESOURCE_PREFIX_BYTES],
+}
+
+impl<'a> RowsRead<'a> {
+    pub(crate) fn new(
+        read: &'a dyn StateRead,
+        family: FamilyId,
+        group: GroupId,
+        resource: ResourceId,
+    ) -> Self {
+        Self { read, family, prefix: keys::of_resource(group, resource) }
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ProjectionFault> {
+        Ok(self.read.get(self.family, &self.whole(key))?)
+    }
+
+    /// The rows from `from` up to before `end`, or to the last, in order or backward, as `each` says. The
+    /// keys it is given are in the range, and so must be those that it seeks.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn walk(
+        &self,
+        from: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+        each: &mut EachRow<'_>,
+    ) -> Result<(), ProjectionFault> {
+        let (from, end) = (self.whole(from), self.end(end));
+        let each = &mut |key: &[u8], value: &[u8]| match each(&key[self.prefix.len()..], value) {
+            Walk::Seek(to) => Walk::Seek(self.whole(&to)),
+            other => other,
+        };
+        Ok(self.read.walk(self.family, &from, &end, direction, each)?)
+    }
+
+    /// The first row from `from` up to before `end`, or to the last.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn first(&self, from: &[u8], end: Option<&[u8]>) -> Result<Option<Row>, ProjectionFault> {
+        self.one(from, end, Direction::Forward)
+    }
+
+    /// The last row from `from` up to before `end`, or of all from there on.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn last(&self, from: &[u8], end: Option<&[u8]>) -> Result<Option<Row>, ProjectionFault> {
+        self.one(from, end, Direction::Backward)
+    }
+
+    fn one(
+        &self,
+        from: &[u8],
+        end: Option<&[u8]>,
+        direction: Direction,
+    ) -> Result<Option<Row>, ProjectionFault> {
+        let mut found = None;
+        self.walk(from, end, direction, &mut |key, value| {
+            found = Some((key.to_vec(), Bytes::copy_from_slice(value)));
+            Walk::Stop
+        })?;
+        Ok(found)
+    }
+
+    fn whole(&self, key: &[u8]) -> Vec<u8> {
+        [&self.prefix, key].concat()
+    }
+
+    fn end(&self, end: Option<&[u8]>) -> Vec<u8> {
+        end.map_or_else(|| keys::after(&self.prefix), |end| self.whole(end))
+    }
+}
+
+/// The rows of one resource while an operation is applied: reads see what it has written so far.
+pub struct Rows<'r, 'v> {
+    view: &'r mut View<'v>,
+    family: FamilyId,
+    group: GroupId,
+    resource: ResourceId,
+}
+
+impl<'r, 'v> Rows<'r, 'v> {
+    pub(crate) fn new(
+        view: &'r mut View<'v>,
+        family: FamilyId,
+        group: GroupId,
+        resource: ResourceId,
+    ) -> Self {
+        Self { view, family, group, resource }
+    }
+
+    /// The rows as they are now.
+    #[must_use]
+    pub fn read(&self) -> RowsRead<'_> {
+        RowsRead::new(self.view, self.family, self.group, self.resource)
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ProjectionFault> {
+        self.read().get(key)
+    }
+
+    /// Sets the value of a key.
+    ///
+    /// # Errors
+    /// When the key is longer than [`ROW_KEY_BYTES_MAX`].
+    pub fn put(&mut self, key: &[u8], value: impl Into<Bytes>) -> Result<(), ProjectionFault> {
+        if key.len() > ROW_KEY_BYTES_MAX {
+            return Err(ProjectionFault::new(format!(
+                "a row's key has {} bytes, at most {ROW_KEY_BYTES_MAX} are allowed",
+                key.len()
+            )));
+        }
+        self.view.put(self.family, self.read().whole(key), value.into());
+        Ok(())
+    }
+
+    /// Removes a row; one that is not there stays so.
+    pub fn remove(&mut self, key: &[u8]) {
+        self.view.remove(self.family, self.read().whole(key));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemoryStore;
+
+    const GROUP: GroupId = GroupId::new(1);
+
+    fn rows<'r, 'v>(view: &'r mut View<'v>, resource: u32) -> Rows<'r, 'v> {
+        Rows::new(view, FamilyId::MAP, GROUP, ResourceId(resource))
+    }
+
+    #[test]
+    fn a_resource_sees_its_own_rows_only() {
+        let store = MemoryStore::default();
+        let mut view = View::new(&store);
+        for resource in 1..=3 {
+            for key in ["a", "b", "\u{ff}"] {
+                let value = format!("{key}{resource}");
+                rows(&mut view, resource).put(key.as_bytes(), value).unwrap();
+            }
+        }
+        rows(&mut view, 2).remove(b"b");
+        let rows = rows(&mut view, 2);
+        let seen = |from: &str, end: Option<&str>, direction| {
+            let mut seen = Vec::new();
+            let mut each = |key: &[u8], value: &[u8]| {
+                assert_eq!(key, &value[..value.len() - 1]);
+                seen.push(String::from_utf8(value.to_vec()).unwrap());
+                Walk::Next
+            };
+            let end = end.map(str::as_bytes);
+            rows.read().walk(from.as_bytes(), end, direction, &mut each).unwrap();
+            seen
+        };
+        assert_eq!(seen("", None, Direction::Forward), ["a2", "\u{ff}2"]);
+        assert_eq!(seen("", None, Direction::Backward), ["\u{ff}2", "a2"]);
+        assert_eq!(seen("b", None, Direction::Forward), ["\u{ff}2"]);
+        assert_eq!(seen("", Some("b"), Direction::Backward), ["a2"]);
+        let key = |row: Option<Row>| row.map(|(key, _)| String::from_utf8(key).unwrap());
+        assert_eq!(key(rows.read().first(b"", None).unwrap()).as_deref(), Some("a"));
+        assert_eq!(key(rows.read().last(b"", None).unwrap()).as_deref(), Some("\u{ff}"));
+        assert_eq!(key(rows.read().last(b"b", Some(b"c")).unwrap()), None);
+        assert_eq!(rows.get(b"b").unwrap(), None);
+    }
+
+    #[test]
+    fn a_walk_seeks_by_the_keys_of_the_resource() {
+        let store = MemoryStore::default();
+        let mut view = View::new(&store);
+        for key in ["a", "b", "c"] {
+            rows(&mut view, 1).put(key.as_bytes(), Bytes::new()).unwrap();
+        }
+        let mut seen = Vec::new();
+        let mut each = |key: &[u8], _: &[u8]| {
+            seen.push(key.to_vec());
+            Walk::Seek(b"c".to_vec())
+        };
+        let rows = rows(&mut view, 1);
+        rows.read().walk(b"", None, Direction::Forward, &mut each).unwrap();
+        assert_eq!(seen, [b"a", b"c"]);
+    }
+
+    #[test]
+    fn a_key_has_a_bound() {
+        let store = MemoryStore::default();
+        let mut view = View::new(&store);
+        let mut rows = rows(&mut view, 1);
+        rows.put(&[b'k'; ROW_KEY_BYTES_MAX], Bytes::new()).unwrap();
+        let refused = rows.put(&[b'k'; ROW_KEY_BYTES_MAX + 1], Bytes::new()).unwrap_err();
+        assert!(refused.to_string().contains("2049 bytes"), "{refused}");
+    }
+}

@@ -1,0 +1,252 @@
+//! What can be done to an idempotency store, and its bytes.
+//!
+//! ```text
+//! operation  1 reserve    owner epoch, fingerprint 32, key
+//!            2 complete   owner epoch, key, result
+//! demand     1 completed  key
+//! outcome    nothing
+//! refusal    1 conflict
+//!            2 in progress  owner epoch, reserved so many milliseconds ago
+//!            3 not reserved
+//!            4 completed otherwise  offset
+//!            5 fenced  current owner epoch
+//!            6 twice in one batch
+//! ```
+//! Numbers and byte strings as in `codec`.
+
+use bytes::Bytes;
+use palisade_replication::Offset;
+
+use crate::bounds::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::codec::{DecodeError, Reader, put_bytes, put_number};
+use crate::error::Error;
+use crate::resource::FenceEpoch;
+use crate::stored::Stored;
+
+/// A canonical digest of a request: the same request has the same, another request another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub(crate) [u8; 32]);
+
+impl Fingerprint {
+    /// The SHA-256 of a canonical encoding of the request.
+    #[must_use]
+    pub fn of(canonical: &[u8]) -> Self {
+        use sha2::Digest;
+        Self(sha2::Sha256::digest(canonical).into())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RequestOp {
+    Reserve { owner: FenceEpoch, fingerprint: Fingerprint, key: Bytes },
+    Complete { owner: FenceEpoch, key: Bytes, result: Bytes },
+}
+
+const RESERVE: u8 = 1;
+const COMPLETE: u8 = 2;
+
+impl Stored for RequestOp {
+    fn to_bytes(&self) -> Bytes {
+        let mut out = Vec::with_capacity(64);
+        match self {
+            Self::Reserve { owner, fingerprint, key } => {
+                out.push(RESERVE);
+                put_number(&mut out, owner.get());
+                out.extend_from_slice(&fingerprint.0);
+                put_bytes(&mut out, key);
+            }
+            Self::Complete { owner, key, result } => {
+                out.push(COMPLETE);
+                put_number(&mut out, owner.get());
+                put_bytes(&mut out, key);
+                put_bytes(&mut out, result);
+            }
+        }
+        out.into()
+    }
+
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes.clone());
+        let kind = reader.byte("request operation")?;
+        let owner = FenceEpoch::new(reader.number("owner")?);
+        let op = match kind {
+            RESERVE => Self::Reserve {
+                owner,
+                fingerprint: Fingerprint(reader.array("fingerprint")?),
+                key: reader.bytes(KEY_BYTES_MAX, "key")?,
+            },
+            COMPLETE => Self::Complete {
+                owner,
+                key: reader.bytes(KEY_BYTES_MAX, "key")?,
+                result: reader.bytes(VALUE_BYTES_MAX, "result")?,
+            },
+            _ => return Err(DecodeError { what: "request operation" }),
+        };
+        reader.end("request operation")?;
+        Ok(op)
+    }
+}
+
+/// What a batch can demand of an idempotency store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RequestGuard {
+    /// The request was completed.
+    Completed { key: Bytes },
+}
+
+const COMPLETED: u8 = 1;
+
+impl Stored for RequestGuard {
+    fn to_bytes(&self) -> Bytes {
+        let Self::Completed { key } = self;
+        let mut out = vec![COMPLETED];
+        put_bytes(&mut out, key);
+        out.into()
+    }
+
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes.clone());
+        if reader.byte("request guard")? != COMPLETED {
+            return Err(DecodeError { what: "request guard" });
+        }
+        let key = reader.bytes(KEY_BYTES_MAX, "key")?;
+        reader.end("request guard")?;
+        Ok(Self::Completed { key })
+    }
+}
+
+/// Why something cannot be done to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RequestRefusal {
+    /// The id was used for another request.
+    Conflict,
+    /// An owner of a higher epoch has it.
+    InProgress { owner: FenceEpoch, age_ms: u64 },
+    /// The owner that completes it does not have it.
+    NotReserved,
+    /// It was completed with another result.
+    CompletedOtherwise { at: Offset },
+    /// An owner of a higher epoch has taken over.
+    Fenced { current: FenceEpoch },
+    /// The batch had completed it already.
+    TwiceInOneBatch,
+}
+
+impl Stored for RequestRefusal {
+    fn to_bytes(&self) -> Bytes {
+        let mut out = Vec::with_capacity(16);
+        match self {
+            Self::Conflict => out.push(1),
+            Self::InProgress { owner, age_ms } => {
+                out.push(2);
+                put_number(&mut out, owner.get());
+                put_number(&mut out, *age_ms);
+            }
+            Self::NotReserved => out.push(3),
+            Self::CompletedOtherwise { at } => {
+                out.push(4);
+                put_number(&mut out, at.get());
+            }
+            Self::Fenced { current } => {
+                out.push(5);
+                put_number(&mut out, current.get());
+            }
+            Self::TwiceInOneBatch => out.push(6),
+        }
+        out.into()
+    }
+
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes.clone());
+        let refusal = match reader.byte("request refusal")? {
+            1 => Self::Conflict,
+            2 => Self::InProgress {
+                owner: FenceEpoch::new(reader.number("owner")?),
+                age_ms: reader.number("age")?,
+            },
+            3 => Self::NotReserved,
+            4 => Self::CompletedOtherwise { at: Offset::new(reader.number("offset")?) },
+            5 => Self::Fenced { current: FenceEpoch::new(reader.number("epoch")?) },
+            6 => Self::TwiceInOneBatch,
+            _ => return Err(DecodeError { what: "request refusal" }),
+        };
+        reader.end("request refusal")?;
+        Ok(refusal)
+    }
+}
+
+impl From<RequestRefusal> for Error {
+    fn from(refusal: RequestRefusal) -> Self {
+        match refusal {
+            RequestRefusal::Conflict => Self::IdempotencyConflict,
+            RequestRefusal::InProgress { owner, age_ms } => Self::InProgress { owner, age_ms },
+            RequestRefusal::NotReserved => Self::PreconditionFailed {
+                what: "the request is not reserved by this owner epoch".to_owned(),
+            },
+            RequestRefusal::CompletedOtherwise { at } => Self::PreconditionFailed {
+                what: format!("the request was completed with another result, offset={at}"),
+            },
+            RequestRefusal::Fenced { current } => Self::Fenced { current },
+            RequestRefusal::TwiceInOneBatch => Self::InvalidArgument {
+                what: "a batch completes a request at most once, and last".to_owned(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn op() -> impl Strategy<Value = RequestOp> {
+        let bytes = || vec(any::<u8>(), 0..9).prop_map(Bytes::from);
+        let owner = || any::<u64>().prop_map(FenceEpoch::new);
+        prop_oneof![
+            (owner(), any::<[u8; 32]>(), bytes()).prop_map(|(owner, raw, key)| {
+                RequestOp::Reserve { owner, fingerprint: Fingerprint(raw), key }
+            }),
+            (owner(), bytes(), bytes()).prop_map(|(owner, key, result)| RequestOp::Complete {
+                owner,
+                key,
+                result
+            }),
+        ]
+    }
+
+    fn refusal() -> impl Strategy<Value = RequestRefusal> {
+        let epoch = || any::<u64>().prop_map(FenceEpoch::new);
+        prop_oneof![
+            Just(RequestRefusal::Conflict),
+            (epoch(), any::<u64>())
+                .prop_map(|(owner, age_ms)| RequestRefusal::InProgress { owner, age_ms }),
+            Just(RequestRefusal::NotReserved),
+            any::<u64>().prop_map(|at| RequestRefusal::CompletedOtherwise { at: Offset::new(at) }),
+            epoch().prop_map(|current| RequestRefusal::Fenced { current }),
+            Just(RequestRefusal::TwiceInOneBatch),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn encodings_have_one_form(op in op(), refusal in refusal(), at: usize, byte: u8) {
+            prop_assert_eq!(RequestOp::from_bytes(&op.to_bytes()), Ok(op.clone()));
+            prop_assert_eq!(RequestRefusal::from_bytes(&refusal.to_bytes()), Ok(refusal));
+            let guard = RequestGuard::Completed { key: op.to_bytes() };
+            prop_assert_eq!(RequestGuard::from_bytes(&guard.to_bytes()), Ok(guard));
+            // E8: what is read is written the same again.
+            let mut raw = op.to_bytes().to_vec();
+            let at = at % raw.len();
+            raw[at] = byte;
+            let raw = Bytes::from(raw);
+            if let Ok(op) = RequestOp::from_bytes(&raw) {
+                prop_assert_eq!(op.to_bytes(), raw.clone());
+            }
+            if let Ok(refusal) = RequestRefusal::from_bytes(&raw) {
+                prop_assert_eq!(refusal.to_bytes(), raw);
+            }
+        }
+    }
+}

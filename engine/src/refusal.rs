@@ -1,0 +1,69 @@
+//! Why a record has no effect, and what its caller is told.
+
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::projection::OUTCOME_BYTES_MAX;
+use crate::projections::{idempotency, map};
+use crate::resource::{FailureDomain, FenceEpoch, LogicalResourceName, ResourceId};
+use crate::stored::Stored;
+
+/// Why a record has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The writer is not the current one any more.
+    Fenced { current: FenceEpoch },
+    /// The writer has an epoch that nobody has opened the resource with.
+    NotOpened { epoch: FenceEpoch, current: FenceEpoch },
+    /// There is no such resource.
+    UnknownResource { resource: ResourceId },
+    /// The resource is something else than it is opened as.
+    Incompatible { expected: String, found: String },
+    /// The resource may not be used from there (G9).
+    DomainUnavailable { domain: FailureDomain, resource: LogicalResourceName },
+    /// What a batch demands is not so, and it says nothing to be done then.
+    GuardFailed { guard: usize },
+    /// The projection refuses an operation, for its own reason.
+    ByProjection { projection: &'static str, op: usize, detail: Bytes },
+    /// What an operation would answer is too long.
+    OutcomeTooLong { op: usize, bytes: usize },
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Fenced { current } => Self::Fenced { current },
+            Refusal::NotOpened { epoch, current } => Self::PreconditionFailed {
+                what: format!("epoch={epoch} was not opened, current={current}"),
+            },
+            Refusal::UnknownResource { resource } => {
+                Self::NotFound { what: format!("resource number {}", resource.0) }
+            }
+            Refusal::Incompatible { expected, found } => Self::Incompatible { expected, found },
+            Refusal::DomainUnavailable { domain, resource } => Self::DomainUnavailable {
+                domain: domain.to_string(),
+                resource: resource.to_string(),
+            },
+            Refusal::GuardFailed { guard } => Self::GuardFailed { guard },
+            Refusal::ByProjection { projection, op, detail } => {
+                by_projection(projection, op, detail)
+            }
+            Refusal::OutcomeTooLong { op, bytes } => Self::InvalidArgument {
+                what: format!(
+                    "the outcome of operation {op} has {bytes} bytes, at most {OUTCOME_BYTES_MAX} \
+                     are allowed"
+                ),
+            },
+        }
+    }
+}
+
+/// The built-in projections have errors of their own.
+fn by_projection(projection: &'static str, op: usize, detail: Bytes) -> Error {
+    let known = match projection {
+        map::NAME => map::MapRefusal::from_bytes(&detail).map(Error::from).ok(),
+        idempotency::NAME => idempotency::RequestRefusal::from_bytes(&detail).map(Error::from).ok(),
+        _ => None,
+    };
+    known.unwrap_or(Error::Refused { projection, op, detail })
+}

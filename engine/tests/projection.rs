@@ -1,0 +1,307 @@
+//! A kind of resource of a service's own: as the built-in ones, in a simulated cluster and alone.
+
+#[path = "../examples/inventory/projection.rs"]
+mod inventory;
+
+use std::convert::Infallible;
+
+use inventory::{AtLeast, Inventory, Op, Refusal, Stock, stock};
+use palisade::sim::{SimFabric, check_projection};
+use palisade::{
+    Applied, At, Branch, Engine, Error, FenceEpoch, Fingerprint, Handle, LogicalResourceName,
+    OUTCOME_BYTES_MAX, Placement, Projection, ProjectionFault, ROW_KEY_BYTES_MAX, ReadConsistency,
+    ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec, Rows,
+    SchemaId,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+fn spec(name: &str) -> ResourceSpec {
+    ResourceSpec {
+        name: LogicalResourceName::new(name).unwrap(),
+        schema: SchemaId::new("shop.v1").unwrap(),
+        epoch: FenceEpoch::new(1),
+        replicas: ReplicaPolicy::majority(1),
+        placement: Placement::providers(["local"]).unwrap(),
+    }
+}
+
+fn receive(count: u64) -> Op {
+    Op::Receive { item: "apple".to_owned(), count }
+}
+
+fn reserve(order: &str, count: u64) -> Op {
+    Op::Reserve { order: order.to_owned(), item: "apple".to_owned(), count }
+}
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let name =
+        |names: [&'static str; 3]| proptest::sample::select(names.to_vec()).prop_map(str::to_owned);
+    let item = move || name(["apple", "pear", "plum"]);
+    let order = move || name(["a", "b", "c"]);
+    prop_oneof![
+        (item(), 0_u64..5).prop_map(|(item, count)| Op::Receive { item, count }),
+        (order(), item(), 0_u64..5).prop_map(|(order, item, count)| Op::Reserve {
+            order,
+            item,
+            count
+        }),
+        order().prop_map(|order| Op::Release { order }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_inventory_keeps_the_laws(ops in vec(any_op(), 0..40)) {
+        check_projection(|| Inventory, &ops).unwrap();
+    }
+}
+
+/// Orders from two nodes, across a partition and a crash: no apple is sold twice, and each order is in
+/// the log if and only if it has set something aside.
+#[test]
+fn orders_through_faults_sell_nothing_twice() {
+    for seed in 0..10 {
+        let fabric = SimFabric::builder(3).seed(seed).projection(Inventory);
+        let mut fabric = fabric.build().unwrap();
+        let nodes = [1, 2, 3].map(|number| fabric.node(number));
+        let mut sold = 0;
+        let engine = fabric.engine(nodes[0]);
+        let shop = fabric.block_on(Handle::<Inventory>::open(&engine, spec("shop"))).unwrap();
+        fabric.block_on(shop.submit(&receive(20))).unwrap();
+        for order in 0..12_u64 {
+            let engine = fabric.engine(nodes[order as usize % 2]);
+            let name = order.to_string();
+            let placed = fabric.block_on(async {
+                let shop = Handle::<Inventory>::open(&engine, spec("shop")).await?;
+                let orders = ReplicatedLog::<String>::open(&engine, spec("orders")).await?;
+                let batch = engine.batch().with(&shop, &reserve(&name, 3));
+                batch.append(&orders, &name).commit().await
+            });
+            match placed {
+                Ok(done) => {
+                    sold += 3;
+                    let outcome = done.outcomes[0].of::<Inventory>().unwrap();
+                    assert_eq!(outcome.free + outcome.reserved, 20);
+                }
+                Err(Error::Refused { .. }) => assert!(sold >= 18, "seed={seed} sold={sold}"),
+                Err(Error::Disconnected { .. }) => {}
+                Err(other) => panic!("seed={seed}: {other}"),
+            }
+            match order {
+                2 => fabric.partition(&[nodes[0]]),
+                5 => fabric.heal(),
+                7 => {
+                    let leader = fabric.leader().unwrap_or(nodes[2]);
+                    fabric.crash(leader);
+                    fabric.restart(leader);
+                }
+                _ => {}
+            }
+        }
+        fabric.heal();
+        let mut seen = Vec::new();
+        for node in nodes {
+            let engine = fabric.engine(node);
+            seen.push(fabric.block_on(async {
+                let shop = Handle::<Inventory>::open(&engine, spec("shop")).await.unwrap();
+                let orders = ReplicatedLog::<String>::open(&engine, spec("orders")).await.unwrap();
+                let fresh = ReadConsistency::Linearizable;
+                let stock = shop.read(fresh, |rows| stock(rows, "apple")).await.unwrap();
+                let entries = orders.scan(palisade::LogPosition::START, 100, fresh).await.unwrap();
+                (stock, entries.entries.len() as u64)
+            }));
+        }
+        let (stock, orders) = seen[0];
+        assert!(seen.iter().all(|replica| *replica == seen[0]), "seed={seed}: {seen:?}");
+        assert_eq!((stock.free + stock.reserved, stock.reserved), (20, 3 * orders), "seed={seed}");
+        assert!(stock.reserved >= sold, "seed={seed}: what was acknowledged is there");
+    }
+}
+
+async fn open_shop() -> (tempfile::TempDir, Engine, Handle<Inventory>) {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::builder(dir.path()).projection(Inventory).open().await.unwrap();
+    let shop = Handle::<Inventory>::open(&engine, spec("shop")).await.unwrap();
+    (dir, engine, shop)
+}
+
+/// If, then, else over four kinds of resources, each operation with its own outcome.
+#[tokio::test]
+async fn a_batch_branches_on_what_any_resource_says() {
+    let (_dir, engine, shop) = open_shop().await;
+    let orders = ReplicatedLog::<String>::open(&engine, spec("orders")).await.unwrap();
+    let states = ReplicatedMap::<String, String>::open(&engine, spec("states")).await.unwrap();
+    let requests = ReplicatedIdempotencyStore::open(&engine, spec("requests")).await.unwrap();
+    let (one, text) = (FenceEpoch::new(1), |text: &str| text.to_owned());
+    let order = |name: &'static str, count: u64| {
+        let guard = shop.guard(&AtLeast { item: "apple".to_owned(), free: count });
+        engine
+            .batch()
+            .require(guard)
+            .require(states.version_is(&text(name), palisade::Version::ABSENT))
+            .reserve(&requests, name, Fingerprint::of(name.as_bytes()), one)
+            .with(&shop, &reserve(name, count))
+            .append(&orders, &text(name))
+            .put(&states, &text(name), &text("accepted"))
+            .complete(&requests, name, one, "yes".into())
+            .otherwise()
+            .reserve(&requests, name, Fingerprint::of(name.as_bytes()), one)
+            .put(&states, &text(name), &text("sold out"))
+            .complete(&requests, name, one, "no".into())
+            .commit()
+    };
+    shop.submit(&receive(5)).await.unwrap();
+
+    let first = order("first", 4).await.unwrap();
+    assert_eq!(first.branch, Some(Branch::Then));
+    let outcome = |at: usize| &first.outcomes[at];
+    assert_eq!(outcome(1).of::<Inventory>().unwrap(), Stock { free: 1, reserved: 4 });
+    let place = outcome(2).appended().unwrap();
+    assert_eq!((place.offset, place.index), (first.receipt.offset, 2));
+    assert_eq!(outcome(3).replaced(), Some(palisade::Version::ABSENT));
+    assert!(matches!(outcome(3).of::<Inventory>(), Err(Error::Incompatible { .. })));
+    assert_eq!(outcome(3).appended(), None);
+
+    let second = order("second", 4).await.unwrap();
+    assert_eq!((second.branch, second.outcomes.len()), (Some(Branch::Otherwise), 3));
+    // Once more, when there is enough: it was answered, and is answered the same.
+    shop.submit(&receive(5)).await.unwrap();
+    let again = order("second", 4).await.unwrap();
+    assert!(again.receipt.duplicate && again.outcomes.is_empty());
+    assert_eq!((again.branch, again.receipt.offset), (None, second.receipt.offset));
+
+    let state = async |name| {
+        let row = states.get(&text(name), ReadConsistency::Linearizable).await.unwrap();
+        row.unwrap().value
+    };
+    assert_eq!(state("first").await, "accepted");
+    assert_eq!(state("second").await, "sold out");
+    let held = shop.read(ReadConsistency::Local, |rows| stock(rows, "apple")).await.unwrap();
+    assert_eq!(held, Stock { free: 6, reserved: 4 });
+
+    // Without anything to be done otherwise, it is refused, and says which demand it was.
+    let demand = |free| shop.guard(&AtLeast { item: "apple".to_owned(), free });
+    let batch = engine.batch().require(demand(1)).require(demand(7)).append(&orders, &text("x"));
+    assert!(matches!(batch.commit().await, Err(Error::GuardFailed { guard: 1 })));
+    let idle = engine.batch().append(&orders, &text("x")).otherwise().append(&orders, &text("y"));
+    assert!(matches!(idle.commit().await, Err(Error::InvalidArgument { .. })));
+}
+
+#[tokio::test]
+async fn a_refusal_of_a_projection_takes_the_batch_back_and_can_be_read() {
+    let (_dir, engine, shop) = open_shop().await;
+    let orders = ReplicatedLog::<String>::open(&engine, spec("orders")).await.unwrap();
+    shop.submit(&receive(5)).await.unwrap();
+    let batch = engine.batch().append(&orders, &"a".to_owned()).with(&shop, &reserve("a", 2));
+    let refused = batch.with(&shop, &reserve("b", 4)).commit().await.unwrap_err();
+    assert!(matches!(refused, Error::Refused { projection: "inventory", op: 2, .. }), "{refused}");
+    assert_eq!(shop.refusal(&refused), Some(Refusal::NotEnough { free: 3 }), "b is after a");
+    assert_eq!(shop.refusal(&Error::LeaseExpired), None);
+    let page = orders.scan(palisade::LogPosition::START, 9, ReadConsistency::Local).await.unwrap();
+    assert!(page.entries.is_empty());
+    let release = Op::Release { order: "a".to_owned() };
+    let refused = shop.submit(&release).await.unwrap_err();
+    assert_eq!(shop.refusal(&refused), Some(Refusal::UnknownOrder));
+}
+
+/// Does what it is told, for the tests of what it must not do.
+struct Unruly<const VERSION: u32>;
+
+impl<const V: u32> Projection for Unruly<V> {
+    const NAME: &'static str = "unruly";
+    const VERSION: u32 = V;
+    type Op = String;
+    type Outcome = String;
+    type Refusal = Infallible;
+    type Guard = Infallible;
+
+    fn apply(
+        &self,
+        _: At,
+        op: String,
+        rows: &mut Rows<'_, '_>,
+    ) -> Result<Applied<String, Infallible>, ProjectionFault> {
+        match op.as_str() {
+            "panic" => panic!("as it was told"),
+            "fault" => Err(ProjectionFault::new("its rows are not its own")),
+            "long key" => {
+                rows.put(&[b'k'; ROW_KEY_BYTES_MAX + 1], "")?;
+                Ok(Applied::Done(op))
+            }
+            "long outcome" => {
+                rows.put(b"k", "v")?;
+                Ok(Applied::Done("o".repeat(OUTCOME_BYTES_MAX + 1)))
+            }
+            _ => Ok(Applied::Done(op)),
+        }
+    }
+}
+
+/// A fault halts the group, and says whose it is; the host goes on, and so does what it reads of others.
+#[tokio::test]
+async fn a_fault_or_a_panic_halts_the_group_and_no_more() {
+    for (told, cause) in
+        [("panic", "as it was told"), ("fault", "not its own"), ("long key", "2049 bytes")]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::builder(dir.path()).projection(Unruly::<1>).open().await.unwrap();
+        let unruly = Handle::<Unruly<1>>::open(&engine, spec("unruly")).await.unwrap();
+        assert_eq!(unruly.submit(&"calm".to_owned()).await.unwrap().outcome, "calm");
+        let halted = unruly.submit(&told.to_owned()).await.unwrap_err();
+        let halted = match halted {
+            // It may have been answered before the cause was known.
+            Error::Disconnected { .. } => unruly.submit(&"calm".to_owned()).await.unwrap_err(),
+            other => other,
+        };
+        assert!(matches!(halted, Error::InternalError { .. }), "{halted}");
+        let said = halted.to_string();
+        assert!(said.contains("projection=unruly") && said.contains(cause), "{said}");
+        let read = unruly.read(ReadConsistency::Local, |rows| rows.get(b"k")).await;
+        assert!(read.unwrap_err().to_string().contains(cause), "G10: every later call says so");
+    }
+}
+
+#[tokio::test]
+async fn an_outcome_that_is_too_long_is_refused_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::builder(dir.path()).projection(Unruly::<1>).open().await.unwrap();
+    let unruly = Handle::<Unruly<1>>::open(&engine, spec("unruly")).await.unwrap();
+    let refused = unruly.submit(&"long outcome".to_owned()).await.unwrap_err();
+    assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
+    let row = unruly.read(ReadConsistency::Linearizable, |rows| rows.get(b"k")).await.unwrap();
+    assert_eq!(row, None);
+}
+
+#[tokio::test]
+async fn a_kind_is_opened_by_who_has_it_registered() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::builder(dir.path()).open().await.unwrap();
+    let refused = Handle::<Inventory>::open(&engine, spec("shop")).await.map(|_| ()).unwrap_err();
+    assert!(matches!(refused, Error::Incompatible { .. }), "{refused}");
+    assert!(refused.to_string().contains("projection=inventory"), "{refused}");
+    engine.close().await.unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let twice = Engine::builder(dir.path()).projection(Inventory).projection(Inventory);
+    let refused = twice.open().await.map(|_| ()).unwrap_err();
+    assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
+}
+
+/// Resources are of one version of their projection: in the state that is opened, and in the log.
+#[cfg(feature = "rocksdb")]
+#[tokio::test]
+async fn a_state_of_another_version_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::builder(dir.path()).projection(Unruly::<1>).open().await.unwrap();
+    Handle::<Unruly<1>>::open(&engine, spec("unruly")).await.unwrap();
+    engine.close().await.unwrap();
+    drop(engine);
+    let refused = Engine::builder(dir.path()).projection(Unruly::<2>).open().await.map(|_| ());
+    let Err(Error::Incompatible { expected, found }) = refused else { panic!("{refused:?}") };
+    assert_eq!(expected, "projection=unruly version=1");
+    assert_eq!(found, "the engine was opened with version=2");
+    Engine::builder(dir.path()).projection(Unruly::<1>).open().await.unwrap();
+}
