@@ -1,6 +1,7 @@
 //! Backups of a real node to real files, and a node that is made of them.
 #![cfg(all(feature = "backup", feature = "rocksdb"))]
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -10,9 +11,9 @@ use object_store::local::LocalFileSystem;
 use palisade::audit::{Anchor, verify as verify_proof};
 use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreOptions, restore, verify};
 use palisade::{
-    ClusterId, Engine, Error, FenceEpoch, LogicalResourceName, Member, MemberChange, NodeId,
-    Offset, OpenDisk, Options, Placement, ReadConsistency, ReplicaPolicy, ReplicatedLog,
-    ResourceSpec, SchemaId,
+    Applied, At, ClusterId, Engine, Error, FenceEpoch, Handle, LogicalResourceName, Member,
+    MemberChange, NodeId, Offset, OpenDisk, Options, Placement, Projection, ProjectionFault,
+    ReadConsistency, ReplicaPolicy, ReplicatedLog, ResourceSpec, Rows, SchemaId, Stored,
 };
 
 const OLD: ClusterId = ClusterId::new(7);
@@ -30,20 +31,71 @@ fn place(dir: &Path) -> BackupPlace {
     BackupPlace::new(Arc::new(store), "prod").unwrap()
 }
 
-async fn log(engine: &Engine, epoch: u64) -> Result<ReplicatedLog<String>, Error> {
-    let spec = ResourceSpec {
-        name: LogicalResourceName::new("log").unwrap(),
+fn spec(name: &str, epoch: u64) -> ResourceSpec {
+    ResourceSpec {
+        name: LogicalResourceName::new(name).unwrap(),
         schema: SchemaId::new("test.v1").unwrap(),
         epoch: FenceEpoch::new(epoch),
         replicas: ReplicaPolicy::majority(1),
         placement: Placement::providers(["local"]).unwrap(),
-    };
-    ReplicatedLog::open(engine, spec).await
+    }
+}
+
+async fn log(engine: &Engine, epoch: u64) -> Result<ReplicatedLog<String>, Error> {
+    ReplicatedLog::open(engine, spec("log", epoch)).await
+}
+
+/// A kind of resource that only its host knows.
+struct Sum;
+
+impl Projection for Sum {
+    const NAME: &'static str = "sum";
+    const VERSION: u32 = 1;
+    type Op = u64;
+    type Outcome = u64;
+    type Refusal = ();
+    type Guard = Infallible;
+
+    fn apply(
+        &self,
+        _: At,
+        add: u64,
+        rows: &mut Rows<'_, '_>,
+    ) -> Result<Applied<u64, ()>, ProjectionFault> {
+        let held = rows.get(b"sum")?.map_or(Ok(0), |raw| u64::from_bytes(&raw))?;
+        rows.put(b"sum", (held + add).to_bytes())?;
+        Ok(Applied::Done(held + add))
+    }
+}
+
+/// What a host adds up is restored by a host that knows how, and by no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projection_of_the_host_is_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("backups")).unwrap();
+    let place = place(&dir.path().join("backups"));
+    let old = Engine::builder(dir.path().join("old")).cluster(OLD).projection(Sum);
+    let old = old.open().await.unwrap();
+    let sum = Handle::<Sum>::open(&old, spec("sum", 1)).await.unwrap();
+    sum.submit(&3).await.unwrap();
+    old.backup(&place).full(&id("full")).await.unwrap();
+    sum.submit(&4).await.unwrap();
+    old.backup(&place).incremental(&id("last"), &id("full")).await.unwrap();
+    old.close().await.unwrap();
+    let new = dir.path().join("new");
+    let unknown = restore(&place, &id("last"), options(&new)).await.unwrap_err();
+    assert!(matches!(unknown, BackupError::Engine(Error::Incompatible { .. })), "{unknown}");
+    assert!(!new.exists());
+    restore(&place, &id("last"), options(&new).projection(Sum)).await.unwrap();
+    let engine = Engine::builder(&new).cluster(NEW).projection(Sum).open().await.unwrap();
+    let sum = Handle::<Sum>::open(&engine, spec("sum", 2)).await.unwrap();
+    assert_eq!(sum.submit(&5).await.unwrap().outcome, 12);
+    engine.close().await.unwrap();
 }
 
 async fn logged(log: &ReplicatedLog<String>) -> Vec<(Offset, String)> {
     let page = log.scan(Offset::ZERO, 1000, ReadConsistency::Linearizable).await.unwrap();
-    page.entries.into_iter().map(|entry| (entry.offset, entry.value)).collect()
+    page.entries.into_iter().map(|entry| (entry.position.offset, entry.value)).collect()
 }
 
 /// A chain of four, taken while a writer goes on. It ends with what was logged up to its end.
