@@ -1,5 +1,6 @@
 //! Taking chains while writes go on, and finding what is wrong with them.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::task::Poll;
@@ -7,6 +8,8 @@ use std::task::Poll;
 use bytes::Bytes;
 
 use super::*;
+use crate::handle::Handle;
+use crate::projection::{Applied, At, Projection, ProjectionFault, Rows};
 use crate::sim::SimFabric;
 
 /// A full backup and three incremental ones, of three nodes, each beside writes that do not wait.
@@ -156,20 +159,51 @@ async fn a_large_backup_lies_in_several_files() {
 
 /// Two who choose one id at the same time do not write over each other.
 #[tokio::test]
-async fn an_id_is_one_backup() {
+async fn nothing_is_written_over() {
+    let store = Arc::new(InMemory::new());
+    let place = place(&store);
+    let put = async |text: &'static str| place.put("a/x".to_owned(), vec![text.into()]).await;
+    put("first").await.unwrap();
+    let second = put("second").await.unwrap_err();
+    assert!(matches!(&second, BackupError::AlreadyExists { file } if file == "a/x"), "{second}");
+    assert_eq!(contents(&store, "a/x").await, "first");
+}
+
+/// A kind of resource that finds its own rows wrong.
+struct Faulty;
+
+impl Projection for Faulty {
+    const NAME: &'static str = "faulty";
+    const VERSION: u32 = 1;
+    type Op = u64;
+    type Outcome = ();
+    type Refusal = ();
+    type Guard = Infallible;
+
+    fn apply(
+        &self,
+        _: At,
+        _: u64,
+        _: &mut Rows<'_, '_>,
+    ) -> Result<Applied<(), ()>, ProjectionFault> {
+        Err(ProjectionFault::new("a row is not what it was"))
+    }
+}
+
+/// G10: of a replica that may be damaged nothing is kept.
+#[tokio::test]
+async fn a_halted_group_is_not_backed_up() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(InMemory::new());
     let place = place(&store);
-    let service = Service::open(&dir).await;
-    let same = id("same");
-    let (one, two) =
-        tokio::join!(service.backup(&place).full(&same), service.backup(&place).full(&same),);
-    let mut taken = [one, two];
-    taken.sort_by_key(Result::is_err);
-    let [Ok(taken), Err(refused)] = taken else { panic!("{taken:?}") };
-    assert!(matches!(refused, BackupError::AlreadyExists { .. }), "{refused}");
-    assert_eq!(verify(&place, &same).await.unwrap(), [taken]);
-    service.engine.close().await.unwrap();
+    let engine = Engine::builder(dir.path()).projection(Faulty).open().await.unwrap();
+    let faulty = Handle::<Faulty>::open(&engine, spec("faulty", 1)).await.unwrap();
+    engine.backup(&place).full(&id("whole")).await.unwrap();
+    faulty.submit(&1).await.unwrap_err();
+    let halted = engine.backup(&place).full(&id("halted")).await.unwrap_err();
+    let BackupError::Engine(Error::InternalError { what }) = &halted else { panic!("{halted}") };
+    assert!(what.contains("a row is not what it was"), "{what}");
+    assert_eq!(place.list().await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -177,6 +177,12 @@ async fn a_damaged_chain_is_not_restored() {
         assert_eq!(named(&error), "b1/manifest");
         assert!(error.to_string().ends_with(what), "{error}");
     }
+    let mut other = contents.clone();
+    other.groups.get_mut(&GROUP).unwrap().from.0 = Offset::new(1);
+    store.put(&path("b1/manifest"), other.encode().into()).await.unwrap();
+    let error = verify(&place, &id("b1")).await.unwrap_err();
+    assert!(matches!(error, BackupError::BrokenChain { .. }), "{error}");
+    store.put(&path("b1/manifest"), contents.encode().into()).await.unwrap();
     let (contents, _) = place.manifest(&id("b0")).await.unwrap();
     let mut other = contents.clone();
     other.groups.get_mut(&GROUP).unwrap().to.1.0[0] ^= 1;
@@ -192,6 +198,10 @@ async fn a_damaged_chain_is_not_restored() {
     let digests = &mut other.groups.get_mut(&GROUP).unwrap().digest;
     digests.values_mut().for_each(|hash| hash.0[0] ^= 1);
     store.put(&path("b0/manifest"), other.encode().into()).await.unwrap();
+    // It says the same of where it ends, but it is not the one that the next was made after.
+    let error = verify(&place, &id("b1")).await.unwrap_err();
+    let BackupError::BrokenChain { file, parent } = error else { panic!("{error}") };
+    assert_eq!((file.as_str(), parent.as_str()), ("b1/manifest", "b0"));
     let error = restored(&place, &id("b0"), other.data().to.0).await.map(|_| ()).unwrap_err();
     assert_eq!(error.to_string(), "file=b0/manifest is damaged: the state has another digest");
     let error = verify(&place, &id("b0")).await.unwrap_err();
