@@ -70,7 +70,7 @@ fn a_replaced_writer_is_fenced(seed: u64) -> Result<(), Error> {
     let orders = fabric.block_on(open_orders(&engine, 2))?;
     let found = fabric.block_on(orders.scan(Offset::ZERO, 100, ReadConsistency::Linearizable))?;
     let found: Vec<_> =
-        found.entries.into_iter().map(|entry| (entry.position.offset, entry.value)).collect();
+        found.value.entries.into_iter().map(|entry| (entry.position.offset, entry.value)).collect();
     assert_eq!(found.first(), Some(&(first.offset, "order 1".to_owned())));
     assert!(found.contains(&(second.offset, "order 3".to_owned())));
     assert!(!found.iter().any(|(_, order)| order == "order 4" || order == "order 5"));

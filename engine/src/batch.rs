@@ -23,12 +23,13 @@ use crate::stored::{Key, Stored};
 #[derive(Clone, Debug)]
 #[must_use = "a guard demands nothing until a batch requires it"]
 pub struct Guard {
-    pub(crate) part: Result<Op, Unreadable>,
+    pub(crate) part: Result<Op, Unproposable>,
 }
 
-/// An operation or guard whose bytes its own type cannot read. In the log it would halt every replica.
+/// An operation or guard that must not be in the log: its own type cannot read it, which would halt every
+/// replica, or its handle may not write.
 #[derive(Clone, Debug)]
-pub(crate) struct Unreadable {
+pub(crate) struct Unproposable {
     pub(crate) what: String,
 }
 
@@ -44,7 +45,7 @@ pub(crate) struct Unreadable {
 /// #     engine: &Engine, stock: &ReplicatedMap<String, u64>, orders: &ReplicatedLog<String>,
 /// # ) -> Result<(), Error> {
 /// let key = "apples".to_owned();
-/// let seen = stock.get(&key, ReadConsistency::Local).await?;
+/// let seen = stock.get(&key, ReadConsistency::Local).await?.value;
 /// let (left, version) = seen.map_or((0, Version::ABSENT), |row| (row.value, row.version));
 /// let done = engine
 ///     .batch()
@@ -146,7 +147,7 @@ impl Batch {
                 self.bytes += part.body.len();
                 self.command.guards.push(part);
             }
-            Err(unreadable) => self.broken = Some(unreadable.what),
+            Err(unproposable) => self.broken = Some(unproposable.what),
         }
         self
     }
@@ -263,7 +264,7 @@ impl Batch {
                 ops.push(part);
                 kinds.push(P::NAME);
             }
-            Err(unreadable) => self.broken = Some(unreadable.what),
+            Err(unproposable) => self.broken = Some(unproposable.what),
         }
         self
     }

@@ -185,7 +185,14 @@ impl EngineBuilder {
         };
         let node = Node::open(config, machine).await?;
         let backend = NodeBackend::start(node, &store).await?;
-        Ok(Engine::new(backend, registry, self.node, self.domain, self.request_timeout))
+        Ok(Engine::new(
+            backend,
+            registry,
+            self.cluster,
+            self.node,
+            self.domain,
+            self.request_timeout,
+        ))
     }
 }
 

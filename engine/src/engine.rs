@@ -6,8 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use palisade_replication::{
-    GroupId, GroupStatus, Incarnation, MemberChange, NodeError, NodeId, Offset, PeerFault,
+    ClusterId, GroupId, GroupStatus, Incarnation, MemberChange, NodeError, NodeId, Offset,
+    PeerFault,
 };
 use tokio::sync::oneshot;
 
@@ -18,12 +20,14 @@ use crate::chain::ChainHead;
 use crate::command::Command;
 use crate::digest::{StateDigest, digest};
 use crate::error::Error;
+use crate::freshness::{Freshness, Read};
 use crate::machine::read_position;
 use crate::outcome::Outcome;
 use crate::projection::{ProjectionFault, Registry};
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::receipt::Receipt;
 use crate::resource::FailureDomain;
+use crate::session::{Seen, Session};
 use crate::store::StateRead;
 
 /// The group that holds an engine's resources.
@@ -35,11 +39,14 @@ pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
+    /// The session that its handles carry, if they carry one.
+    seen: Option<Seen>,
 }
 
 struct Inner {
     backend: Box<dyn Backend>,
     registry: Registry,
+    cluster: ClusterId,
     id: NodeId,
     domain: FailureDomain,
     request_timeout: Duration,
@@ -55,12 +62,14 @@ impl Engine {
     pub(crate) fn new(
         backend: impl Backend + 'static,
         registry: Registry,
+        cluster: ClusterId,
         id: NodeId,
         domain: FailureDomain,
         request_timeout: Duration,
     ) -> Self {
         let backend = Box::new(backend);
-        Self { inner: Arc::new(Inner { backend, registry, id, domain, request_timeout }) }
+        let inner = Inner { backend, registry, cluster, id, domain, request_timeout };
+        Self { inner: Arc::new(inner), seen: None }
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -80,6 +89,32 @@ impl Engine {
     ) -> Result<T, Error> {
         let done = race(work, self.backend().sleep(self.inner.request_timeout)).await;
         done.unwrap_or(Err(Error::Disconnected { outcome_unknown }))
+    }
+
+    /// The same engine, whose handles carry a session.
+    pub(crate) fn with_session(&self, seen: Seen) -> Self {
+        Self { inner: Arc::clone(&self.inner), seen: Some(seen) }
+    }
+
+    /// Begins a session: handles that are opened through it read what they have written and seen.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        Session::new(self)
+    }
+
+    /// Goes on with a session where [`Session::token`] was taken, on whichever replica that was.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for bytes that are no token, [`Error::Incompatible`] for one of
+    /// another cluster.
+    pub fn resume(&self, token: &Bytes) -> Result<Session, Error> {
+        Session::resume(self, token)
+    }
+
+    /// The cluster that this node belongs to.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterId {
+        self.inner.cluster
     }
 
     /// This node's name.
@@ -156,8 +191,8 @@ impl Engine {
     /// As for any read.
     pub async fn chain_head(&self) -> Result<(Offset, ChainHead), Error> {
         let applied = self.applied()?;
-        let (position, head) =
-            self.read_state(applied, |read, group| Ok(read_position(read, group)?)).await?;
+        let read = self.read_state(applied, |read, group| Ok(read_position(read, group)?)).await?;
+        let (position, head) = read.value;
         Ok((position.offset, head))
     }
 
@@ -166,7 +201,7 @@ impl Engine {
     /// # Errors
     /// As for any read.
     pub async fn digest(&self) -> Result<StateDigest, Error> {
-        self.read_state(self.applied()?, |read, group| Ok(digest(read, group)?)).await
+        Ok(self.read_state(self.applied()?, |read, group| Ok(digest(read, group)?)).await?.value)
     }
 
     /// Stops the node; everything is on stable storage when this returns.
@@ -182,7 +217,9 @@ impl Engine {
         let payload = command.encode();
         debug_assert_eq!(Command::decode(payload.clone()).as_ref(), Ok(command));
         let committed = self.within(self.backend().propose(GROUP, payload), true).await?;
+        self.note(committed.offset);
         let receipt = Receipt {
+            cluster: self.cluster(),
             group: GROUP,
             offset: committed.offset,
             log_time: committed.log_time,
@@ -191,27 +228,45 @@ impl Engine {
         Ok((receipt, committed.outcome.0))
     }
 
+    /// The session has written or seen what this offset says.
+    fn note(&self, offset: Offset) {
+        if let Some(seen) = &self.seen {
+            seen.note(GROUP, offset);
+        }
+    }
+
     /// Reads one moment's state that is as fresh as asked.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         options: ReadOptions,
         read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, ProjectionFault> + Send + 'static,
-    ) -> Result<T, Error> {
+    ) -> Result<Read<T>, Error> {
         // A halted replica may be damaged: it serves nothing, however stale (G10).
         if let Some(cause) = self.backend().stopped(GROUP) {
             return Err(cause);
         }
-        let required = match options.consistency {
-            ReadConsistency::Local => self.applied()?,
+        let asked = match options.consistency {
+            ReadConsistency::Local => Offset::ZERO,
             ReadConsistency::Linearizable => {
                 self.within(self.backend().barrier(GROUP), false).await?
             }
-            ReadConsistency::AtLeastOffset(required) => {
-                self.at_least(required, options.wait).await?;
-                required
+            ReadConsistency::AtLeastOffset(required) => required,
+            ReadConsistency::AtLeast(freshness) => {
+                freshness.check(self.cluster(), GROUP)?;
+                freshness.offset
             }
         };
-        self.read_state(required, read).await
+        let (seen, wait) = match &self.seen {
+            Some(seen) => (seen.of(GROUP), Session::WAIT),
+            None => (Offset::ZERO, Duration::ZERO),
+        };
+        let required = asked.max(seen);
+        self.at_least(required, options.wait.unwrap_or(wait)).await?;
+        // What is there already is not to be taken back by a snapshot that replaces it.
+        let required = required.max(self.applied()?);
+        let read = self.read_state(required, read).await?;
+        self.note(read.freshness.offset);
+        Ok(read)
     }
 
     /// Reads one moment's state, which says itself how fresh it is (G4): a state that a snapshot is
@@ -220,12 +275,13 @@ impl Engine {
         &self,
         required: Offset,
         read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, ProjectionFault> + Send + 'static,
-    ) -> Result<T, Error> {
+    ) -> Result<Read<T>, Error> {
         let (leave, mut left) = oneshot::channel();
         let job = move |state: &dyn StateRead| {
             let (position, _) = read_position(state, GROUP)?;
             let fresh = required <= position.offset;
-            let found = if fresh { Ok(read(state, GROUP)) } else { Err(position.offset) };
+            let found =
+                if fresh { Ok((read(state, GROUP), position)) } else { Err(position.offset) };
             // A caller that gave up is no loss.
             let _ = leave.send(found);
             Ok(())
@@ -234,8 +290,12 @@ impl Engine {
         let found = left.try_recv().map_err(|_| Error::InternalError {
             what: "a read ended without what it read".to_owned(),
         })?;
-        let read = found.map_err(|applied| Error::NotYetApplied { required, applied })?;
-        read.map_err(|fault| Error::InternalError { what: fault.to_string() })
+        let (read, position) =
+            found.map_err(|applied| Error::NotYetApplied { required, applied })?;
+        let value = read.map_err(|fault| Error::InternalError { what: fault.to_string() })?;
+        let (cluster, group, offset) = (self.cluster(), GROUP, position.offset);
+        let freshness = Freshness { cluster, group, offset };
+        Ok(Read { value, freshness, log_time: position.log_time })
     }
 
     async fn at_least(&self, required: Offset, wait: Duration) -> Result<(), Error> {

@@ -2,24 +2,28 @@
 
 use std::marker::PhantomData;
 
-use crate::batch::{Guard, Unreadable};
+use crate::batch::{Guard, Unproposable};
 use crate::command::Op;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::freshness::Read;
 use crate::projection::{Projection, ProjectionFault, RowsRead};
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
-use crate::resource::{FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
+use crate::resource::{
+    FenceEpoch, LogicalResourceName, ResourceId, ResourceKind, ResourceSpec, SchemaId,
+};
 use crate::store::FamilyId;
 use crate::stored::Stored;
 
-/// A handle to a resource of the kind `P`, opened by one writer generation. The engine must have been
+/// A handle to a resource of the kind `P`, opened by one writer generation or for reading alone. The engine must have been
 /// opened with [`crate::EngineBuilder::projection`].
 pub struct Handle<P> {
     pub(crate) engine: Engine,
     family: FamilyId,
     resource: ResourceId,
-    epoch: FenceEpoch,
+    /// Nothing: it was opened for reading.
+    epoch: Option<FenceEpoch>,
     kind: PhantomData<fn() -> P>,
 }
 
@@ -49,17 +53,35 @@ impl<P: Projection> Handle<P> {
     /// else than asked for or the engine was opened without its projection,
     /// [`Error::DomainUnavailable`] outside its placement.
     pub async fn open(engine: &Engine, spec: ResourceSpec) -> Result<Self, Error> {
-        let Some(kind) = engine.registry().find(P::NAME) else {
-            return Err(Error::Incompatible {
-                expected: format!("an engine that was opened with projection={}", P::NAME),
-                found: format!("{:?}", engine.registry()),
-            });
-        };
-        let (family, version) = (kind.family, kind.projection.version());
-        let epoch = spec.epoch;
+        let family = Self::family(engine)?;
+        let epoch = Some(spec.epoch);
         let kind = ResourceKind::of(P::NAME);
-        let resource = engine.open_resource(kind, version, spec).await?;
+        let resource = engine.open_resource(kind, P::VERSION, spec).await?;
         Ok(Self { engine: engine.clone(), family, resource, epoch, kind: PhantomData })
+    }
+
+    /// Opens a resource that is there for reading: nothing is written to the log, and no writer is
+    /// fenced. What it is asked to write it refuses.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such resource, [`Error::Incompatible`] if it is something else
+    /// than asked for, [`Error::DomainUnavailable`] on a node outside its placement.
+    pub async fn open_reader(
+        engine: &Engine,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+    ) -> Result<Self, Error> {
+        let family = Self::family(engine)?;
+        let resource = engine.find_resource(&ResourceKind::of(P::NAME), name, schema).await?;
+        Ok(Self { engine: engine.clone(), family, resource, epoch: None, kind: PhantomData })
+    }
+
+    fn family(engine: &Engine) -> Result<FamilyId, Error> {
+        let kind = engine.registry().find(P::NAME).map(|kind| kind.family);
+        kind.ok_or_else(|| Error::Incompatible {
+            expected: format!("an engine that was opened with projection={}", P::NAME),
+            found: format!("{:?}", engine.registry()),
+        })
     }
 
     /// Does one operation.
@@ -101,7 +123,7 @@ impl<P: Projection> Handle<P> {
         &self,
         options: impl Into<ReadOptions>,
         read: impl FnOnce(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + 'static,
-    ) -> Result<T, Error> {
+    ) -> Result<Read<T>, Error> {
         let (family, resource) = (self.family, self.resource);
         self.engine
             .read(options.into(), move |state, group| {
@@ -111,11 +133,15 @@ impl<P: Projection> Handle<P> {
     }
 
     /// An operation on this resource, or a guard.
-    pub(crate) fn part<T: Stored>(&self, what: &T) -> Result<Op, Unreadable> {
+    pub(crate) fn part<T: Stored>(&self, what: &T) -> Result<Op, Unproposable> {
+        let Some(epoch) = self.epoch else {
+            let what = format!("a handle of kind={} was opened for reading alone", P::NAME);
+            return Err(Unproposable { what });
+        };
         let body = what.to_bytes();
         match T::from_bytes(&body) {
-            Ok(_) => Ok(Op { resource: self.resource, epoch: self.epoch, body }),
-            Err(error) => Err(Unreadable {
+            Ok(_) => Ok(Op { resource: self.resource, epoch, body }),
+            Err(error) => Err(Unproposable {
                 what: format!("projection={}: what it writes it cannot read, {error}", P::NAME),
             }),
         }

@@ -7,12 +7,13 @@ use palisade_replication::LogTime;
 use crate::batch::Guard;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::freshness::Read;
 use crate::handle::Handle;
 use crate::outcome::Completion;
 use crate::projections::idempotency::{Fingerprint, Idempotency, RequestGuard, find};
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
-use crate::resource::{FenceEpoch, ResourceSpec};
+use crate::resource::{FenceEpoch, LogicalResourceName, ResourceSpec, SchemaId};
 
 /// A handle to an idempotency store, opened by one writer generation.
 #[derive(Clone)]
@@ -29,6 +30,8 @@ pub enum RequestStatus {
         owner: FenceEpoch,
         /// When it was reserved.
         since: LogTime,
+        /// How long ago that was, by the log time of the state that was read.
+        age_ms: u64,
     },
     /// It is done.
     Completed(Completion),
@@ -42,6 +45,18 @@ impl ReplicatedIdempotencyStore {
     /// As [`crate::ReplicatedLog::open`].
     pub async fn open(engine: &Engine, spec: ResourceSpec) -> Result<Self, Error> {
         Ok(Self { handle: Handle::open(engine, spec).await? })
+    }
+
+    /// Opens a store that is there for reading: nothing is written to the log, and no writer is fenced.
+    ///
+    /// # Errors
+    /// As [`crate::Handle::open_reader`].
+    pub async fn open_reader(
+        engine: &Engine,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+    ) -> Result<Self, Error> {
+        Ok(Self { handle: Handle::open_reader(engine, name, schema).await? })
     }
 
     /// Demands of a batch that a request was completed.
@@ -88,12 +103,19 @@ impl ReplicatedIdempotencyStore {
         &self,
         key: &str,
         options: impl Into<ReadOptions>,
-    ) -> Result<Option<RequestStatus>, Error> {
+    ) -> Result<Read<Option<RequestStatus>>, Error> {
         let key = key.to_owned();
-        let request = self.handle.read(options, move |rows| find(rows, key.as_bytes())).await?;
-        Ok(request.map(|request| match request.completion {
-            Some(completion) => RequestStatus::Completed(completion),
-            None => RequestStatus::InProgress { owner: request.owner, since: request.since },
+        let read = self.handle.read(options, move |rows| find(rows, key.as_bytes())).await?;
+        let now = read.log_time.get();
+        Ok(read.map(|request| {
+            request.map(|request| match request.completion {
+                Some(completion) => RequestStatus::Completed(completion),
+                None => RequestStatus::InProgress {
+                    owner: request.owner,
+                    since: request.since,
+                    age_ms: now.saturating_sub(request.since.get()),
+                },
+            })
         }))
     }
 }

@@ -20,7 +20,7 @@
 //! let map: ReplicatedMap<String, String> = ReplicatedMap::open(&engine, spec).await?;
 //! let receipt = map.put(&"hello".into(), &"world".into()).await?;
 //! let read = map.get(&"hello".into(), ReadConsistency::AtLeastOffset(receipt.offset)).await?;
-//! assert_eq!(read.unwrap().value, "world");
+//! assert_eq!(read.value.unwrap().value, "world");
 //! engine.close().await
 //! # }
 //! # let dir = tempfile::tempdir().unwrap();
@@ -44,6 +44,7 @@ mod command;
 mod digest;
 mod engine;
 mod error;
+mod freshness;
 #[cfg(test)]
 mod golden;
 mod handle;
@@ -68,6 +69,7 @@ mod records;
 mod refusal;
 mod resource;
 mod resource_table;
+mod session;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod snapshot;
@@ -84,6 +86,7 @@ pub use codec::DecodeError;
 pub use digest::StateDigest;
 pub use engine::Engine;
 pub use error::Error;
+pub use freshness::{Freshness, Read};
 pub use handle::{Done, Handle};
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
 pub use log::{LogEntry, LogPage, ReplicatedLog, SCAN_ENTRIES_MAX};
@@ -107,5 +110,6 @@ pub use resource::{
     DomainRule, FailureDomain, FenceEpoch, FenceGuard, LogicalResourceName, Placement,
     ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec, SchemaId,
 };
+pub use session::Session;
 pub use store::{Direction, EachRow, Walk};
 pub use stored::{Key, Stored};

@@ -4,11 +4,12 @@ use std::marker::PhantomData;
 
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::freshness::Read;
 use crate::handle::Handle;
 use crate::projections::log::{self, Log, LogPosition};
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
-use crate::resource::ResourceSpec;
+use crate::resource::{LogicalResourceName, ResourceSpec, SchemaId};
 use crate::stored::Stored;
 
 /// Most entries that one scan returns.
@@ -55,6 +56,18 @@ impl<T: Stored> ReplicatedLog<T> {
         Ok(Self { handle: Handle::open(engine, spec).await?, values: PhantomData })
     }
 
+    /// Opens a log that is there for reading: nothing is written to the log, and no writer is fenced.
+    ///
+    /// # Errors
+    /// As [`crate::Handle::open_reader`].
+    pub async fn open_reader(
+        engine: &Engine,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+    ) -> Result<Self, Error> {
+        Ok(Self { handle: Handle::open_reader(engine, name, schema).await?, values: PhantomData })
+    }
+
     /// Appends a value.
     ///
     /// # Errors
@@ -74,12 +87,14 @@ impl<T: Stored> ReplicatedLog<T> {
         from: impl Into<LogPosition>,
         limit: usize,
         options: impl Into<ReadOptions>,
-    ) -> Result<LogPage<T>, Error> {
+    ) -> Result<Read<LogPage<T>>, Error> {
         let (from, limit) = (from.into(), limit.min(SCAN_ENTRIES_MAX));
-        let page = self.handle.read(options, move |rows| log::scan(rows, from, limit)).await?;
+        let read = self.handle.read(options, move |rows| log::scan(rows, from, limit)).await?;
         let entry = |(position, value)| Ok(LogEntry { position, value: decode(&value)? });
-        let entries = page.rows.into_iter().map(entry).collect::<Result<_, Error>>()?;
-        Ok(LogPage { entries, next: page.next })
+        read.try_map(|page| {
+            let entries = page.rows.into_iter().map(entry).collect::<Result<_, Error>>()?;
+            Ok(LogPage { entries, next: page.next })
+        })
     }
 }
 

@@ -5,12 +5,13 @@ use std::marker::PhantomData;
 use crate::batch::Guard;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::freshness::Read;
 use crate::handle::Handle;
 use crate::log::decode;
 use crate::projections::map::{self, Map, MapGuard, Version};
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
-use crate::resource::ResourceSpec;
+use crate::resource::{LogicalResourceName, ResourceSpec, SchemaId};
 use crate::stored::{Key, Stored};
 
 /// Most rows that one range returns.
@@ -56,6 +57,18 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         Ok(Self { handle: Handle::open(engine, spec).await?, rows: PhantomData })
     }
 
+    /// Opens a map that is there for reading: nothing is written to the log, and no writer is fenced.
+    ///
+    /// # Errors
+    /// As [`crate::Handle::open_reader`].
+    pub async fn open_reader(
+        engine: &Engine,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+    ) -> Result<Self, Error> {
+        Ok(Self { handle: Handle::open_reader(engine, name, schema).await?, rows: PhantomData })
+    }
+
     /// Demands of a batch that a key stands at this version, [`Version::ABSENT`] if it is not to be
     /// there.
     pub fn version_is(&self, key: &K, version: Version) -> Guard {
@@ -94,10 +107,11 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         &self,
         key: &K,
         options: impl Into<ReadOptions>,
-    ) -> Result<Option<Versioned<V>>, Error> {
+    ) -> Result<Read<Option<Versioned<V>>>, Error> {
         let key = key.to_bytes();
         let found = self.handle.read(options, move |rows| map::newest(rows, &key)).await?;
-        found.map(|(value, version)| Ok(Versioned { value: decode(&value)?, version })).transpose()
+        let row = |(value, version)| Ok(Versioned { value: decode(&value)?, version });
+        found.try_map(|found| found.map(row).transpose())
     }
 
     /// The rows from `from` up to before `end`, or to the end of the map, in the order of their
@@ -111,10 +125,10 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         end: Option<&K>,
         limit: usize,
         options: impl Into<ReadOptions>,
-    ) -> Result<MapPage<K, V>, Error> {
+    ) -> Result<Read<MapPage<K, V>>, Error> {
         let (from, end) = (from.to_bytes(), end.map(Stored::to_bytes));
         let limit = limit.min(RANGE_ROWS_MAX);
-        let page = self
+        let read = self
             .handle
             .read(options, move |rows| map::range(rows, &from, end.as_deref(), limit))
             .await?;
@@ -122,8 +136,10 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
             let value = decode(&value)?;
             Ok((decode(&key.into())?, Versioned { value, version }))
         };
-        let rows = page.rows.into_iter().map(row).collect::<Result<_, Error>>()?;
-        let next = page.next.map(|key| decode(&key.into())).transpose()?;
-        Ok(MapPage { rows, next })
+        read.try_map(|page| {
+            let rows = page.rows.into_iter().map(row).collect::<Result<_, Error>>()?;
+            let next = page.next.map(|key| decode(&key.into())).transpose()?;
+            Ok(MapPage { rows, next })
+        })
     }
 }

@@ -12,7 +12,11 @@ use crate::command::{Command, OpenCommand};
 use crate::engine::{Engine, GROUP, unexpected};
 use crate::error::Error;
 use crate::outcome::Outcome;
-use crate::resource::{LogicalResourceName, ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec};
+use crate::read::ReadConsistency;
+use crate::resource::{
+    LogicalResourceName, ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec, SchemaId,
+};
+use crate::resource_table;
 
 /// Between two looks whether a demand is met.
 const DEMAND_PAUSE: Duration = Duration::from_millis(20);
@@ -65,6 +69,45 @@ impl Engine {
             self.within(self.demand_domains(&name), true).await?;
         }
         Ok(resource)
+    }
+
+    /// Finds a resource for reading. Nothing is made, and no writer is fenced.
+    pub(crate) async fn find_resource(
+        &self,
+        kind: &ResourceKind,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+    ) -> Result<ResourceId, Error> {
+        let wanted = name.clone();
+        let find = |options: ReadConsistency| {
+            let wanted = wanted.clone();
+            self.read(options.into(), move |read, group| {
+                Ok(resource_table::find(read, group, &wanted)?)
+            })
+        };
+        // A replica that has heard of it needs nobody else.
+        let found = match find(ReadConsistency::Local).await?.value {
+            None => find(ReadConsistency::Linearizable).await?.value,
+            found => found,
+        };
+        let Some((id, found)) = found else {
+            return Err(Error::NotFound { what: format!("resource={name}") });
+        };
+        let differs = |what: &str, wanted: &str, found: &str| Error::Incompatible {
+            expected: format!("{what}={wanted}"),
+            found: format!("{what}={found}"),
+        };
+        if found.kind != *kind {
+            return Err(differs("kind", kind.as_str(), found.kind.as_str()));
+        }
+        if found.spec.schema != *schema {
+            return Err(differs("schema", schema.as_str(), found.spec.schema.as_str()));
+        }
+        if !found.spec.placement.allows(self.domain()) {
+            let (domain, resource) = (self.domain().to_string(), name.to_string());
+            return Err(Error::DomainUnavailable { domain, resource });
+        }
+        Ok(id)
     }
 
     /// Resolves once every commit of the group reaches two failure domains.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use palisade_replication::Offset;
 
+use crate::freshness::Freshness;
+
 /// What a read must reflect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -12,6 +14,8 @@ pub enum ReadConsistency {
     Linearizable,
     /// Every record up to this one, or a typed error (G4).
     AtLeastOffset(Offset),
+    /// What a write or an earlier read has given a token of (G4): any replica may be asked.
+    AtLeast(Freshness),
     /// Whatever this replica has.
     Local,
 }
@@ -20,21 +24,27 @@ pub enum ReadConsistency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOptions {
     pub(crate) consistency: ReadConsistency,
-    pub(crate) wait: Duration,
+    pub(crate) wait: Option<Duration>,
 }
 
 impl ReadOptions {
-    /// Waits up to so long for an offset to be applied here. Without it, a replica that is behind
-    /// says so at once.
+    /// Waits up to so long for what is asked for to be applied here. Without it, a replica that is behind
+    /// says so at once, and in a [`crate::Session`] after a second.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = wait;
+        self.wait = Some(wait);
         self
     }
 }
 
 impl From<ReadConsistency> for ReadOptions {
     fn from(consistency: ReadConsistency) -> Self {
-        Self { consistency, wait: Duration::ZERO }
+        Self { consistency, wait: None }
+    }
+}
+
+impl From<Freshness> for ReadOptions {
+    fn from(freshness: Freshness) -> Self {
+        ReadConsistency::AtLeast(freshness).into()
     }
 }

@@ -1,11 +1,15 @@
 //! The proof of a write.
 
-use palisade_replication::{GroupId, LogTime, Offset};
+use palisade_replication::{ClusterId, GroupId, LogTime, Offset};
+
+use crate::freshness::Freshness;
 
 /// Says where a write took effect. It is returned only once the record is on stable storage at a
 /// quorum of voters (G1) and applied on the node that was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
+    /// The cluster that it is of.
+    pub cluster: ClusterId,
     /// The group whose log it is in.
     pub group: GroupId,
     /// Its place there: read at least at it to see the write.
@@ -14,4 +18,12 @@ pub struct Receipt {
     pub log_time: LogTime,
     /// The request had taken effect before; this is its first receipt again (G6).
     pub duplicate: bool,
+}
+
+impl Receipt {
+    /// What a read must reflect at least to see the write.
+    #[must_use]
+    pub fn freshness(&self) -> Freshness {
+        Freshness { cluster: self.cluster, group: self.group, offset: self.offset }
+    }
 }

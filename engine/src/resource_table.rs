@@ -11,7 +11,9 @@ use crate::keys;
 use crate::outcome::Outcome;
 use crate::projection::{ProjectionFault, Registry};
 use crate::refusal::Refusal;
-use crate::resource::{FailureDomain, FenceGuard, ResourceId, ResourceKind, ResourceSpec};
+use crate::resource::{
+    FailureDomain, FenceGuard, LogicalResourceName, ResourceId, ResourceKind, ResourceSpec,
+};
 use crate::spec_codec::{decode_spec, encode_spec, put_kind, take_kind};
 use crate::store::{Direction, FamilyId, StateRead, StoreError, Walk};
 use crate::view::View;
@@ -41,26 +43,10 @@ impl ResourceTable {
         group: GroupId,
     ) -> Result<Self, LoadError> {
         let mut table = Self::default();
-        let mut malformed = None;
-        let (from, end) = keys::resources(group);
-        let forward = Direction::Forward;
-        read.walk(FamilyId::RESOURCES, &from, &end, forward, &mut |key, value| {
-            let id = key.last_chunk().map(|raw| ResourceId(u32::from_be_bytes(*raw)));
-            match (id, decode(value)) {
-                (Some(id), Ok(resource)) => {
-                    table.by_id.insert(id, resource);
-                    Walk::Next
-                }
-                (_, Err(error)) => {
-                    malformed = Some(error);
-                    Walk::Stop
-                }
-                (None, _) => Walk::Stop,
-            }
+        each_resource(read, group, |id, resource| {
+            table.by_id.insert(id, resource);
+            Walk::Next
         })?;
-        if let Some(error) = malformed {
-            return Err(StoreError { what: error.to_string() }.into());
-        }
         for resource in table.by_id.values() {
             check_registered(registry, &resource.kind, resource.version)?;
         }
@@ -164,6 +150,47 @@ impl ResourceTable {
             return Err(Refusal::DomainUnavailable { domain, resource });
         }
         Ok(found)
+    }
+}
+
+/// The resource of a name, in the state of one moment.
+pub(crate) fn find(
+    read: &dyn StateRead,
+    group: GroupId,
+    name: &LogicalResourceName,
+) -> Result<Option<(ResourceId, Resource)>, StoreError> {
+    let mut found = None;
+    each_resource(read, group, |id, resource| {
+        if resource.spec.name != *name {
+            return Walk::Next;
+        }
+        found = Some((id, resource));
+        Walk::Stop
+    })?;
+    Ok(found)
+}
+
+fn each_resource(
+    read: &dyn StateRead,
+    group: GroupId,
+    mut each: impl FnMut(ResourceId, Resource) -> Walk,
+) -> Result<(), StoreError> {
+    let mut malformed = None;
+    let (from, end) = keys::resources(group);
+    read.walk(FamilyId::RESOURCES, &from, &end, Direction::Forward, &mut |key, value| {
+        let id = key.last_chunk().map(|raw| ResourceId(u32::from_be_bytes(*raw)));
+        match (id, decode(value)) {
+            (Some(id), Ok(resource)) => each(id, resource),
+            (_, Err(error)) => {
+                malformed = Some(error);
+                Walk::Stop
+            }
+            (None, _) => Walk::Stop,
+        }
+    })?;
+    match malformed {
+        Some(error) => Err(StoreError { what: error.to_string() }),
+        None => Ok(()),
     }
 }
 

@@ -34,6 +34,9 @@ pub use palisade_replication::sim::{
     Completion as SimCompletion, GROUP, Nemesis, OpId, SimCluster, SimFault, SimOptions, SimRandom,
 };
 
+/// The cluster that every simulated node belongs to.
+const CLUSTER: ClusterId = ClusterId::new(1);
+
 /// The engine over a store that loses what was not flushed.
 pub struct SimEngine {
     store: MemoryStore,
@@ -60,7 +63,7 @@ impl SimEngine {
     fn with_registry(node: NodeId, groups: &[GroupId], registry: Registry) -> Self {
         let store = MemoryStore::new(registry.families().clone());
         let shared = Arc::new(store.clone());
-        let machine = EngineMachine::open(shared, registry, true, ClusterId::new(1), node, groups)
+        let machine = EngineMachine::open(shared, registry, true, CLUSTER, node, groups)
             .expect("an empty store opens");
         Self { store, machine }
     }

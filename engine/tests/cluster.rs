@@ -64,10 +64,11 @@ async fn every_replica_serves_at_the_receipts_offset() {
         let (key, value) = (format!("k{}", number % 7), format!("v{number}"));
         let receipt = writer.put(&key, &value).await.unwrap();
         let fresh = ReadOptions::from(ReadConsistency::AtLeastOffset(receipt.offset));
-        let read = reader.get(&key, fresh.wait(Duration::from_secs(10))).await.unwrap().unwrap();
+        let read =
+            reader.get(&key, fresh.wait(Duration::from_secs(10))).await.unwrap().value.unwrap();
         assert_eq!((read.value, read.version.offset()), (value.clone(), receipt.offset));
         let other = &maps[(number + 2) % 3];
-        let read = other.get(&key, ReadConsistency::Linearizable).await.unwrap().unwrap();
+        let read = other.get(&key, ReadConsistency::Linearizable).await.unwrap().value.unwrap();
         assert_eq!(read.value, value);
     }
     let applied = engines.iter().map(|engine| engine.applied().unwrap()).max().unwrap();
@@ -141,8 +142,8 @@ async fn a_replica_that_was_away_catches_up() {
     let (mut entries, mut next) = (Vec::new(), Some(LogPosition::START));
     while let Some(from) = next {
         let page = log.scan(from, 1000, at).await.unwrap();
-        entries.extend(page.entries);
-        next = page.next;
+        entries.extend(page.value.entries);
+        next = page.value.next;
     }
     assert_eq!(entries.len(), 120);
     assert!(entries.iter().zip(0..).all(|(entry, number)| entry.value[0] == number));

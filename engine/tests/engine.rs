@@ -58,8 +58,13 @@ impl Service {
     }
 
     async fn logged(&self) -> Vec<(Offset, String)> {
-        let entries =
-            self.log.scan(Offset::ZERO, 100, ReadConsistency::Linearizable).await.unwrap().entries;
+        let entries = self
+            .log
+            .scan(Offset::ZERO, 100, ReadConsistency::Linearizable)
+            .await
+            .unwrap()
+            .value
+            .entries;
         entries.into_iter().map(|entry| (entry.position.offset, entry.value)).collect()
     }
 }
@@ -73,7 +78,7 @@ async fn a_submission_takes_effect_once_at_one_offset() {
     let receipt = service.submit("r1", "hello").await.unwrap();
     assert!(!receipt.duplicate);
     let fresh = ReadConsistency::AtLeastOffset(receipt.offset);
-    let row = service.map.get(&"r1".into(), fresh).await.unwrap().unwrap();
+    let row = service.map.get(&"r1".into(), fresh).await.unwrap().value.unwrap();
     assert_eq!((row.value.as_str(), row.version.offset()), ("hello", receipt.offset));
     assert_eq!(service.logged().await, [(receipt.offset, "hello".to_owned())]);
 
@@ -82,7 +87,8 @@ async fn a_submission_takes_effect_once_at_one_offset() {
     assert_eq!((again.offset, again.log_time), (receipt.offset, receipt.log_time));
     assert!(matches!(service.submit("r1", "other").await, Err(Error::IdempotencyConflict)));
     assert_eq!(service.logged().await.len(), 1);
-    let status = service.requests.status("r1", ReadConsistency::Local).await.unwrap().unwrap();
+    let status =
+        service.requests.status("r1", ReadConsistency::Local).await.unwrap().value.unwrap();
     let RequestStatus::Completed(completion) = status else { panic!("{status:?}") };
     assert_eq!((completion.offset, &completion.result[..]), (receipt.offset, &b"done"[..]));
     service.engine.close().await.unwrap();
@@ -106,8 +112,8 @@ async fn a_batch_with_a_failing_guard_leaves_no_trace() {
     let refused = batch(Version::ABSENT).await.unwrap_err();
     assert!(matches!(refused, Error::VersionMismatch { .. }), "{refused}");
     assert!(service.logged().await.is_empty());
-    assert_eq!(service.requests.status("r", ReadConsistency::Local).await.unwrap(), None);
-    let row = service.map.get(&"k".into(), ReadConsistency::Local).await.unwrap().unwrap();
+    assert_eq!(service.requests.status("r", ReadConsistency::Local).await.unwrap().value, None);
+    let row = service.map.get(&"k".into(), ReadConsistency::Local).await.unwrap().value.unwrap();
     assert_eq!(row.version.offset(), first.offset);
     batch(row.version).await.unwrap();
     assert_eq!(service.logged().await.len(), 1);
@@ -148,7 +154,7 @@ async fn at_least_offset_fails_now_or_waits() {
     let value = "v".to_owned();
     let (read, written) =
         tokio::join!(service.map.get(&key, patient), service.map.put(&key, &value));
-    let row = read.unwrap().unwrap();
+    let row = read.unwrap().value.unwrap();
     assert_eq!(row.version.offset(), written.unwrap().offset);
 }
 
@@ -220,7 +226,7 @@ async fn another_schema_or_kind_is_incompatible_and_bad_arguments_are_refused() 
     assert!(matches!(service.log.append(&large).await, Err(Error::InvalidArgument { .. })));
     assert!(matches!(service.engine.batch().commit().await, Err(Error::InvalidArgument { .. })));
     let page = service.map.range(&String::new(), None, 10, ReadConsistency::Linearizable).await;
-    assert!(page.unwrap().rows.is_empty());
+    assert!(page.unwrap().value.rows.is_empty());
 }
 
 #[tokio::test]
@@ -236,7 +242,7 @@ async fn ranges_come_in_key_order_with_one_row_a_key() {
         let map = service.map.clone();
         async move {
             let page = map.range(&from, end.as_ref(), limit, ReadConsistency::Local).await.unwrap();
-            page.rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+            page.value.rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
         }
     };
     assert_eq!(keys("", None, 10).await, ["a", "a/1", "b"]);

@@ -71,12 +71,12 @@ impl Service {
 
     async fn get(&self, key: &str, options: impl Into<ReadOptions>) -> Result<String, Error> {
         let row = self.map.get(&key.to_owned(), options).await?;
-        Ok(row.map_or_else(|| "nothing".to_owned(), |row| row.value))
+        Ok(row.value.map_or_else(|| "nothing".to_owned(), |row| row.value))
     }
 
     async fn logged(&self) -> Result<Vec<String>, Error> {
         let page = self.log.scan(Offset::ZERO, 100, ReadConsistency::Linearizable).await?;
-        Ok(page.entries.into_iter().map(|entry| entry.value).collect())
+        Ok(page.value.entries.into_iter().map(|entry| entry.value).collect())
     }
 }
 
@@ -126,7 +126,9 @@ fn every_handle_works_on_every_node() {
     let other = fabric.block_on(two.submit("r1", "other"));
     assert!(matches!(other, Err(Error::IdempotencyConflict)), "{other:?}");
     let status = fabric.block_on(two.requests.status("r1", ReadConsistency::Linearizable));
-    let Some(RequestStatus::Completed(done)) = status.unwrap() else { panic!("it is completed") };
+    let Some(RequestStatus::Completed(done)) = status.unwrap().value else {
+        panic!("it is completed")
+    };
     assert_eq!((done.offset, &done.result[..]), (receipt.offset, &b"done"[..]));
 
     // Several at once: each has its own offset.

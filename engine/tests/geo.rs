@@ -162,7 +162,7 @@ async fn a_write_is_acknowledged_in_two_domains_or_not_at_all() {
     let second = nodes.open(1, patience).await;
     let map = open_map(&third, "geo", ACROSS).await.unwrap();
     put(&map, "both again").await;
-    let read = map.get(&"k".into(), ReadConsistency::Local).await.unwrap().unwrap();
+    let read = map.get(&"k".into(), ReadConsistency::Local).await.unwrap().value.unwrap();
     assert_eq!(read.value, "both again", "it was acknowledged here");
     for engine in [first, second, third] {
         engine.close().await.unwrap();

@@ -136,7 +136,7 @@ async fn digests_agree(engines: &[&Engine], at_least: Offset) {
     let options = ReadOptions::from(ReadConsistency::AtLeastOffset(at_least)).wait(PATIENCE);
     let mut digests = Vec::new();
     for (map, engine) in maps.iter().zip(engines) {
-        map.get(&"key 00000".to_owned(), options).await.unwrap().expect("the first row");
+        map.get(&"key 00000".to_owned(), options).await.unwrap().value.expect("the first row");
         digests.push(engine.digest().await.unwrap());
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:#?}");

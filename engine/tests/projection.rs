@@ -109,9 +109,9 @@ fn orders_through_faults_sell_nothing_twice() {
                 let shop = Handle::<Inventory>::open(&engine, spec("shop")).await.unwrap();
                 let orders = ReplicatedLog::<String>::open(&engine, spec("orders")).await.unwrap();
                 let fresh = ReadConsistency::Linearizable;
-                let stock = shop.read(fresh, |rows| stock(rows, "apple")).await.unwrap();
+                let stock = shop.read(fresh, |rows| stock(rows, "apple")).await.unwrap().value;
                 let entries = orders.scan(palisade::LogPosition::START, 100, fresh).await.unwrap();
-                (stock, entries.entries.len() as u64)
+                (stock, entries.value.entries.len() as u64)
             }));
         }
         let (stock, orders) = seen[0];
@@ -175,12 +175,12 @@ async fn a_batch_branches_on_what_any_resource_says() {
 
     let state = async |name| {
         let row = states.get(&text(name), ReadConsistency::Linearizable).await.unwrap();
-        row.unwrap().value
+        row.value.unwrap().value
     };
     assert_eq!(state("first").await, "accepted");
     assert_eq!(state("second").await, "sold out");
     let held = shop.read(ReadConsistency::Local, |rows| stock(rows, "apple")).await.unwrap();
-    assert_eq!(held, Stock { free: 6, reserved: 4 });
+    assert_eq!(held.value, Stock { free: 6, reserved: 4 });
 
     // Without anything to be done otherwise, it is refused, and says which demand it was.
     let demand = |free| shop.guard(&AtLeast { item: "apple".to_owned(), free });
@@ -201,7 +201,7 @@ async fn a_refusal_of_a_projection_takes_the_batch_back_and_can_be_read() {
     assert_eq!(shop.refusal(&refused), Some(Refusal::NotEnough { free: 3 }), "b is after a");
     assert_eq!(shop.refusal(&Error::LeaseExpired), None);
     let page = orders.scan(palisade::LogPosition::START, 9, ReadConsistency::Local).await.unwrap();
-    assert!(page.entries.is_empty());
+    assert!(page.value.entries.is_empty());
     let release = Op::Release { order: "a".to_owned() };
     let refused = shop.submit(&release).await.unwrap_err();
     assert_eq!(shop.refusal(&refused), Some(Refusal::UnknownOrder));
@@ -272,7 +272,7 @@ async fn an_outcome_that_is_too_long_is_refused_and_leaves_nothing() {
     let refused = unruly.submit(&"long outcome".to_owned()).await.unwrap_err();
     assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
     let row = unruly.read(ReadConsistency::Linearizable, |rows| rows.get(b"k")).await.unwrap();
-    assert_eq!(row, None);
+    assert_eq!(row.value, None);
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
     BatchDone, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, KEY_BYTES_MAX,
-    LogicalResourceName, MemberChange, NodeId, Offset, Placement, ReadConsistency, ReadOptions,
-    Receipt, ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
+    LogicalResourceName, MemberChange, NodeId, Offset, Placement, Read, ReadConsistency,
+    ReadOptions, Receipt, ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
     RequestStatus, ResourceSpec, SchemaId, Version,
 };
 
@@ -28,7 +28,7 @@ fn spec(name: &str, epoch: u64) -> ResourceSpec {
     }
 }
 
-/// What was told, one line each. Log time is the only thing that differs, and left out.
+/// What was told, one line each. Log time and the name of the cluster differ, and are left out.
 #[derive(Default)]
 struct Told(Vec<String>);
 
@@ -40,6 +40,10 @@ impl Told {
     fn receipt(&mut self, what: &str, told: Result<Receipt, Error>) {
         let place = |receipt: Receipt| (receipt.group, receipt.offset, receipt.duplicate);
         self.note(what, told.map(place));
+    }
+
+    fn read(&mut self, what: &str, told: Result<Read<impl Debug>, Error>) {
+        self.note(what, told.map(|read| (read.value, read.freshness.offset)));
     }
 }
 
@@ -70,7 +74,7 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
 
     let (print, other) = (Fingerprint::of(b"x"), Fingerprint::of(b"y"));
     told.receipt("reserve", requests.reserve("r", print, two).await);
-    // Since when, in log time, is part of the words.
+    // How long ago, in log time, is part of the words.
     let refused = requests.reserve("r", print, one).await.unwrap_err();
     told.note("reserve, lower owner", refused.code());
     told.receipt("complete, lower owner", requests.complete("r", one, Bytes::new()).await);
@@ -78,20 +82,20 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     told.receipt("repeat", requests.reserve("r", print, two).await);
     told.receipt("conflict", requests.reserve("r", other, two).await);
     let status = requests.status("r", ReadConsistency::Linearizable).await?;
-    let Some(RequestStatus::Completed(done)) = status else { panic!("{status:?}") };
+    let Some(RequestStatus::Completed(done)) = status.value else { panic!("{status:?}") };
     told.note("status", (done.offset, done.result));
 
-    told.note("get", map.get(&text("k"), ReadConsistency::Linearizable).await);
-    told.note("range", map.range(&text(""), None, 10, ReadConsistency::Local).await);
-    told.note("scan", log.scan(Offset::ZERO, 10, ReadConsistency::Linearizable).await);
+    told.read("get", map.get(&text("k"), ReadConsistency::Linearizable).await);
+    told.read("range", map.range(&text(""), None, 10, ReadConsistency::Local).await);
+    told.read("scan", log.scan(Offset::ZERO, 10, ReadConsistency::Linearizable).await);
     let ahead = ReadConsistency::AtLeastOffset(engine.applied()?.next());
-    told.note("ahead", map.get(&text("k"), ahead).await);
+    told.read("ahead", map.get(&text("k"), ahead).await);
     let waiting = ReadOptions::from(ahead).wait(Duration::from_millis(5));
-    told.note("ahead, after a wait", map.get(&text("k"), waiting).await);
+    told.read("ahead, after a wait", map.get(&text("k"), waiting).await);
     let patient = ReadOptions::from(ahead).wait(Duration::from_secs(60));
     let (key, value) = (text("k"), text("x"));
     let (read, written) = tokio::join!(map.get(&key, patient), map.put(&key, &value));
-    told.note("ahead, and it comes", read);
+    told.read("ahead, and it comes", read);
     told.receipt("what was waited for", written);
 
     let newer = Log::open(&engine, spec("log", 2)).await?;
@@ -119,8 +123,8 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     told.note("close", engine.close().await);
     told.note("close again", engine.close().await);
     told.receipt("write to a closed one", map.put(&key, &value).await);
-    told.note("read of a closed one", map.get(&key, ReadConsistency::Local).await);
-    told.note("barrier of a closed one", map.get(&key, ReadConsistency::Linearizable).await);
+    told.read("read of a closed one", map.get(&key, ReadConsistency::Local).await);
+    told.read("barrier of a closed one", map.get(&key, ReadConsistency::Linearizable).await);
     told.note("change of a closed one", engine.change_members(MemberChange::AcrossDomains).await);
     told.note("transfer of a closed one", engine.transfer_leadership(NodeId::new(1)));
     told.note("status of a closed one", engine.status().await.map(|_| ()));

@@ -57,7 +57,7 @@ fn main() -> Result<(), Error> {
     for engine in [&one, &two, &three] {
         let shop = fabric.block_on(Handle::<Inventory>::open(engine, spec("shop")?))?;
         let read = shop.read(ReadConsistency::Linearizable, |rows| stock(rows, "apple"));
-        println!("node {} says {:?}", engine.node(), fabric.block_on(read)?);
+        println!("node {} says {:?}", engine.node(), fabric.block_on(read)?.value);
     }
     Ok(())
 }

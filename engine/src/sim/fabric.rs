@@ -25,7 +25,7 @@
 //!
 //! let fresh = ReadOptions::from(ReadConsistency::AtLeastOffset(receipt.offset));
 //! let wait = fresh.wait(std::time::Duration::from_secs(1));
-//! assert_eq!(fabric.block_on(on_three.get(&job, wait))?.unwrap().value, "accepted");
+//! assert_eq!(fabric.block_on(on_three.get(&job, wait))?.value.unwrap().value, "accepted");
 //!
 //! fabric.partition(&[one.node()]);
 //! let lost = fabric.block_on(on_one.put(&job, &accepted)).unwrap_err();
@@ -47,7 +47,7 @@ use palisade_replication::{NodeId, WalOptions};
 use super::backend::SimBackend;
 use super::desk::{Desk, End};
 use super::exchange::Exchange;
-use super::{GROUP, SimCluster, SimEngine, SimOptions};
+use super::{CLUSTER, GROUP, SimCluster, SimEngine, SimOptions};
 use crate::engine::{Engine, REQUEST_TIMEOUT};
 use crate::error::Error;
 use crate::projection::{AnyProjection, Erased, Projection, Registry};
@@ -169,7 +169,7 @@ impl SimFabric {
             incarnation: self.cluster.incarnation(node),
         };
         let registry = self.registry.clone();
-        Engine::new(backend, registry, node, self.domain(node), REQUEST_TIMEOUT)
+        Engine::new(backend, registry, CLUSTER, node, self.domain(node), REQUEST_TIMEOUT)
     }
 
     /// Where a node is: what placement judges for engines that are taken from now on. As a member, whose

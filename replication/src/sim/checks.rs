@@ -20,6 +20,9 @@ impl<M: SimMachine> SimCluster<M> {
             assert_eq!(*agreed, record.payload, "G2: group={group} offset={offset}");
             offset = offset.next();
         }
+        let (index, term) = (entry.index, entry.term);
+        let agreed = *self.terms.entry((group, index)).or_insert(term);
+        assert_eq!(agreed, term, "G2: group={group} index={index}");
     }
 
     /// G8: equal offsets, equal histories.
@@ -57,23 +60,40 @@ impl<M: SimMachine> SimCluster<M> {
         let Some(running) = &node.running else { return };
         for (group, kept) in &node.kept {
             let Some(replica) = running.host.replica(*group) else { continue };
+            if replica.is_on_probation() {
+                continue;
+            }
             let last = replica.status().last_index;
             assert!(
-                replica.is_on_probation() || *kept <= last,
+                *kept <= last,
                 "G10: node={id} group={group} had kept index={kept}, ends at {last} and says nothing"
             );
+            // What was trimmed has no term any more.
+            if let (Some(agreed), Some(found)) =
+                (self.terms.get(&(*group, *kept)), replica.term_of(*kept))
+            {
+                assert_eq!(*agreed, found, "G10: node={id} group={group} index={kept} is another");
+            }
         }
     }
 
-    /// Before a node goes down: what it must still have when it comes back.
+    /// Before a node goes down: what it must still have when it comes back. An entry of its own that
+    /// another has been agreed on in place of is none of it.
     pub(super) fn note_kept(&mut self, id: NodeId) {
         self.check_kept(id);
-        let applied = &self.applied;
+        let (applied, terms) = (&self.applied, &self.terms);
         let node = self.nodes.get_mut(&id).expect("a known node");
         let Some(running) = &node.running else { return };
         for (group, replica) in running.host.replicas().filter(|(_, r)| !r.is_on_probation()) {
             let applied = applied.get(&group).copied().unwrap_or(LogIndex::ZERO);
-            node.kept.insert(group, replica.persisted().min(applied));
+            let last = replica.persisted().min(applied);
+            let is_other = |index: &LogIndex| {
+                let agreed = terms.get(&(group, *index));
+                agreed.is_some() && agreed != replica.term_of(*index).as_ref()
+            };
+            let indices = (0..=last.get()).rev().map(LogIndex::new);
+            let kept = indices.into_iter().find(|index| !is_other(index)).unwrap_or_default();
+            node.kept.insert(group, kept);
         }
     }
 

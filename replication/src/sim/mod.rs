@@ -211,6 +211,8 @@ pub struct SimCluster<M: SimMachine> {
     heads: BTreeMap<(GroupId, Offset), [u8; 32]>,
     trace: u64,
     leaders: BTreeMap<(GroupId, Term), NodeId>,
+    /// The term of every entry, as first applied anywhere.
+    terms: BTreeMap<(GroupId, LogIndex), Term>,
     /// How far each group is applied, wherever it is furthest.
     applied: BTreeMap<GroupId, LogIndex>,
     coverage: BTreeMap<&'static str, u64>,
@@ -235,6 +237,7 @@ impl<M: SimMachine> SimCluster<M> {
             heads: BTreeMap::new(),
             trace: 0xcbf2_9ce4_8422_2325,
             leaders: BTreeMap::new(),
+            terms: BTreeMap::new(),
             applied: BTreeMap::new(),
             coverage: BTreeMap::new(),
             options,

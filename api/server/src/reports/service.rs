@@ -157,7 +157,7 @@ impl ReportService {
     ) -> Result<Option<RequestRecord>, Error> {
         self.admit(caller)?;
         let row = self.requests.get(&request_id.to_owned(), options).await?;
-        Ok(row.map(|row| row.value))
+        Ok(row.value.map(|row| row.value))
     }
 
     /// Takes a flight in: the log, the running state of its airport and the index by month, in one
@@ -179,7 +179,7 @@ impl ReportService {
         let index_key = flight_key(flight, id);
         let mut consistency = ReadConsistency::Local;
         for _ in 0..RACES_MAX {
-            let found = self.airports.get(&flight.origin, consistency).await?;
+            let found = self.airports.get(&flight.origin, consistency).await?.value;
             let version = found.as_ref().map_or(Version::ABSENT, |found| found.version);
             let state = found.map(|found| found.value).unwrap_or_default().with(flight);
             let committed = repeat(|| {
@@ -213,7 +213,7 @@ impl ReportService {
     /// # Errors
     /// As for any read.
     pub async fn airport(&self, code: &str) -> Result<Option<Versioned<AirportState>>, Error> {
-        self.airports.get(&code.to_owned(), ReadConsistency::Local).await
+        Ok(self.airports.get(&code.to_owned(), ReadConsistency::Local).await?.value)
     }
 
     /// Flights in the order of the log, from an offset on.
@@ -221,7 +221,7 @@ impl ReportService {
     /// # Errors
     /// As for any read.
     pub async fn flights(&self, from: Offset, limit: usize) -> Result<LogPage<Flight>, Error> {
-        self.flights.scan(from, limit, ReadConsistency::Local).await
+        Ok(self.flights.scan(from, limit, ReadConsistency::Local).await?.value)
     }
 
     /// Reports that were handed out, from an offset on.
@@ -229,7 +229,7 @@ impl ReportService {
     /// # Errors
     /// As for any read.
     pub async fn effects(&self, from: Offset, limit: usize) -> Result<LogPage<Effect>, Error> {
-        self.effect_log.scan(from, limit, ReadConsistency::Local).await
+        Ok(self.effect_log.scan(from, limit, ReadConsistency::Local).await?.value)
     }
 
     /// Computes a report from what this replica has, which is at least everything up to `at_least`.
@@ -245,8 +245,8 @@ impl ReportService {
             let fresh = ReadConsistency::AtLeastOffset(computed_at);
             let limit = palisade::RANGE_ROWS_MAX;
             let page = self.index.range(&from, Some(&end), limit, fresh).await?;
-            flights.extend(page.rows.into_iter().map(|(_, row)| row.value));
-            match page.next {
+            flights.extend(page.value.rows.into_iter().map(|(_, row)| row.value));
+            match page.value.next {
                 Some(next) => from = next,
                 None => return Ok(Report::of(&flights, computed_at.get())),
             }

@@ -84,7 +84,7 @@ impl Worker {
         }
         let from = self.position.next();
         let page = self.service.commands.scan(from, SCAN_MAX, ReadConsistency::Local).await?;
-        for entry in page.entries {
+        for entry in page.value.entries {
             let offset = entry.position.offset;
             let mine = offset.get() % self.share.1 == self.share.0 % self.share.1;
             if mine {
@@ -129,7 +129,9 @@ impl Worker {
     async fn complete(&mut self, offset: Offset, command: &ApiCommand) -> Result<bool, Error> {
         let id = &command.submission.request_id;
         let at_least = ReadConsistency::AtLeastOffset(offset);
-        let Some(row) = self.service.requests.get(id, at_least).await? else { return Ok(false) };
+        let Some(row) = self.service.requests.get(id, at_least).await?.value else {
+            return Ok(false);
+        };
         if let RequestState::Completed { .. } = row.value.state {
             return Ok(false);
         }
@@ -169,7 +171,7 @@ impl Worker {
             Some(owner) => owner,
             None => self.register().await?,
         };
-        match self.service.effects.status(effect_key, ReadConsistency::Local).await? {
+        match self.service.effects.status(effect_key, ReadConsistency::Local).await?.value {
             Some(RequestStatus::InProgress { owner: holder, .. }) if owner <= holder => {
                 self.register().await
             }

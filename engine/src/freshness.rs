@@ -1,0 +1,134 @@
+//! Freshness tokens: what a read reflects, and what a later one is to reflect at least.
+
+use std::fmt;
+
+use bytes::Bytes;
+use palisade_replication::{ClusterId, GroupId, LogTime, Offset};
+
+use crate::codec::{DecodeError, Reader, put_number};
+use crate::error::Error;
+use crate::stored::Stored;
+
+const VERSION: u8 = 1;
+
+/// A place in the log of a group: whoever has it can ask any replica for what is at least as fresh, with
+/// [`crate::ReadConsistency::AtLeast`]. Every write and every read gives one.
+///
+/// It is of one cluster: offsets that were never committed may mean something else in a cluster that was
+/// restored from a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Freshness {
+    /// Whose log it is.
+    pub cluster: ClusterId,
+    /// Which of its logs.
+    pub group: GroupId,
+    /// Everything up to this record is reflected.
+    pub offset: Offset,
+}
+
+impl Freshness {
+    /// Refuses a token of another cluster or group.
+    pub(crate) fn check(self, cluster: ClusterId, group: GroupId) -> Result<(), Error> {
+        if self.cluster != cluster {
+            return Err(Error::Incompatible {
+                expected: format!("a freshness token of cluster={cluster}"),
+                found: format!("one of cluster={}", self.cluster),
+            });
+        }
+        if self.group != group {
+            return Err(Error::InvalidArgument {
+                what: format!(
+                    "a freshness token of group={} says nothing of group={group}",
+                    self.group
+                ),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Freshness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}@{}", self.cluster, self.group, self.offset)
+    }
+}
+
+/// ```text
+/// version 1 byte (1), cluster 16 bytes, little-endian, group, offset
+/// ```
+/// Other numbers as LEB128 varints of the shortest form.
+impl Stored for Freshness {
+    fn to_bytes(&self) -> Bytes {
+        let mut out = vec![VERSION];
+        out.extend_from_slice(&self.cluster.get().to_le_bytes());
+        put_number(&mut out, self.group.get());
+        put_number(&mut out, self.offset.get());
+        out.into()
+    }
+
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes.clone());
+        if reader.byte("freshness version")? != VERSION {
+            return Err(DecodeError { what: "freshness version" });
+        }
+        let freshness = Self {
+            cluster: ClusterId::new(u128::from_le_bytes(reader.array("cluster")?)),
+            group: GroupId::new(reader.number("group")?),
+            offset: Offset::new(reader.number("offset")?),
+        };
+        reader.end("freshness")?;
+        Ok(freshness)
+    }
+}
+
+/// What was read, and of when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read<T> {
+    /// What was read.
+    pub value: T,
+    /// The place of the state that it was read from: at or after what was asked for.
+    pub freshness: Freshness,
+    /// The stamp of the last record in that state.
+    pub log_time: LogTime,
+}
+
+impl<T> Read<T> {
+    /// The same read with another value.
+    pub(crate) fn map<U>(self, map: impl FnOnce(T) -> U) -> Read<U> {
+        Read { value: map(self.value), freshness: self.freshness, log_time: self.log_time }
+    }
+
+    /// The same read with what became of its value.
+    pub(crate) fn try_map<U>(
+        self,
+        map: impl FnOnce(T) -> Result<U, Error>,
+    ) -> Result<Read<U>, Error> {
+        let Self { value, freshness, log_time } = self;
+        Ok(Read { value: map(value)?, freshness, log_time })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn tokens_have_one_form(cluster: u128, group: u64, offset: u64, at: usize, byte: u8) {
+            let token = Freshness {
+                cluster: ClusterId::new(cluster),
+                group: GroupId::new(group),
+                offset: Offset::new(offset),
+            };
+            let mut raw = token.to_bytes().to_vec();
+            prop_assert_eq!(Freshness::from_bytes(&token.to_bytes()), Ok(token));
+            let at = at % raw.len();
+            raw[at] = byte;
+            if let Ok(token) = Freshness::from_bytes(&raw.clone().into()) {
+                prop_assert_eq!(token.to_bytes(), raw);
+            }
+        }
+    }
+}
