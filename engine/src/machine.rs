@@ -238,15 +238,6 @@ pub(crate) fn owner_row(cluster: ClusterId, node: NodeId) -> Bytes {
     owner.into()
 }
 
-/// The cluster whose state it is.
-#[cfg(feature = "backup")]
-pub(crate) fn read_cluster(read: &dyn StateRead) -> Result<ClusterId, StoreError> {
-    let owner = read.get(FamilyId::META, keys::OWNER)?;
-    let cluster = owner.as_deref().and_then(|owner| owner.get(1..)?.first_chunk());
-    let cluster = cluster.ok_or_else(|| StoreError { what: "the state is nobody's".to_owned() });
-    Ok(ClusterId::new(u128::from_le_bytes(*cluster?)))
-}
-
 /// A group's position as it is stored.
 pub(crate) fn encode_position(position: AppliedPosition, head: ChainHead) -> Bytes {
     let mut out = head.0.to_vec();

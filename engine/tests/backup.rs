@@ -11,9 +11,10 @@ use object_store::local::LocalFileSystem;
 use palisade::audit::{Anchor, verify as verify_proof};
 use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreOptions, restore, verify};
 use palisade::{
-    Applied, At, ClusterId, Engine, Error, FenceEpoch, Handle, LogicalResourceName, Member,
-    MemberChange, NodeId, Offset, OpenDisk, Options, Placement, Projection, ProjectionFault,
-    ReadConsistency, ReplicaPolicy, ReplicatedLog, ResourceSpec, Rows, SchemaId, Stored,
+    Applied, At, ClusterId, Engine, Error, FenceEpoch, Freshness, Handle, LogicalResourceName,
+    Member, MemberChange, NodeId, Offset, OpenDisk, Options, Placement, Projection,
+    ProjectionFault, ReadConsistency, ReplicaPolicy, ReplicatedLog, ResourceSpec, Rows, SchemaId,
+    Stored,
 };
 
 const OLD: ClusterId = ClusterId::new(7);
@@ -95,7 +96,7 @@ async fn a_projection_of_the_host_is_restored() {
 
 async fn logged(log: &ReplicatedLog<String>) -> Vec<(Offset, String)> {
     let page = log.scan(Offset::ZERO, 1000, ReadConsistency::Linearizable).await.unwrap();
-    page.entries.into_iter().map(|entry| (entry.position.offset, entry.value)).collect()
+    page.value.entries.into_iter().map(|entry| (entry.position.offset, entry.value)).collect()
 }
 
 /// A chain of four, taken while a writer goes on. It ends with what was logged up to its end.
@@ -165,6 +166,11 @@ async fn a_restored_node_takes_writes() {
     let receipt = writer.append(&"new".to_owned()).await.unwrap();
     assert_eq!(receipt.offset.get(), last.to.get() + 3, "both openings have offsets, too");
     assert!(last.log_time <= receipt.log_time);
+
+    // What was fresh in the old cluster says nothing here.
+    let old = Freshness { cluster: OLD, ..receipt.freshness() };
+    let stale = writer.scan(Offset::ZERO, 1, ReadConsistency::AtLeast(old)).await.unwrap_err();
+    assert!(matches!(stale, Error::Incompatible { .. }), "{stale}");
 
     // The chain of heads goes on: what is new is proven from the old anchor on.
     let anchor = engine.chain_head().await.unwrap();

@@ -62,13 +62,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use palisade_replication::{ClusterId, LogTime, Offset};
-use tokio::sync::oneshot;
 
 use self::layout::{Contents, Hash};
 use crate::chain::ChainHead;
 use crate::engine::{Engine, GROUP};
-use crate::error::Error;
-use crate::machine::{STATE_VERSION, read_cluster};
+use crate::machine::STATE_VERSION;
 
 pub use error::BackupError;
 pub use place::{BackupPlace, ListedBackup};
@@ -217,16 +215,7 @@ impl Backup<'_> {
     /// Whose backup it will be. Makes sure that the place is that cluster's and the id not used.
     async fn begin(&self, id: &BackupId) -> Result<ClusterId, BackupError> {
         self.refuse_halted()?;
-        let (leave, mut left) = oneshot::channel();
-        let job = move |state: &dyn crate::store::StateRead| {
-            // A caller that gave up is no loss.
-            let _ = leave.send(read_cluster(state)?);
-            Ok(())
-        };
-        self.engine.backend().read(Box::new(job)).await?;
-        let cluster = left.try_recv().map_err(|_| Error::InternalError {
-            what: "a read ended without what it read".to_owned(),
-        })?;
+        let cluster = self.engine.cluster();
         self.place.claim(cluster).await?;
         self.place.refuse_used(id).await?;
         Ok(cluster)

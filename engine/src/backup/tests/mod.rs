@@ -13,6 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use palisade_replication::{ClusterId, Options};
 
 use super::*;
+use crate::error::Error;
 use crate::idempotency::ReplicatedIdempotencyStore;
 use crate::log::ReplicatedLog;
 use crate::map::ReplicatedMap;
