@@ -218,6 +218,25 @@ mod tests {
     }
 
     #[test]
+    fn a_placement_out_of_order_is_no_record() {
+        let rules = ["gcp", "aws"].map(|provider| DomainRule {
+            provider: provider.into(),
+            region: None,
+            zone: None,
+        });
+        let spec = ResourceSpec {
+            name: LogicalResourceName::new("n").unwrap(),
+            schema: SchemaId::new("s").unwrap(),
+            epoch: FenceEpoch::new(1),
+            replicas: ReplicaPolicy::majority(1),
+            placement: Placement { rules: rules.into() },
+        };
+        let open = OpenCommand { kind: ResourceKind::MAP, version: 1, spec, caller: domain() };
+        let refused = Command::decode(Command::Open(open).encode()).unwrap_err();
+        assert_eq!(refused.what, "placement");
+    }
+
+    #[test]
     fn open_round_trips() {
         let spec = |replicas| ResourceSpec {
             name: LogicalResourceName::new("report-requests").unwrap(),

@@ -217,27 +217,7 @@ impl Error {
     /// failed precondition are one.
     #[must_use]
     pub fn code(&self) -> &'static str {
-        match self {
-            Self::LeaseExpired => "LeaseExpired",
-            Self::Revoked => "Revoked",
-            Self::Fenced { .. } => "Fenced",
-            Self::Disconnected { .. } => "Disconnected",
-            Self::Degraded { .. } => "Degraded",
-            Self::Incompatible { .. } => "Incompatible",
-            Self::RateLimited { .. } => "RateLimited",
-            Self::InternalError { .. } => "InternalError",
-            Self::InvalidArgument { .. } => "InvalidArgument",
-            Self::NotFound { .. } => "NotFound",
-            Self::AlreadyExists { .. } => "AlreadyExists",
-            Self::IdempotencyConflict => "IdempotencyConflict",
-            Self::DomainUnavailable { .. } => "DomainUnavailable",
-            Self::NotYetApplied { .. } => "NotYetApplied",
-            Self::PreconditionFailed { .. }
-            | Self::VersionMismatch { .. }
-            | Self::GuardFailed { .. }
-            | Self::InProgress { .. }
-            | Self::Refused { .. } => "PreconditionFailed",
-        }
+        self.failure().as_str()
     }
 }
 

@@ -41,9 +41,11 @@ mod builder;
 mod chain;
 mod codec;
 mod command;
+pub mod degradation;
 mod digest;
 mod engine;
 mod error;
+mod failure;
 mod freshness;
 #[cfg(test)]
 mod golden;
@@ -59,6 +61,7 @@ mod node_backend;
 mod open_resource;
 mod outcome;
 mod page;
+mod profile;
 mod projection;
 mod projections;
 mod prove;
@@ -86,6 +89,7 @@ pub use codec::DecodeError;
 pub use digest::StateDigest;
 pub use engine::Engine;
 pub use error::Error;
+pub use failure::Failure;
 pub use freshness::{Freshness, Read};
 pub use handle::{Done, Handle};
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
@@ -98,6 +102,7 @@ pub use palisade_replication::{
     Member, MemberChange, MemberRole, Membership, NodeId, Offset, OpenDisk, Options, PeerFault,
     Role, Term, WalOptions,
 };
+pub use profile::{PlacementProfile, PolicyHash};
 pub use projection::{
     Applied, At, OUTCOME_BYTES_MAX, Projection, ProjectionFault, ROW_KEY_BYTES_MAX, Rows, RowsRead,
 };

@@ -270,7 +270,7 @@ impl fmt::Display for FailureDomain {
 }
 
 /// A set of failure domains: a provider, one of its regions, or one zone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DomainRule {
     /// Who runs the machines.
     pub provider: String,
@@ -299,12 +299,13 @@ impl Placement {
     /// Most rules that one placement holds.
     pub const RULES_MAX: usize = 32;
 
-    /// Allows what any of the rules allows.
+    /// Allows what any of the rules allows. Their order does not matter, nor does a repetition: two
+    /// spellings of one placement are equal.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] without a rule, with too many, or for a zone without its region.
     pub fn new(rules: impl IntoIterator<Item = DomainRule>) -> Result<Self, Error> {
-        let rules: Vec<_> = rules.into_iter().collect();
+        let mut rules: Vec<_> = rules.into_iter().collect();
         let broken = if rules.is_empty() || rules.len() > Self::RULES_MAX {
             Some("a placement has 1 to 32 rules")
         } else if rules.iter().any(|rule| rule.zone.is_some() && rule.region.is_none()) {
@@ -319,8 +320,18 @@ impl Placement {
         };
         match broken {
             Some(what) => Err(Error::InvalidArgument { what: what.to_owned() }),
-            None => Ok(Self { rules }),
+            None => {
+                rules.sort_unstable();
+                rules.dedup();
+                Ok(Self { rules })
+            }
         }
+    }
+
+    /// The rules, each once, in their order.
+    #[must_use]
+    pub fn rules(&self) -> &[DomainRule] {
+        &self.rules
     }
 
     /// Allows every domain of any provider named here.
@@ -394,6 +405,9 @@ mod tests {
         assert!(!provider.allows(&at("gcp", "r2", "b")));
         assert!(Placement::new([rule(None, Some("a"))]).is_err());
         assert!(Placement::new([]).is_err());
+        let spelled = [rule(Some("r1"), None), rule(None, None), rule(Some("r1"), None)];
+        let placement = Placement::new(spelled).unwrap();
+        assert_eq!(placement.rules(), [rule(None, None), rule(Some("r1"), None)]);
     }
 
     /// G3: the current writer passes, no older one, and none that was never opened.

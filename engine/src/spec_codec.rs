@@ -62,12 +62,17 @@ pub(crate) fn decode_spec(reader: &mut Reader) -> Result<ResourceSpec, DecodeErr
         let some = |part: String| (!part.is_empty()).then_some(part);
         rules.push(DomainRule { provider, region: some(region), zone: some(zone) });
     }
+    let placement = Placement::new(rules.clone()).map_err(malformed("placement"))?;
+    // A placement has one form, and so have its bytes.
+    if placement.rules != rules {
+        return Err(DecodeError { what: "placement" });
+    }
     Ok(ResourceSpec {
         name: LogicalResourceName::new(&name).map_err(malformed("resource name"))?,
         schema: SchemaId::new(&schema).map_err(malformed("schema id"))?,
         epoch,
         replicas,
-        placement: Placement::new(rules).map_err(malformed("placement"))?,
+        placement,
     })
 }
 

@@ -5,9 +5,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
+use palisade::degradation::{
+    Answer, ClusterMap, DrillReport, FailureDrill, GroupMap, NodeAnswers, ResourceMap,
+};
 use palisade::{
-    ClusterId, Disposition, Engine, Error, FailureDomain, FenceEpoch, LogicalResourceName, NodeId,
-    Placement, ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec, SchemaId,
+    ClusterId, Disposition, Engine, Error, FailureDomain, FenceEpoch, GroupId, LogicalResourceName,
+    NodeId, Placement, ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec, SchemaId,
 };
 
 /// Long enough for a busy machine; nothing waits for it that is done.
@@ -82,6 +85,17 @@ async fn open_map(engine: &Engine, name: &str, replicas: ReplicaPolicy) -> Resul
     tokio::time::timeout(PATIENCE, opened).await.expect("an answer")
 }
 
+/// What would be left without a zone, as a node knows the group.
+async fn drill(engine: &Engine, zone: &str) -> DrillReport {
+    let status = engine.status().await.unwrap();
+    let group = GroupMap::of(GroupId::new(1), status.leader, &status.members).unwrap();
+    assert_eq!(group.domains_demanded, 2);
+    let ResourceSpec { name, placement, replicas, .. } = spec("geo", ACROSS);
+    let geo = ResourceMap { name, group: group.group, placement, replicas, contract: None };
+    let map = ClusterMap { groups: vec![group], resources: vec![geo] };
+    FailureDrill::AvailabilityZoneLoss { zone: domain(zone) }.judge(&map).unwrap()
+}
+
 /// Puts until it is acknowledged.
 async fn put(map: &Map, value: &str) {
     let put = async {
@@ -138,6 +152,11 @@ async fn a_write_is_acknowledged_in_two_domains_or_not_at_all() {
     for map in &maps {
         put(map, "both").await;
     }
+    let report = drill(&engines[0], "b").await;
+    assert_eq!(report.groups[0].domains_missing, 1);
+    let foreseen: Vec<&NodeAnswers> =
+        report.resources[0].nodes.iter().filter(|node| node.domain == domain("a")).collect();
+    assert_eq!(foreseen.len(), 2);
     let other = open_map(&engines[0], "geo", ReplicaPolicy::majority(3)).await.map(|_| ());
     assert!(matches!(other, Err(Error::Incompatible { .. })), "{other:?}");
 
@@ -145,9 +164,12 @@ async fn a_write_is_acknowledged_in_two_domains_or_not_at_all() {
     let alone = engines.remove(1);
     alone.close().await.unwrap();
     drop((alone, maps.remove(1)));
-    for map in &maps {
+    for (map, foreseen) in maps.iter().zip(foreseen) {
         let refused = map.put(&"k".into(), &"one zone".into()).await.map(|_| ());
         assert!(matches!(refused, Err(Error::Disconnected { .. })), "{refused:?}");
+        assert_eq!(foreseen.writes, Answer::Refused(refused.unwrap_err().failure()));
+        map.get(&"k".into(), ReadConsistency::Local).await.unwrap();
+        assert_eq!(foreseen.local_reads, Answer::Served);
     }
 
     // All restart, and the demand is still there.

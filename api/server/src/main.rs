@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use palisade::{ClusterId, FailureDomain, NodeId};
 use palisade_server::demo::{DemoSettings, run_demo};
 use palisade_server::node::{NodeSettings, run};
-use palisade_server::reports::Profile;
+use palisade_server::reports::profile_by_name;
 
 /// An embedded, replicated storage engine, and the durable report service built on it.
 #[derive(Parser)]
@@ -116,7 +116,7 @@ fn main() -> ExitCode {
 }
 
 async fn demo(args: DemoArgs) -> Result<(), String> {
-    let profile = Profile::by_name(&args.profile).map_err(|error| error.to_string())?;
+    let profile = profile_by_name(&args.profile).map_err(|error| error.to_string())?;
     let program = std::env::current_exe().map_err(|error| format!("own path: {error}"))?;
     let DemoArgs { keep, dir, limit, .. } = args;
     let settings = DemoSettings { program, keep, dir, limit, profile };
@@ -140,7 +140,7 @@ async fn node(args: NodeArgs) -> Result<(), String> {
         http_listen: args.http_listen,
         voters: args.voters.into_iter().map(|(id, at)| (NodeId::new(id), at)).collect(),
         domain: args.domain,
-        profile: Profile::by_name(&args.profile).map_err(|error| error.to_string())?,
+        profile: profile_by_name(&args.profile).map_err(|error| error.to_string())?,
     };
     run(settings, stop_signal()).await.map_err(|error| error.to_string())
 }

@@ -5,12 +5,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use palisade::{ClusterId, Engine, Error, FailureDomain, NodeId};
+use palisade::{ClusterId, Engine, Error, FailureDomain, NodeId, PlacementProfile};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
 use crate::http;
-use crate::reports::{Profile, ReportService, Worker};
+use crate::reports::{ReportService, Worker};
 
 /// What a node process needs to know.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub struct NodeSettings {
     /// Where it is.
     pub domain: FailureDomain,
     /// Where the service may run.
-    pub profile: Profile,
+    pub profile: PlacementProfile,
 }
 
 /// Between two looks for work when there was none.
@@ -87,7 +87,7 @@ async fn serve(
 }
 
 /// A cluster that is just starting has no leader yet: the service opens once it has.
-async fn open_service(engine: &Engine, profile: &Profile) -> Result<ReportService, Error> {
+async fn open_service(engine: &Engine, profile: &PlacementProfile) -> Result<ReportService, Error> {
     loop {
         match ReportService::open(engine, profile.clone()).await {
             Err(Error::Disconnected { .. } | Error::RateLimited { .. }) => {

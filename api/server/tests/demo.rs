@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use palisade::PlacementProfile;
 use palisade_server::demo::{DemoSettings, run_demo};
-use palisade_server::reports::{Profile, cross_provider_profile, single_az_profile};
+use palisade_server::reports::{cross_provider_profile, single_az_profile};
 
-async fn run(profile: Profile) {
+async fn run(profile: PlacementProfile) {
     let program = PathBuf::from(env!("CARGO_BIN_EXE_palisade"));
     let dir = tempfile::tempdir().unwrap();
     let summary = run_demo(DemoSettings {

@@ -2,11 +2,10 @@
 
 use std::net::SocketAddr;
 
-use palisade::{Engine, FailureDomain, ReplicaPolicy};
+use palisade::{Engine, FailureDomain, PlacementProfile, ReplicaPolicy};
 use palisade_server::http::{BODY_BYTES_MAX, router_with};
 use palisade_server::reports::{
-    Profile, ReportService, RequestState, Worker, aws_zone, gcp_region, multi_az_profile,
-    single_az_profile,
+    ReportService, RequestState, Worker, aws_zone, gcp_region, multi_az_profile, single_az_profile,
 };
 use reqwest::{Client, Response};
 use serde_json::{Value, json};
@@ -22,10 +21,10 @@ struct Server {
     _dir: TempDir,
 }
 
-async fn start_with(profile: Profile, in_flight_max: usize) -> Server {
+async fn start_with(profile: PlacementProfile, in_flight_max: usize) -> Server {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::builder(dir.path()).domain(aws_zone()).open().await.unwrap();
-    let profile = Profile { replicas: ReplicaPolicy::majority(1), ..profile };
+    let profile = PlacementProfile { replicas: ReplicaPolicy::majority(1), ..profile };
     let service = ReportService::open(&engine, profile).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -8,13 +8,14 @@ use std::process::{Child, Command, Stdio};
 use palisade::FailureDomain;
 
 use super::DemoSettings;
+use crate::reports::three_domains;
 
 /// The processes of the demo. None of them outlives it.
 pub(super) struct Cluster {
     program: PathBuf,
     dir: PathBuf,
     remove: bool,
-    profile: &'static str,
+    profile: String,
     nodes: [NodeProcess; 3],
 }
 
@@ -36,7 +37,7 @@ impl Cluster {
             }
         };
         let ports = free_addresses()?;
-        let mut domains = settings.profile.three_domains().into_iter();
+        let mut domains = three_domains(&settings.profile).into_iter();
         let nodes = [0, 1, 2].map(|at| NodeProcess {
             id: at as u64 + 1,
             domain: domains.next().expect("three domains"),
@@ -45,7 +46,8 @@ impl Cluster {
             child: None,
         });
         let program = settings.program.clone();
-        let mut cluster = Self { program, dir, remove, profile: settings.profile.name, nodes };
+        let profile = settings.profile.name.clone();
+        let mut cluster = Self { program, dir, remove, profile, nodes };
         for at in 0..3 {
             cluster.start_node(at)?;
         }
@@ -79,7 +81,7 @@ impl Cluster {
         let mut command = Command::new(&self.program);
         let node = &self.nodes[at];
         command
-            .args(["node", "--id", &node.id.to_string(), "--profile", self.profile])
+            .args(["node", "--id", &node.id.to_string(), "--profile", &self.profile])
             .args(["--domain", &node.domain.to_string()])
             .args(["--peer-listen", &node.peer.to_string()])
             .args(["--http-listen", &node.http.to_string()])

@@ -10,7 +10,9 @@ mod verify;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::reports::{Flight, Profile};
+use palisade::PlacementProfile;
+
+use crate::reports::Flight;
 
 use client::Client;
 use cluster::Cluster;
@@ -30,7 +32,7 @@ pub struct DemoSettings {
     /// Load only the first so many flights.
     pub limit: Option<usize>,
     /// Where the service may run.
-    pub profile: Profile,
+    pub profile: PlacementProfile,
 }
 
 /// What a phase of the demo measured.

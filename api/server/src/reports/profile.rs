@@ -1,17 +1,6 @@
 //! Where the service may run: four profiles, from one zone to two providers.
 
-use palisade::{DomainRule, Error, FailureDomain, Placement, ReplicaPolicy};
-
-/// A resilience envelope: who may take part, and how many replicas there are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Profile {
-    /// What it is called on the command line.
-    pub name: &'static str,
-    /// From where the service may be used.
-    pub placement: Placement,
-    /// Its replicas.
-    pub replicas: ReplicaPolicy,
-}
+use palisade::{Error, FailureDomain, PlacementProfile};
 
 const REGION: &str = "us-east-1";
 const ZONE: &str = "us-east-1a";
@@ -28,73 +17,58 @@ pub fn gcp_region() -> FailureDomain {
     FailureDomain::new("gcp", "europe-west1", "europe-west1-b")
 }
 
-fn rule(provider: &str, region: Option<&str>, zone: Option<&str>) -> DomainRule {
-    DomainRule {
-        provider: provider.to_owned(),
-        region: region.map(str::to_owned),
-        zone: zone.map(str::to_owned),
-    }
-}
-
-fn profile(name: &'static str, rules: impl IntoIterator<Item = DomainRule>) -> Profile {
-    let placement = Placement::new(rules).expect("the rules are fixed and valid");
-    Profile { name, placement, replicas: ReplicaPolicy::majority(3) }
+fn fixed(profile: Result<PlacementProfile, Error>) -> PlacementProfile {
+    profile.expect("the names are fixed and valid")
 }
 
 /// One zone: for development, or a deliberately narrow deployment.
 #[must_use]
-pub fn single_az_profile() -> Profile {
-    profile("single-az", [rule("aws", Some(REGION), Some(ZONE))])
+pub fn single_az_profile() -> PlacementProfile {
+    fixed(PlacementProfile::single_az(&aws_zone()))
 }
 
 /// All zones of one region.
 #[must_use]
-pub fn multi_az_profile() -> Profile {
-    profile("multi-az", [rule("aws", Some(REGION), None)])
+pub fn multi_az_profile() -> PlacementProfile {
+    fixed(PlacementProfile::multi_az("aws", REGION))
 }
 
 /// All regions of one provider.
 #[must_use]
-pub fn cross_region_profile() -> Profile {
-    profile("cross-region", [rule("aws", None, None)])
+pub fn cross_region_profile() -> PlacementProfile {
+    fixed(PlacementProfile::cross_region("aws"))
 }
 
 /// Two providers: ingress in AWS may be served by workers in GCP, because both are named.
 #[must_use]
-pub fn cross_provider_profile() -> Profile {
-    profile("cross-provider", [rule("aws", None, None), rule("gcp", None, None)])
+pub fn cross_provider_profile() -> PlacementProfile {
+    fixed(PlacementProfile::cross_provider(["aws", "gcp"]))
 }
 
-impl Profile {
-    /// The profile of this name.
-    ///
-    /// # Errors
-    /// [`Error::InvalidArgument`], naming the four.
-    pub fn by_name(name: &str) -> Result<Self, Error> {
-        let all = [
-            single_az_profile(),
-            multi_az_profile(),
-            cross_region_profile(),
-            cross_provider_profile(),
-        ];
-        let names = all.each_ref().map(|profile| profile.name).join(", ");
-        all.into_iter().find(|profile| profile.name == name).ok_or_else(|| Error::InvalidArgument {
-            what: format!("profile={name} is not one of {names}"),
-        })
-    }
+/// The profile of this name.
+///
+/// # Errors
+/// [`Error::InvalidArgument`], naming the four.
+pub fn profile_by_name(name: &str) -> Result<PlacementProfile, Error> {
+    let all =
+        [single_az_profile(), multi_az_profile(), cross_region_profile(), cross_provider_profile()];
+    let names = all.each_ref().map(|profile| profile.name.as_str()).join(", ");
+    all.into_iter().find(|profile| profile.name == name).ok_or_else(|| Error::InvalidArgument {
+        what: format!("profile={name} is not one of {names}"),
+    })
+}
 
-    /// Three domains that this profile allows, as far apart as it lets them be: where the demo's
-    /// nodes say they are.
-    #[must_use]
-    pub fn three_domains(&self) -> [FailureDomain; 3] {
-        let zone = |letter: char| FailureDomain::new("aws", REGION, format!("{REGION}{letter}"));
-        let region = |name: &str| FailureDomain::new("aws", name, format!("{name}a"));
-        match self.name {
-            "single-az" => [aws_zone(), aws_zone(), aws_zone()],
-            "multi-az" => [zone('a'), zone('b'), zone('c')],
-            "cross-region" => [aws_zone(), region("us-west-2"), region("eu-west-1")],
-            _ => [aws_zone(), region("us-west-2"), gcp_region()],
-        }
+/// Three domains that this profile allows, as far apart as it lets them be: where the demo's nodes say
+/// they are.
+#[must_use]
+pub fn three_domains(profile: &PlacementProfile) -> [FailureDomain; 3] {
+    let zone = |letter: char| FailureDomain::new("aws", REGION, format!("{REGION}{letter}"));
+    let region = |name: &str| FailureDomain::new("aws", name, format!("{name}a"));
+    match profile.name.as_str() {
+        "single-az" => [aws_zone(), aws_zone(), aws_zone()],
+        "multi-az" => [zone('a'), zone('b'), zone('c')],
+        "cross-region" => [aws_zone(), region("us-west-2"), region("eu-west-1")],
+        _ => [aws_zone(), region("us-west-2"), gcp_region()],
     }
 }
 
@@ -119,9 +93,9 @@ mod tests {
                 let allowed = profile.placement.allows(domain);
                 assert_eq!(allowed, distance <= width, "{} {domain}", profile.name);
             }
-            assert!(profile.three_domains().iter().all(|d| profile.placement.allows(d)));
-            assert_eq!(Profile::by_name(profile.name).unwrap(), *profile);
+            assert!(three_domains(profile).iter().all(|d| profile.placement.allows(d)));
+            assert_eq!(profile_by_name(&profile.name).unwrap(), *profile);
         }
-        assert!(Profile::by_name("everywhere").is_err());
+        assert!(profile_by_name("everywhere").is_err());
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::{
     BatchDone, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogPage,
-    LogicalResourceName, Offset, ReadConsistency, ReadOptions, Receipt, ReplicatedIdempotencyStore,
-    ReplicatedLog, ReplicatedMap, ResourceSpec, SchemaId, Stored, Version, Versioned,
+    LogicalResourceName, Offset, PlacementProfile, ReadConsistency, ReadOptions, Receipt,
+    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec, SchemaId, Stored,
+    Version, Versioned,
 };
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -15,7 +16,6 @@ use super::flights::{AirportState, Flight, IndexedFlight, flight_key, month_boun
 use super::model::{
     ApiCommand, Effect, Report, ReportSubmission, RequestRecord, RequestState, SubmissionReceipt,
 };
-use super::profile::Profile;
 
 /// The writer generation of this release. All nodes of a deployment share it; the next deployment
 /// that must not run beside this one takes a higher one.
@@ -30,7 +30,7 @@ const RACES_MAX: usize = 64;
 #[derive(Clone)]
 pub struct ReportService {
     engine: Engine,
-    profile: Profile,
+    profile: PlacementProfile,
     pub(super) commands: ReplicatedLog<ApiCommand>,
     pub(super) requests: ReplicatedMap<String, RequestRecord>,
     request_ids: ReplicatedIdempotencyStore,
@@ -59,7 +59,7 @@ impl ReportService {
     ///
     /// # Errors
     /// [`Error::DomainUnavailable`] if the profile does not allow this node's domain.
-    pub async fn open(engine: &Engine, profile: Profile) -> Result<Self, Error> {
+    pub async fn open(engine: &Engine, profile: PlacementProfile) -> Result<Self, Error> {
         let spec = |name: &str, schema: &str| -> Result<ResourceSpec, Error> {
             Ok(ResourceSpec {
                 name: LogicalResourceName::new(name)?,
@@ -105,7 +105,7 @@ impl ReportService {
 
     /// Where the service may run.
     #[must_use]
-    pub fn profile(&self) -> &Profile {
+    pub fn profile(&self) -> &PlacementProfile {
         &self.profile
     }
 
