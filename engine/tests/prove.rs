@@ -67,11 +67,12 @@ async fn a_proof_leads_to_the_next_anchor() {
     let engine = Engine::builder(dir.path()).open().await.unwrap();
     let log = log(&engine).await;
     for _ in 0..22 {
-        let texts: Vec<String> = (0..50).map(|n| format!("entry {n}")).collect();
-        let appends: Vec<_> = texts.iter().map(|text| log.append(text)).collect();
-        for append in appends {
-            append.await.unwrap();
+        let mut appends = tokio::task::JoinSet::new();
+        for n in 0..50 {
+            let log = log.clone();
+            appends.spawn(async move { log.append(&format!("entry {n}")).await.unwrap() });
         }
+        appends.join_all().await;
     }
     for (offset, ends) in [(1, 1024), (1023, 1024), (1024, 1024), (1025, 1101)] {
         let proof = engine.prove(Offset::new(offset)).await.unwrap();

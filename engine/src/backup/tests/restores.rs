@@ -104,10 +104,14 @@ async fn every_offset_is_restored_as_it_was() {
     }
     let runs = records(&service).await;
     let last = service.engine.applied().unwrap();
-    service.engine.close().await.unwrap();
     assert!(runs.iter().any(|run| run.payloads.len() > 1), "records are committed together");
     let states = prefixes(&runs);
     assert_eq!(*states.last_key_value().unwrap().0, last);
+    for (offset, (expected, _)) in &states {
+        // In the middle of a run, too.
+        assert_eq!(service.engine.head(*offset).await.unwrap(), expected.head, "offset={offset}");
+    }
+    service.engine.close().await.unwrap();
     for (offset, (expected, state)) in states.range(full.to..) {
         let (store, restored) = restored(&place, &id("b3"), *offset).await.unwrap();
         assert_eq!(restored.digest, *expected, "offset={offset}");
