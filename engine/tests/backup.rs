@@ -105,16 +105,17 @@ async fn chain(dir: &Path, place: &BackupPlace) -> Vec<(Offset, String)> {
     let engine = Engine::builder(dir).cluster(OLD).options(options).open().await.unwrap();
     let log = log(&engine, 1).await.unwrap();
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
-    let writer = {
+    let mut writer = tokio::task::JoinSet::new();
+    writer.spawn({
         let log = log.clone();
-        tokio::spawn(async move {
+        async move {
             let mut number = 0;
             while stopped.try_recv().is_err() {
                 log.append(&format!("entry {number}")).await.unwrap();
                 number += 1;
             }
-        })
-    };
+        }
+    });
     let mut last = engine.backup(place).full(&id("b0")).await.unwrap();
     for at in 1..4 {
         // Something comes in between.
@@ -125,7 +126,7 @@ async fn chain(dir: &Path, place: &BackupPlace) -> Vec<(Offset, String)> {
         last = engine.backup(place).incremental(&name, &parent).await.unwrap();
     }
     stop.send(()).unwrap();
-    writer.await.unwrap();
+    writer.join_all().await;
     let mut all = logged(&log).await;
     assert!(all.len() >= 4);
     all.retain(|(offset, _)| *offset <= last.to);

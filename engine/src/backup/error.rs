@@ -6,6 +6,7 @@ use palisade_replication::{ClusterId, Disposition, Offset};
 
 use super::BackupId;
 use crate::error::Error;
+use crate::failure::Failure;
 
 /// Why a backup was not taken, not found whole, or not restored. Files are named below the prefix.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -97,6 +98,26 @@ pub enum BackupError {
 }
 
 impl BackupError {
+    /// Which of the closed set of failures it is.
+    #[must_use]
+    pub fn failure(&self) -> Failure {
+        match self {
+            Self::Missing { .. } | Self::Trimmed { .. } | Self::Compacted { .. } => {
+                Failure::NotFound
+            }
+            // What is there is not what its manifest, its parent or this release expects.
+            Self::Damaged { .. }
+            | Self::UnknownFormat { .. }
+            | Self::Foreign { .. }
+            | Self::BrokenChain { .. } => Failure::Incompatible,
+            Self::Behind { .. } => Failure::NotYetApplied,
+            Self::AlreadyExists { .. } => Failure::AlreadyExists,
+            Self::InvalidArgument { .. } => Failure::InvalidArgument,
+            Self::Store { .. } => Failure::Disconnected,
+            Self::Engine(error) => error.failure(),
+        }
+    }
+
     /// What the caller should do. Nothing is ever left half done under another name: what was not finished
     /// is refused, whoever meets it.
     #[must_use]

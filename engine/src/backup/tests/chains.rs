@@ -8,6 +8,7 @@ use std::task::Poll;
 use bytes::Bytes;
 
 use super::*;
+use crate::failure::Failure;
 use crate::handle::Handle;
 use crate::projection::{Applied, At, Projection, ProjectionFault, Rows};
 use crate::sim::SimFabric;
@@ -114,12 +115,14 @@ async fn every_file_counts() {
         store.delete(&path(file)).await.unwrap();
         let error = verify(&place, &last).await.unwrap_err();
         assert!(matches!(&error, BackupError::Missing { file: found } if found == file), "{error}");
+        assert_eq!(error.failure(), Failure::NotFound);
         for at in 0..whole.len() {
             let mut flipped = whole.to_vec();
             flipped[at] ^= 1 << (at % 8);
             store.put(&path(file), Bytes::from(flipped).into()).await.unwrap();
             let error = verify(&place, &last).await.unwrap_err();
             assert_eq!(named(&error), file, "byte={at}: {error}");
+            assert_eq!(error.failure(), Failure::Incompatible, "byte={at}: {error}");
         }
         for length in [0, 1, whole.len() - 1] {
             store.put(&path(file), whole.slice(..length).into()).await.unwrap();
@@ -279,6 +282,7 @@ fn a_gap_is_told() {
     };
     let behind = fabric.block_on(incremental(&behind, "behind", "second")).unwrap_err();
     assert!(matches!(behind, BackupError::Behind { .. }), "{behind}");
+    assert_eq!(behind.failure(), Failure::NotYetApplied);
     fabric.heal();
     fabric.block_on(async {
         for number in 2000..2150 {
