@@ -172,7 +172,7 @@ impl Batch {
 
     /// Sets a key of a map.
     pub fn put<K: Key, V: Stored>(self, map: &ReplicatedMap<K, V>, key: &K, value: &V) -> Self {
-        self.change(map, key, Some(value), None)
+        self.change(map, key, Some(value), None, None)
     }
 
     /// Sets a key of a map if its version is this one; otherwise the whole batch is refused.
@@ -183,12 +183,27 @@ impl Batch {
         value: &V,
         version: Version,
     ) -> Self {
-        self.change(map, key, Some(value), Some(version))
+        self.change(map, key, Some(value), None, Some(version))
+    }
+
+    /// Sets a key of a map that is removed by itself so many milliseconds of log time later: see
+    /// [`ReplicatedMap::put_with_ttl_ms`].
+    pub fn put_with_ttl_ms<K: Key, V: Stored>(
+        mut self,
+        map: &ReplicatedMap<K, V>,
+        key: &K,
+        value: &V,
+        ttl_ms: u64,
+    ) -> Self {
+        if ttl_ms == 0 {
+            self.broken = Some("a time to live is at least a millisecond".to_owned());
+        }
+        self.change(map, key, Some(value), Some(ttl_ms), None)
     }
 
     /// Removes a key from a map.
     pub fn delete<K: Key, V: Stored>(self, map: &ReplicatedMap<K, V>, key: &K) -> Self {
-        self.change(map, key, None, None)
+        self.change(map, key, None, None, None)
     }
 
     /// Removes a key from a map if its version is this one; otherwise the whole batch is refused.
@@ -198,7 +213,7 @@ impl Batch {
         key: &K,
         version: Version,
     ) -> Self {
-        self.change(map, key, None, Some(version))
+        self.change(map, key, None, None, Some(version))
     }
 
     fn change<K: Key, V: Stored>(
@@ -206,12 +221,13 @@ impl Batch {
         map: &ReplicatedMap<K, V>,
         key: &K,
         value: Option<&V>,
+        ttl_ms: Option<u64>,
         guard: Option<Version>,
     ) -> Self {
         let (key, value) = (key.to_bytes(), value.map(Stored::to_bytes));
         let (key_bytes, value_bytes) = (key.len(), value.as_ref().map_or(0, Bytes::len));
         let op = match value {
-            Some(value) => MapOp::Put { guard, key, value },
+            Some(value) => MapOp::Put { guard, ttl_ms, key, value },
             None => MapOp::Delete { guard, key },
         };
         self.op(&map.handle, key_bytes, value_bytes, &op)

@@ -109,6 +109,12 @@ pub enum Error {
         /// What it is at.
         found: Version,
     },
+    /// The map is not known any more as it was then: read it as it is, and go on from there.
+    #[error("what was before is not kept any more, floor={floor}")]
+    Compacted {
+        /// From which offset on it is known.
+        floor: Offset,
+    },
     /// A demand of a batch does not hold, and it says nothing to be done otherwise.
     #[error("guard number {guard} of the batch does not hold")]
     GuardFailed {
@@ -151,6 +157,7 @@ impl Error {
             | Self::Incompatible { .. }
             | Self::InvalidArgument { .. }
             | Self::NotFound { .. }
+            | Self::Compacted { .. }
             | Self::AlreadyExists { .. }
             | Self::IdempotencyConflict
             | Self::DomainUnavailable { .. }
@@ -193,6 +200,9 @@ impl Error {
                 "change the request; it will never be accepted as it is"
             }
             Self::NotFound { .. } => "check the name and the group",
+            Self::Compacted { .. } => {
+                "read it as it is, and watch or read on from the offset of that; or keep more"
+            }
             Self::AlreadyExists { .. } => "use the one that is there, or choose another name",
             Self::IdempotencyConflict => {
                 "use a new request id for a new request; repeat an old one unchanged"

@@ -136,7 +136,7 @@ impl Error {
             Self::RateLimited { .. } => Failure::RateLimited,
             Self::InternalError { .. } => Failure::InternalError,
             Self::InvalidArgument { .. } => Failure::InvalidArgument,
-            Self::NotFound { .. } => Failure::NotFound,
+            Self::NotFound { .. } | Self::Compacted { .. } => Failure::NotFound,
             Self::AlreadyExists { .. } => Failure::AlreadyExists,
             Self::IdempotencyConflict => Failure::IdempotencyConflict,
             Self::DomainUnavailable { .. } => Failure::DomainUnavailable,

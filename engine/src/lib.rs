@@ -38,6 +38,7 @@ mod batch;
 mod batch_apply;
 mod bounds;
 mod builder;
+mod caretaker;
 mod chain;
 mod codec;
 mod command;
@@ -94,7 +95,10 @@ pub use freshness::{Freshness, Read};
 pub use handle::{Done, Handle};
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
 pub use log::{LogEntry, LogPage, ReplicatedLog, SCAN_ENTRIES_MAX};
-pub use map::{MapPage, RANGE_ROWS_MAX, ReplicatedMap, Versioned};
+pub use map::{
+    GET_KEYS_MAX, MapAt, MapChange, MapPage, MapRange, RANGE_ROWS_MAX, ReplicatedMap, Versioned,
+    Watch, WatchEvent, WatchOptions,
+};
 pub use outcome::{Branch, Completion};
 pub use page::SCAN_BYTES_MAX;
 pub use palisade_replication::{
@@ -108,7 +112,7 @@ pub use projection::{
 };
 pub use projections::idempotency::{Fingerprint, REQUESTS_MAX, RETENTION_MS};
 pub use projections::log::LogPosition;
-pub use projections::map::Version;
+pub use projections::map::{History, MapBounds, Version};
 pub use read::{ReadConsistency, ReadOptions};
 pub use receipt::Receipt;
 pub use resource::{

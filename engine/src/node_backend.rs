@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 #[cfg(feature = "backup")]
 use std::sync::Weak;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 #[cfg(feature = "backup")]
 use palisade_replication::{ApplyError, Export};
 use palisade_replication::{
-    ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, MemberChange, Node, NodeError,
-    NodeId, Offset, PeerFault, RecordRun,
+    ChangeRefusal, Committed, Disposition, GroupId, GroupStatus, Incarnation, LogTime,
+    MemberChange, Node, NodeError, NodeId, Offset, PeerFault, RecordRun,
 };
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
 
 use crate::backend::{Backend, BoxFuture, ReadJob};
+use crate::caretaker;
+use crate::engine::WeakEngine;
 use crate::error::Error;
 use crate::machine::EngineMachine;
 use crate::outcome::RecordOutcome;
@@ -62,6 +64,19 @@ impl NodeBackend {
                 let _ = node.close().await;
                 Err(error)
             }
+        }
+    }
+}
+
+/// Looks after the engine once a second, as long as somebody else has it.
+pub(crate) async fn look_after(engine: WeakEngine) {
+    loop {
+        tokio::time::sleep(caretaker::ROUND).await;
+        let Some(engine) = engine.upgrade() else { return };
+        match caretaker::round(&engine).await {
+            Err(error) if error.disposition() == Disposition::Halt => return,
+            Err(error) => tracing::debug!(%error, "housekeeping will be tried again"),
+            Ok(()) => {}
         }
     }
 }
@@ -130,6 +145,12 @@ impl Backend for NodeBackend {
 
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {
         Box::pin(tokio::time::sleep(length))
+    }
+
+    fn wall_clock(&self) -> LogTime {
+        #[expect(clippy::disallowed_methods, reason = "only to know whether a record is due")]
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        LogTime::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
     fn status(&self, group: GroupId) -> BoxFuture<'_, Result<GroupStatus, Error>> {

@@ -22,7 +22,7 @@ use crate::outcome::Outcome;
 use crate::projection::{Registry, RowsRead};
 use crate::projections::idempotency::{Fingerprint, RequestOp};
 use crate::projections::log::{self, LogOp};
-use crate::projections::map::{self, MapOp, Version};
+use crate::projections::map::{self, MapOp, Version, When};
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
 use crate::store::{FamilyId, MemoryStore};
 use crate::stored::Stored;
@@ -102,9 +102,9 @@ impl SimEngine {
     #[must_use]
     pub fn map(&self, group: GroupId, resource: ResourceId, key: &[u8]) -> Option<(Vec<u8>, u64)> {
         let rows = RowsRead::new(&self.store, FamilyId::MAP, group, resource);
-        map::newest(&rows, key)
+        map::get(&rows, key, When::Now)
             .expect("memory can be read")
-            .map(|(value, version)| (value.to_vec(), version.offset().get()))
+            .map(|found| (found.value.to_vec(), found.version.offset().get()))
     }
 }
 
@@ -208,7 +208,7 @@ impl Submission {
         let fingerprint = Fingerprint::of(&self.payload);
         let reserve = RequestOp::Reserve { owner, fingerprint, key: key.clone() };
         let append = LogOp::Append { payload: payload.clone() };
-        let put = MapOp::Put { guard: None, key: key.clone(), value: payload };
+        let put = MapOp::Put { guard: None, ttl_ms: None, key: key.clone(), value: payload };
         let complete = RequestOp::Complete { owner, key, result: bytes::Bytes::new() };
         let ops = vec![
             (requests, reserve.to_bytes()),
@@ -248,7 +248,7 @@ impl Swap {
         let payload = bytes::Bytes::copy_from_slice(&self.payload);
         let guard = self.expected.map(|offset| Version(Offset::new(offset)));
         let append = LogOp::Append { payload: payload.clone() };
-        let put = MapOp::Put { guard, key, value: payload };
+        let put = MapOp::Put { guard, ttl_ms: None, key, value: payload };
         let ops = vec![(self.log, append.to_bytes()), (self.map, put.to_bytes())];
         batch(&self.caller, self.epoch, ops)
     }

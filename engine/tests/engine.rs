@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use palisade::{
     Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogicalResourceName,
-    NodeId, Offset, Placement, ReadConsistency, ReadOptions, ReplicaPolicy,
+    MapRange, NodeId, Offset, Placement, ReadConsistency, ReadOptions, ReplicaPolicy,
     ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec,
     SchemaId, Version,
 };
@@ -225,7 +225,7 @@ async fn another_schema_or_kind_is_incompatible_and_bad_arguments_are_refused() 
     let large = "v".repeat(palisade::VALUE_BYTES_MAX + 1);
     assert!(matches!(service.log.append(&large).await, Err(Error::InvalidArgument { .. })));
     assert!(matches!(service.engine.batch().commit().await, Err(Error::InvalidArgument { .. })));
-    let page = service.map.range(&String::new(), None, 10, ReadConsistency::Linearizable).await;
+    let page = service.map.range(MapRange::all(), ReadConsistency::Linearizable).await;
     assert!(page.unwrap().value.rows.is_empty());
 }
 
@@ -237,17 +237,20 @@ async fn ranges_come_in_key_order_with_one_row_a_key() {
         service.map.put(&key.to_owned(), &format!("value of {key}")).await.unwrap();
     }
     service.map.delete(&"c".to_owned()).await.unwrap();
-    let keys = |from: &str, end: Option<&str>, limit| {
-        let (from, end) = (from.to_owned(), end.map(str::to_owned));
+    let keys = |range: MapRange<String>| {
         let map = service.map.clone();
         async move {
-            let page = map.range(&from, end.as_ref(), limit, ReadConsistency::Local).await.unwrap();
+            let page = map.range(range, ReadConsistency::Local).await.unwrap();
             page.value.rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
         }
     };
-    assert_eq!(keys("", None, 10).await, ["a", "a/1", "b"]);
-    assert_eq!(keys("a/", Some("b"), 10).await, ["a/1"]);
-    assert_eq!(keys("", None, 2).await, ["a", "a/1"]);
+    let key = |key: &str| key.to_owned();
+    assert_eq!(keys(MapRange::all()).await, ["a", "a/1", "b"]);
+    assert_eq!(keys(MapRange::from(&key("a/")).before(&key("b"))).await, ["a/1"]);
+    assert_eq!(keys(MapRange::all().limit(2)).await, ["a", "a/1"]);
+    assert_eq!(keys(MapRange::all().backward()).await, ["b", "a/1", "a"]);
+    assert_eq!(keys(MapRange::all().backward().limit(1)).await, ["b"]);
+    assert_eq!(keys(MapRange::prefix(b"a").backward()).await, ["a/1", "a"]);
 }
 
 /// G12: what is at its bound passes, one more is refused before it is proposed.
@@ -260,7 +263,7 @@ async fn a_batch_is_refused_beyond_its_bounds_and_not_at_them() {
     }
     let ops = |count: usize| {
         let batch = service.engine.batch();
-        (0..count).fold(batch, |batch, _| batch.delete(&service.map, &"k".to_owned())).commit()
+        (0..count).fold(batch, |batch, n| batch.delete(&service.map, &n.to_string())).commit()
     };
     ops(palisade::BATCH_OPS_MAX).await.unwrap();
     refused(ops(palisade::BATCH_OPS_MAX + 1).await);

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use palisade::{
-    Batch, Engine, EngineBuilder, Error, ReadConsistency, ReplicatedIdempotencyStore,
+    Batch, Engine, EngineBuilder, Error, MapRange, ReadConsistency, ReplicatedIdempotencyStore,
     ReplicatedLog, ReplicatedMap, ResourceSpec,
 };
 
@@ -44,6 +44,6 @@ fn futures_are_sent(
     task(&log.append(&text));
     task(&map.put(&text, &text));
     task(&map.get(&text, ReadConsistency::Linearizable));
-    task(&map.range(&text, None, 1, ReadConsistency::Local));
+    task(&map.range(MapRange::all(), ReadConsistency::Local));
     task(&requests.status("r", ReadConsistency::Local));
 }

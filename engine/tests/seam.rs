@@ -9,7 +9,7 @@ use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
     BatchDone, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, KEY_BYTES_MAX,
-    LogicalResourceName, MemberChange, NodeId, Offset, Placement, Read, ReadConsistency,
+    LogicalResourceName, MapRange, MemberChange, NodeId, Offset, Placement, Read, ReadConsistency,
     ReadOptions, Receipt, ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
     RequestStatus, ResourceSpec, SchemaId, Version,
 };
@@ -86,7 +86,7 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     told.note("status", (done.offset, done.result));
 
     told.read("get", map.get(&text("k"), ReadConsistency::Linearizable).await);
-    told.read("range", map.range(&text(""), None, 10, ReadConsistency::Local).await);
+    told.read("range", map.range(MapRange::all(), ReadConsistency::Local).await);
     told.read("scan", log.scan(Offset::ZERO, 10, ReadConsistency::Linearizable).await);
     let ahead = ReadConsistency::AtLeastOffset(engine.applied()?.next());
     told.read("ahead", map.get(&text("k"), ahead).await);

@@ -10,7 +10,7 @@ use super::{KINDS, Step};
 use crate::command::OpenCommand;
 use crate::projections::idempotency::{Fingerprint, RETENTION_MS, RequestGuard, RequestOp};
 use crate::projections::log::LogOp;
-use crate::projections::map::{MapGuard, MapOp, Version};
+use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
     FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId,
     ResourceKind, ResourceSpec, SchemaId,
@@ -65,7 +65,7 @@ pub(super) fn append(payload: &'static str) -> On<Action> {
 
 pub(super) fn put_if(key: &'static str, value: &'static str, version: Version) -> On<Action> {
     let (key, value) = (Bytes::from(key), Bytes::from(value));
-    on(2, Action::Map(MapOp::Put { guard: Some(version), key, value }))
+    on(2, Action::Map(MapOp::Put { guard: Some(version), ttl_ms: None, key, value }))
 }
 
 fn any_key() -> impl Strategy<Value = Bytes> {
@@ -80,10 +80,16 @@ fn any_action() -> impl Strategy<Value = Action> {
     let value = || proptest::sample::select(vec!["", "x", "y"]).prop_map(Bytes::from);
     let owner = || (1_u64..4).prop_map(FenceEpoch::new);
     let guard = || proptest::option::weighted(0.4, any_version());
+    let ttl = || proptest::option::weighted(0.4, 1_u64..2_000);
     prop_oneof![
         2 => value().prop_map(|payload| Action::Log(LogOp::Append { payload })),
-        4 => (guard(), any_key(), value())
-            .prop_map(|(guard, key, value)| Action::Map(MapOp::Put { guard, key, value })),
+        4 => (guard(), ttl(), any_key(), value()).prop_map(|(guard, ttl_ms, key, value)| {
+            Action::Map(MapOp::Put { guard, ttl_ms, key, value })
+        }),
+        1 => (0_u64..3, 0_u64..9).prop_map(|(keep, changes_max)| {
+            let keep_ms = [0, 700, RETENTION_MS][keep as usize];
+            Action::Map(MapOp::Keep { history: History { keep_ms, changes_max } })
+        }),
         1 => (guard(), any_key())
             .prop_map(|(guard, key)| Action::Map(MapOp::Delete { guard, key })),
         4 => (owner(), any_key(), 0_u8..2).prop_map(|(owner, key, raw)| {
@@ -152,9 +158,13 @@ fn any_open() -> impl Strategy<Value = Said> {
     })
 }
 
+fn any_housekeeping() -> impl Strategy<Value = Said> {
+    vec((0_u32..5).prop_map(ResourceId), 1..4).prop_map(Said::Housekeep)
+}
+
 pub(super) fn any_history() -> impl Strategy<Value = Vec<Step>> {
     let later = prop_oneof![6 => Just(0), 3 => 1..1_000_u64, 1 => Just(RETENTION_MS / 2 + 1)];
-    let said = prop_oneof![20 => any_batch(), 1 => any_open()];
+    let said = prop_oneof![20 => any_batch(), 1 => any_open(), 3 => any_housekeeping()];
     let step = (later, said).prop_map(|(later_ms, said)| Step { later_ms, said });
     vec(step, 0..60).prop_map(|steps| opened().into_iter().chain(steps).collect())
 }

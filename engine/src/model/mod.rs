@@ -3,6 +3,7 @@
 
 mod histories;
 mod naive;
+mod naive_map;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,18 +19,19 @@ use proptest::sample::Index;
 
 use self::histories::{any_history, append, batch, complete, opened, put_if, reserve};
 use self::naive::{Model, Said};
+use self::naive_map::{Held, NaiveMap};
 use crate::command::{BatchCommand, Command};
 use crate::digest::{StateDigest, digest};
 use crate::keys;
-use crate::machine::EngineMachine;
+use crate::machine::{EngineMachine, read_position};
 use crate::outcome::{Branch, Completion, Outcome};
 use crate::projection::{Registry, RowsRead};
 use crate::projections::idempotency::{self, REQUESTS_MAX, RequestRefusal, find};
-use crate::projections::map::Version;
+use crate::projections::map::{BelowFloor, KeyRange, Version, When};
 use crate::projections::{log, map};
 use crate::refusal::Refusal;
 use crate::resource::{FenceEpoch, ResourceId, ResourceKind};
-use crate::store::{FamilyId, MemoryStore, StateRead, StateStore, WriteSet};
+use crate::store::{Direction, FamilyId, MemoryStore, StateRead, StateStore, Walk, WriteSet};
 use crate::stored::Stored;
 
 const GROUP: GroupId = GroupId::new(1);
@@ -48,6 +50,7 @@ impl Said {
     fn command(&self) -> Command {
         match self {
             Self::Open(command) => Command::Open(command.clone()),
+            Self::Housekeep(resources) => Command::Housekeep(resources.clone()),
             Self::Batch(batch) => Command::Batch(BatchCommand {
                 caller: batch.caller.clone(),
                 guards: batch.guards.iter().map(|on| on.op(on.what.body())).collect(),
@@ -111,8 +114,8 @@ fn entries(history: &[Step], joins: &[bool]) -> Vec<CommittedEntry> {
 
 /// Everything that the model knows is stored, and nothing else.
 fn assert_state(read: &dyn StateRead, model: &Model) {
+    let applied = read_position(read, GROUP).unwrap().0.offset;
     let mut logged = BTreeMap::new();
-    let mut mapped = BTreeMap::new();
     let mut requests = 0;
     for (at, (kind, _)) in model.resources.iter().enumerate() {
         let id = at as u32 + 1;
@@ -124,17 +127,13 @@ fn assert_state(read: &dyn StateRead, model: &Model) {
                 logged.extend(found.map(|(place, payload)| ((id, place), payload)));
             }
             map::NAME => {
-                let page = map::range(&rows(FamilyId::MAP), b"", None, usize::MAX).unwrap();
-                assert_eq!(page.next, None);
-                for (key, value, version) in page.rows {
-                    mapped.insert((id, Bytes::from(key)), (value, version.offset().get()));
-                }
+                let naive = model.maps.get(&id).cloned().unwrap_or_default();
+                assert_map(&rows(FamilyId::MAP), &naive, applied);
             }
             _ => requests += requests_by_age(&rows(FamilyId::IDEMPOTENCY), id, model),
         }
     }
     assert_eq!(logged, model.logs);
-    assert_eq!(mapped, model.maps);
     assert_eq!(requests, model.requests.len());
     for ((id, key), request) in &model.requests {
         let rows = RowsRead::new(read, FamilyId::IDEMPOTENCY, GROUP, ResourceId(*id));
@@ -143,6 +142,62 @@ fn assert_state(read: &dyn StateRead, model: &Model) {
         assert_eq!((found.owner, found.since.get()), (request.owner, request.since));
         assert_eq!(found.completion, request.done);
     }
+}
+
+/// A map is what the model says, at every offset that it keeps, and so are its changes; there is no row
+/// that none of it needs.
+fn assert_map(rows: &RowsRead<'_>, model: &NaiveMap, applied: Offset) {
+    let held = |found: &map::Found| Held {
+        value: found.value.clone(),
+        version: found.version.offset().get(),
+        ends_at: found.ends_at.map(LogTime::get),
+    };
+    let bounds = map::bounds(rows).unwrap();
+    assert_eq!(bounds.floor.get(), model.floor());
+    assert_eq!(bounds.keys, model.at(u64::MAX).len() as u64);
+    let range = |direction| KeyRange { from: Bytes::new(), end: None, direction, limit: 9_999 };
+    for offset in model.floor()..=applied.get() {
+        let when = When::At(Offset::new(offset));
+        assert_eq!(map::check_floor(rows, when).unwrap(), Ok(()));
+        let wanted: Vec<_> = model.at(offset).into_iter().collect();
+        for direction in [Direction::Forward, Direction::Backward] {
+            let page = map::range(rows, &range(direction), when).unwrap();
+            let found =
+                page.rows.iter().map(|(key, found)| (Bytes::copy_from_slice(key), held(found)));
+            let mut found: Vec<_> = found.collect();
+            if direction == Direction::Backward {
+                found.reverse();
+            }
+            assert_eq!(found, wanted, "at={offset} {direction:?}");
+        }
+        let told = map::changes(rows, Offset::new(offset), |_| true).unwrap().unwrap();
+        let told = told.records.iter().flat_map(|record| {
+            let told = |change: &map::Changed| {
+                let (now, before) =
+                    (change.now.as_ref().map(held), change.before.as_ref().map(held));
+                let key = Bytes::copy_from_slice(&change.key);
+                (record.offset.get(), key, now, before, change.ended)
+            };
+            record.changes.iter().map(told).collect::<Vec<_>>()
+        });
+        assert_eq!(told.collect::<Vec<_>>(), model.told(offset), "behind={offset}");
+    }
+    if let Some(below) = model.floor().checked_sub(1) {
+        let floor = BelowFloor(bounds.floor);
+        assert_eq!(map::check_floor(rows, When::At(Offset::new(below))).unwrap(), Err(floor));
+        assert_eq!(map::changes(rows, Offset::new(below), |_| true).unwrap(), Err(floor));
+    }
+    // Versions: those that are visible at the floor, and one for each change behind it.
+    let (mut versions, mut ends) = (0, 0);
+    let mut count = |key: &[u8], _: &[u8]| {
+        versions += usize::from(key[0] == b'v');
+        ends += usize::from(key[0] == b'x');
+        Walk::Next
+    };
+    rows.walk(b"", None, Direction::Forward, &mut count).unwrap();
+    assert_eq!(versions, model.versions());
+    let end = model.at(u64::MAX).into_values().filter(|held| held.ends_at.is_some());
+    assert_eq!(ends, end.count());
 }
 
 /// How many requests there are by age, each of the age that the model knows.

@@ -10,12 +10,13 @@ use crate::outcome::{Branch, Completion, Outcome};
 use crate::projections::idempotency::{Fingerprint, RETENTION_MS, RequestGuard, RequestOp};
 use crate::projections::idempotency::{NAME as REQUESTS, RequestRefusal};
 use crate::projections::log::{LogOp, LogPosition};
-use crate::projections::map::{MapGuard, MapOp, MapRefusal, NAME as MAP, Version};
+use crate::projections::map::{MapGuard, MapOp, NAME as MAP, Version};
 use crate::refusal::Refusal;
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
 use crate::stored::Stored;
 
 use super::Step;
+use super::naive_map::NaiveMap;
 
 /// An operation, as whoever makes it has it.
 #[derive(Clone, Debug)]
@@ -37,6 +38,7 @@ pub(super) enum Demand {
 pub(super) enum Said {
     Open(OpenCommand),
     Batch(Batch),
+    Housekeep(Vec<ResourceId>),
 }
 
 #[derive(Clone, Debug)]
@@ -93,15 +95,15 @@ pub(super) struct Request {
 pub(super) struct Model {
     pub(super) resources: Vec<(ResourceKind, ResourceSpec)>,
     pub(super) logs: BTreeMap<(u32, LogPosition), Bytes>,
-    pub(super) maps: BTreeMap<(u32, Bytes), (Bytes, u64)>,
+    pub(super) maps: BTreeMap<u32, NaiveMap>,
     pub(super) requests: BTreeMap<(u32, Bytes), Request>,
 }
 
 /// Where a record stands.
 #[derive(Clone, Copy)]
-struct Here {
-    offset: u64,
-    now: u64,
+pub(super) struct Here {
+    pub(super) offset: u64,
+    pub(super) now: u64,
 }
 
 /// Why a batch ends early.
@@ -126,6 +128,14 @@ impl Model {
         let before = self.clone();
         let outcome = match said {
             Said::Open(command) => self.open(command),
+            Said::Housekeep(resources) => {
+                for id in resources {
+                    if let Some(map) = self.maps.get_mut(&id.0) {
+                        map.tidy(here);
+                    }
+                }
+                Outcome::Applied { branch: Branch::Then, outcomes: Vec::new() }
+            }
             Said::Batch(batch) => match self.batch(here, batch) {
                 Ok((branch, outcomes)) => Outcome::Applied { branch, outcomes },
                 Err(End::Duplicate(first)) => Outcome::Duplicate(first),
@@ -249,8 +259,7 @@ impl Model {
     }
 
     fn version(&self, id: u32, key: &Bytes) -> Version {
-        let found = self.maps.get(&(id, key.clone()));
-        found.map_or(Version::ABSENT, |(_, offset)| Version(Offset::new(*offset)))
+        self.maps.get(&id).map_or(Version::ABSENT, |map| map.version(key))
     }
 
     fn op(&mut self, here: Here, number: usize, op: &On<Action>) -> Result<Bytes, End> {
@@ -263,25 +272,11 @@ impl Model {
                 Ok(place.to_bytes())
             }
             Action::Map(op) => {
-                let (MapOp::Put { guard, key, .. } | MapOp::Delete { guard, key }) = op;
-                let found = self.version(id, key);
-                if let Some(expected) = *guard
-                    && expected != found
-                {
-                    let detail = MapRefusal::VersionMismatch { expected, found }.to_bytes();
-                    let refusal = Refusal::ByProjection { projection: MAP, op: number, detail };
-                    return Err(End::Refused(refusal));
-                }
-                let at = (id, key.clone());
-                match op {
-                    MapOp::Put { value, .. } => {
-                        self.maps.insert(at, (value.clone(), here.offset));
-                    }
-                    MapOp::Delete { .. } => {
-                        self.maps.remove(&at);
-                    }
-                }
-                Ok(found.to_bytes())
+                let done = self.maps.entry(id).or_default().apply(here, op);
+                done.map(|found| found.to_bytes()).map_err(|refusal| {
+                    let detail = refusal.to_bytes();
+                    End::Refused(Refusal::ByProjection { projection: MAP, op: number, detail })
+                })
             }
             Action::Request(RequestOp::Reserve { owner, fingerprint, key }) => {
                 self.reserve(here, id, *owner, *fingerprint, key)

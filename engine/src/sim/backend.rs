@@ -9,8 +9,8 @@ use bytes::Bytes;
 #[cfg(feature = "backup")]
 use palisade_replication::{ApplyError, Export};
 use palisade_replication::{
-    ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, MemberChange, NodeError, NodeId,
-    Offset, PeerFault, RecordRun,
+    ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, NodeError,
+    NodeId, Offset, PeerFault, RecordRun,
 };
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
@@ -111,6 +111,10 @@ impl Backend for SimBackend {
         let woken = self.desk.sleep(us);
         // Without a simulation there is no time to wait for.
         Box::pin(async move { woken.await.unwrap_or_default() })
+    }
+
+    fn wall_clock(&self) -> LogTime {
+        self.desk.clock(self.life.node)
     }
 
     fn status(&self, group: GroupId) -> BoxFuture<'_, Result<GroupStatus, Error>> {

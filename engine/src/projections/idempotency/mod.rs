@@ -20,6 +20,7 @@ mod window;
 use std::cmp::Ordering;
 
 use bytes::Bytes;
+use palisade_replication::LogTime;
 
 pub use self::op::Fingerprint;
 pub(crate) use self::op::{RequestGuard, RequestOp, RequestRefusal};
@@ -151,6 +152,14 @@ impl AnyProjection for Requests {
 
     fn holds(&self, guard: &Bytes, rows: &RowsRead<'_>) -> Result<bool, ProjectionFault> {
         self.0.holds(guard, rows)
+    }
+
+    fn due(&self, rows: &RowsRead<'_>) -> Result<Option<LogTime>, ProjectionFault> {
+        self.0.due(rows)
+    }
+
+    fn tidy(&self, at: At, rows: &mut Rows<'_, '_>, most: usize) -> Result<(), ProjectionFault> {
+        self.0.tidy(at, rows, most)
     }
 
     fn repeats(
