@@ -14,8 +14,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, NodeId,
-    Offset, PeerFault,
+    Offset, PeerFault, RecordRun,
 };
+#[cfg(feature = "backup")]
+use tokio::sync::mpsc;
 
 use crate::error::Error;
 use crate::outcome::RecordOutcome;
@@ -49,6 +51,20 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Runs a read on one moment's state, where nobody waits for it who has something else to do.
     fn read(&self, job: ReadJob) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Committed records from `from` on, as far as they are applied here: about so many bytes of them, and
+    /// none if nothing is applied there. That the log begins later is an answer like another: where.
+    fn records(
+        &self,
+        group: GroupId,
+        from: Offset,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Result<Vec<RecordRun>, Offset>, Error>>;
+
+    /// The group's state of one moment as the chunks of a snapshot, read while they are taken, on a thread
+    /// that nothing else waits for. Nothing more comes after an error.
+    #[cfg(feature = "backup")]
+    fn export(&self, group: GroupId) -> Result<mpsc::Receiver<Result<Bytes, Error>>, Error>;
 
     /// Resolves after so long.
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()>;

@@ -203,7 +203,10 @@ impl EngineBuilder {
 }
 
 #[cfg(feature = "rocksdb")]
-fn open_store(dir: &Path, families: Families) -> Result<(Arc<dyn StateStore>, bool), Error> {
+pub(crate) fn open_store(
+    dir: &Path,
+    families: Families,
+) -> Result<(Arc<dyn StateStore>, bool), Error> {
     std::fs::create_dir_all(dir).map_err(|error| Error::InternalError {
         what: format!("could not create {}: {error}", dir.display()),
     })?;

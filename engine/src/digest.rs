@@ -19,6 +19,23 @@ pub struct StateDigest {
     pub projections: Vec<(&'static str, ChainHead)>,
 }
 
+/// SHA-256 over the rows of one family, in the order of their keys.
+#[derive(Default)]
+pub(crate) struct FamilyDigest(Sha256);
+
+impl FamilyDigest {
+    pub(crate) fn row(&mut self, key: &[u8], value: &[u8]) {
+        for part in [key, value] {
+            self.0.update((part.len() as u64).to_le_bytes());
+            self.0.update(part);
+        }
+    }
+
+    pub(crate) fn finish(self) -> ChainHead {
+        ChainHead(self.0.finalize().into())
+    }
+}
+
 /// Reads the whole state of one moment.
 pub(crate) fn digest(read: &dyn StateRead, group: GroupId) -> Result<StateDigest, StoreError> {
     let (position, head) = read_position(read, group)?;
@@ -28,17 +45,14 @@ pub(crate) fn digest(read: &dyn StateRead, group: GroupId) -> Result<StateDigest
         if family == FamilyId::META {
             continue;
         }
-        let mut hasher = Sha256::new();
+        let mut digest = FamilyDigest::default();
         if let Some((from, end)) = keys::of_group(family, group) {
             read.walk(family, &from, &end, Direction::Forward, &mut |key, value| {
-                for part in [key, value] {
-                    hasher.update((part.len() as u64).to_le_bytes());
-                    hasher.update(part);
-                }
+                digest.row(key, value);
                 Walk::Next
             })?;
         }
-        projections.push((read.families().name(family), ChainHead(hasher.finalize().into())));
+        projections.push((read.families().name(family), digest.finish()));
     }
     Ok(StateDigest { offset: position.offset, head, projections })
 }

@@ -30,7 +30,10 @@
 //! The guarantees have numbers, G1 to G12; the README lists them. `docs/architecture.md` is the map
 //! of this crate.
 
+pub mod audit;
 mod backend;
+#[cfg(feature = "backup")]
+pub mod backup;
 mod batch;
 mod batch_apply;
 mod bounds;
@@ -62,9 +65,11 @@ mod page;
 mod profile;
 mod projection;
 mod projections;
+mod prove;
 mod read;
 mod readers;
 mod receipt;
+mod records;
 mod refusal;
 mod resource;
 mod resource_table;

@@ -28,7 +28,7 @@ use crate::store::{FamilyId, StateRead, StateStore, StoreError, WriteSet};
 use crate::view::View;
 
 /// Format of everything stored, beside each record's own version.
-const STATE_VERSION: u8 = 2;
+pub(crate) const STATE_VERSION: u8 = 2;
 
 /// The engine's state machine over a store.
 pub(crate) struct EngineMachine {
@@ -62,14 +62,19 @@ impl EngineMachine {
         groups: &[GroupId],
     ) -> Result<Self, Error> {
         claim(&*store, cluster, node)?;
+        Self::unclaimed(store, registry, keeps, groups)
+    }
+
+    /// Takes up a state without asking whose it is.
+    pub(crate) fn unclaimed(
+        store: Arc<dyn StateStore>,
+        registry: Registry,
+        keeps: bool,
+        groups: &[GroupId],
+    ) -> Result<Self, Error> {
         let mut machine = Self { store, registry, keeps, groups: BTreeMap::new() };
         for group in groups {
-            machine.load(*group).map_err(|error| match error {
-                LoadError::Store(error) => stopped(&error),
-                LoadError::Unregistered(unknown) => {
-                    Error::Incompatible { expected: unknown.expected, found: unknown.found }
-                }
-            })?;
+            machine.load(*group)?;
         }
         Ok(machine)
     }
@@ -198,9 +203,7 @@ impl Group {
 
 /// Refuses another node's state, and marks an empty store as this one's.
 fn claim(store: &dyn StateStore, cluster: ClusterId, node: NodeId) -> Result<(), Error> {
-    let mut owner = vec![STATE_VERSION];
-    owner.extend_from_slice(&cluster.get().to_le_bytes());
-    owner.extend_from_slice(&node.get().to_le_bytes());
+    let owner = owner_row(cluster, node);
     match store.get(FamilyId::META, keys::OWNER).map_err(|error| stopped(&error))? {
         Some(found) if found[..] == owner[..] => Ok(()),
         Some(found) if found.first() != Some(&STATE_VERSION) => Err(Error::Incompatible {
@@ -212,15 +215,30 @@ fn claim(store: &dyn StateStore, cluster: ClusterId, node: NodeId) -> Result<(),
                 version => format!("state version={version:?}: open it with a newer release"),
             },
         }),
+        Some(found) if found[..] == *UNFINISHED => Err(Error::Incompatible {
+            expected: format!("state of cluster={cluster} node={node}"),
+            found: "an unfinished restore: empty the directory, and restore again".to_owned(),
+        }),
         Some(_) => Err(Error::Incompatible {
             expected: format!("state of cluster={cluster} node={node}"),
             found: "state of another node".to_owned(),
         }),
         None => {
-            let write = (FamilyId::META, keys::OWNER.to_vec(), Some(owner.into()));
+            let write = (FamilyId::META, keys::OWNER.to_vec(), Some(owner));
             store.commit(WriteSet::rows(vec![write])).map_err(|error| stopped(&error))
         }
     }
+}
+
+/// Stands in place of the owner while a state is being restored.
+pub(crate) const UNFINISHED: &[u8] = &[STATE_VERSION, b'r'];
+
+/// Whose a state is, as it is stored.
+pub(crate) fn owner_row(cluster: ClusterId, node: NodeId) -> Bytes {
+    let mut owner = vec![STATE_VERSION];
+    owner.extend_from_slice(&cluster.get().to_le_bytes());
+    owner.extend_from_slice(&node.get().to_le_bytes());
+    owner.into()
 }
 
 /// A group's position as it is stored.
@@ -242,24 +260,37 @@ pub(crate) fn read_position(
     let Some(raw) = read.get(FamilyId::META, &keys::position(group))? else {
         return Ok((AppliedPosition::ZERO, ChainHead::ZERO));
     };
-    let decode = || -> Result<_, DecodeError> {
-        let mut reader = Reader::new(raw);
-        let head = ChainHead(reader.array("chain head")?);
-        let position = AppliedPosition {
-            index: LogIndex::new(reader.number("index")?),
-            term: Term::new(reader.number("term")?),
-            members_index: LogIndex::new(reader.number("members index")?),
-            offset: Offset::new(reader.number("offset")?),
-            log_time: LogTime::new(reader.number("log time")?),
-        };
-        reader.end("position")?;
-        Ok((position, head))
+    decode_position(raw).map_err(|error| StoreError { what: error.to_string() })
+}
+
+/// What [`encode_position`] wrote.
+pub(crate) fn decode_position(raw: Bytes) -> Result<(AppliedPosition, ChainHead), DecodeError> {
+    let mut reader = Reader::new(raw);
+    let head = ChainHead(reader.array("chain head")?);
+    let position = AppliedPosition {
+        index: LogIndex::new(reader.number("index")?),
+        term: Term::new(reader.number("term")?),
+        members_index: LogIndex::new(reader.number("members index")?),
+        offset: Offset::new(reader.number("offset")?),
+        log_time: LogTime::new(reader.number("log time")?),
     };
-    decode().map_err(|error| StoreError { what: error.to_string() })
+    reader.end("position")?;
+    Ok((position, head))
 }
 
 fn failed(what: &str) -> ApplyError {
     ApplyError::of_node(what)
+}
+
+impl From<LoadError> for Error {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Store(error) => stopped(&error),
+            LoadError::Unregistered(unknown) => {
+                Self::Incompatible { expected: unknown.expected, found: unknown.found }
+            }
+        }
+    }
 }
 
 pub(crate) fn stopped(error: &StoreError) -> Error {
@@ -283,6 +314,11 @@ mod tests {
         claim(&store, cluster, node).unwrap();
         assert_eq!(refused(cluster, NodeId::new(2)), "state of another node");
         assert_eq!(refused(ClusterId::new(8), node), "state of another node");
+
+        let unfinished = Some(Bytes::from_static(UNFINISHED));
+        let writes = vec![(FamilyId::META, keys::OWNER.to_vec(), unfinished)];
+        store.commit(WriteSet::rows(writes)).unwrap();
+        assert!(refused(cluster, node).starts_with("an unfinished restore"));
 
         let newer = Some(Bytes::from_static(&[STATE_VERSION + 1]));
         let writes = vec![(FamilyId::META, keys::OWNER.to_vec(), newer)];

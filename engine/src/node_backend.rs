@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+#[cfg(feature = "backup")]
+use std::sync::Weak;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+#[cfg(feature = "backup")]
+use palisade_replication::{ApplyError, Export};
 use palisade_replication::{
     ChangeRefusal, Committed, Disposition, GroupId, GroupStatus, Incarnation, LogTime,
-    MemberChange, Node, NodeError, NodeId, Offset, PeerFault,
+    MemberChange, Node, NodeError, NodeId, Offset, PeerFault, RecordRun,
 };
+#[cfg(feature = "backup")]
+use tokio::sync::mpsc;
 
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::caretaker;
@@ -17,8 +23,13 @@ use crate::error::Error;
 use crate::machine::EngineMachine;
 use crate::outcome::RecordOutcome;
 use crate::readers::Readers;
+#[cfg(feature = "backup")]
+use crate::snapshot::StateExport;
 use crate::store::StateStore;
 
+/// Chunks of a state that were read and are not taken yet.
+#[cfg(feature = "backup")]
+const EXPORT_CHUNKS_MAX: usize = 2;
 /// Threads that read the state.
 const READER_THREADS: usize = 2;
 
@@ -26,6 +37,9 @@ const READER_THREADS: usize = 2;
 pub(crate) struct NodeBackend {
     node: Node<EngineMachine>,
     readers: Readers,
+    /// The node and the readers keep it open, and nothing else but an export under way.
+    #[cfg(feature = "backup")]
+    store: Weak<dyn StateStore>,
 }
 
 impl NodeBackend {
@@ -38,7 +52,12 @@ impl NodeBackend {
         store: &Arc<dyn StateStore>,
     ) -> Result<Self, Error> {
         match Readers::start(store, READER_THREADS) {
-            Ok(readers) => Ok(Self { node, readers }),
+            Ok(readers) => Ok(Self {
+                node,
+                readers,
+                #[cfg(feature = "backup")]
+                store: Arc::downgrade(store),
+            }),
             Err(error) => {
                 // The caller hears the first cause; a node that would not close as well is gone
                 // with this process.
@@ -88,6 +107,40 @@ impl Backend for NodeBackend {
 
     fn read(&self, job: ReadJob) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(self.readers.read(job))
+    }
+
+    fn records(
+        &self,
+        group: GroupId,
+        from: Offset,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Result<Vec<RecordRun>, Offset>, Error>> {
+        Box::pin(async move {
+            match self.node.records(group, from, bytes_max).await {
+                Ok(runs) => Ok(Ok(runs)),
+                Err(NodeError::RecordsTrimmed { first }) => Ok(Err(first)),
+                Err(error) => Err(error.into()),
+            }
+        })
+    }
+
+    #[cfg(feature = "backup")]
+    fn export(&self, group: GroupId) -> Result<mpsc::Receiver<Result<Bytes, Error>>, Error> {
+        let store = self.store.upgrade().ok_or(NodeError::Closed)?;
+        let (chunks, taken) = mpsc::channel(EXPORT_CHUNKS_MAX);
+        let mut export = StateExport { store, group };
+        tokio::task::spawn_blocking(move || {
+            let exported = export.run(&mut |_, chunk| {
+                let gone = |_| ApplyError::of_node("nobody takes the state any more");
+                chunks.blocking_send(Ok(chunk)).map_err(gone)
+            });
+            if let Err(error) = exported {
+                // Whoever gave up is told nothing.
+                let what = error.to_string();
+                let _ = chunks.blocking_send(Err(Error::InternalError { what }));
+            }
+        });
+        Ok(taken)
     }
 
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use palisade_replication::GroupId;
 
 use crate::codec::{DecodeError, Reader, put_number};
@@ -107,13 +108,28 @@ impl ResourceTable {
                 *id
             }
         };
-        let mut raw = Vec::with_capacity(128);
-        put_kind(&mut raw, &wanted.kind);
-        put_number(&mut raw, wanted.version.into());
-        encode_spec(&mut raw, &wanted.spec);
-        view.put(FamilyId::RESOURCES, keys::resource(group, id), raw.into());
+        view.put(FamilyId::RESOURCES, keys::resource(group, id), encode(&wanted));
         self.by_id.insert(id, wanted);
         Outcome::Opened { resource: id }
+    }
+
+    /// All resources as they are stored, with their epochs raised by one: no writer that has one open is the
+    /// current one any more.
+    #[cfg(all(feature = "backup", any(feature = "rocksdb", test)))]
+    pub(crate) fn raised(&self, group: GroupId) -> Vec<(FamilyId, Vec<u8>, Option<Bytes>)> {
+        let row = |(id, resource): (&ResourceId, &Resource)| {
+            let mut resource = resource.clone();
+            let epoch = resource.spec.epoch.get();
+            resource.spec.epoch = crate::resource::FenceEpoch::new(epoch.saturating_add(1));
+            (FamilyId::RESOURCES, keys::resource(group, *id), Some(encode(&resource)))
+        };
+        self.by_id.iter().map(row).collect()
+    }
+
+    /// What each resource is, with its current epoch.
+    #[cfg(all(feature = "backup", test))]
+    pub(crate) fn specs(&self) -> impl Iterator<Item = &ResourceSpec> {
+        self.by_id.values().map(|resource| &resource.spec)
     }
 
     /// The resource of an operation or guard, if this writer, from there, may touch it.
@@ -242,8 +258,16 @@ fn difference(wanted: &Resource, found: &Resource) -> Option<(String, String)> {
         })
 }
 
+fn encode(resource: &Resource) -> Bytes {
+    let mut raw = Vec::with_capacity(128);
+    put_kind(&mut raw, &resource.kind);
+    put_number(&mut raw, resource.version.into());
+    encode_spec(&mut raw, &resource.spec);
+    raw.into()
+}
+
 fn decode(raw: &[u8]) -> Result<Resource, DecodeError> {
-    let mut reader = Reader::new(bytes::Bytes::copy_from_slice(raw));
+    let mut reader = Reader::new(Bytes::copy_from_slice(raw));
     let kind = take_kind(&mut reader)?;
     let version = u32::try_from(reader.number("projection version")?)
         .map_err(|_| DecodeError { what: "projection version" })?;

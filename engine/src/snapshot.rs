@@ -124,19 +124,7 @@ pub(crate) fn install(
     store.commit(gone).map_err(failed)?;
     let mut last = None;
     for chunk in chunks {
-        let mut writes = Vec::new();
-        for (family, key, value) in rows(store.families(), chunk?)? {
-            if family == FamilyId::META && key == mark {
-                last = Some(value);
-            } else if keys::of_group(family, group)
-                .is_some_and(|(from, end)| from <= key && key < end)
-            {
-                writes.push((family, key, Some(value)));
-            } else {
-                return Err(broken("a row is not of this group"));
-            }
-        }
-        store.commit(WriteSet::rows(writes)).map_err(failed)?;
+        last = put_chunk(store, group, chunk?)?.or(last);
     }
     let last = last.ok_or_else(|| broken("it has no position"))?;
     let writes = vec![(FamilyId::META, mark, Some(last))];
@@ -148,15 +136,69 @@ pub(crate) fn install(
     store.flush().map_err(failed)
 }
 
+/// Commits the rows of a chunk, but for the position, which it returns.
+pub(crate) fn put_chunk(
+    store: &dyn StateStore,
+    group: GroupId,
+    chunk: Bytes,
+) -> Result<Option<Bytes>, ApplyError> {
+    let mark = keys::position(group);
+    let (mut position, mut writes) = (None, Vec::new());
+    for (family, key, value) in rows(store.families(), chunk)? {
+        let range = keys::of_group(family, group);
+        if family == FamilyId::META && key == mark {
+            position = Some(value);
+        } else if range.is_some_and(|(from, end)| from <= key && key < end) {
+            writes.push((family, key, Some(value)));
+        } else {
+            return Err(broken("a row is not of this group"));
+        }
+    }
+    store.commit(WriteSet::rows(writes)).map_err(failed)?;
+    Ok(position)
+}
+
 type Row = (FamilyId, Vec<u8>, Bytes);
 
-fn rows(families: &Families, mut chunk: Bytes) -> Result<Vec<Row>, ApplyError> {
+fn rows(families: &Families, chunk: Bytes) -> Result<Vec<Row>, ApplyError> {
+    let (mut rows, mut family) = (Vec::new(), None);
+    read_chunk(chunk, |part| {
+        match part {
+            Part::Family(name) => {
+                let known = families.find(&name).ok_or_else(|| {
+                    let name = String::from_utf8_lossy(&name).into_owned();
+                    broken(&format!("it has rows of projection={name}, which is not registered"))
+                });
+                family = Some(known?);
+            }
+            Part::Row(key, value) => {
+                let family = family.ok_or_else(|| broken("a row is of no family"))?;
+                rows.push((family, key.to_vec(), value));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+/// What a chunk is made of.
+pub(crate) enum Part {
+    /// The rows that follow are of the family with this name.
+    Family(Bytes),
+    /// Key and value.
+    Row(Bytes, Bytes),
+}
+
+/// Takes a chunk apart.
+pub(crate) fn read_chunk(
+    mut chunk: Bytes,
+    mut each: impl FnMut(Part) -> Result<(), ApplyError>,
+) -> Result<(), ApplyError> {
     let short = || broken("a chunk ends early");
     let version = chunk.try_get_u8().map_err(|_| short())?;
     if version != VERSION {
         return Err(broken(&format!("a chunk has version={version}, known={VERSION}")));
     }
-    let (mut rows, mut family) = (Vec::new(), None);
     while chunk.has_remaining() {
         match chunk.get_u8() {
             FAMILY_TAG => {
@@ -164,15 +206,9 @@ fn rows(families: &Families, mut chunk: Bytes) -> Result<Vec<Row>, ApplyError> {
                 if chunk.remaining() < length {
                     return Err(short());
                 }
-                let name = chunk.split_to(length);
-                let known = families.find(&name).ok_or_else(|| {
-                    let name = String::from_utf8_lossy(&name).into_owned();
-                    broken(&format!("it has rows of projection={name}, which is not registered"))
-                });
-                family = Some(known?);
+                each(Part::Family(chunk.split_to(length)))?;
             }
             ROW_TAG => {
-                let family = family.ok_or_else(|| broken("a row is of no family"))?;
                 if chunk.remaining() < ROW_LENGTHS_BYTES {
                     return Err(short());
                 }
@@ -180,13 +216,13 @@ fn rows(families: &Families, mut chunk: Bytes) -> Result<Vec<Row>, ApplyError> {
                 if key.checked_add(value).is_none_or(|both| chunk.remaining() < both) {
                     return Err(short());
                 }
-                let key = chunk.split_to(key).to_vec();
-                rows.push((family, key, chunk.split_to(value)));
+                let key = chunk.split_to(key);
+                each(Part::Row(key, chunk.split_to(value)))?;
             }
             tag => return Err(broken(&format!("a chunk has an unknown tag={tag}"))),
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
 fn broken(what: &str) -> ApplyError {
@@ -304,7 +340,9 @@ mod tests {
             |raw: &[u8]| rows(&families, Bytes::copy_from_slice(raw)).unwrap_err().to_string();
         assert!(refused(b"").contains("ends early"));
         assert!(refused(b"\x01\x02").contains("version=1, known=2"));
-        assert!(refused(b"\x02r").contains("of no family"));
+        let row = b"\x02r\x01\0\0\0\0\0\0\0k";
+        assert!(refused(row).contains("of no family"));
+        assert!(refused(&row[..2]).contains("ends early"));
         assert!(refused(b"\x02f\x03lo").contains("ends early"));
         assert!(refused(b"\x02x").contains("unknown tag=120"));
         assert!(refused(b"\x02f\x03logr\x01\0\0\0").contains("ends early"));

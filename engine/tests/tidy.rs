@@ -205,6 +205,9 @@ const RAFT: Border = Border {
     files: &["replication/src/replica/", "replication/src/log_store.rs"],
 };
 
+const OBJECT_STORE: Border =
+    Border { crates: &["object_store"], files: &["engine/src/backup/", "engine/tests/backup.rs"] };
+
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
@@ -252,6 +255,15 @@ fn raft_stays_behind_the_replica() {
         "Only replication/src/replica/ and log_store.rs import raft or protobuf. \
          Convert to a type of ours there.",
         wrong_imports(&RAFT, &sources()),
+    );
+}
+
+#[test]
+fn object_store_stays_behind_backups() {
+    hold(
+        "Only engine/src/backup/ imports object_store, and in there only place.rs speaks to one. \
+         Add what you need to BackupPlace.",
+        wrong_imports(&OBJECT_STORE, &sources()),
     );
 }
 

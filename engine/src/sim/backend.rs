@@ -1,13 +1,19 @@
 //! A node of a simulated cluster behind an engine.
 
 use std::collections::BTreeMap;
+#[cfg(feature = "backup")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+#[cfg(feature = "backup")]
+use palisade_replication::{ApplyError, Export};
 use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, NodeError,
-    NodeId, Offset, PeerFault,
+    NodeId, Offset, PeerFault, RecordRun,
 };
+#[cfg(feature = "backup")]
+use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use super::RecordOutcome;
@@ -15,6 +21,8 @@ use super::desk::{Answer, Desk, End, Life, Question};
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::error::Error;
 use crate::machine::{read_position, stopped};
+#[cfg(feature = "backup")]
+use crate::snapshot::StateExport;
 use crate::store::StateStore;
 
 /// One life of a simulated node. Answers come while the fabric lets time pass.
@@ -68,6 +76,34 @@ impl Backend for SimBackend {
             let store = self.desk.store(self.life)?;
             job(&*store.snapshot()).map_err(|error| stopped(&error))
         })
+    }
+
+    fn records(
+        &self,
+        group: GroupId,
+        from: Offset,
+        bytes_max: usize,
+    ) -> BoxFuture<'_, Result<Result<Vec<RecordRun>, Offset>, Error>> {
+        let question = move |answer| Question::Records { group, from, bytes_max, answer };
+        Box::pin(self.ask(question, NodeError::Closed))
+    }
+
+    /// All at once, and in memory: it is a small state.
+    #[cfg(feature = "backup")]
+    fn export(&self, group: GroupId) -> Result<mpsc::Receiver<Result<Bytes, Error>>, Error> {
+        let store = self.desk.store(self.life)?;
+        let mut chunks = Vec::new();
+        let exported = StateExport { store: Arc::new(store), group }.run(&mut |_, chunk| {
+            chunks.push(Ok(chunk));
+            Ok(())
+        });
+        let failed = |error: ApplyError| Error::InternalError { what: error.to_string() };
+        chunks.extend(exported.map_err(failed).err().map(Err));
+        let (send, taken) = mpsc::channel(chunks.len().max(1));
+        for chunk in chunks {
+            send.try_send(chunk).expect("there is room for all");
+        }
+        Ok(taken)
     }
 
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {

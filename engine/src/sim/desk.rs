@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, LogTime, MemberChange, NodeError, NodeId,
-    Offset,
+    Offset, RecordRun,
 };
 use tokio::sync::oneshot;
 
@@ -34,6 +34,9 @@ pub(super) struct Life {
     pub(super) number: usize,
 }
 
+/// Runs of records, or where the log begins that does not go back so far.
+pub(super) type Records = Result<Vec<RecordRun>, Offset>;
+
 /// What a handle asks of its node.
 pub(super) enum Question {
     Propose { group: GroupId, payload: Bytes, answer: Answer<Committed<RecordOutcome>> },
@@ -41,6 +44,7 @@ pub(super) enum Question {
     Change { group: GroupId, change: MemberChange, answer: Answer<Result<(), ChangeRefusal>> },
     Status { group: GroupId, answer: Answer<GroupStatus> },
     Applied { group: GroupId, at_least: Offset, answer: Answer<()> },
+    Records { group: GroupId, from: Offset, bytes_max: usize, answer: Answer<Records> },
     Transfer { group: GroupId, to: NodeId },
     Close { answer: Answer<()> },
 }
@@ -53,6 +57,7 @@ impl Question {
             Self::Barrier { answer, .. } => tell(answer, Err(cause)),
             Self::Change { answer, .. } => tell(answer, Err(cause)),
             Self::Status { answer, .. } => tell(answer, Err(cause)),
+            Self::Records { answer, .. } => tell(answer, Err(cause)),
             Self::Applied { answer, .. } | Self::Close { answer } => tell(answer, Err(cause)),
             Self::Transfer { .. } => {}
         }

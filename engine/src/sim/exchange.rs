@@ -98,6 +98,14 @@ impl Exchange {
                 Question::Applied { group, at_least, answer } => {
                     self.behind.push((life, group, at_least, answer));
                 }
+                Question::Records { group, from, bytes_max, answer } => {
+                    let records = match cluster.records(node, group, from, bytes_max) {
+                        Ok(runs) => Ok(Ok(runs)),
+                        Err(NodeError::RecordsTrimmed { first }) => Ok(Err(first)),
+                        Err(error) => Err(error.into()),
+                    };
+                    tell(answer, records);
+                }
                 Question::Transfer { group, to } => cluster.transfer(node, group, to),
                 Question::Close { answer } => {
                     cluster.kill(node);

@@ -15,6 +15,9 @@ pub(crate) struct FamilyId(u8);
 impl FamilyId {
     /// Whose state this is, and how far it is applied.
     pub(crate) const META: Self = Self(0);
+    /// What that one is called.
+    #[cfg(feature = "backup")]
+    pub(crate) const META_NAME: &'static str = BUILT_IN[0];
     /// The table of resources.
     pub(crate) const RESOURCES: Self = Self(1);
     /// Payloads of logs.

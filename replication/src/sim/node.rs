@@ -13,8 +13,9 @@ use crate::effects::{Apply, Effects, Input, Role, ShelfEffect, WallTime};
 use crate::entry::CommittedEntry;
 use crate::error::NodeError;
 use crate::host::{Host, Hosted};
-use crate::identity::{Incarnation, NodeId, Term};
+use crate::identity::{Incarnation, NodeId, Offset, Term};
 use crate::membership::Membership;
+use crate::records::{RecordRun, Records};
 use crate::replica::ReplicaConfig;
 use crate::shelf::Shelf;
 use crate::state_machine::{ApplyError, HaltScope};
@@ -184,6 +185,27 @@ impl<M: SimMachine> SimCluster<M> {
             asked: BTreeSet::new(),
             barriers: Vec::new(),
         })
+    }
+
+    /// What `Node::records` gives of a node that is up.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn records(
+        &self,
+        id: NodeId,
+        group: GroupId,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<RecordRun>, NodeError> {
+        let node = &self.nodes[&id];
+        let running = node.running.as_ref().ok_or(NodeError::Closed)?;
+        let role = running.host.status(group).map(|status| status.role);
+        if role.is_none_or(|role| role == Role::Repairing) {
+            return Err(NodeError::Unavailable);
+        }
+        let (reader, applied) = (running.wal.reader(), node.machine.applied(group));
+        Records { group, reader, applied }.read(from, bytes_max)
     }
 
     /// The node stops by itself. An invariant that failed is a bug, and the end of the run; so is a

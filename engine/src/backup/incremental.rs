@@ -1,0 +1,61 @@
+//! An incremental backup: the records after another, and what the state comes to behind them.
+
+use super::layout::{FileName, GroupPart, encode_run, records_header};
+use super::place::{self, of_cluster};
+use super::writer::Writer;
+use super::{Backup, BackupError, BackupId, BackupSummary, sum};
+use crate::chain::ChainLink;
+use crate::engine::GROUP;
+use crate::records::RecordReader;
+
+pub(super) async fn incremental(
+    backup: &Backup<'_>,
+    id: &BackupId,
+    parent: &BackupId,
+) -> Result<BackupSummary, BackupError> {
+    let cluster = backup.begin(id).await?;
+    let (before, before_sha256) = backup.place.manifest(parent).await?;
+    of_cluster(&place::manifest(parent), cluster, before.cluster)?;
+    let before = before.data();
+    // One moment's offset, head and digest: the records up to there must come to that head.
+    let digest = backup.engine.digest().await?;
+    let (from, to) = (before.to, (digest.offset, digest.head));
+    if to.0 < from.0 {
+        return Err(BackupError::Behind { parent: parent.clone(), applied: to.0 });
+    }
+    let (mut head, mut log_time) = (from.1, before.log_time);
+    let mut reader = RecordReader::new(backup.engine.backend(), GROUP, from.0, to.0);
+    let mut writer = Writer::new(backup, id);
+    let mut first = None;
+    loop {
+        let runs = writer.beside(reader.next()).await??;
+        let runs = runs.map_err(|first| BackupError::Trimmed { first })?;
+        let is_end = runs.is_empty();
+        for run in &runs {
+            let mut at = run.first_offset;
+            for payload in &run.payloads {
+                head = head.next(ChainLink::of(at, run.log_time, payload));
+                at = at.next();
+            }
+            log_time = run.log_time;
+            if writer.is_empty() {
+                first = Some(run.first_offset);
+                writer.add(records_header());
+            }
+            writer.add(encode_run(run));
+        }
+        if let Some(first) = first.take_if(|_| is_end || writer.is_full()) {
+            writer.close(FileName::Records(first)).await?;
+        }
+        if is_end {
+            break;
+        }
+    }
+    let files = writer.finish().await?;
+    if head != to.1 {
+        let file = place::manifest(id);
+        return Err(BackupError::BrokenChain { file, parent: parent.clone() });
+    }
+    let part = GroupPart { from, to, log_time, digest: sum::of_state(&digest), files };
+    backup.end(id, cluster, Some((parent.clone(), before_sha256)), part).await
+}

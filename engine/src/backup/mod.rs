@@ -1,0 +1,243 @@
+//! Backups to an object store, and restores from one: `docs/backup.md` is the whole story.
+//!
+//! ```text
+//!  Engine::backup --- full ---------> state files --+
+//!               \---- incremental --> record files -+--> manifest, last
+//!  verify  <--- manifests, then every file ---------+
+//!  restore <--- the same, into the store of a new node; its log begins behind the state
+//! ```
+//! Whatever was written is either named by a manifest, with its length and hash, or garbage.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use palisade::backup::{BackupError, BackupId, BackupPlace, verify};
+//! use palisade::*;
+//!
+//! # async fn example(dir: &std::path::Path) -> Result<(), BackupError> {
+//! let engine = Engine::builder(dir).open().await?;
+//! # let spec = ResourceSpec {
+//! #     name: LogicalResourceName::new("greetings")?,
+//! #     schema: SchemaId::new("greeting.v1")?,
+//! #     epoch: FenceEpoch::new(1),
+//! #     replicas: ReplicaPolicy::majority(1),
+//! #     placement: Placement::providers(["local"])?,
+//! # };
+//! let map: ReplicatedMap<String, String> = ReplicatedMap::open(&engine, spec).await?;
+//! map.put(&"hello".into(), &"world".into()).await?;
+//!
+//! // Any store will do: this one is in memory.
+//! let store = Arc::new(object_store::memory::InMemory::new());
+//! let place = BackupPlace::new(store, "backups/prod")?;
+//! let monday = BackupId::new("2026-11-16")?;
+//! let full = engine.backup(&place).full(&monday).await?;
+//!
+//! map.put(&"hello".into(), &"again".into()).await?;
+//! let tuesday = BackupId::new("2026-11-17")?;
+//! let incremental = engine.backup(&place).incremental(&tuesday, &monday).await?;
+//! assert_eq!(incremental.to, full.to.next());
+//! assert_eq!(verify(&place, &tuesday).await?, [full, incremental]);
+//! engine.close().await?;
+//! # Ok(()) }
+//! # let dir = tempfile::tempdir().unwrap();
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+//! ```
+
+mod error;
+mod full;
+mod incremental;
+mod layout;
+mod place;
+#[cfg(any(feature = "rocksdb", test))]
+mod rebuild;
+#[cfg(feature = "rocksdb")]
+mod restore;
+mod sum;
+#[cfg(test)]
+mod tests;
+mod verify;
+mod writer;
+
+use std::fmt;
+use std::sync::Arc;
+
+use palisade_replication::{ClusterId, LogTime, Offset};
+
+use self::layout::{Contents, Hash};
+use crate::chain::ChainHead;
+use crate::engine::{Engine, GROUP};
+use crate::machine::STATE_VERSION;
+
+pub use error::BackupError;
+pub use place::{BackupPlace, ListedBackup};
+#[cfg(feature = "rocksdb")]
+pub use rebuild::Restored;
+#[cfg(feature = "rocksdb")]
+pub use restore::{RestoreOptions, restore};
+pub use verify::verify;
+
+/// What a backup is called, below the prefix it lies under.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackupId(Arc<str>);
+
+impl BackupId {
+    /// Longest id, in bytes.
+    pub const BYTES_MAX: usize = 64;
+
+    /// Takes letters, digits, `.`, `_` and `-`, beginning with a letter or digit. One that sorts by time
+    /// is a good one: `2026-11-17T04-00`.
+    ///
+    /// # Errors
+    /// [`BackupError::InvalidArgument`] for anything else.
+    pub fn new(id: &str) -> Result<Self, BackupError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let begins = id.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+        // Files of the prefix itself have names, too.
+        if !begins || id.len() > Self::BYTES_MAX || !id.bytes().all(allowed) || id == place::FORMAT
+        {
+            return Err(BackupError::InvalidArgument {
+                what: format!(
+                    "backup id={id:?} must be 1 to {} letters, digits, '.', '_' or '-', beginning with \
+                     a letter or digit, and not {:?}",
+                    Self::BYTES_MAX,
+                    place::FORMAT
+                ),
+            });
+        }
+        Ok(Self(id.into()))
+    }
+
+    /// The id itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BackupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a backup holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BackupSummary {
+    /// What it is called.
+    pub id: BackupId,
+    /// The one before it, if it is incremental.
+    pub parent: Option<BackupId>,
+    /// Whose it is.
+    pub cluster: ClusterId,
+    /// It has the records after this one; a full one has the state, and this is zero.
+    pub from: Offset,
+    /// It ends with this record.
+    pub to: Offset,
+    /// The log time of that.
+    pub log_time: LogTime,
+    /// The head of the chain of records up to there: an [`Anchor`](crate::audit::Anchor).
+    pub head: ChainHead,
+    /// How many files it has beside its manifest.
+    pub files: usize,
+    /// How many bytes these have.
+    pub bytes: u64,
+}
+
+impl Contents {
+    /// What it holds of the one group that an engine has.
+    fn data(&self) -> &layout::GroupPart {
+        &self.groups[&GROUP]
+    }
+
+    fn summary(&self) -> BackupSummary {
+        let part = self.data();
+        BackupSummary {
+            id: self.id.clone(),
+            parent: self.parent.as_ref().map(|(parent, _)| parent.clone()),
+            cluster: self.cluster,
+            from: part.from.0,
+            to: part.to.0,
+            log_time: part.log_time,
+            head: part.to.1,
+            files: part.files.len(),
+            bytes: part.files.iter().map(|file| file.bytes).sum(),
+        }
+    }
+}
+
+/// A backup that is about to be taken.
+#[must_use = "nothing is taken until it is said what"]
+pub struct Backup<'a> {
+    engine: Engine,
+    place: &'a BackupPlace,
+    bytes_per_second: Option<u64>,
+}
+
+impl Engine {
+    /// Begins a backup of this node to a place. It runs beside reads and writes; dropping its future ends it,
+    /// and leaves files without a manifest.
+    pub fn backup<'a>(&self, place: &'a BackupPlace) -> Backup<'a> {
+        Backup { engine: self.clone(), place, bytes_per_second: None }
+    }
+}
+
+impl Backup<'_> {
+    /// Bounds how fast it writes; as fast as the place takes it if never said.
+    pub fn bytes_per_second(mut self, bytes_per_second: u64) -> Self {
+        self.bytes_per_second = Some(bytes_per_second.max(1));
+        self
+    }
+
+    /// Takes the state of one moment.
+    ///
+    /// # Errors
+    /// [`BackupError::AlreadyExists`] for an id that is used, [`BackupError::Foreign`] for another cluster's
+    /// place, [`BackupError::Store`] if that fails.
+    pub async fn full(self, id: &BackupId) -> Result<BackupSummary, BackupError> {
+        full::full(&self, id).await
+    }
+
+    /// Takes the records that came after another backup, up to what is applied here now.
+    ///
+    /// # Errors
+    /// As [`Backup::full`]; and [`BackupError::Trimmed`] if the log no longer has them all,
+    /// [`BackupError::Behind`] if this node is behind the parent, [`BackupError::BrokenChain`] if the parent is of
+    /// another history, [`BackupError::Missing`] or [`BackupError::Damaged`] if its manifest is.
+    pub async fn incremental(
+        self,
+        id: &BackupId,
+        parent: &BackupId,
+    ) -> Result<BackupSummary, BackupError> {
+        incremental::incremental(&self, id, parent).await
+    }
+
+    /// Whose backup it will be. Makes sure that the place is that cluster's and the id not used.
+    async fn begin(&self, id: &BackupId) -> Result<ClusterId, BackupError> {
+        self.refuse_halted()?;
+        let cluster = self.engine.cluster();
+        self.place.claim(cluster).await?;
+        self.place.refuse_used(id).await?;
+        Ok(cluster)
+    }
+
+    /// A halted replica may be damaged: nothing is taken of it (G10).
+    fn refuse_halted(&self) -> Result<(), BackupError> {
+        self.engine.backend().stopped(GROUP).map_or(Ok(()), |cause| Err(cause.into()))
+    }
+
+    /// Writes the manifest: from now on it is a backup.
+    async fn end(
+        &self,
+        id: &BackupId,
+        cluster: ClusterId,
+        parent: Option<(BackupId, Hash)>,
+        part: layout::GroupPart,
+    ) -> Result<BackupSummary, BackupError> {
+        self.refuse_halted()?;
+        let groups = [(GROUP, part)].into();
+        let contents = Contents { id: id.clone(), cluster, state: STATE_VERSION, parent, groups };
+        self.place.put(place::manifest(id), vec![contents.encode()]).await?;
+        Ok(contents.summary())
+    }
+}

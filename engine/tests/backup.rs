@@ -1,0 +1,289 @@
+//! Backups of a real node to real files, and a node that is made of them.
+#![cfg(all(feature = "backup", feature = "rocksdb"))]
+
+use std::convert::Infallible;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::local::LocalFileSystem;
+use palisade::audit::{Anchor, verify as verify_proof};
+use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreOptions, restore, verify};
+use palisade::{
+    Applied, At, ClusterId, Engine, Error, FenceEpoch, Freshness, Handle, LogicalResourceName,
+    Member, MemberChange, NodeId, Offset, OpenDisk, Options, Placement, Projection,
+    ProjectionFault, ReadConsistency, ReplicaPolicy, ReplicatedLog, ResourceSpec, Rows, SchemaId,
+    Stored,
+};
+
+const OLD: ClusterId = ClusterId::new(7);
+const NEW: ClusterId = ClusterId::new(8);
+const NODE: NodeId = NodeId::new(1);
+/// Long enough for a busy machine; nothing waits for it that is done.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn id(id: &str) -> BackupId {
+    BackupId::new(id).unwrap()
+}
+
+fn place(dir: &Path) -> BackupPlace {
+    let store = LocalFileSystem::new_with_prefix(dir).unwrap().with_fsync(true);
+    BackupPlace::new(Arc::new(store), "prod").unwrap()
+}
+
+fn spec(name: &str, epoch: u64) -> ResourceSpec {
+    ResourceSpec {
+        name: LogicalResourceName::new(name).unwrap(),
+        schema: SchemaId::new("test.v1").unwrap(),
+        epoch: FenceEpoch::new(epoch),
+        replicas: ReplicaPolicy::majority(1),
+        placement: Placement::providers(["local"]).unwrap(),
+    }
+}
+
+async fn log(engine: &Engine, epoch: u64) -> Result<ReplicatedLog<String>, Error> {
+    ReplicatedLog::open(engine, spec("log", epoch)).await
+}
+
+/// A kind of resource that only its host knows.
+struct Sum;
+
+impl Projection for Sum {
+    const NAME: &'static str = "sum";
+    const VERSION: u32 = 1;
+    type Op = u64;
+    type Outcome = u64;
+    type Refusal = ();
+    type Guard = Infallible;
+
+    fn apply(
+        &self,
+        _: At,
+        add: u64,
+        rows: &mut Rows<'_, '_>,
+    ) -> Result<Applied<u64, ()>, ProjectionFault> {
+        let held = rows.get(b"sum")?.map_or(Ok(0), |raw| u64::from_bytes(&raw))?;
+        rows.put(b"sum", (held + add).to_bytes())?;
+        Ok(Applied::Done(held + add))
+    }
+}
+
+/// What a host adds up is restored by a host that knows how, and by no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projection_of_the_host_is_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("backups")).unwrap();
+    let place = place(&dir.path().join("backups"));
+    let old = Engine::builder(dir.path().join("old")).cluster(OLD).projection(Sum);
+    let old = old.open().await.unwrap();
+    let sum = Handle::<Sum>::open(&old, spec("sum", 1)).await.unwrap();
+    sum.submit(&3).await.unwrap();
+    old.backup(&place).full(&id("full")).await.unwrap();
+    sum.submit(&4).await.unwrap();
+    old.backup(&place).incremental(&id("last"), &id("full")).await.unwrap();
+    old.close().await.unwrap();
+    let new = dir.path().join("new");
+    let unknown = restore(&place, &id("last"), options(&new)).await.unwrap_err();
+    assert!(matches!(unknown, BackupError::Engine(Error::Incompatible { .. })), "{unknown}");
+    assert!(!new.exists());
+    restore(&place, &id("last"), options(&new).projection(Sum)).await.unwrap();
+    let engine = Engine::builder(&new).cluster(NEW).projection(Sum).open().await.unwrap();
+    let sum = Handle::<Sum>::open(&engine, spec("sum", 2)).await.unwrap();
+    assert_eq!(sum.submit(&5).await.unwrap().outcome, 12);
+    engine.close().await.unwrap();
+}
+
+async fn logged(log: &ReplicatedLog<String>) -> Vec<(Offset, String)> {
+    let page = log.scan(Offset::ZERO, 1000, ReadConsistency::Linearizable).await.unwrap();
+    page.value.entries.into_iter().map(|entry| (entry.position.offset, entry.value)).collect()
+}
+
+/// A chain of four, taken while a writer goes on. It ends with what was logged up to its end.
+async fn chain(dir: &Path, place: &BackupPlace) -> Vec<(Offset, String)> {
+    let options = Options { kept_entries: 100_000, ..Options::default() };
+    let engine = Engine::builder(dir).cluster(OLD).options(options).open().await.unwrap();
+    let log = log(&engine, 1).await.unwrap();
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut writer = tokio::task::JoinSet::new();
+    writer.spawn({
+        let log = log.clone();
+        async move {
+            let mut number = 0;
+            while stopped.try_recv().is_err() {
+                log.append(&format!("entry {number}")).await.unwrap();
+                number += 1;
+            }
+        }
+    });
+    let mut last = engine.backup(place).full(&id("b0")).await.unwrap();
+    for at in 1..4 {
+        // Something comes in between.
+        while engine.applied().unwrap() <= last.to {
+            tokio::task::yield_now().await;
+        }
+        let (name, parent) = (id(&format!("b{at}")), last.id);
+        last = engine.backup(place).incremental(&name, &parent).await.unwrap();
+    }
+    stop.send(()).unwrap();
+    writer.join_all().await;
+    let mut all = logged(&log).await;
+    assert!(all.len() >= 4);
+    all.retain(|(offset, _)| *offset <= last.to);
+    engine.close().await.unwrap();
+    all
+}
+
+async fn open(dir: &Path) -> Result<Engine, Error> {
+    Engine::builder(dir).cluster(NEW).open().await
+}
+
+fn options(dir: &Path) -> RestoreOptions {
+    RestoreOptions::new(dir, NEW, NODE)
+}
+
+/// G10: what was acknowledged before the last backup is there, in a cluster that takes writes; its log goes
+/// on where the state ends, and old writers are fenced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_node_takes_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("backups")).unwrap();
+    let place = place(&dir.path().join("backups"));
+    let all = chain(&dir.path().join("old"), &place).await;
+    let backups = verify(&place, &id("b3")).await.unwrap();
+    assert_eq!(backups.len(), 4);
+    let last = backups[3].clone();
+
+    let new = dir.path().join("new");
+    let restored = restore(&place, &id("b3"), options(&new)).await.unwrap();
+    assert_eq!((restored.digest.offset, restored.digest.head), (last.to, last.head));
+    assert_eq!(restored.log_time, last.log_time);
+    let engine = open(&new).await.unwrap();
+    assert_eq!(engine.chain_head().await.unwrap(), (last.to, last.head));
+    let fenced = log(&engine, 1).await.map(|_| ()).unwrap_err();
+    assert!(matches!(fenced, Error::Fenced { current } if current.get() == 2), "{fenced}");
+    let writer = log(&engine, 3).await.unwrap();
+    assert_eq!(logged(&writer).await, all);
+    let receipt = writer.append(&"new".to_owned()).await.unwrap();
+    assert_eq!(receipt.offset.get(), last.to.get() + 3, "both openings have offsets, too");
+    assert!(last.log_time <= receipt.log_time);
+
+    // What was fresh in the old cluster says nothing here.
+    let old = Freshness { cluster: OLD, ..receipt.freshness() };
+    let stale = writer.scan(Offset::ZERO, 1, ReadConsistency::AtLeast(old)).await.unwrap_err();
+    assert!(matches!(stale, Error::Incompatible { .. }), "{stale}");
+
+    // The chain of heads goes on: what is new is proven from the old anchor on.
+    let anchor = engine.chain_head().await.unwrap();
+    assert_eq!(anchor.0, receipt.offset);
+    let before_restore = engine.prove(last.to).await.unwrap_err();
+    let trimmed =
+        format!("not found: records before offset={}: the log begins there", last.to.next());
+    assert_eq!(before_restore.to_string(), trimmed);
+    engine.close().await.unwrap();
+    let engine = open(&new).await.unwrap();
+    assert_eq!(engine.chain_head().await.unwrap(), anchor);
+    let writer = log(&engine, 3).await.unwrap();
+    assert_eq!(logged(&writer).await.len(), all.len() + 1);
+
+    // It is another cluster: the old one's backups are not continued.
+    let foreign = engine.backup(&place).incremental(&id("b4"), &id("b3")).await.unwrap_err();
+    assert!(matches!(foreign, BackupError::Foreign { .. }), "{foreign}");
+    engine.close().await.unwrap();
+    // And the old one is as it was.
+    let old = Engine::builder(dir.path().join("old")).cluster(OLD).open().await.unwrap();
+    let proof = old.prove(last.to).await.unwrap();
+    let offset = proof.anchor_offset().unwrap();
+    let head = old.head(Offset::new(offset)).await.unwrap().to_bytes();
+    verify_proof(&Anchor { offset, head }, &proof).unwrap();
+    old.close().await.unwrap();
+}
+
+/// What is asked for wrongly is refused before anything is written, and what was cut short afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_is_refused_or_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("backups")).unwrap();
+    let place = place(&dir.path().join("backups"));
+    let all = chain(&dir.path().join("old"), &place).await;
+    let backups = verify(&place, &id("b3")).await.unwrap();
+    let (floor, end) = (backups[0].to, backups[3].to);
+    let new = dir.path().join("new");
+    let b3 = id("b3");
+    let refused = async |options: RestoreOptions| restore(&place, &b3, options).await.unwrap_err();
+
+    let same = refused(RestoreOptions::new(&new, OLD, NODE)).await;
+    assert!(matches!(same, BackupError::InvalidArgument { .. }), "{same}");
+    let beyond = refused(options(&new).at(end.next())).await;
+    assert!(matches!(beyond, BackupError::InvalidArgument { .. }), "{beyond}");
+    let before = refused(options(&new).at(Offset::ZERO)).await;
+    assert!(
+        matches!(before, BackupError::Compacted { floor: found } if found == floor),
+        "{before}"
+    );
+    let used = refused(options(&dir.path().join("old"))).await;
+    assert!(matches!(used, BackupError::InvalidArgument { .. }), "{used}");
+    assert!(!new.exists());
+
+    // The process ends when the log is to be made.
+    let gone = OpenDisk::over(|_, _| panic!("the process is gone"));
+    let cut = refused(options(&new).disk(gone)).await;
+    assert!(matches!(cut, BackupError::Engine(Error::InternalError { .. })), "{cut}");
+    let unfinished = open(&new).await.map(|_| ()).unwrap_err();
+    assert!(matches!(unfinished, Error::Incompatible { .. }), "{unfinished}");
+    assert!(unfinished.to_string().contains("an unfinished restore"), "{unfinished}");
+    let again = refused(options(&new)).await;
+    assert!(matches!(again, BackupError::InvalidArgument { .. }), "{again}");
+
+    // At an offset within the last of the chain.
+    let (at, _) = all[all.len() - 1];
+    std::fs::remove_dir_all(&new).unwrap();
+    restore(&place, &b3, options(&new).at(at)).await.unwrap();
+    let stranger = Engine::builder(&new).cluster(OLD).open().await.map(|_| ()).unwrap_err();
+    assert!(matches!(stranger, Error::Incompatible { .. }), "{stranger}");
+    let engine = open(&new).await.unwrap();
+    assert_eq!(engine.applied().unwrap(), at);
+    let expected: Vec<_> = all.into_iter().filter(|(offset, _)| *offset <= at).collect();
+    assert_eq!(logged(&log(&engine, 2).await.unwrap()).await, expected);
+    engine.close().await.unwrap();
+}
+
+fn address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Others join a restored node, and get its state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_join_a_restored_node() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("backups")).unwrap();
+    let place = place(&dir.path().join("backups"));
+    let all = chain(&dir.path().join("old"), &place).await;
+    let addresses = [address(), address()];
+    let first = dir.path().join("first");
+    restore(&place, &id("b3"), options(&first).listen(addresses[0])).await.unwrap();
+    let builder = Engine::builder(&first).cluster(NEW).listen(addresses[0]);
+    let one = builder.open().await.unwrap();
+    let second = NodeId::new(2);
+    let builder = Engine::builder(dir.path().join("second")).cluster(NEW).node(second);
+    let two = builder.listen(addresses[1]).joins().open().await.unwrap();
+    let writer = log(&one, 2).await.unwrap();
+    let member = Member {
+        address: Some(addresses[1]),
+        incarnation: Some(two.incarnation()),
+        ..Member::default()
+    };
+    one.change_members(MemberChange::AddLearner { node: second, member }).await.unwrap();
+    let receipt = writer.append(&"new".to_owned()).await.unwrap();
+    assert_eq!(logged(&writer).await.len(), all.len() + 1);
+    let caught_up = async {
+        while two.applied().unwrap() < receipt.offset {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, caught_up).await.unwrap();
+    let (a, b) = (one.digest().await.unwrap(), two.digest().await.unwrap());
+    assert_eq!((a.offset, a.projections), (b.offset, b.projections));
+    two.close().await.unwrap();
+    one.close().await.unwrap();
+}
