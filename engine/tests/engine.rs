@@ -273,6 +273,10 @@ async fn a_batch_is_refused_beyond_its_bounds_and_not_at_them() {
     let key = |bytes: usize| "k".repeat(bytes);
     service.map.put(&key(palisade::KEY_BYTES_MAX), &String::new()).await.unwrap();
     refused(service.map.put(&key(palisade::KEY_BYTES_MAX + 1), &String::new()).await);
+    // Each of its bytes takes two where it is stored.
+    let zeros = "\0".repeat(palisade::KEY_BYTES_MAX);
+    service.map.put_with_ttl_ms(&zeros, &String::new(), 60_000).await.unwrap();
+    service.requests.reserve(&zeros, Fingerprint::of(b"x"), OWNER).await.unwrap();
 
     // Values alone have room for all of it; then one by one, together with their keys.
     let value = |bytes: usize| "v".repeat(bytes);
