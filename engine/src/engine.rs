@@ -27,8 +27,9 @@ use crate::projection::{ProjectionFault, Registry};
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::receipt::Receipt;
 use crate::resource::FailureDomain;
+use crate::resource_table::each_resource;
 use crate::session::{Seen, Session};
-use crate::store::StateRead;
+use crate::store::{StateRead, Walk};
 
 /// The group that holds an engine's resources.
 pub(crate) const GROUP: GroupId = GroupId::new(1);
@@ -178,11 +179,40 @@ impl Engine {
     /// gives its place to a learner with [`MemberChange::Replace`].
     ///
     /// # Errors
+    /// [`Error::DomainUnavailable`] for a new node outside the placement of a resource;
     /// [`Error::PreconditionFailed`] with the reason if the change is not made, for one that would
     /// not be safe among others; [`Error::Disconnected`] if its outcome is not known.
     pub async fn change_members(&self, change: MemberChange) -> Result<(), Error> {
+        if let MemberChange::AddLearner { member, .. } = &change
+            && let Some(domain) = FailureDomain::parse(&member.domain)
+        {
+            self.admit_replica(&domain).await?;
+        }
         let changed = self.within(self.backend().change(GROUP, change), true).await?;
         changed.map_err(|refusal| NodeError::Change(refusal).into())
+    }
+
+    /// G9: a node is given no state that is not to be where it is.
+    async fn admit_replica(&self, domain: &FailureDomain) -> Result<(), Error> {
+        let wanted = domain.clone();
+        let read = self.read(ReadConsistency::Local.into(), move |read, group| {
+            let mut outside = None;
+            each_resource(read, group, |_, resource| {
+                if resource.spec.placement.allows(&wanted) {
+                    return Walk::Next;
+                }
+                outside = Some(resource.spec.name);
+                Walk::Stop
+            })?;
+            Ok(outside)
+        });
+        match read.await?.value {
+            None => Ok(()),
+            Some(resource) => Err(Error::DomainUnavailable {
+                domain: domain.to_string(),
+                resource: resource.to_string(),
+            }),
+        }
     }
 
     /// Asks for the leadership to be handed to another voter; this node must lead, or nothing

@@ -2,18 +2,22 @@
 
 use std::marker::PhantomData;
 
-use crate::batch::{Guard, Unproposable};
+use palisade_replication::GroupId;
+
+use crate::batch::{Batch, Guard, Unproposable};
 use crate::command::Op;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
 use crate::projection::{Projection, ProjectionFault, RowsRead};
-use crate::read::ReadOptions;
+use crate::read::{ReadConsistency, ReadOptions};
 use crate::receipt::Receipt;
 use crate::resource::{
-    FenceEpoch, LogicalResourceName, ResourceId, ResourceKind, ResourceSpec, SchemaId,
+    FailureDomain, FenceEpoch, LogicalResourceName, ResourceId, ResourceKind, ResourceSpec,
+    SchemaId,
 };
-use crate::store::FamilyId;
+use crate::resource_table;
+use crate::store::{FamilyId, StateRead};
 use crate::stored::Stored;
 
 /// A handle to a resource of the kind `P`, opened by one writer generation or for reading alone. The engine must have been
@@ -24,14 +28,15 @@ pub struct Handle<P> {
     resource: ResourceId,
     /// Nothing: it was opened for reading.
     epoch: Option<FenceEpoch>,
+    /// On whose behalf, beside this node's own.
+    caller: Option<FailureDomain>,
     kind: PhantomData<fn() -> P>,
 }
 
 impl<P> Clone for Handle<P> {
     fn clone(&self) -> Self {
-        let Self { engine, family, resource, epoch, kind } = self;
-        let (family, resource, epoch, kind) = (*family, *resource, *epoch, *kind);
-        Self { engine: engine.clone(), family, resource, epoch, kind }
+        let (engine, caller) = (self.engine.clone(), self.caller.clone());
+        Self { engine, caller, ..*self }
     }
 }
 
@@ -57,7 +62,8 @@ impl<P: Projection> Handle<P> {
         let epoch = Some(spec.epoch);
         let kind = ResourceKind::of(P::NAME);
         let resource = engine.open_resource(kind, P::VERSION, spec).await?;
-        Ok(Self { engine: engine.clone(), family, resource, epoch, kind: PhantomData })
+        let engine = engine.clone();
+        Ok(Self { engine, family, resource, epoch, caller: None, kind: PhantomData })
     }
 
     /// Opens a resource that is there for reading: nothing is written to the log, and no writer is
@@ -73,7 +79,35 @@ impl<P: Projection> Handle<P> {
     ) -> Result<Self, Error> {
         let family = Self::family(engine)?;
         let resource = engine.find_resource(&ResourceKind::of(P::NAME), name, schema).await?;
-        Ok(Self { engine: engine.clone(), family, resource, epoch: None, kind: PhantomData })
+        let (engine, epoch, caller) = (engine.clone(), None, None);
+        Ok(Self { engine, family, resource, epoch, caller, kind: PhantomData })
+    }
+
+    /// The same handle on behalf of somebody: placement is judged by his domain too, for writes of its
+    /// own and for reads (G9). In a batch say so with [`crate::Batch::caller`].
+    #[must_use]
+    pub fn for_caller(&self, domain: FailureDomain) -> Self {
+        Self { caller: Some(domain), ..self.clone() }
+    }
+
+    /// Whether a worker in this domain may work on the resource (G9): what it is placed on, as this
+    /// replica has it.
+    ///
+    /// # Errors
+    /// [`Error::DomainUnavailable`] if not, and as any read.
+    pub async fn admit(&self, worker: &FailureDomain) -> Result<(), Error> {
+        worker.check()?;
+        self.for_caller(worker.clone()).read(ReadConsistency::Local, |_| Ok(())).await?;
+        Ok(())
+    }
+
+    /// A batch on behalf of whom the handle is for.
+    pub(crate) fn batch(&self) -> Batch {
+        let batch = self.engine.batch();
+        match &self.caller {
+            Some(caller) => batch.caller(caller.clone()),
+            None => batch,
+        }
     }
 
     fn family(engine: &Engine) -> Result<FamilyId, Error> {
@@ -90,7 +124,7 @@ impl<P: Projection> Handle<P> {
     /// [`Error::Refused`] if the projection refuses it: [`Handle::refusal`] reads why. Others as
     /// [`crate::Batch::commit`].
     pub async fn submit(&self, op: &P::Op) -> Result<Done<P::Outcome>, Error> {
-        let mut done = self.engine.batch().with(self, op).commit().await?;
+        let mut done = self.batch().with(self, op).commit().await?;
         let outcome = done.outcomes.pop().map(|outcome| outcome.of::<P>());
         let outcome = outcome.ok_or_else(|| Error::InternalError {
             what: "an operation was done without an outcome".to_owned(),
@@ -125,11 +159,16 @@ impl<P: Projection> Handle<P> {
         read: impl FnOnce(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + 'static,
     ) -> Result<Read<T>, Error> {
         let (family, resource) = (self.family, self.resource);
-        self.engine
-            .read(options.into(), move |state, group| {
-                read(&RowsRead::new(state, family, group, resource))
+        let own = self.engine.domain().clone();
+        let domains: Vec<FailureDomain> = self.caller.iter().cloned().chain([own]).collect();
+        let read = self.engine.read(options.into(), move |state, group| {
+            // As the state that is read has it: a placement that was narrowed binds at once.
+            Ok(match misplaced(state, group, resource, &domains)? {
+                None => Ok(read(&RowsRead::new(state, family, group, resource))?),
+                Some(refused) => Err(refused),
             })
-            .await
+        });
+        read.await?.try_map(|found| found)
     }
 
     /// An operation on this resource, or a guard.
@@ -146,4 +185,21 @@ impl<P: Projection> Handle<P> {
             }),
         }
     }
+}
+
+/// Why a resource may not be read from one of these domains, if it may not.
+fn misplaced(
+    state: &dyn StateRead,
+    group: GroupId,
+    resource: ResourceId,
+    domains: &[FailureDomain],
+) -> Result<Option<Error>, ProjectionFault> {
+    let Some(found) = resource_table::stored(state, group, resource)? else {
+        return Ok(Some(Error::NotFound { what: format!("resource number {}", resource.0) }));
+    };
+    let outside = domains.iter().find(|domain| !found.spec.placement.allows(domain));
+    Ok(outside.map(|domain| Error::DomainUnavailable {
+        domain: domain.to_string(),
+        resource: found.spec.name.to_string(),
+    }))
 }

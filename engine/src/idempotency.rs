@@ -15,7 +15,7 @@ use crate::projections::idempotency::{
 };
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
-use crate::resource::{FenceEpoch, LogicalResourceName, ResourceSpec, SchemaId};
+use crate::resource::{FailureDomain, FenceEpoch, LogicalResourceName, ResourceSpec, SchemaId};
 
 /// A handle to an idempotency store, opened by one writer generation.
 #[derive(Clone)]
@@ -67,6 +67,20 @@ impl ReplicatedIdempotencyStore {
         Ok(Self { handle: Handle::open_reader(engine, name, schema).await? })
     }
 
+    /// The same handle on behalf of somebody: see [`crate::Handle::for_caller`].
+    #[must_use]
+    pub fn for_caller(&self, domain: FailureDomain) -> Self {
+        Self { handle: self.handle.for_caller(domain) }
+    }
+
+    /// Whether a worker in this domain may work on it: see [`crate::Handle::admit`].
+    ///
+    /// # Errors
+    /// [`Error::DomainUnavailable`] if not, and as any read.
+    pub async fn admit(&self, worker: &FailureDomain) -> Result<(), Error> {
+        self.handle.admit(worker).await
+    }
+
     /// Demands of a batch that a request was completed.
     pub fn completed(&self, key: &str) -> Guard {
         let key = Bytes::copy_from_slice(key.as_bytes());
@@ -93,7 +107,7 @@ impl ReplicatedIdempotencyStore {
         owner: FenceEpoch,
         issued: LogTime,
     ) -> Result<Receipt, Error> {
-        let batch = self.handle.engine.batch();
+        let batch = self.handle.batch();
         let batch = batch.reserve_issued(self, key, fingerprint, owner, issued);
         Ok(batch.commit().await?.receipt)
     }
@@ -110,7 +124,7 @@ impl ReplicatedIdempotencyStore {
         fingerprint: Fingerprint,
         owner: FenceEpoch,
     ) -> Result<Receipt, Error> {
-        let batch = self.handle.engine.batch();
+        let batch = self.handle.batch();
         Ok(batch.reserve(self, key, fingerprint, owner).commit().await?.receipt)
     }
 
@@ -124,7 +138,7 @@ impl ReplicatedIdempotencyStore {
         owner: FenceEpoch,
         result: Bytes,
     ) -> Result<Receipt, Error> {
-        let batch = self.handle.engine.batch();
+        let batch = self.handle.batch();
         Ok(batch.complete(self, key, owner, result).commit().await?.receipt)
     }
 

@@ -14,7 +14,8 @@ use crate::error::Error;
 use crate::outcome::Outcome;
 use crate::read::ReadConsistency;
 use crate::resource::{
-    LogicalResourceName, ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec, SchemaId,
+    FailureDomain, LogicalResourceName, ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec,
+    SchemaId,
 };
 use crate::resource_table;
 
@@ -44,6 +45,14 @@ impl Engine {
         if !spec.placement.allows(self.domain()) {
             return Err(Error::DomainUnavailable {
                 domain: self.domain().to_string(),
+                resource: name.to_string(),
+            });
+        }
+        // G9: what is not to leave a place is not given to a replica elsewhere.
+        let mut placed = members.member_domains().filter_map(FailureDomain::parse);
+        if let Some(outside) = placed.find(|domain| !spec.placement.allows(domain)) {
+            return Err(Error::DomainUnavailable {
+                domain: format!("{outside}, where a replica of the group is"),
                 resource: name.to_string(),
             });
         }

@@ -248,6 +248,13 @@ impl FailureDomain {
         Self { provider: provider.into(), region: region.into(), zone: zone.into() }
     }
 
+    /// A domain as it is displayed.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let [provider, region, zone] = text.split('/').collect::<Vec<_>>().try_into().ok()?;
+        let domain = Self::new(provider, region, zone);
+        domain.check().is_ok().then_some(domain)
+    }
+
     /// Refuses one with a part that is empty or too long.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let parts = [&self.provider, &self.region, &self.zone];

@@ -153,6 +153,17 @@ impl ResourceTable {
     }
 }
 
+/// A resource as it is in the state of one moment.
+pub(crate) fn stored(
+    read: &dyn StateRead,
+    group: GroupId,
+    id: ResourceId,
+) -> Result<Option<Resource>, StoreError> {
+    let raw = read.get(FamilyId::RESOURCES, &keys::resource(group, id))?;
+    let resource = raw.map(|raw| decode(&raw)).transpose();
+    resource.map_err(|error| StoreError { what: error.to_string() })
+}
+
 /// The resource of a name, in the state of one moment.
 pub(crate) fn find(
     read: &dyn StateRead,

@@ -242,6 +242,11 @@ impl Membership {
         self.members.keys().filter_map(|node| Some((*node, self.role(*node)?)))
     }
 
+    /// Where its members are, as far as anybody said.
+    pub fn member_domains(&self) -> impl Iterator<Item = &str> {
+        self.members.values().map(|m| m.domain.as_str()).filter(|domain| !domain.is_empty())
+    }
+
     /// What the node does in the group, or `None` if it is not in it.
     #[must_use]
     pub fn role(&self, node: NodeId) -> Option<MemberRole> {

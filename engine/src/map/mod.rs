@@ -25,7 +25,7 @@ use crate::projections::map::{
 };
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
-use crate::resource::{LogicalResourceName, ResourceSpec, SchemaId};
+use crate::resource::{FailureDomain, LogicalResourceName, ResourceSpec, SchemaId};
 use crate::stored::{Key, Stored};
 
 /// Most rows that one range returns.
@@ -85,6 +85,20 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         Ok(Self { handle: Handle::open_reader(engine, name, schema).await?, rows: PhantomData })
     }
 
+    /// The same handle on behalf of somebody: see [`crate::Handle::for_caller`].
+    #[must_use]
+    pub fn for_caller(&self, domain: FailureDomain) -> Self {
+        Self { handle: self.handle.for_caller(domain), rows: self.rows }
+    }
+
+    /// Whether a worker in this domain may work on it: see [`crate::Handle::admit`].
+    ///
+    /// # Errors
+    /// [`Error::DomainUnavailable`] if not, and as any read.
+    pub async fn admit(&self, worker: &FailureDomain) -> Result<(), Error> {
+        self.handle.admit(worker).await
+    }
+
     /// Says how much of its past the map keeps; an hour and 100,000 changes if never said. What is
     /// beyond goes a little with every change from then on, and what is only too old as time passes.
     ///
@@ -105,7 +119,7 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     /// # Errors
     /// As [`crate::Batch::commit`].
     pub async fn put(&self, key: &K, value: &V) -> Result<Receipt, Error> {
-        Ok(self.handle.engine.batch().put(self, key, value).commit().await?.receipt)
+        Ok(self.handle.batch().put(self, key, value).commit().await?.receipt)
     }
 
     /// Sets a key if its version is this one.
@@ -113,7 +127,7 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     /// # Errors
     /// [`Error::VersionMismatch`] if it is another, and as [`crate::Batch::commit`].
     pub async fn put_if(&self, key: &K, value: &V, version: Version) -> Result<Receipt, Error> {
-        Ok(self.handle.engine.batch().put_if(self, key, value, version).commit().await?.receipt)
+        Ok(self.handle.batch().put_if(self, key, value, version).commit().await?.receipt)
     }
 
     /// Sets a key that is removed by itself so many milliseconds of log time later: never before, and
@@ -123,7 +137,7 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     /// # Errors
     /// [`Error::InvalidArgument`] for no time at all, and as [`crate::Batch::commit`].
     pub async fn put_with_ttl_ms(&self, key: &K, value: &V, ttl_ms: u64) -> Result<Receipt, Error> {
-        let batch = self.handle.engine.batch().put_with_ttl_ms(self, key, value, ttl_ms);
+        let batch = self.handle.batch().put_with_ttl_ms(self, key, value, ttl_ms);
         Ok(batch.commit().await?.receipt)
     }
 
