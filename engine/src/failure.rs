@@ -136,13 +136,14 @@ impl Error {
             Self::RateLimited { .. } => Failure::RateLimited,
             Self::InternalError { .. } => Failure::InternalError,
             Self::InvalidArgument { .. } => Failure::InvalidArgument,
-            Self::NotFound { .. } => Failure::NotFound,
+            Self::NotFound { .. } | Self::Trimmed { .. } => Failure::NotFound,
             Self::AlreadyExists { .. } => Failure::AlreadyExists,
             Self::IdempotencyConflict => Failure::IdempotencyConflict,
             Self::DomainUnavailable { .. } => Failure::DomainUnavailable,
             Self::NotYetApplied { .. } => Failure::NotYetApplied,
             Self::PreconditionFailed { .. }
             | Self::VersionMismatch { .. }
+            | Self::TailMismatch { .. }
             | Self::GuardFailed { .. }
             | Self::InProgress { .. }
             | Self::Refused { .. } => Failure::PreconditionFailed,

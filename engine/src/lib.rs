@@ -88,7 +88,10 @@ pub use failure::Failure;
 pub use freshness::{Freshness, Read};
 pub use handle::{Done, Handle};
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
-pub use log::{LogEntry, LogPage, ReplicatedLog, SCAN_ENTRIES_MAX};
+pub use log::{
+    Consumer, LogBounds, LogEntry, LogPage, LogTail, ReplicatedLog, SCAN_ENTRIES_MAX,
+    TAIL_ENTRIES_MAX,
+};
 pub use map::{MapPage, RANGE_ROWS_MAX, ReplicatedMap, Versioned};
 pub use outcome::{Branch, Completion};
 pub use page::SCAN_BYTES_MAX;
@@ -102,7 +105,10 @@ pub use projection::{
     Applied, At, OUTCOME_BYTES_MAX, Projection, ProjectionFault, ROW_KEY_BYTES_MAX, Rows, RowsRead,
 };
 pub use projections::idempotency::{Fingerprint, REQUESTS_MAX, RETENTION_MS};
-pub use projections::log::LogPosition;
+pub use projections::log::{
+    APPEND_ENTRIES_MAX, CONSUMER_NAME_BYTES_MAX, CONSUMERS_MAX, LogPosition, LogRetention, LogTrim,
+    TRIM_ENTRIES_MAX,
+};
 pub use projections::map::Version;
 pub use read::{ReadConsistency, ReadOptions};
 pub use receipt::Receipt;

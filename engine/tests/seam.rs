@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
-    BatchDone, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, KEY_BYTES_MAX,
-    LogicalResourceName, MemberChange, NodeId, Offset, Placement, Read, ReadConsistency,
-    ReadOptions, Receipt, ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
-    RequestStatus, ResourceSpec, SchemaId, Version,
+    BatchDone, Direction, Done, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
+    KEY_BYTES_MAX, LogPosition, LogicalResourceName, MemberChange, NodeId, Offset, Placement, Read,
+    ReadConsistency, ReadOptions, Receipt, ReplicaPolicy, ReplicatedIdempotencyStore,
+    ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec, SchemaId, Version,
 };
 
 type Log = ReplicatedLog<String>;
@@ -51,6 +51,10 @@ fn receipt(told: Result<BatchDone, Error>) -> Result<Receipt, Error> {
     told.map(|done| done.receipt)
 }
 
+fn appended(told: Result<Done<LogPosition>, Error>) -> Result<Receipt, Error> {
+    told.map(|done| done.receipt)
+}
+
 /// Everything a single node can be asked, and every way in which it says no.
 async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     let mut told = Told::default();
@@ -60,7 +64,7 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     let requests = Requests::open(&engine, spec("requests", 1)).await?;
     let (one, two) = (FenceEpoch::new(1), FenceEpoch::new(2));
 
-    told.receipt("append", log.append(&text("a")).await);
+    told.receipt("append", appended(log.append(&text("a")).await));
     told.receipt("put", map.put(&text("k"), &text("v")).await);
     told.receipt("put if absent", map.put_if(&text("k"), &text("w"), Version::ABSENT).await);
     told.receipt("delete", map.delete(&text("nothing")).await);
@@ -87,7 +91,10 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
 
     told.read("get", map.get(&text("k"), ReadConsistency::Linearizable).await);
     told.read("range", map.range(&text(""), None, 10, ReadConsistency::Local).await);
-    told.read("scan", log.scan(Offset::ZERO, 10, ReadConsistency::Linearizable).await);
+    told.read(
+        "scan",
+        log.scan(Offset::ZERO, Direction::Forward, 10, ReadConsistency::Linearizable).await,
+    );
     let ahead = ReadConsistency::AtLeastOffset(engine.applied()?.next());
     told.read("ahead", map.get(&text("k"), ahead).await);
     let waiting = ReadOptions::from(ahead).wait(Duration::from_millis(5));
@@ -99,8 +106,8 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     told.receipt("what was waited for", written);
 
     let newer = Log::open(&engine, spec("log", 2)).await?;
-    told.receipt("fenced", log.append(&text("late")).await);
-    told.receipt("current", newer.append(&text("c")).await);
+    told.receipt("fenced", appended(log.append(&text("late")).await));
+    told.receipt("current", appended(newer.append(&text("c")).await));
     told.note("an older writer", Log::open(&engine, spec("log", 1)).await.map(|_| ()));
     told.note("another kind", Map::open(&engine, spec("log", 2)).await.map(|_| ()));
     let three = ResourceSpec { replicas: ReplicaPolicy::majority(3), ..spec("three", 1) };
