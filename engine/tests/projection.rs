@@ -163,7 +163,7 @@ async fn a_batch_branches_on_what_any_resource_says() {
     let outcome = |at: usize| &first.outcomes[at];
     assert_eq!(outcome(1).of::<Inventory>().unwrap(), Stock { free: 1, reserved: 4 });
     let place = outcome(2).appended().unwrap();
-    assert_eq!((place.offset, place.index), (first.receipt.offset, 2));
+    assert_eq!((place.offset, place.index), (first.receipt.offset, 0), "the first of that log");
     assert_eq!(outcome(3).replaced(), Some(palisade::Version::ABSENT));
     assert!(matches!(outcome(3).of::<Inventory>(), Err(Error::Incompatible { .. })));
     assert_eq!(outcome(3).appended(), None);

@@ -16,6 +16,8 @@ mod op;
 mod position;
 mod read;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use self::header::LogRetention;
 pub use self::op::{APPEND_ENTRIES_MAX, CONSUMER_NAME_BYTES_MAX, LogTrim};
