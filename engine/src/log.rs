@@ -212,7 +212,6 @@ impl<T: Stored> ReplicatedLog<T> {
     }
 
     /// Follows the log on this replica from a position on.
-    #[must_use]
     pub fn tail(&self, from: impl Into<LogPosition>) -> LogTail<T> {
         LogTail::new(self.clone(), from.into())
     }

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
+use palisade_replication::Disposition;
 
 use super::{LogEntry, ReplicatedLog};
 use crate::backend::BoxFuture;
@@ -15,7 +16,6 @@ use crate::projections::log::LogPosition;
 use crate::read::ReadConsistency;
 use crate::store::Direction;
 use crate::stored::Stored;
-use palisade_replication::Disposition;
 
 /// Most entries that a tail holds.
 pub const TAIL_ENTRIES_MAX: usize = 256;
