@@ -271,6 +271,32 @@ fn a_trim_under_a_tail_is_told() {
     assert_eq!(told, (601..605).take(told.len()).collect::<Vec<_>>(), "nothing is left out");
 }
 
+/// A tail that waits is told when its node stops, and stands where it stood: another goes on there.
+#[test]
+fn a_tail_that_waits_ends_with_its_node() {
+    let mut fabric = SimFabric::new(3);
+    let number = follower(&fabric);
+    let (node, log) = (fabric.node(number), open_on(&mut fabric, number));
+    let mut tail = log.tail(LogPosition::START);
+    let place = fabric.block_on(log.append(&1)).unwrap().outcome;
+    assert_eq!(fabric.block_on(tail.next()).unwrap().value, 1);
+    assert!(fabric.block_on_for(SOON, tail.next()).is_none());
+    fabric.crash(node);
+    let told = fabric.block_on_for(SOON, streamed(&mut tail)).expect("it waits no longer").unwrap();
+    assert_eq!(told.unwrap_err().failure(), Failure::InternalError);
+    assert!(fabric.block_on(streamed(&mut tail)).is_none(), "nothing helps against it");
+    assert_eq!(tail.position(), place.after());
+
+    // What is appended meanwhile it has not missed.
+    let leader = fabric.engine(fabric.leader().unwrap());
+    let elsewhere = fabric.block_on(open(&leader)).unwrap();
+    fabric.block_on(elsewhere.append(&2)).unwrap();
+    fabric.restart(node);
+    let engine = fabric.engine(node);
+    let log = fabric.block_on(open_again(&engine));
+    assert_eq!(fabric.block_on(log.tail(tail.position()).next()).unwrap().value, 2);
+}
+
 async fn streamed(tail: &mut LogTail<u64>) -> Option<Result<LogEntry<u64>, Error>> {
     poll_fn(|context| Pin::new(&mut *tail).poll_next(context)).await
 }
@@ -430,11 +456,12 @@ fn a_consumer_goes_on_where_it_was_and_only_one_does() {
         assert_eq!(new.position(NOW).await.unwrap().value, places[1]);
         // It holds nothing back, and is told so.
         log.trim_before(LogPosition::END).await.unwrap();
-        assert_eq!(trimmed(log.tail(places[1]).next().await), places[3].after());
         assert_eq!(new.position(NOW).await.unwrap().value, places[1]);
         new.forget().await.unwrap();
         assert_eq!(new.position(NOW).await.unwrap().value, LogPosition::START);
     });
+    let told = fabric.block_on_for(SOON, log.tail(places[1]).next());
+    assert_eq!(trimmed(told.expect("there is nothing to wait for")), places[3].after());
     fabric.run_for(SOON);
     fabric.assert_converged();
 }

@@ -116,6 +116,10 @@ impl<'a, 'r, 'v> State<'a, 'r, 'v> {
     /// Removes the oldest entries that are beyond a bound, of those before this append.
     fn evict(&mut self, before: LogPosition, appended: u64) -> Result<(), ProjectionFault> {
         let LogRetention { keep_ms, keep_bytes } = self.header.retention;
+        // Without a look at the oldest entry, if it cannot be beyond.
+        if keep_ms.is_none() && keep_bytes.is_none_or(|keep| self.header.bytes <= keep) {
+            return Ok(());
+        }
         let now = self.at.log_time.get();
         let beyond = |header: &Header, log_time: LogTime| {
             let age_ms = now.saturating_sub(log_time.get());
