@@ -9,9 +9,10 @@ use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
     BatchDone, Direction, Done, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
-    KEY_BYTES_MAX, LogPosition, LogicalResourceName, MemberChange, NodeId, Offset, Placement, Read,
-    ReadConsistency, ReadOptions, Receipt, ReplicaPolicy, ReplicatedIdempotencyStore,
-    ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec, SchemaId, Version,
+    KEY_BYTES_MAX, LogEntry, LogPosition, LogicalResourceName, MemberChange, NodeId, Offset,
+    Placement, Read, ReadConsistency, ReadOptions, Receipt, ReplicaPolicy,
+    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec,
+    SchemaId, Version,
 };
 
 type Log = ReplicatedLog<String>;
@@ -55,6 +56,38 @@ fn appended(told: Result<Done<LogPosition>, Error>) -> Result<Receipt, Error> {
     told.map(|done| done.receipt)
 }
 
+/// What logs have of their own. The times of entries are of each side's own clock.
+async fn logs(told: &mut Told, log: &Log) -> Result<(), Error> {
+    let (forth, back, now) = (Direction::Forward, Direction::Backward, ReadConsistency::Local);
+    let text = |text: &str| text.to_owned();
+    let many = log.append_all(&[text("b"), text("c")]).await?;
+    told.note("many at once", many.outcome.clone());
+    let place = many.outcome[0];
+    told.receipt("a tail that was", appended(log.append_if(&text("d"), place).await));
+    let trim = log.trim_before(place).await?;
+    told.note("trim", trim.outcome);
+    let linearizable = ReadConsistency::Linearizable;
+    for (from, direction) in
+        [(LogPosition::START, forth), (place, forth), (place, back), (LogPosition::END, back)]
+    {
+        let page = log.scan(from, direction, 10, linearizable).await.map(|read| {
+            let entry = |entry: LogEntry<String>| (entry.position, entry.value);
+            let page = read.value;
+            (page.entries.into_iter().map(entry).collect::<Vec<_>>(), page.next, page.tail)
+        });
+        told.note("scan", page);
+    }
+    told.read("bounds", log.bounds(now).await);
+    let mut tail = log.tail(place);
+    told.note("tail", tail.next().await.map(|entry| entry.value));
+    told.note("a tail of what is gone", log.tail(Offset::ZERO).next().await.map(|_| ()));
+    let consumer = log.consumer("c")?;
+    told.receipt("commit", consumer.commit(tail.position()).await);
+    told.receipt("commit what was", consumer.commit(place).await);
+    told.receipt("an older owner", consumer.owned_by(FenceEpoch::zero()).reset(place).await);
+    Ok(())
+}
+
 /// Everything a single node can be asked, and every way in which it says no.
 async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     let mut told = Told::default();
@@ -91,10 +124,7 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
 
     told.read("get", map.get(&text("k"), ReadConsistency::Linearizable).await);
     told.read("range", map.range(&text(""), None, 10, ReadConsistency::Local).await);
-    told.read(
-        "scan",
-        log.scan(Offset::ZERO, Direction::Forward, 10, ReadConsistency::Linearizable).await,
-    );
+    logs(&mut told, &log).await?;
     let ahead = ReadConsistency::AtLeastOffset(engine.applied()?.next());
     told.read("ahead", map.get(&text("k"), ahead).await);
     let waiting = ReadOptions::from(ahead).wait(Duration::from_millis(5));
