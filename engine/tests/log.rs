@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_core::Stream;
 use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
-    APPEND_ENTRIES_MAX, Branch, CONSUMER_NAME_BYTES_MAX, Direction, Engine, Error, Failure,
-    FenceEpoch, LogEntry, LogPosition, LogRetention, LogTail, LogicalResourceName, Offset,
+    APPEND_ENTRIES_MAX, Branch, CONSUMER_NAME_BYTES_MAX, Direction, Disposition, Engine, Error,
+    Failure, FenceEpoch, LogEntry, LogPosition, LogRetention, LogTail, LogicalResourceName, Offset,
     Placement, ReadConsistency, ReadOptions, ReplicaPolicy, ReplicatedLog, ResourceSpec, SchemaId,
     TAIL_ENTRIES_MAX, VALUE_BYTES_MAX,
 };
@@ -57,10 +57,10 @@ async fn all(log: &Log) -> Result<Vec<(LogPosition, u64)>, Error> {
 }
 
 fn trimmed<T: std::fmt::Debug>(result: Result<T, Error>) -> LogPosition {
-    match result {
-        Err(Error::Trimmed { first }) => first,
-        other => panic!("{other:?}"),
-    }
+    let error = result.expect_err("some of it was removed");
+    assert_eq!((error.failure(), error.disposition()), (Failure::NotFound, Disposition::Reject));
+    let Error::Trimmed { first } = error else { panic!("{error}") };
+    first
 }
 
 #[test]

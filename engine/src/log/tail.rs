@@ -62,9 +62,9 @@ impl<T: Stored> LogTail<T> {
                 self.position = entry.position.after();
                 return Poll::Ready(Ok(entry));
             }
-            let fetch =
+            let begin =
                 || -> BoxFuture<'static, _> { Box::pin(fetch(self.log.clone(), self.position)) };
-            let coming = self.coming.get_or_insert_with(fetch);
+            let coming = self.coming.get_or_insert_with(begin);
             let Poll::Ready(page) = coming.as_mut().poll(context) else { return Poll::Pending };
             self.coming = None;
             match page {

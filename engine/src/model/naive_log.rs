@@ -56,7 +56,7 @@ impl NaiveLog {
             }
             LogOp::Trim { before } => {
                 let gone: Vec<_> = self.entries.range(..before).map(|(at, _)| *at).collect();
-                // Bounded: no history has so many entries at one place that it matters.
+                // At most so many at once.
                 gone.iter().take(256).for_each(|_| self.remove_oldest());
                 let (removed, complete) = (gone.len().min(256) as u64, gone.len() <= 256);
                 Ok(LogOutcome::Trimmed(LogTrim { first: self.first, removed, complete }))

@@ -62,6 +62,11 @@ pub(super) fn consumer_row(name: &str) -> Vec<u8> {
     [b"c", name.as_bytes()].concat()
 }
 
+/// What is left of a count of the header.
+fn left(held: u64, less: u64) -> Result<u64, ProjectionFault> {
+    held.checked_sub(less).ok_or_else(|| ProjectionFault::new("a log's header miscounts its rows"))
+}
+
 /// What a removal did.
 struct Removed {
     entries: u64,
@@ -156,11 +161,6 @@ impl<'a, 'r, 'v> State<'a, 'r, 'v> {
                     more = true;
                     return Ok(None);
                 }
-                let left = |held: u64, less| {
-                    let miscounted =
-                        || ProjectionFault::new("a log's header miscounts its entries");
-                    held.checked_sub(less).ok_or_else(miscounted)
-                };
                 header.bytes = left(header.bytes, counted(payload))?;
                 header.entries = left(header.entries, 1)?;
                 header.first = position.after();
@@ -204,7 +204,7 @@ impl<'a, 'r, 'v> State<'a, 'r, 'v> {
             ConsumerChange::Forget => {
                 if found.is_some() {
                     self.rows.remove(&row);
-                    self.header.consumers -= 1;
+                    self.header.consumers = left(self.header.consumers, 1)?;
                 }
                 return Ok(Ok(()));
             }
