@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_replication::{
-    ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, MemberChange, NodeId, Offset,
-    PeerFault,
+    ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, NodeId,
+    Offset, PeerFault,
 };
 
 use crate::error::Error;
@@ -52,6 +52,9 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Resolves after so long.
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()>;
+
+    /// What the node's clock says: what a record would be stamped with that it leads now.
+    fn wall_clock(&self) -> LogTime;
 
     /// How this node sees the group.
     fn status(&self, group: GroupId) -> BoxFuture<'_, Result<GroupStatus, Error>>;

@@ -1,6 +1,7 @@
 //! Batches: operations on several resources that take effect at one offset, or not at all (G7).
 
 use bytes::Bytes;
+use palisade_replication::LogTime;
 
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::command::{BatchCommand, Command, Op};
@@ -208,7 +209,7 @@ impl Batch {
 
     /// Sets a key of a map.
     pub fn put<K: Key, V: Stored>(self, map: &ReplicatedMap<K, V>, key: &K, value: &V) -> Self {
-        self.change(map, key, Some(value), None)
+        self.change(map, key, Some(value), None, None)
     }
 
     /// Sets a key of a map if its version is this one; otherwise the whole batch is refused.
@@ -219,12 +220,27 @@ impl Batch {
         value: &V,
         version: Version,
     ) -> Self {
-        self.change(map, key, Some(value), Some(version))
+        self.change(map, key, Some(value), None, Some(version))
+    }
+
+    /// Sets a key of a map that is removed by itself so many milliseconds of log time later: see
+    /// [`ReplicatedMap::put_with_ttl_ms`].
+    pub fn put_with_ttl_ms<K: Key, V: Stored>(
+        mut self,
+        map: &ReplicatedMap<K, V>,
+        key: &K,
+        value: &V,
+        ttl_ms: u64,
+    ) -> Self {
+        if ttl_ms == 0 {
+            self.broken = Some("a time to live is at least a millisecond".to_owned());
+        }
+        self.change(map, key, Some(value), Some(ttl_ms), None)
     }
 
     /// Removes a key from a map.
     pub fn delete<K: Key, V: Stored>(self, map: &ReplicatedMap<K, V>, key: &K) -> Self {
-        self.change(map, key, None, None)
+        self.change(map, key, None, None, None)
     }
 
     /// Removes a key from a map if its version is this one; otherwise the whole batch is refused.
@@ -234,7 +250,7 @@ impl Batch {
         key: &K,
         version: Version,
     ) -> Self {
-        self.change(map, key, None, Some(version))
+        self.change(map, key, None, None, Some(version))
     }
 
     fn change<K: Key, V: Stored>(
@@ -242,12 +258,13 @@ impl Batch {
         map: &ReplicatedMap<K, V>,
         key: &K,
         value: Option<&V>,
+        ttl_ms: Option<u64>,
         guard: Option<Version>,
     ) -> Self {
         let (key, value) = (key.to_bytes(), value.map(Stored::to_bytes));
         let (key_bytes, value_bytes) = (key.len(), value.as_ref().map_or(0, Bytes::len));
         let op = match value {
-            Some(value) => MapOp::Put { guard, key, value },
+            Some(value) => MapOp::Put { guard, ttl_ms, key, value },
             None => MapOp::Delete { guard, key },
         };
         self.op(&map.handle, key_bytes, value_bytes, &op)
@@ -262,9 +279,34 @@ impl Batch {
         fingerprint: Fingerprint,
         owner: FenceEpoch,
     ) -> Self {
+        self.reserve_at(store, key, fingerprint, owner, None)
+    }
+
+    /// Reserves a request that says when it was issued: a log time that its maker had from the engine
+    /// before he sent it for the first time, and that stays with it. One that may have been forgotten
+    /// meanwhile is refused ([`Error::WindowExpired`]) and never takes effect twice.
+    pub fn reserve_issued(
+        self,
+        store: &ReplicatedIdempotencyStore,
+        key: &str,
+        fingerprint: Fingerprint,
+        owner: FenceEpoch,
+        issued: LogTime,
+    ) -> Self {
+        self.reserve_at(store, key, fingerprint, owner, Some(issued))
+    }
+
+    fn reserve_at(
+        self,
+        store: &ReplicatedIdempotencyStore,
+        key: &str,
+        fingerprint: Fingerprint,
+        owner: FenceEpoch,
+        issued: Option<LogTime>,
+    ) -> Self {
         let key = Bytes::copy_from_slice(key.as_bytes());
         let bytes = key.len();
-        self.op(&store.handle, bytes, 0, &RequestOp::Reserve { owner, fingerprint, key })
+        self.op(&store.handle, bytes, 0, &RequestOp::Reserve { owner, issued, fingerprint, key })
     }
 
     /// Completes a request with its result.

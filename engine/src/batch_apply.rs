@@ -14,6 +14,7 @@ use crate::command::{BatchCommand, Op};
 use crate::outcome::{Branch, Outcome};
 use crate::projection::{At, Kind, ProjectionFault, Registry, Repeated, Rows, RowsRead, Step};
 use crate::refusal::Refusal;
+use crate::resource::ResourceId;
 use crate::resource_table::ResourceTable;
 use crate::view::View;
 
@@ -41,6 +42,27 @@ pub(crate) fn apply(
         Some(_) => (Branch::Otherwise, batch.otherwise),
     };
     desk.done(view, branch, ops)
+}
+
+/// Most things that are done for one resource by one record of housekeeping.
+const TIDIED_MAX: usize = 256;
+
+/// Does what time asks for in these resources. Nobody is asked whether he may: it follows from the log.
+pub(crate) fn tidy(
+    resources: &ResourceTable,
+    registry: &Registry,
+    view: &mut View<'_>,
+    at: At,
+    due: &[ResourceId],
+) -> Result<Outcome, ProjectionFault> {
+    for id in due {
+        let kind = resources.get(*id).and_then(|found| registry.find(found.kind.as_str()));
+        if let Some(kind) = kind {
+            let mut rows = Rows::new(view, kind.family, at.group, *id);
+            kind.projection.tidy(at, &mut rows, TIDIED_MAX)?;
+        }
+    }
+    Ok(Outcome::Applied { branch: Branch::Then, outcomes: Vec::new() })
 }
 
 /// What a batch is applied with.

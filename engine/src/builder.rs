@@ -13,7 +13,7 @@ use palisade_replication::{
 use crate::engine::{Engine, GROUP, REQUEST_TIMEOUT};
 use crate::error::Error;
 use crate::machine::EngineMachine;
-use crate::node_backend::NodeBackend;
+use crate::node_backend::{NodeBackend, look_after};
 use crate::projection::{AnyProjection, Erased, Projection, Registry};
 use crate::resource::FailureDomain;
 use crate::store::{Families, StateStore};
@@ -185,14 +185,20 @@ impl EngineBuilder {
         };
         let node = Node::open(config, machine).await?;
         let backend = NodeBackend::start(node, &store).await?;
-        Ok(Engine::new(
+        let engine = Engine::new(
             backend,
             registry,
             self.cluster,
             self.node,
             self.domain,
             self.request_timeout,
-        ))
+        );
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it has the engine weakly, and ends when nobody else has it or it was closed"
+        )]
+        tokio::spawn(look_after(engine.downgrade()));
+        Ok(engine)
     }
 }
 

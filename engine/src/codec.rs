@@ -74,6 +74,11 @@ impl Reader {
         Ok(self.rest.split_to(length))
     }
 
+    /// Everything that is left.
+    pub(crate) fn rest(self) -> Bytes {
+        self.rest
+    }
+
     pub(crate) fn text(&mut self, max: usize, what: &'static str) -> Result<String, DecodeError> {
         let bytes = self.bytes(max, what)?;
         String::from_utf8(bytes.into()).map_err(|_| DecodeError { what })

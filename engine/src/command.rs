@@ -1,8 +1,9 @@
 //! Commands: what a record says, and its bytes.
 //!
 //! ```text
-//! version 1 byte (2), kind 1 byte (1 open, 2 batch), then
+//! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep), then
 //! open    resource kind, version of its projection, spec, caller
+//! housekeep  resources: count, each
 //! batch   caller, guards: count, each as an operation; operations: count, each resource, epoch, body;
 //!         operations otherwise, in the same way
 //! ```
@@ -25,6 +26,8 @@ pub(crate) const BODY_BYTES_MAX: usize = VALUE_BYTES_MAX + KEY_BYTES_MAX + 256;
 pub(crate) enum Command {
     Open(OpenCommand),
     Batch(BatchCommand),
+    /// Does what time asks for, in these resources: `caretaker.rs`.
+    Housekeep(Vec<ResourceId>),
 }
 
 /// Makes a resource, or opens it for a writer generation.
@@ -65,6 +68,9 @@ pub(crate) struct Op {
 
 const OPEN: u8 = 1;
 const BATCH: u8 = 2;
+const HOUSEKEEP: u8 = 3;
+/// Most resources that are tidied by one record.
+pub(crate) const HOUSEKEEP_RESOURCES_MAX: usize = 16;
 
 impl Command {
     pub(crate) fn encode(&self) -> Bytes {
@@ -85,6 +91,11 @@ impl Command {
                     put_number(&mut out, ops.len() as u64);
                     ops.iter().for_each(|op| put_op(&mut out, op));
                 }
+            }
+            Self::Housekeep(resources) => {
+                out.push(HOUSEKEEP);
+                put_number(&mut out, resources.len() as u64);
+                resources.iter().for_each(|resource| put_number(&mut out, resource.0.into()));
             }
         }
         out.into()
@@ -113,6 +124,14 @@ impl Command {
                 }
                 Self::Batch(BatchCommand { caller, guards, then, otherwise })
             }
+            HOUSEKEEP => {
+                let count = reader.number("resource count")?;
+                if !(1..=HOUSEKEEP_RESOURCES_MAX as u64).contains(&count) {
+                    return Err(DecodeError { what: "resource count" });
+                }
+                let resources = (0..count).map(|_| take_resource(&mut reader));
+                Self::Housekeep(resources.collect::<Result<_, _>>()?)
+            }
             _ => return Err(DecodeError { what: "command kind" }),
         };
         reader.end("command")?;
@@ -134,10 +153,13 @@ fn take_ops(reader: &mut Reader) -> Result<Vec<Op>, DecodeError> {
     (0..count).map(|_| take_op(reader)).collect()
 }
 
+fn take_resource(reader: &mut Reader) -> Result<ResourceId, DecodeError> {
+    let id = u32::try_from(reader.number("resource")?);
+    id.map(ResourceId).map_err(|_| DecodeError { what: "resource" })
+}
+
 fn take_op(reader: &mut Reader) -> Result<Op, DecodeError> {
-    let resource = u32::try_from(reader.number("resource")?)
-        .map(ResourceId)
-        .map_err(|_| DecodeError { what: "resource" })?;
+    let resource = take_resource(reader)?;
     let epoch = FenceEpoch::new(reader.number("epoch")?);
     Ok(Op { resource, epoch, body: reader.bytes(BODY_BYTES_MAX, "operation")? })
 }
@@ -196,6 +218,20 @@ mod tests {
             let mut whole = vec![VERSION, kind];
             whole.extend(raw);
             let _ = Command::decode(whole.into());
+        }
+    }
+
+    #[test]
+    fn housekeeping_names_some_resources_and_not_too_many() {
+        let command = |count| Command::Housekeep(vec![ResourceId(7); count]);
+        for count in [1, HOUSEKEEP_RESOURCES_MAX] {
+            assert_eq!(Command::decode(command(count).encode()), Ok(command(count)));
+        }
+        for count in [0, HOUSEKEEP_RESOURCES_MAX + 1] {
+            assert_eq!(
+                Command::decode(command(count).encode()).unwrap_err().what,
+                "resource count"
+            );
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -43,6 +43,17 @@ pub struct Engine {
     seen: Option<Seen>,
 }
 
+/// An engine that is not kept open by this.
+pub(crate) struct WeakEngine {
+    inner: Weak<Inner>,
+}
+
+impl WeakEngine {
+    pub(crate) fn upgrade(&self) -> Option<Engine> {
+        Some(Engine { inner: self.inner.upgrade()?, seen: None })
+    }
+}
+
 struct Inner {
     backend: Box<dyn Backend>,
     registry: Registry,
@@ -70,6 +81,10 @@ impl Engine {
         let backend = Box::new(backend);
         let inner = Inner { backend, registry, cluster, id, domain, request_timeout };
         Self { inner: Arc::new(inner), seen: None }
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakEngine {
+        WeakEngine { inner: Arc::downgrade(&self.inner) }
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
@@ -260,7 +275,7 @@ impl Engine {
             Some(seen) => (seen.of(GROUP), Session::WAIT),
             None => (Offset::ZERO, Duration::ZERO),
         };
-        let required = asked.max(seen);
+        let required = asked.max(seen).max(options.at_least);
         self.at_least(required, options.wait.unwrap_or(wait)).await?;
         // What is there already is not to be taken back by a snapshot that replaces it.
         let required = required.max(self.applied()?);
@@ -296,6 +311,12 @@ impl Engine {
         let (cluster, group, offset) = (self.cluster(), GROUP, position.offset);
         let freshness = Freshness { cluster, group, offset };
         Ok(Read { value, freshness, log_time: position.log_time })
+    }
+
+    /// Waits until this offset is applied here, or for so long.
+    pub(crate) async fn wait_applied(&self, offset: Offset, wait: Duration) -> Result<(), Error> {
+        let waits = self.backend().wait_applied(GROUP, offset);
+        race(waits, self.backend().sleep(wait)).await.unwrap_or(Ok(()))
     }
 
     async fn at_least(&self, required: Offset, wait: Duration) -> Result<(), Error> {

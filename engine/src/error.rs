@@ -1,7 +1,7 @@
 //! What can go wrong, as a service sees it: a closed set, and for each what to do about it.
 
 use bytes::Bytes;
-use palisade_replication::{Disposition, NodeError, Offset};
+use palisade_replication::{Disposition, LogTime, NodeError, Offset};
 use palisade_wal::WalError;
 
 use crate::projections::log::LogPosition;
@@ -124,11 +124,24 @@ pub enum Error {
         /// Where it is.
         found: LogPosition,
     },
+    /// The map is not known any more as it was then: read it as it is, and go on from there.
+    #[error("what was before is not kept any more, floor={floor}")]
+    Compacted {
+        /// From which offset on it is known.
+        floor: Offset,
+    },
     /// A demand of a batch does not hold, and it says nothing to be done otherwise.
     #[error("guard number {guard} of the batch does not hold")]
     GuardFailed {
         /// Which, from 0.
         guard: usize,
+    },
+    /// A request of that time is not known any more: whether it took effect cannot be told. Look for what it
+    /// was to do, or make a new request.
+    #[error("requests of that time are forgotten, floor={floor}")]
+    WindowExpired {
+        /// Requests that were reserved up to this log time may be forgotten.
+        floor: LogTime,
     },
     /// The request is reserved by an owner of a higher epoch.
     #[error("the request is in progress, owner_epoch={owner} age_ms={age_ms}")]
@@ -162,10 +175,12 @@ impl Error {
             Self::Disconnected { outcome_unknown: true } => Disposition::Indeterminate,
             Self::LeaseExpired
             | Self::Revoked
+            | Self::WindowExpired { .. }
             | Self::Fenced { .. }
             | Self::Incompatible { .. }
             | Self::InvalidArgument { .. }
             | Self::NotFound { .. }
+            | Self::Compacted { .. }
             | Self::AlreadyExists { .. }
             | Self::IdempotencyConflict
             | Self::DomainUnavailable { .. }
@@ -188,6 +203,9 @@ impl Error {
                 "acquire the lease again; what it guarded is not yours until then"
             }
             Self::Revoked => "stop, and ask whoever revoked it",
+            Self::WindowExpired { .. } => {
+                "it may have taken effect long ago: look for what it was to do before making a new request"
+            }
             Self::Fenced { .. } => {
                 "stop writing: another writer took over; to take over in turn, open the resource \
                  with a higher epoch"
@@ -213,6 +231,9 @@ impl Error {
             Self::Trimmed { .. } => {
                 "go on at the first position that is there, if you can do without what is gone; to keep \
                  entries for longer, change the log's retention"
+            }
+            Self::Compacted { .. } => {
+                "read it as it is, and watch or read on from the offset of that; or keep more"
             }
             Self::AlreadyExists { .. } => "use the one that is there, or choose another name",
             Self::IdempotencyConflict => {

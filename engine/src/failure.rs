@@ -128,7 +128,7 @@ impl Error {
     pub fn failure(&self) -> Failure {
         match self {
             Self::LeaseExpired => Failure::LeaseExpired,
-            Self::Revoked => Failure::Revoked,
+            Self::Revoked | Self::WindowExpired { .. } => Failure::Revoked,
             Self::Fenced { .. } => Failure::Fenced,
             Self::Disconnected { .. } => Failure::Disconnected,
             Self::Degraded { .. } => Failure::Degraded,
@@ -136,7 +136,9 @@ impl Error {
             Self::RateLimited { .. } => Failure::RateLimited,
             Self::InternalError { .. } => Failure::InternalError,
             Self::InvalidArgument { .. } => Failure::InvalidArgument,
-            Self::NotFound { .. } | Self::Trimmed { .. } => Failure::NotFound,
+            Self::NotFound { .. } | Self::Trimmed { .. } | Self::Compacted { .. } => {
+                Failure::NotFound
+            }
             Self::AlreadyExists { .. } => Failure::AlreadyExists,
             Self::IdempotencyConflict => Failure::IdempotencyConflict,
             Self::DomainUnavailable { .. } => Failure::DomainUnavailable,

@@ -19,9 +19,9 @@ use crate::command::{BatchCommand, Command, Op, OpenCommand};
 use crate::digest::digest;
 use crate::machine::EngineMachine;
 use crate::projection::Registry;
-use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp};
+use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
-use crate::projections::map::{MapGuard, MapOp, Version};
+use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
     DomainRule, FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy,
     ResourceId, ResourceKind, ResourceSpec, SchemaId,
@@ -80,12 +80,23 @@ fn commands() -> Vec<Command> {
     let consumer =
         |name: &str, change| LogOp::Consumer { name: name.to_owned(), owner, change }.to_bytes();
     let retention = LogRetention { keep_ms: Some(86_400_000), keep_bytes: Some(1 << 20) };
-    let put =
-        |guard, key, value| MapOp::Put { guard, key: bytes(key), value: bytes(value) }.to_bytes();
+    let put = |guard, key, value| {
+        MapOp::Put { guard, ttl_ms: None, key: bytes(key), value: bytes(value) }.to_bytes()
+    };
+    let put_for = |ttl_ms, key, value| {
+        let (ttl_ms, key, value) = (Some(ttl_ms), bytes(key), bytes(value));
+        MapOp::Put { guard: None, ttl_ms, key, value }.to_bytes()
+    };
+    let keep =
+        |keep_ms, changes_max| MapOp::Keep { history: History { keep_ms, changes_max } }.to_bytes();
     let delete = |guard, key| MapOp::Delete { guard, key: bytes(key) }.to_bytes();
-    let reserve = |key| RequestOp::Reserve { owner, fingerprint, key: bytes(key) }.to_bytes();
+    let reserve =
+        |key| RequestOp::Reserve { owner, issued: None, fingerprint, key: bytes(key) }.to_bytes();
     let complete = |key, result| {
         RequestOp::Complete { owner, key: bytes(key), result: bytes(result) }.to_bytes()
+    };
+    let window = |retention_ms, requests_max| {
+        RequestOp::Keep { window: RequestWindow { retention_ms, requests_max } }.to_bytes()
     };
     let version_is = |key, version| MapGuard::VersionIs { key: bytes(key), version }.to_bytes();
     let completed = |key| RequestGuard::Completed { key: bytes(key) }.to_bytes();
@@ -132,6 +143,10 @@ fn commands() -> Vec<Command> {
         ),
         batch(vec![op(1, 1, LogOp::Retain { retention }.to_bytes())]),
         batch(vec![op(1, 1, append_two(Some(place(8, 1))).to_bytes())]),
+        batch(vec![op(2, 1, put_for(1_000, "ends", "soon"))]),
+        batch(vec![op(2, 1, keep(3_600_000, 4))]),
+        Command::Housekeep(vec![ResourceId(2)]),
+        batch(vec![op(3, 1, window(60_000, 9))]),
         // Refused records: they have their place in the chain, and no row.
         branches(vec![op(3, 1, completed("r2"))], vec![op(1, 1, append("never"))], Vec::new()),
         batch(vec![op(1, 0, append("stale"))]),
@@ -156,7 +171,7 @@ fn state() -> String {
             members_index: LogIndex::new(1),
             index: LogIndex::new(number),
             term: Term::new(1),
-            log_time: LogTime::new(1_800_000_000_000 + number),
+            log_time: LogTime::new(1_800_000_000_000 + 500 * number),
             first_offset: Offset::new(number),
             records: vec![Record {
                 id: ProposalId { session: 1, seq: number },
@@ -202,7 +217,7 @@ fn the_first_head_can_be_computed_by_anyone() {
     use sha2::{Digest, Sha256};
     let mut raw = vec![0];
     raw.extend_from_slice(&1_u64.to_le_bytes());
-    raw.extend_from_slice(&1_800_000_000_001_u64.to_le_bytes());
+    raw.extend_from_slice(&1_800_000_000_500_u64.to_le_bytes());
     raw.extend_from_slice(&commands()[0].encode());
     let mut head = vec![1];
     head.extend_from_slice(&[0; 32]);

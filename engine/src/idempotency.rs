@@ -10,7 +10,9 @@ use crate::error::Error;
 use crate::freshness::Read;
 use crate::handle::Handle;
 use crate::outcome::Completion;
-use crate::projections::idempotency::{Fingerprint, Idempotency, RequestGuard, find};
+use crate::projections::idempotency::{
+    Fingerprint, Idempotency, Request, RequestGuard, RequestOp, RequestWindow, Window, find,
+};
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
 use crate::resource::{FenceEpoch, LogicalResourceName, ResourceSpec, SchemaId};
@@ -24,6 +26,12 @@ pub struct ReplicatedIdempotencyStore {
 /// How a request stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestStatus {
+    /// It is not known.
+    Unknown {
+        /// One that was issued after this log time was never reserved; one that was issued before may
+        /// have been, and be forgotten.
+        floor: LogTime,
+    },
     /// An owner has reserved it and not completed it.
     InProgress {
         /// The owner's epoch; a higher one may take over.
@@ -65,6 +73,31 @@ impl ReplicatedIdempotencyStore {
         self.handle.guard(&RequestGuard::Completed { key })
     }
 
+    /// Says how long requests are known; a day and a million of them if never said.
+    ///
+    /// # Errors
+    /// As [`crate::Batch::commit`].
+    pub async fn keep(&self, window: RequestWindow) -> Result<Receipt, Error> {
+        Ok(self.handle.submit(&RequestOp::Keep { window }).await?.receipt)
+    }
+
+    /// Reserves a request that says when it was issued: see [`crate::Batch::reserve_issued`].
+    ///
+    /// # Errors
+    /// [`Error::WindowExpired`] if it may have been forgotten, and as
+    /// [`ReplicatedIdempotencyStore::reserve`].
+    pub async fn reserve_issued(
+        &self,
+        key: &str,
+        fingerprint: Fingerprint,
+        owner: FenceEpoch,
+        issued: LogTime,
+    ) -> Result<Receipt, Error> {
+        let batch = self.handle.engine.batch();
+        let batch = batch.reserve_issued(self, key, fingerprint, owner, issued);
+        Ok(batch.commit().await?.receipt)
+    }
+
     /// Reserves a request for an owner. A receipt with `duplicate` says that it was completed
     /// before; one without that the owner is to do the work and complete it.
     ///
@@ -95,7 +128,7 @@ impl ReplicatedIdempotencyStore {
         Ok(batch.complete(self, key, owner, result).commit().await?.receipt)
     }
 
-    /// How a request stands, or `None` if it is not known.
+    /// How a request stands.
     ///
     /// # Errors
     /// [`Error::NotYetApplied`] and others, as the options say.
@@ -103,19 +136,24 @@ impl ReplicatedIdempotencyStore {
         &self,
         key: &str,
         options: impl Into<ReadOptions>,
-    ) -> Result<Read<Option<RequestStatus>>, Error> {
+    ) -> Result<Read<RequestStatus>, Error> {
         let key = key.to_owned();
-        let read = self.handle.read(options, move |rows| find(rows, key.as_bytes())).await?;
+        let read = self.handle.read(options, move |rows| {
+            let floor = Window::load(rows)?.floor;
+            Ok((find(rows, key.as_bytes())?, floor))
+        });
+        let read = read.await?;
         let now = read.log_time.get();
-        Ok(read.map(|request| {
-            request.map(|request| match request.completion {
-                Some(completion) => RequestStatus::Completed(completion),
-                None => RequestStatus::InProgress {
-                    owner: request.owner,
-                    since: request.since,
-                    age_ms: now.saturating_sub(request.since.get()),
-                },
-            })
+        Ok(read.map(|(request, floor)| match request {
+            None => RequestStatus::Unknown { floor },
+            Some(Request { completion: Some(completion), .. }) => {
+                RequestStatus::Completed(completion)
+            }
+            Some(request) => RequestStatus::InProgress {
+                owner: request.owner,
+                since: request.since,
+                age_ms: now.saturating_sub(request.since.get()),
+            },
         }))
     }
 }

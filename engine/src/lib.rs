@@ -35,6 +35,7 @@ mod batch;
 mod batch_apply;
 mod bounds;
 mod builder;
+mod caretaker;
 mod chain;
 mod codec;
 mod command;
@@ -92,7 +93,10 @@ pub use log::{
     Consumer, LogBounds, LogEntry, LogPage, LogTail, ReplicatedLog, SCAN_ENTRIES_MAX,
     TAIL_ENTRIES_MAX,
 };
-pub use map::{MapPage, RANGE_ROWS_MAX, ReplicatedMap, Versioned};
+pub use map::{
+    GET_KEYS_MAX, MapAt, MapChange, MapPage, MapRange, RANGE_ROWS_MAX, ReplicatedMap, Versioned,
+    Watch, WatchEvent, WatchOptions,
+};
 pub use outcome::{Branch, Completion};
 pub use page::SCAN_BYTES_MAX;
 pub use palisade_replication::{
@@ -104,12 +108,12 @@ pub use profile::{PlacementProfile, PolicyHash};
 pub use projection::{
     Applied, At, OUTCOME_BYTES_MAX, Projection, ProjectionFault, ROW_KEY_BYTES_MAX, Rows, RowsRead,
 };
-pub use projections::idempotency::{Fingerprint, REQUESTS_MAX, RETENTION_MS};
+pub use projections::idempotency::{Fingerprint, RequestWindow};
 pub use projections::log::{
     APPEND_ENTRIES_MAX, CONSUMER_NAME_BYTES_MAX, CONSUMERS_MAX, LogPosition, LogRetention, LogTrim,
     TRIM_ENTRIES_MAX,
 };
-pub use projections::map::Version;
+pub use projections::map::{History, MapBounds, Version};
 pub use read::{ReadConsistency, ReadOptions};
 pub use receipt::Receipt;
 pub use resource::{

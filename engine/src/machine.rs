@@ -189,6 +189,9 @@ impl Group {
             Command::Batch(command) => {
                 batch_apply::apply(&self.resources, registry, view, at, command)
             }
+            Command::Housekeep(resources) => {
+                batch_apply::tidy(&self.resources, registry, view, at, &resources)
+            }
         }
     }
 }

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use palisade_replication::{
-    ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, MemberChange, Node, NodeError,
-    NodeId, Offset, PeerFault,
+    ChangeRefusal, Committed, Disposition, GroupId, GroupStatus, Incarnation, LogTime,
+    MemberChange, Node, NodeError, NodeId, Offset, PeerFault,
 };
 
 use crate::backend::{Backend, BoxFuture, ReadJob};
+use crate::caretaker;
+use crate::engine::WeakEngine;
 use crate::error::Error;
 use crate::machine::EngineMachine;
 use crate::outcome::RecordOutcome;
@@ -47,6 +49,19 @@ impl NodeBackend {
     }
 }
 
+/// Looks after the engine once a second, as long as somebody else has it.
+pub(crate) async fn look_after(engine: WeakEngine) {
+    loop {
+        tokio::time::sleep(caretaker::ROUND).await;
+        let Some(engine) = engine.upgrade() else { return };
+        match caretaker::round(&engine).await {
+            Err(error) if error.disposition() == Disposition::Halt => return,
+            Err(error) => tracing::debug!(%error, "housekeeping will be tried again"),
+            Ok(()) => {}
+        }
+    }
+}
+
 impl Backend for NodeBackend {
     fn propose(
         &self,
@@ -77,6 +92,12 @@ impl Backend for NodeBackend {
 
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {
         Box::pin(tokio::time::sleep(length))
+    }
+
+    fn wall_clock(&self) -> LogTime {
+        #[expect(clippy::disallowed_methods, reason = "only to know whether a record is due")]
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        LogTime::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 
     fn status(&self, group: GroupId) -> BoxFuture<'_, Result<GroupStatus, Error>> {

@@ -25,9 +25,17 @@ pub enum ReadConsistency {
 pub struct ReadOptions {
     pub(crate) consistency: ReadConsistency,
     pub(crate) wait: Option<Duration>,
+    /// Beside what the consistency asks for.
+    pub(crate) at_least: Offset,
 }
 
 impl ReadOptions {
+    /// And not older than this offset.
+    pub(crate) fn also_at_least(mut self, offset: Offset) -> Self {
+        self.at_least = self.at_least.max(offset);
+        self
+    }
+
     /// Waits up to so long for what is asked for to be applied here. Without it, a replica that is behind
     /// says so at once, and in a [`crate::Session`] after a second.
     #[must_use]
@@ -39,7 +47,7 @@ impl ReadOptions {
 
 impl From<ReadConsistency> for ReadOptions {
     fn from(consistency: ReadConsistency) -> Self {
-        Self { consistency, wait: None }
+        Self { consistency, wait: None, at_least: Offset::ZERO }
     }
 }
 

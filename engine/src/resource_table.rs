@@ -154,7 +154,8 @@ pub(crate) fn find(
     Ok(found)
 }
 
-fn each_resource(
+/// Every resource, in the order they were made, as long as `each` says.
+pub(crate) fn each_resource(
     read: &dyn StateRead,
     group: GroupId,
     mut each: impl FnMut(ResourceId, Resource) -> Walk,

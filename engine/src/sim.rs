@@ -23,7 +23,7 @@ use crate::page::Page;
 use crate::projection::{Registry, RowsRead};
 use crate::projections::idempotency::{Fingerprint, RequestOp};
 use crate::projections::log::{self, LogOp, LogPosition, RawEntry};
-use crate::projections::map::{self, MapOp, Version};
+use crate::projections::map::{self, MapOp, Version, When};
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
 use crate::store::{Direction, FamilyId, MemoryStore};
 use crate::stored::Stored;
@@ -105,9 +105,9 @@ impl SimEngine {
     #[must_use]
     pub fn map(&self, group: GroupId, resource: ResourceId, key: &[u8]) -> Option<(Vec<u8>, u64)> {
         let rows = RowsRead::new(&self.store, FamilyId::MAP, group, resource);
-        map::newest(&rows, key)
+        map::get(&rows, key, When::Now)
             .expect("memory can be read")
-            .map(|(value, version)| (value.to_vec(), version.offset().get()))
+            .map(|found| (found.value.to_vec(), found.version.offset().get()))
     }
 }
 
@@ -219,9 +219,9 @@ impl Submission {
         let payload = bytes::Bytes::copy_from_slice(&self.payload);
         let owner = self.epoch;
         let fingerprint = Fingerprint::of(&self.payload);
-        let reserve = RequestOp::Reserve { owner, fingerprint, key: key.clone() };
+        let reserve = RequestOp::Reserve { owner, issued: None, fingerprint, key: key.clone() };
         let append = LogOp::append(payload.clone());
-        let put = MapOp::Put { guard: None, key: key.clone(), value: payload };
+        let put = MapOp::Put { guard: None, ttl_ms: None, key: key.clone(), value: payload };
         let complete = RequestOp::Complete { owner, key, result: bytes::Bytes::new() };
         let ops = vec![
             (requests, reserve.to_bytes()),
@@ -261,7 +261,7 @@ impl Swap {
         let payload = bytes::Bytes::copy_from_slice(&self.payload);
         let guard = self.expected.map(|offset| Version(Offset::new(offset)));
         let append = LogOp::append(payload.clone());
-        let put = MapOp::Put { guard, key, value: payload };
+        let put = MapOp::Put { guard, ttl_ms: None, key, value: payload };
         let ops = vec![(self.log, append.to_bytes()), (self.map, put.to_bytes())];
         batch(&self.caller, self.epoch, ops)
     }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use palisade::{
-    Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
-    LogicalResourceName, NodeId, Offset, Placement, ReadConsistency, ReadOptions, ReplicaPolicy,
-    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec,
-    SchemaId, Version,
+    Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogTime,
+    LogicalResourceName, MapRange, NodeId, Offset, Placement, ReadConsistency, ReadOptions,
+    ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus,
+    ResourceSpec, SchemaId, Version,
 };
 use tempfile::TempDir;
 
@@ -87,8 +87,7 @@ async fn a_submission_takes_effect_once_at_one_offset() {
     assert_eq!((again.offset, again.log_time), (receipt.offset, receipt.log_time));
     assert!(matches!(service.submit("r1", "other").await, Err(Error::IdempotencyConflict)));
     assert_eq!(service.logged().await.len(), 1);
-    let status =
-        service.requests.status("r1", ReadConsistency::Local).await.unwrap().value.unwrap();
+    let status = service.requests.status("r1", ReadConsistency::Local).await.unwrap().value;
     let RequestStatus::Completed(completion) = status else { panic!("{status:?}") };
     assert_eq!((completion.offset, &completion.result[..]), (receipt.offset, &b"done"[..]));
     service.engine.close().await.unwrap();
@@ -112,7 +111,10 @@ async fn a_batch_with_a_failing_guard_leaves_no_trace() {
     let refused = batch(Version::ABSENT).await.unwrap_err();
     assert!(matches!(refused, Error::VersionMismatch { .. }), "{refused}");
     assert!(service.logged().await.is_empty());
-    assert_eq!(service.requests.status("r", ReadConsistency::Local).await.unwrap().value, None);
+    assert_eq!(
+        service.requests.status("r", ReadConsistency::Local).await.unwrap().value,
+        RequestStatus::Unknown { floor: LogTime::new(0) }
+    );
     let row = service.map.get(&"k".into(), ReadConsistency::Local).await.unwrap().value.unwrap();
     assert_eq!(row.version.offset(), first.offset);
     batch(row.version).await.unwrap();
@@ -225,7 +227,7 @@ async fn another_schema_or_kind_is_incompatible_and_bad_arguments_are_refused() 
     let large = "v".repeat(palisade::VALUE_BYTES_MAX + 1);
     assert!(matches!(service.log.append(&large).await, Err(Error::InvalidArgument { .. })));
     assert!(matches!(service.engine.batch().commit().await, Err(Error::InvalidArgument { .. })));
-    let page = service.map.range(&String::new(), None, 10, ReadConsistency::Linearizable).await;
+    let page = service.map.range(MapRange::all(), ReadConsistency::Linearizable).await;
     assert!(page.unwrap().value.rows.is_empty());
 }
 
@@ -237,17 +239,20 @@ async fn ranges_come_in_key_order_with_one_row_a_key() {
         service.map.put(&key.to_owned(), &format!("value of {key}")).await.unwrap();
     }
     service.map.delete(&"c".to_owned()).await.unwrap();
-    let keys = |from: &str, end: Option<&str>, limit| {
-        let (from, end) = (from.to_owned(), end.map(str::to_owned));
+    let keys = |range: MapRange<String>| {
         let map = service.map.clone();
         async move {
-            let page = map.range(&from, end.as_ref(), limit, ReadConsistency::Local).await.unwrap();
+            let page = map.range(range, ReadConsistency::Local).await.unwrap();
             page.value.rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
         }
     };
-    assert_eq!(keys("", None, 10).await, ["a", "a/1", "b"]);
-    assert_eq!(keys("a/", Some("b"), 10).await, ["a/1"]);
-    assert_eq!(keys("", None, 2).await, ["a", "a/1"]);
+    let key = |key: &str| key.to_owned();
+    assert_eq!(keys(MapRange::all()).await, ["a", "a/1", "b"]);
+    assert_eq!(keys(MapRange::from(&key("a/")).before(&key("b"))).await, ["a/1"]);
+    assert_eq!(keys(MapRange::all().limit(2)).await, ["a", "a/1"]);
+    assert_eq!(keys(MapRange::all().backward()).await, ["b", "a/1", "a"]);
+    assert_eq!(keys(MapRange::all().backward().limit(1)).await, ["b"]);
+    assert_eq!(keys(MapRange::prefix(b"a").backward()).await, ["a/1", "a"]);
 }
 
 /// G12: what is at its bound passes, one more is refused before it is proposed.
@@ -260,7 +265,7 @@ async fn a_batch_is_refused_beyond_its_bounds_and_not_at_them() {
     }
     let ops = |count: usize| {
         let batch = service.engine.batch();
-        (0..count).fold(batch, |batch, _| batch.delete(&service.map, &"k".to_owned())).commit()
+        (0..count).fold(batch, |batch, n| batch.delete(&service.map, &n.to_string())).commit()
     };
     ops(palisade::BATCH_OPS_MAX).await.unwrap();
     refused(ops(palisade::BATCH_OPS_MAX + 1).await);

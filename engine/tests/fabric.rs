@@ -129,9 +129,7 @@ fn every_handle_works_on_every_node() {
     let other = fabric.block_on(two.submit("r1", "other"));
     assert!(matches!(other, Err(Error::IdempotencyConflict)), "{other:?}");
     let status = fabric.block_on(two.requests.status("r1", ReadConsistency::Linearizable));
-    let Some(RequestStatus::Completed(done)) = status.unwrap().value else {
-        panic!("it is completed")
-    };
+    let RequestStatus::Completed(done) = status.unwrap().value else { panic!("it is completed") };
     assert_eq!((done.offset, &done.result[..]), (receipt.offset, &b"done"[..]));
 
     // Several at once: each has its own offset.

@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use palisade::{
-    Batch, Consumer, Engine, EngineBuilder, Error, LogPosition, LogRetention, ReadConsistency,
-    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec,
+    Batch, Consumer, Engine, EngineBuilder, Error, LogPosition, LogRetention, MapRange,
+    ReadConsistency, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec,
 };
 
 const fn handle<T: Clone + Send + Sync + 'static>() {}
@@ -50,6 +50,6 @@ fn futures_are_sent(
     task(&tail.next());
     task(&map.put(&text, &text));
     task(&map.get(&text, ReadConsistency::Linearizable));
-    task(&map.range(&text, None, 1, ReadConsistency::Local));
+    task(&map.range(MapRange::all(), ReadConsistency::Local));
     task(&requests.status("r", ReadConsistency::Local));
 }

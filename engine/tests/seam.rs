@@ -9,8 +9,8 @@ use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
     BatchDone, Direction, Done, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
-    KEY_BYTES_MAX, LogEntry, LogPosition, LogicalResourceName, MemberChange, NodeId, Offset,
-    Placement, Read, ReadConsistency, ReadOptions, Receipt, ReplicaPolicy,
+    KEY_BYTES_MAX, LogEntry, LogPosition, LogicalResourceName, MapRange, MemberChange, NodeId,
+    Offset, Placement, Read, ReadConsistency, ReadOptions, Receipt, ReplicaPolicy,
     ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec,
     SchemaId, Version,
 };
@@ -119,11 +119,11 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     told.receipt("repeat", requests.reserve("r", print, two).await);
     told.receipt("conflict", requests.reserve("r", other, two).await);
     let status = requests.status("r", ReadConsistency::Linearizable).await?;
-    let Some(RequestStatus::Completed(done)) = status.value else { panic!("{status:?}") };
+    let RequestStatus::Completed(done) = status.value else { panic!("{status:?}") };
     told.note("status", (done.offset, done.result));
 
     told.read("get", map.get(&text("k"), ReadConsistency::Linearizable).await);
-    told.read("range", map.range(&text(""), None, 10, ReadConsistency::Local).await);
+    told.read("range", map.range(MapRange::all(), ReadConsistency::Local).await);
     logs(&mut told, &log).await?;
     let ahead = ReadConsistency::AtLeastOffset(engine.applied()?.next());
     told.read("ahead", map.get(&text("k"), ahead).await);

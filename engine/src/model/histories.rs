@@ -1,20 +1,22 @@
 //! Histories: few names, keys, owners and epochs, so that they meet often.
 
 use bytes::Bytes;
-use palisade_replication::Offset;
+use palisade_replication::{LogTime, Offset};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::naive::{Action, Batch, Demand, On, Said};
 use super::{KINDS, Step};
 use crate::command::OpenCommand;
-use crate::projections::idempotency::{Fingerprint, RETENTION_MS, RequestGuard, RequestOp};
+use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
-use crate::projections::map::{MapGuard, MapOp, Version};
+use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
     FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId,
     ResourceKind, ResourceSpec, SchemaId,
 };
+
+const DAY_MS: u64 = 86_400_000;
 
 fn domain(allowed: bool) -> FailureDomain {
     FailureDomain::new(if allowed { "aws" } else { "gcp" }, "r", "z")
@@ -51,7 +53,15 @@ fn on<T>(resource: u32, what: T) -> On<T> {
 
 pub(super) fn reserve(key: &'static str, owner: u64, fingerprint: u8) -> On<Action> {
     let (owner, fingerprint) = (FenceEpoch::new(owner), Fingerprint([fingerprint; 32]));
-    on(3, Action::Request(RequestOp::Reserve { owner, fingerprint, key: Bytes::from(key) }))
+    on(
+        3,
+        Action::Request(RequestOp::Reserve {
+            owner,
+            issued: None,
+            fingerprint,
+            key: Bytes::from(key),
+        }),
+    )
 }
 
 pub(super) fn complete(key: &'static str, owner: u64, result: &'static str) -> On<Action> {
@@ -65,7 +75,7 @@ pub(super) fn append(payload: &'static str) -> On<Action> {
 
 pub(super) fn put_if(key: &'static str, value: &'static str, version: Version) -> On<Action> {
     let (key, value) = (Bytes::from(key), Bytes::from(value));
-    on(2, Action::Map(MapOp::Put { guard: Some(version), key, value }))
+    on(2, Action::Map(MapOp::Put { guard: Some(version), ttl_ms: None, key, value }))
 }
 
 fn any_key() -> impl Strategy<Value = Bytes> {
@@ -121,15 +131,27 @@ fn any_action() -> impl Strategy<Value = Action> {
     let value = || proptest::sample::select(vec!["", "x", "y"]).prop_map(Bytes::from);
     let owner = || (1_u64..4).prop_map(FenceEpoch::new);
     let guard = || proptest::option::weighted(0.4, any_version());
+    let issued = proptest::option::weighted(0.4, 900_u64..6_000);
+    let ttl = || proptest::option::weighted(0.4, 1_u64..2_000);
     prop_oneof![
         6 => any_log_op().prop_map(Action::Log),
-        4 => (guard(), any_key(), value())
-            .prop_map(|(guard, key, value)| Action::Map(MapOp::Put { guard, key, value })),
+        4 => (guard(), ttl(), any_key(), value()).prop_map(|(guard, ttl_ms, key, value)| {
+            Action::Map(MapOp::Put { guard, ttl_ms, key, value })
+        }),
+        1 => (0_u64..3, 0_u64..9).prop_map(|(keep, changes_max)| {
+            let keep_ms = [0, 700, DAY_MS][keep as usize];
+            Action::Map(MapOp::Keep { history: History { keep_ms, changes_max } })
+        }),
         1 => (guard(), any_key())
             .prop_map(|(guard, key)| Action::Map(MapOp::Delete { guard, key })),
-        4 => (owner(), any_key(), 0_u8..2).prop_map(|(owner, key, raw)| {
-            let fingerprint = Fingerprint([raw; 32]);
-            Action::Request(RequestOp::Reserve { owner, fingerprint, key })
+        4 => (owner(), issued, any_key(), 0_u8..2).prop_map(|(owner, issued, key, raw)| {
+            let (issued, fingerprint) = (issued.map(LogTime::new), Fingerprint([raw; 32]));
+            Action::Request(RequestOp::Reserve { owner, issued, fingerprint, key })
+        }),
+        1 => (0_usize..3, 0_u64..6).prop_map(|(retention, requests_max)| {
+            let retention_ms = [0, 700, DAY_MS][retention];
+            let window = RequestWindow { retention_ms, requests_max };
+            Action::Request(RequestOp::Keep { window })
         }),
         4 => (owner(), any_key(), value()).prop_map(|(owner, key, result)| {
             Action::Request(RequestOp::Complete { owner, key, result })
@@ -195,9 +217,13 @@ fn any_open() -> impl Strategy<Value = Said> {
     })
 }
 
+fn any_housekeeping() -> impl Strategy<Value = Said> {
+    vec((0_u32..5).prop_map(ResourceId), 1..4).prop_map(Said::Housekeep)
+}
+
 pub(super) fn any_history() -> impl Strategy<Value = Vec<Step>> {
-    let later = prop_oneof![6 => Just(0), 3 => 1..1_000_u64, 1 => Just(RETENTION_MS / 2 + 1)];
-    let said = prop_oneof![20 => any_batch(), 1 => any_open()];
+    let later = prop_oneof![6 => Just(0), 3 => 1..1_000_u64, 1 => Just(DAY_MS / 2 + 1)];
+    let said = prop_oneof![20 => any_batch(), 1 => any_open(), 3 => any_housekeeping()];
     let step = (later, said).prop_map(|(later_ms, said)| Step { later_ms, said });
     vec(step, 0..60).prop_map(|steps| opened().into_iter().chain(steps).collect())
 }

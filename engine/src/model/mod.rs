@@ -4,6 +4,7 @@
 mod histories;
 mod naive;
 mod naive_log;
+mod naive_map;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,14 +21,15 @@ use proptest::sample::Index;
 use self::histories::{CONSUMERS, any_history, append, batch, complete, opened, put_if, reserve};
 use self::naive::{Model, Said};
 use self::naive_log::NaiveLog;
+use self::naive_map::{Held, NaiveMap};
 use crate::command::{BatchCommand, Command};
 use crate::digest::{StateDigest, digest};
 use crate::keys;
-use crate::machine::EngineMachine;
+use crate::machine::{EngineMachine, read_position};
 use crate::outcome::{Branch, Completion, Outcome};
 use crate::projection::{Registry, RowsRead};
-use crate::projections::idempotency::{self, REQUESTS_MAX, RequestRefusal, find};
-use crate::projections::map::Version;
+use crate::projections::idempotency::{self, RequestRefusal, Window, find};
+use crate::projections::map::{BelowFloor, KeyRange, Version, When};
 use crate::projections::{log, map};
 use crate::refusal::Refusal;
 use crate::resource::{FenceEpoch, ResourceId, ResourceKind};
@@ -50,6 +52,7 @@ impl Said {
     fn command(&self) -> Command {
         match self {
             Self::Open(command) => Command::Open(command.clone()),
+            Self::Housekeep(resources) => Command::Housekeep(resources.clone()),
             Self::Batch(batch) => Command::Batch(BatchCommand {
                 caller: batch.caller.clone(),
                 guards: batch.guards.iter().map(|on| on.op(on.what.body())).collect(),
@@ -113,7 +116,7 @@ fn entries(history: &[Step], joins: &[bool]) -> Vec<CommittedEntry> {
 
 /// Everything that the model knows is stored, and nothing else.
 fn assert_state(read: &dyn StateRead, model: &Model) {
-    let mut mapped = BTreeMap::new();
+    let applied = read_position(read, GROUP).unwrap().0.offset;
     let mut requests = 0;
     for (at, (kind, _)) in model.resources.iter().enumerate() {
         let id = at as u32 + 1;
@@ -124,16 +127,16 @@ fn assert_state(read: &dyn StateRead, model: &Model) {
                 assert_log(&rows(FamilyId::LOG), &wanted);
             }
             map::NAME => {
-                let page = map::range(&rows(FamilyId::MAP), b"", None, usize::MAX).unwrap();
-                assert_eq!(page.next, None);
-                for (key, value, version) in page.rows {
-                    mapped.insert((id, Bytes::from(key)), (value, version.offset().get()));
-                }
+                let naive = model.maps.get(&id).cloned().unwrap_or_default();
+                assert_map(&rows(FamilyId::MAP), &naive, applied);
             }
             _ => requests += requests_by_age(&rows(FamilyId::IDEMPOTENCY), id, model),
         }
     }
-    assert_eq!(mapped, model.maps);
+    for (id, (_, floor)) in &model.windows {
+        let rows = RowsRead::new(read, FamilyId::IDEMPOTENCY, GROUP, ResourceId(*id));
+        assert_eq!(Window::load(&rows).unwrap().floor.get(), *floor);
+    }
     assert_eq!(requests, model.requests.len());
     for ((id, key), request) in &model.requests {
         let rows = RowsRead::new(read, FamilyId::IDEMPOTENCY, GROUP, ResourceId(*id));
@@ -167,6 +170,62 @@ fn assert_log(rows: &RowsRead<'_>, wanted: &NaiveLog) {
     rows.walk(&[], None, Direction::Forward, &mut each).unwrap();
     let headers = usize::from(rows.get(b"h").unwrap().is_some());
     assert_eq!(rows_count, headers + wanted.entries.len() + wanted.consumers.len());
+}
+
+/// A map is what the model says, at every offset that it keeps, and so are its changes; there is no row
+/// that none of it needs.
+fn assert_map(rows: &RowsRead<'_>, model: &NaiveMap, applied: Offset) {
+    let held = |found: &map::Found| Held {
+        value: found.value.clone(),
+        version: found.version.offset().get(),
+        ends_at: found.ends_at.map(LogTime::get),
+    };
+    let bounds = map::bounds(rows).unwrap();
+    assert_eq!(bounds.floor.get(), model.floor());
+    assert_eq!(bounds.keys, model.at(u64::MAX).len() as u64);
+    let range = |direction| KeyRange { from: Bytes::new(), end: None, direction, limit: 9_999 };
+    for offset in model.floor()..=applied.get() {
+        let when = When::At(Offset::new(offset));
+        assert_eq!(map::check_floor(rows, when).unwrap(), Ok(()));
+        let wanted: Vec<_> = model.at(offset).into_iter().collect();
+        for direction in [Direction::Forward, Direction::Backward] {
+            let page = map::range(rows, &range(direction), when).unwrap();
+            let found =
+                page.rows.iter().map(|(key, found)| (Bytes::copy_from_slice(key), held(found)));
+            let mut found: Vec<_> = found.collect();
+            if direction == Direction::Backward {
+                found.reverse();
+            }
+            assert_eq!(found, wanted, "at={offset} {direction:?}");
+        }
+        let told = map::changes(rows, Offset::new(offset), |_| true).unwrap().unwrap();
+        let told = told.records.iter().flat_map(|record| {
+            let told = |change: &map::Changed| {
+                let (now, before) =
+                    (change.now.as_ref().map(held), change.before.as_ref().map(held));
+                let key = Bytes::copy_from_slice(&change.key);
+                (record.offset.get(), key, now, before, change.ended)
+            };
+            record.changes.iter().map(told).collect::<Vec<_>>()
+        });
+        assert_eq!(told.collect::<Vec<_>>(), model.told(offset), "behind={offset}");
+    }
+    if let Some(below) = model.floor().checked_sub(1) {
+        let floor = BelowFloor(bounds.floor);
+        assert_eq!(map::check_floor(rows, When::At(Offset::new(below))).unwrap(), Err(floor));
+        assert_eq!(map::changes(rows, Offset::new(below), |_| true).unwrap(), Err(floor));
+    }
+    // Versions: those that are visible at the floor, and one for each change behind it.
+    let (mut versions, mut ends) = (0, 0);
+    let mut count = |key: &[u8], _: &[u8]| {
+        versions += usize::from(key[0] == b'v');
+        ends += usize::from(key[0] == b'x');
+        Walk::Next
+    };
+    rows.walk(b"", None, Direction::Forward, &mut count).unwrap();
+    assert_eq!(versions, model.versions());
+    let end = model.at(u64::MAX).into_values().filter(|held| held.ends_at.is_some());
+    assert_eq!(ends, end.count());
 }
 
 /// How many requests there are by age, each of the age that the model knows.
@@ -382,8 +441,9 @@ fn a_full_store_of_requests_forgets_the_oldest() {
     // As if there were as many as there may be.
     let row = [&keys::of_resource(GROUP, ResourceId(3))[..], b"c"].concat();
     let mut full = Vec::new();
-    crate::codec::put_number(&mut full, REQUESTS_MAX);
-    crate::codec::put_number(&mut full, 1_001);
+    for number in [1_000_000, 1_001, 0, 86_400_000, 1_000_000] {
+        crate::codec::put_number(&mut full, number);
+    }
     let writes = vec![(FamilyId::IDEMPOTENCY, row, Some(full.into()))];
     store.commit(WriteSet::rows(writes)).unwrap();
     let next = |offset: u64, op| CommittedEntry {

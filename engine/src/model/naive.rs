@@ -7,16 +7,17 @@ use palisade_replication::{LogTime, Offset};
 
 use crate::command::{Op, OpenCommand};
 use crate::outcome::{Branch, Completion, Outcome};
-use crate::projections::idempotency::{Fingerprint, RETENTION_MS, RequestGuard, RequestOp};
+use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::idempotency::{NAME as REQUESTS, RequestRefusal};
 use crate::projections::log::{LogGuard, LogOp, NAME as LOG};
-use crate::projections::map::{MapGuard, MapOp, MapRefusal, NAME as MAP, Version};
+use crate::projections::map::{MapGuard, MapOp, NAME as MAP, Version};
 use crate::refusal::Refusal;
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
 use crate::stored::Stored;
 
 use super::Step;
 use super::naive_log::NaiveLog;
+use super::naive_map::NaiveMap;
 
 /// An operation, as whoever makes it has it.
 #[derive(Clone, Debug)]
@@ -39,6 +40,7 @@ pub(super) enum Demand {
 pub(super) enum Said {
     Open(OpenCommand),
     Batch(Batch),
+    Housekeep(Vec<ResourceId>),
 }
 
 #[derive(Clone, Debug)]
@@ -97,15 +99,17 @@ pub(super) struct Model {
     pub(super) resources: Vec<(ResourceKind, ResourceSpec)>,
     /// Those that were ever changed.
     pub(super) logs: BTreeMap<u32, NaiveLog>,
-    pub(super) maps: BTreeMap<(u32, Bytes), (Bytes, u64)>,
+    pub(super) maps: BTreeMap<u32, NaiveMap>,
     pub(super) requests: BTreeMap<(u32, Bytes), Request>,
+    /// How long requests are kept, and when the youngest was reserved that is gone.
+    pub(super) windows: BTreeMap<u32, (RequestWindow, u64)>,
 }
 
 /// Where a record stands.
 #[derive(Clone, Copy)]
-struct Here {
-    offset: u64,
-    now: u64,
+pub(super) struct Here {
+    pub(super) offset: u64,
+    pub(super) now: u64,
 }
 
 /// Why a batch ends early.
@@ -130,6 +134,15 @@ impl Model {
         let before = self.clone();
         let outcome = match said {
             Said::Open(command) => self.open(command),
+            Said::Housekeep(resources) => {
+                for id in resources {
+                    if let Some(map) = self.maps.get_mut(&id.0) {
+                        map.tidy(here);
+                    }
+                    self.evict(id.0, here.now, 0, 256);
+                }
+                Outcome::Applied { branch: Branch::Then, outcomes: Vec::new() }
+            }
             Said::Batch(batch) => match self.batch(here, batch) {
                 Ok((branch, outcomes)) => Outcome::Applied { branch, outcomes },
                 Err(End::Duplicate(first)) => Outcome::Duplicate(first),
@@ -257,8 +270,7 @@ impl Model {
     }
 
     fn version(&self, id: u32, key: &Bytes) -> Version {
-        let found = self.maps.get(&(id, key.clone()));
-        found.map_or(Version::ABSENT, |(_, offset)| Version(Offset::new(*offset)))
+        self.maps.get(&id).map_or(Version::ABSENT, |map| map.version(key))
     }
 
     fn op(&mut self, here: Here, number: usize, op: &On<Action>) -> Result<Bytes, End> {
@@ -273,28 +285,18 @@ impl Model {
                 })
             }
             Action::Map(op) => {
-                let (MapOp::Put { guard, key, .. } | MapOp::Delete { guard, key }) = op;
-                let found = self.version(id, key);
-                if let Some(expected) = *guard
-                    && expected != found
-                {
-                    let detail = MapRefusal::VersionMismatch { expected, found }.to_bytes();
-                    let refusal = Refusal::ByProjection { projection: MAP, op: number, detail };
-                    return Err(End::Refused(refusal));
-                }
-                let at = (id, key.clone());
-                match op {
-                    MapOp::Put { value, .. } => {
-                        self.maps.insert(at, (value.clone(), here.offset));
-                    }
-                    MapOp::Delete { .. } => {
-                        self.maps.remove(&at);
-                    }
-                }
-                Ok(found.to_bytes())
+                let done = self.maps.entry(id).or_default().apply(here, op);
+                done.map(|found| found.to_bytes()).map_err(|refusal| {
+                    let detail = refusal.to_bytes();
+                    End::Refused(Refusal::ByProjection { projection: MAP, op: number, detail })
+                })
             }
-            Action::Request(RequestOp::Reserve { owner, fingerprint, key }) => {
-                self.reserve(here, id, *owner, *fingerprint, key)
+            Action::Request(RequestOp::Keep { window }) => {
+                self.windows.entry(id).or_default().0 = *window;
+                Ok(Bytes::new())
+            }
+            Action::Request(RequestOp::Reserve { owner, issued, fingerprint, key }) => {
+                self.reserve(here, id, *owner, *issued, *fingerprint, key)
                     .map_err(|refusal| request_refused(number, refusal))?;
                 Ok(Bytes::new())
             }
@@ -311,6 +313,7 @@ impl Model {
         here: Here,
         id: u32,
         owner: FenceEpoch,
+        issued: Option<LogTime>,
         fingerprint: Fingerprint,
         key: &Bytes,
     ) -> Result<(), RequestRefusal> {
@@ -327,7 +330,11 @@ impl Model {
                 return Err(RequestRefusal::InProgress { owner, age_ms });
             }
         } else {
-            self.evict(id, here.now);
+            let floor = LogTime::new(self.windows.entry(id).or_default().1);
+            if issued.is_some_and(|issued| issued <= floor) {
+                return Err(RequestRefusal::Forgotten { floor });
+            }
+            self.evict(id, here.now, 1, 4);
         }
         self.requests.insert(at, Request { fingerprint, owner, since: here.now, done: None });
         Ok(())
@@ -365,19 +372,21 @@ impl Model {
         Ok(())
     }
 
-    /// The four oldest that are too old make room for a new request.
-    fn evict(&mut self, id: u32, now: u64) {
-        for _ in 0..4 {
-            let oldest = self
-                .requests
-                .iter()
-                .filter(|((store, _), _)| *store == id)
+    /// The oldest that are too old or too many make room, up to so many; `more` are to come.
+    fn evict(&mut self, id: u32, now: u64, more: usize, most: usize) {
+        let (keeps, _) = self.windows.get(&id).copied().unwrap_or_default();
+        for _ in 0..most {
+            let mine = self.requests.iter().filter(|((store, _), _)| *store == id);
+            let count = mine.clone().count() + more;
+            let oldest = mine
                 .min_by_key(|((_, key), request)| (request.since, key.clone()))
                 .map(|(at, request)| (at.clone(), request.since));
-            match oldest {
-                Some((at, since)) if now - since > RETENTION_MS => self.requests.remove(&at),
-                _ => return,
-            };
+            let Some((at, since)) = oldest else { return };
+            if count as u64 <= keeps.requests_max.max(1) && now - since <= keeps.retention_ms {
+                return;
+            }
+            self.requests.remove(&at);
+            self.windows.entry(id).or_default().1 = since;
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
+use palisade_replication::LogTime;
 
 use super::{Applied, At, OUTCOME_BYTES_MAX, Projection, ProjectionFault, Rows, RowsRead};
 use crate::outcome::Completion;
@@ -30,6 +31,12 @@ pub(crate) trait AnyProjection: Send + Sync {
 
     /// Whether what these bytes demand is so.
     fn holds(&self, guard: &Bytes, rows: &RowsRead<'_>) -> Result<bool, ProjectionFault>;
+
+    /// From which log time on there is something to tidy.
+    fn due(&self, rows: &RowsRead<'_>) -> Result<Option<LogTime>, ProjectionFault>;
+
+    /// Does up to so much of it.
+    fn tidy(&self, at: At, rows: &mut Rows<'_, '_>, most: usize) -> Result<(), ProjectionFault>;
 
     /// Whether the operation repeats a request that was answered before. Asked before anything is done.
     fn repeats(&self, _: &Bytes, _: &RowsRead<'_>) -> Result<Option<Repeated>, ProjectionFault> {
@@ -82,6 +89,14 @@ impl<P: Projection> AnyProjection for Erased<P> {
 
     fn holds(&self, guard: &Bytes, rows: &RowsRead<'_>) -> Result<bool, ProjectionFault> {
         guarded(P::NAME, || self.0.holds(&P::Guard::from_bytes(guard)?, rows))
+    }
+
+    fn due(&self, rows: &RowsRead<'_>) -> Result<Option<LogTime>, ProjectionFault> {
+        guarded(P::NAME, || self.0.due(rows))
+    }
+
+    fn tidy(&self, at: At, rows: &mut Rows<'_, '_>, most: usize) -> Result<(), ProjectionFault> {
+        guarded(P::NAME, || self.0.tidy(at, rows, most))
     }
 }
 

@@ -124,4 +124,25 @@ pub trait Projection: Send + Sync + 'static {
         let _ = (guard, rows);
         Ok(false)
     }
+
+    /// From which log time on there is something for [`Projection::tidy`] to do. Only looked at to know
+    /// when to call it; nothing, if there is nothing that time alone asks for.
+    ///
+    /// # Errors
+    /// As [`Projection::apply`].
+    fn due(&self, rows: &RowsRead<'_>) -> Result<Option<LogTime>, ProjectionFault> {
+        let _ = rows;
+        Ok(None)
+    }
+
+    /// Does what time asks for, retention and expiry for example: at most so many things, the oldest
+    /// first. It is called by a record of its own, which the leader writes when it is due: as
+    /// [`Projection::apply`], it must do the same everywhere.
+    ///
+    /// # Errors
+    /// As [`Projection::apply`].
+    fn tidy(&self, at: At, rows: &mut Rows<'_, '_>, most: usize) -> Result<(), ProjectionFault> {
+        let _ = (at, rows, most);
+        Ok(())
+    }
 }

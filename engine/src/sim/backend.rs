@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_replication::{
-    ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, MemberChange, NodeError, NodeId,
-    Offset, PeerFault,
+    ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, NodeError,
+    NodeId, Offset, PeerFault,
 };
 use tokio::sync::oneshot;
 
@@ -75,6 +75,10 @@ impl Backend for SimBackend {
         let woken = self.desk.sleep(us);
         // Without a simulation there is no time to wait for.
         Box::pin(async move { woken.await.unwrap_or_default() })
+    }
+
+    fn wall_clock(&self) -> LogTime {
+        self.desk.clock(self.life.node)
     }
 
     fn status(&self, group: GroupId) -> BoxFuture<'_, Result<GroupStatus, Error>> {

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use palisade_replication::{
-    ChangeRefusal, Committed, GroupId, GroupStatus, MemberChange, NodeError, NodeId, Offset,
+    ChangeRefusal, Committed, GroupId, GroupStatus, LogTime, MemberChange, NodeError, NodeId,
+    Offset,
 };
 use tokio::sync::oneshot;
 
@@ -81,6 +82,7 @@ struct Inner {
 struct Seat {
     store: MemoryStore,
     runs: bool,
+    clock: LogTime,
     /// Why the group has halted there, while the node goes on.
     halted_group: Option<NodeError>,
     /// How each life ended that is over, first the first.
@@ -111,9 +113,16 @@ impl From<End> for Error {
 impl Desk {
     /// A node with this state begins its first life.
     pub(super) fn seat(&self, node: NodeId, store: MemoryStore) {
-        self.lock()
-            .seats
-            .insert(node, Seat { store, runs: true, halted_group: None, ends: Vec::new() });
+        self.lock().seats.insert(
+            node,
+            Seat {
+                store,
+                runs: true,
+                clock: LogTime::new(0),
+                halted_group: None,
+                ends: Vec::new(),
+            },
+        );
     }
 
     /// The life that a node is in, or that ended last.
@@ -125,6 +134,16 @@ impl Desk {
     /// The next life of a node begins.
     pub(super) fn begin(&self, node: NodeId) {
         self.lock().seats.get_mut(&node).expect("a known node").runs = true;
+    }
+
+    /// What a node's clock says.
+    pub(super) fn note_clock(&self, node: NodeId, clock: LogTime) {
+        self.lock().seats.get_mut(&node).expect("a known node").clock = clock;
+    }
+
+    /// What a node's clock said last.
+    pub(super) fn clock(&self, node: NodeId) -> LogTime {
+        self.lock().seats[&node].clock
     }
 
     /// Whether the group has halted on a node.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use palisade_replication::{ChangeRefusal, Committed, GroupId, NodeError, Offset};
+use palisade_replication::{ChangeRefusal, Committed, GroupId, LogTime, NodeError, Offset};
 
 use super::desk::{Answer, Desk, End, Life, Question, tell};
 use super::{GROUP, OpId, RecordOutcome, SimCluster, SimCompletion, SimEngine};
@@ -114,6 +114,7 @@ impl Exchange {
             if let Some(cause) = cluster.halted(node) {
                 self.desk.end(node, End::Halted(cause.clone()));
             }
+            self.desk.note_clock(node, LogTime::new(cluster.clock_ms(node)));
             self.desk.note_group(node, cluster.halted_group(node, GROUP).cloned());
         }
         while let Some((op, completion)) = cluster.completion() {

@@ -48,6 +48,8 @@ use super::backend::SimBackend;
 use super::desk::{Desk, End};
 use super::exchange::Exchange;
 use super::{CLUSTER, GROUP, SimCluster, SimEngine, SimOptions};
+use crate::backend::BoxFuture;
+use crate::caretaker::{self, ROUND};
 use crate::engine::{Engine, REQUEST_TIMEOUT};
 use crate::error::Error;
 use crate::projection::{AnyProjection, Erased, Projection, Registry};
@@ -62,6 +64,9 @@ pub struct SimFabric {
     desk: Desk,
     exchange: Exchange,
     registry: Registry,
+    /// What nodes do by themselves, as their processes would.
+    chores: Vec<BoxFuture<'static, ()>>,
+    next_chores_us: u64,
     /// Where nodes are, if it was said.
     placed: BTreeMap<NodeId, FailureDomain>,
 }
@@ -129,7 +134,15 @@ impl SimFabric {
             engine
         });
         let exchange = Exchange::new(desk.clone());
-        let mut fabric = Self { cluster, desk, exchange, registry, placed: BTreeMap::new() };
+        let mut fabric = Self {
+            cluster,
+            desk,
+            exchange,
+            registry,
+            chores: Vec::new(),
+            next_chores_us: 0,
+            placed: BTreeMap::new(),
+        };
         while fabric.leader().is_none() {
             fabric.pass(10 * STEP_US);
         }
@@ -227,6 +240,24 @@ impl SimFabric {
         self.exchange.take_up(&mut self.cluster);
         self.cluster.run_for(us);
         self.exchange.answer(&mut self.cluster);
+        self.do_chores();
+    }
+
+    /// Each node looks after itself once a second, as `node_backend.rs` has it.
+    fn do_chores(&mut self) {
+        let now_us = self.cluster.now_us();
+        if self.chores.is_empty() && self.next_chores_us <= now_us {
+            self.next_chores_us = now_us + micros(ROUND);
+            for node in self.cluster.node_ids() {
+                let engine = self.engine(node);
+                self.chores.push(Box::pin(async move {
+                    // What cannot be done now is done in a later round.
+                    let _ = caretaker::round(&engine).await;
+                }));
+            }
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        self.chores.retain_mut(|chore| chore.as_mut().poll(&mut context).is_pending());
     }
 
     /// Simulated time since the start.
@@ -282,7 +313,11 @@ impl SimFabric {
 
     /// Lets so much time pass.
     pub fn run_for(&mut self, length: Duration) {
-        self.pass(micros(length));
+        // In steps, so that what nodes do by themselves is answered on the way.
+        let until_us = self.cluster.now_us() + micros(length);
+        while self.cluster.now_us() < until_us {
+            self.pass((until_us - self.cluster.now_us()).min(10 * STEP_US));
+        }
     }
 
     /// All replicas have come to the same state.

@@ -356,6 +356,12 @@ impl<M: SimMachine> SimCluster<M> {
         running.host.status(group)
     }
 
+    /// What a node's clock says, in milliseconds.
+    #[must_use]
+    pub fn clock_ms(&self, node: NodeId) -> u64 {
+        (EPOCH_MS + self.now_us / 1000).saturating_add_signed(self.nodes[&node].clock_ms)
+    }
+
     /// Why a node halted by itself, if it did since it was last started.
     #[must_use]
     pub fn halted(&self, node: NodeId) -> Option<&NodeError> {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use palisade_wal::sim::SimDisk;
 use palisade_wal::{GroupId, LogIndex, Wal, WalError, WalIdentity};
 
-use super::{Completion, EPOCH_MS, Event, OpId, SimCluster, SimMachine};
+use super::{Completion, Event, OpId, SimCluster, SimMachine};
 use crate::applier::{Committed, install};
 use crate::effects::{Apply, Effects, Input, Role, ShelfEffect, WallTime};
 use crate::entry::CommittedEntry;
@@ -222,9 +222,8 @@ impl<M: SimMachine> SimCluster<M> {
     }
 
     pub(super) fn step(&mut self, id: NodeId) {
+        let now = WallTime::from_ms(self.clock_ms(id));
         let node = self.nodes.get_mut(&id).expect("a known node");
-        let now = EPOCH_MS + self.now_us / 1000;
-        let now = WallTime::from_ms(now.saturating_add_signed(node.clock_ms));
         let running = node.running.as_mut().expect("it is up");
         let wal = &mut running.wal;
         let ceiling = &mut node.ceiling;

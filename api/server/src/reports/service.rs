@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::{
     BatchDone, Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
-    LogPage, LogicalResourceName, Offset, PlacementProfile, ReadConsistency, ReadOptions, Receipt,
-    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec, SchemaId, Stored,
-    Version, Versioned,
+    LogPage, LogicalResourceName, MapRange, Offset, PlacementProfile, ReadConsistency, ReadOptions,
+    Receipt, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec, SchemaId,
+    Stored, Version, Versioned,
 };
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -242,16 +242,16 @@ impl ReportService {
         submission: &ReportSubmission,
         at_least: Offset,
     ) -> Result<Report, Error> {
-        let (mut from, end) = month_bounds(&submission.airport, &submission.month);
+        let (from, end) = month_bounds(&submission.airport, &submission.month);
+        let mut range = MapRange::from(&from).before(&end);
         let computed_at = self.engine.applied()?.max(at_least);
         let mut flights = Vec::new();
         loop {
             let fresh = ReadConsistency::AtLeastOffset(computed_at);
-            let limit = palisade::RANGE_ROWS_MAX;
-            let page = self.index.range(&from, Some(&end), limit, fresh).await?;
+            let page = self.index.range(range, fresh).await?;
             flights.extend(page.value.rows.into_iter().map(|(_, row)| row.value));
             match page.value.next {
-                Some(next) => from = next,
+                Some(next) => range = next,
                 None => return Ok(Report::of(&flights, computed_at.get())),
             }
         }

@@ -176,7 +176,7 @@ impl Worker {
             None => self.register().await?,
         };
         match self.service.effects.status(effect_key, ReadConsistency::Local).await?.value {
-            Some(RequestStatus::InProgress { owner: holder, .. }) if owner <= holder => {
+            RequestStatus::InProgress { owner: holder, .. } if owner <= holder => {
                 self.register().await
             }
             _ => Ok(owner),

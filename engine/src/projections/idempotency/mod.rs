@@ -6,9 +6,10 @@
 //! belongs to the holder: a lower owner is fenced even when the work is done, and another result
 //! than the first is refused.
 //!
-//! Requests are kept for [`RETENTION_MS`] of log time from their reservation and at most
-//! [`REQUESTS_MAX`] of them; the oldest go first, a few with each new one. A request that is gone is
-//! not known any more: the same id would then take effect again.
+//! Requests are kept for some log time from their reservation and no more than some number of them
+//! ([`RequestWindow`]); the oldest go first, a few with each new one, and those that are only too old as
+//! time passes. A request that is gone is not known any more: the same id would then take effect again,
+//! unless it says when it was issued.
 //!
 //! One thing no other projection can do: a record that repeats a request is answered as the first time,
 //! before anything in it is judged or done.
@@ -20,25 +21,24 @@ mod window;
 use std::cmp::Ordering;
 
 use bytes::Bytes;
+use palisade_replication::LogTime;
 
 pub use self::op::Fingerprint;
 pub(crate) use self::op::{RequestGuard, RequestOp, RequestRefusal};
+pub(crate) use self::request::Request;
 #[cfg(test)]
 pub(crate) use self::request::ages;
 pub(crate) use self::request::find;
-use self::request::{Request, age_row, request_row};
-use self::window::Window;
+use self::request::{age_row, request_row};
+use self::window::EVICTIONS_PER_RESERVE;
+pub use self::window::RequestWindow;
+pub(crate) use self::window::Window;
 use crate::outcome::Completion;
 use crate::projection::{
     AnyProjection, Applied, At, Erased, Projection, ProjectionFault, Repeated, Rows, RowsRead, Step,
 };
 use crate::resource::FenceEpoch;
 use crate::stored::Stored;
-
-/// How long a request is known, in milliseconds of log time: one day.
-pub const RETENTION_MS: u64 = 24 * 60 * 60 * 1000;
-/// How many requests a store knows.
-pub const REQUESTS_MAX: u64 = 1_000_000;
 
 pub(crate) const NAME: &str = "idempotency";
 
@@ -57,10 +57,16 @@ impl Projection for Idempotency {
 
     fn apply(&self, at: At, op: RequestOp, rows: &mut Rows<'_, '_>) -> Done {
         match op {
-            RequestOp::Reserve { owner, fingerprint, key } => {
-                reserve(at, rows, owner, fingerprint, &key)
+            RequestOp::Reserve { owner, issued, fingerprint, key } => {
+                reserve(at, rows, owner, issued, fingerprint, &key)
             }
             RequestOp::Complete { owner, key, result } => complete(at, rows, owner, &key, result),
+            RequestOp::Keep { window: keeps } => {
+                let mut window = Window::load(&rows.read())?;
+                window.keeps = keeps;
+                window.store(rows)?;
+                Ok(Applied::Done(()))
+            }
         }
     }
 
@@ -68,12 +74,23 @@ impl Projection for Idempotency {
         let RequestGuard::Completed { key } = guard;
         Ok(find(rows, key)?.is_some_and(|request| request.completion.is_some()))
     }
+
+    fn due(&self, rows: &RowsRead<'_>) -> Result<Option<LogTime>, ProjectionFault> {
+        Window::load(rows)?.due(rows)
+    }
+
+    fn tidy(&self, at: At, rows: &mut Rows<'_, '_>, most: usize) -> Result<(), ProjectionFault> {
+        let mut window = Window::load(&rows.read())?;
+        window.evict(rows, at, most)?;
+        window.store(rows)
+    }
 }
 
 fn reserve(
     at: At,
     rows: &mut Rows<'_, '_>,
     owner: FenceEpoch,
+    issued: Option<LogTime>,
     fingerprint: Fingerprint,
     key: &[u8],
 ) -> Done {
@@ -92,9 +109,13 @@ fn reserve(
         }
         Some(request) => rows.remove(&age_row(request.since, key)),
         None => {
-            let mut window = Window::load(rows, at)?;
+            let mut window = Window::load(&rows.read())?;
+            if issued.is_some_and(|issued| issued <= window.floor) {
+                let floor = window.floor;
+                return Ok(Applied::Refused(RequestRefusal::Forgotten { floor }));
+            }
             window.admit(at);
-            window.evict(rows, at)?;
+            window.evict(rows, at, EVICTIONS_PER_RESERVE)?;
             window.store(rows)?;
         }
     }
@@ -153,13 +174,23 @@ impl AnyProjection for Requests {
         self.0.holds(guard, rows)
     }
 
+    fn due(&self, rows: &RowsRead<'_>) -> Result<Option<LogTime>, ProjectionFault> {
+        self.0.due(rows)
+    }
+
+    fn tidy(&self, at: At, rows: &mut Rows<'_, '_>, most: usize) -> Result<(), ProjectionFault> {
+        self.0.tidy(at, rows, most)
+    }
+
     fn repeats(
         &self,
         op: &Bytes,
         rows: &RowsRead<'_>,
     ) -> Result<Option<Repeated>, ProjectionFault> {
         let op = RequestOp::from_bytes(op)?;
-        let (RequestOp::Reserve { key, .. } | RequestOp::Complete { key, .. }) = &op;
+        let (RequestOp::Reserve { key, .. } | RequestOp::Complete { key, .. }) = &op else {
+            return Ok(None);
+        };
         let Some(known) = find(rows, key)? else { return Ok(None) };
         Ok(match op {
             RequestOp::Reserve { fingerprint, .. } if fingerprint != known.fingerprint => {
@@ -170,6 +201,7 @@ impl AnyProjection for Requests {
                 .completion
                 .filter(|first| owner == known.owner && first.result == result)
                 .map(Repeated::Completed),
+            RequestOp::Keep { .. } => None,
         })
     }
 }

@@ -1,8 +1,9 @@
 //! What can be done to an idempotency store, and its bytes.
 //!
 //! ```text
-//! operation  1 reserve    owner epoch, fingerprint 32, key
+//! operation  1 reserve    owner epoch, log time of issue plus one or 0, fingerprint 32, key
 //!            2 complete   owner epoch, key, result
+//!            3 keep       milliseconds, requests
 //! demand     1 completed  key
 //! outcome    nothing
 //! refusal    1 conflict
@@ -11,12 +12,14 @@
 //!            4 completed otherwise  offset
 //!            5 fenced  current owner epoch
 //!            6 twice in one batch
+//!            7 forgotten  floor of the window
 //! ```
 //! Numbers and byte strings as in `codec`.
 
 use bytes::Bytes;
-use palisade_replication::Offset;
+use palisade_replication::{LogTime, Offset};
 
+use super::window::RequestWindow;
 use crate::bounds::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::error::Error;
@@ -38,20 +41,35 @@ impl Fingerprint {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RequestOp {
-    Reserve { owner: FenceEpoch, fingerprint: Fingerprint, key: Bytes },
-    Complete { owner: FenceEpoch, key: Bytes, result: Bytes },
+    Reserve {
+        owner: FenceEpoch,
+        /// Not before this log time was the request made for the first time.
+        issued: Option<LogTime>,
+        fingerprint: Fingerprint,
+        key: Bytes,
+    },
+    Complete {
+        owner: FenceEpoch,
+        key: Bytes,
+        result: Bytes,
+    },
+    Keep {
+        window: RequestWindow,
+    },
 }
 
 const RESERVE: u8 = 1;
 const COMPLETE: u8 = 2;
+const KEEP: u8 = 3;
 
 impl Stored for RequestOp {
     fn to_bytes(&self) -> Bytes {
         let mut out = Vec::with_capacity(64);
         match self {
-            Self::Reserve { owner, fingerprint, key } => {
+            Self::Reserve { owner, issued, fingerprint, key } => {
                 out.push(RESERVE);
                 put_number(&mut out, owner.get());
+                put_number(&mut out, issued.map_or(0, |at| at.get().saturating_add(1)));
                 out.extend_from_slice(&fingerprint.0);
                 put_bytes(&mut out, key);
             }
@@ -61,22 +79,27 @@ impl Stored for RequestOp {
                 put_bytes(&mut out, key);
                 put_bytes(&mut out, result);
             }
+            Self::Keep { window } => {
+                out.push(KEEP);
+                window.put(&mut out);
+            }
         }
         out.into()
     }
 
     fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(bytes.clone());
-        let kind = reader.byte("request operation")?;
-        let owner = FenceEpoch::new(reader.number("owner")?);
-        let op = match kind {
+        let owner = |reader: &mut Reader| Ok(FenceEpoch::new(reader.number("owner")?));
+        let op = match reader.byte("request operation")? {
             RESERVE => Self::Reserve {
-                owner,
+                owner: owner(&mut reader)?,
+                issued: reader.number("issued")?.checked_sub(1).map(LogTime::new),
                 fingerprint: Fingerprint(reader.array("fingerprint")?),
                 key: reader.bytes(KEY_BYTES_MAX, "key")?,
             },
+            KEEP => Self::Keep { window: RequestWindow::take(&mut reader)? },
             COMPLETE => Self::Complete {
-                owner,
+                owner: owner(&mut reader)?,
                 key: reader.bytes(KEY_BYTES_MAX, "key")?,
                 result: reader.bytes(VALUE_BYTES_MAX, "result")?,
             },
@@ -130,6 +153,8 @@ pub(crate) enum RequestRefusal {
     Fenced { current: FenceEpoch },
     /// The batch had completed it already.
     TwiceInOneBatch,
+    /// It may have been completed and forgotten: whatever was reserved up to there is.
+    Forgotten { floor: LogTime },
 }
 
 impl Stored for RequestRefusal {
@@ -152,6 +177,10 @@ impl Stored for RequestRefusal {
                 put_number(&mut out, current.get());
             }
             Self::TwiceInOneBatch => out.push(6),
+            Self::Forgotten { floor } => {
+                out.push(7);
+                put_number(&mut out, floor.get());
+            }
         }
         out.into()
     }
@@ -168,6 +197,7 @@ impl Stored for RequestRefusal {
             4 => Self::CompletedOtherwise { at: Offset::new(reader.number("offset")?) },
             5 => Self::Fenced { current: FenceEpoch::new(reader.number("epoch")?) },
             6 => Self::TwiceInOneBatch,
+            7 => Self::Forgotten { floor: LogTime::new(reader.number("floor")?) },
             _ => return Err(DecodeError { what: "request refusal" }),
         };
         reader.end("request refusal")?;
@@ -190,6 +220,7 @@ impl From<RequestRefusal> for Error {
             RequestRefusal::TwiceInOneBatch => Self::InvalidArgument {
                 what: "a batch completes a request at most once, and last".to_owned(),
             },
+            RequestRefusal::Forgotten { floor } => Self::WindowExpired { floor },
         }
     }
 }
@@ -205,8 +236,16 @@ mod tests {
         let bytes = || vec(any::<u8>(), 0..9).prop_map(Bytes::from);
         let owner = || any::<u64>().prop_map(FenceEpoch::new);
         prop_oneof![
-            (owner(), any::<[u8; 32]>(), bytes()).prop_map(|(owner, raw, key)| {
-                RequestOp::Reserve { owner, fingerprint: Fingerprint(raw), key }
+            (owner(), proptest::option::of(0..u64::MAX), any::<[u8; 32]>(), bytes()).prop_map(
+                |(owner, issued, raw, key)| RequestOp::Reserve {
+                    owner,
+                    issued: issued.map(LogTime::new),
+                    fingerprint: Fingerprint(raw),
+                    key
+                }
+            ),
+            any::<(u64, u64)>().prop_map(|(retention_ms, requests_max)| RequestOp::Keep {
+                window: RequestWindow { retention_ms, requests_max }
             }),
             (owner(), bytes(), bytes()).prop_map(|(owner, key, result)| RequestOp::Complete {
                 owner,
@@ -226,6 +265,7 @@ mod tests {
             any::<u64>().prop_map(|at| RequestRefusal::CompletedOtherwise { at: Offset::new(at) }),
             epoch().prop_map(|current| RequestRefusal::Fenced { current }),
             Just(RequestRefusal::TwiceInOneBatch),
+            any::<u64>().prop_map(|floor| RequestRefusal::Forgotten { floor: LogTime::new(floor) }),
         ]
     }
 

@@ -1,0 +1,276 @@
+//! A replicated map: ordered keys, each value with the offset of its last change as its version.
+
+mod past;
+mod range;
+mod watch;
+
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use palisade_replication::{LogTime, Offset};
+
+pub use self::past::MapAt;
+pub use self::range::{MapPage, MapRange};
+pub use self::watch::{MapChange, Watch, WatchEvent, WatchOptions};
+use crate::batch::Guard;
+use crate::bounds::BATCH_OPS_MAX;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::freshness::Read;
+use crate::handle::Handle;
+use crate::log::decode;
+use crate::projection::{ProjectionFault, RowsRead};
+use crate::projections::map::{
+    self, BelowFloor, Found, History, Map, MapBounds, MapGuard, MapOp, Version, When,
+};
+use crate::read::ReadOptions;
+use crate::receipt::Receipt;
+use crate::resource::{LogicalResourceName, ResourceSpec, SchemaId};
+use crate::stored::{Key, Stored};
+
+/// Most rows that one range returns.
+pub const RANGE_ROWS_MAX: usize = 4096;
+/// Most keys that are read at once.
+pub const GET_KEYS_MAX: usize = BATCH_OPS_MAX;
+
+/// A handle to a map from `K` to `V`, opened by one writer generation or for reading alone.
+pub struct ReplicatedMap<K, V> {
+    pub(crate) handle: Handle<Map>,
+    rows: PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> Clone for ReplicatedMap<K, V> {
+    fn clone(&self) -> Self {
+        Self { handle: self.handle.clone(), rows: self.rows }
+    }
+}
+
+/// A value and its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned<V> {
+    /// The value.
+    pub value: V,
+    /// The offset of the change that made it.
+    pub version: Version,
+    /// When it is removed by itself, if it is.
+    pub ends_at: Option<LogTime>,
+}
+
+impl<V: Stored> Versioned<V> {
+    fn of(found: &Found) -> Result<Self, Error> {
+        let (version, ends_at) = (found.version, found.ends_at);
+        Ok(Self { value: decode(&found.value)?, version, ends_at })
+    }
+}
+
+impl<K: Key, V: Stored> ReplicatedMap<K, V> {
+    /// Opens the map for writing, making it if it is not there. A higher epoch than the current
+    /// fences every older writer.
+    ///
+    /// # Errors
+    /// As [`crate::Handle::open`].
+    pub async fn open(engine: &Engine, spec: ResourceSpec) -> Result<Self, Error> {
+        Ok(Self { handle: Handle::open(engine, spec).await?, rows: PhantomData })
+    }
+
+    /// Opens a map that is there for reading: nothing is written to the log, and no writer is fenced.
+    ///
+    /// # Errors
+    /// As [`crate::Handle::open_reader`].
+    pub async fn open_reader(
+        engine: &Engine,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+    ) -> Result<Self, Error> {
+        Ok(Self { handle: Handle::open_reader(engine, name, schema).await?, rows: PhantomData })
+    }
+
+    /// Says how much of its past the map keeps; an hour and 100,000 changes if never said. What is
+    /// beyond goes a little with every change from then on, and what is only too old as time passes.
+    ///
+    /// # Errors
+    /// As [`crate::Batch::commit`].
+    pub async fn keep(&self, history: History) -> Result<Receipt, Error> {
+        Ok(self.handle.submit(&MapOp::Keep { history }).await?.receipt)
+    }
+
+    /// Demands of a batch that a key stands at this version, [`Version::ABSENT`] if it is not to be
+    /// there.
+    pub fn version_is(&self, key: &K, version: Version) -> Guard {
+        self.handle.guard(&MapGuard::VersionIs { key: key.to_bytes(), version })
+    }
+
+    /// Sets a key. A time to live that it had is over with.
+    ///
+    /// # Errors
+    /// As [`crate::Batch::commit`].
+    pub async fn put(&self, key: &K, value: &V) -> Result<Receipt, Error> {
+        Ok(self.handle.engine.batch().put(self, key, value).commit().await?.receipt)
+    }
+
+    /// Sets a key if its version is this one.
+    ///
+    /// # Errors
+    /// [`Error::VersionMismatch`] if it is another, and as [`crate::Batch::commit`].
+    pub async fn put_if(&self, key: &K, value: &V, version: Version) -> Result<Receipt, Error> {
+        Ok(self.handle.engine.batch().put_if(self, key, value, version).commit().await?.receipt)
+    }
+
+    /// Sets a key that is removed by itself so many milliseconds of log time later: never before, and
+    /// normally within a second, while the group has a leader. Until then it is there for every reader,
+    /// and its removal is a change like another: it has an offset, and is watched.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for no time at all, and as [`crate::Batch::commit`].
+    pub async fn put_with_ttl_ms(&self, key: &K, value: &V, ttl_ms: u64) -> Result<Receipt, Error> {
+        let batch = self.handle.engine.batch().put_with_ttl_ms(self, key, value, ttl_ms);
+        Ok(batch.commit().await?.receipt)
+    }
+
+    /// Removes a key; one that is not there stays so.
+    ///
+    /// # Errors
+    /// As [`crate::Batch::commit`].
+    pub async fn delete(&self, key: &K) -> Result<Receipt, Error> {
+        let op = MapOp::Delete { guard: None, key: key.to_bytes() };
+        Ok(self.handle.submit(&op).await?.receipt)
+    }
+
+    /// Removes a key if its version is this one.
+    ///
+    /// # Errors
+    /// [`Error::VersionMismatch`] if it is another, and as [`crate::Batch::commit`].
+    pub async fn delete_if(&self, key: &K, version: Version) -> Result<Receipt, Error> {
+        let op = MapOp::Delete { guard: Some(version), key: key.to_bytes() };
+        Ok(self.handle.submit(&op).await?.receipt)
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`Error::NotYetApplied`] and others, as the options say.
+    pub async fn get(
+        &self,
+        key: &K,
+        options: impl Into<ReadOptions>,
+    ) -> Result<Read<Option<Versioned<V>>>, Error> {
+        self.get_when(key, When::Now, options.into()).await
+    }
+
+    /// The values of several keys at one moment, in the order asked; at most [`GET_KEYS_MAX`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for more keys, [`Error::NotYetApplied`] and others, as the options say.
+    pub async fn get_many(
+        &self,
+        keys: &[K],
+        options: impl Into<ReadOptions>,
+    ) -> Result<Read<Vec<Option<Versioned<V>>>>, Error> {
+        self.get_many_when(keys, When::Now, options.into()).await
+    }
+
+    /// The rows of a range, in its order, at most [`RANGE_ROWS_MAX`] and [`crate::SCAN_BYTES_MAX`] at
+    /// once. For pages that are all of one moment, read the later ones [`ReplicatedMap::at`] the offset
+    /// of the first.
+    ///
+    /// # Errors
+    /// [`Error::NotYetApplied`] and others, as the options say.
+    pub async fn range(
+        &self,
+        range: MapRange<K>,
+        options: impl Into<ReadOptions>,
+    ) -> Result<Read<MapPage<K, V>>, Error> {
+        self.range_when(range, When::Now, options.into()).await
+    }
+
+    /// The map as it was once every record up to this offset was applied.
+    #[must_use]
+    pub fn at(&self, offset: Offset) -> MapAt<K, V> {
+        MapAt::new(self.clone(), offset)
+    }
+
+    /// From which offset on the map can be read as it was, and watched; and how many keys it has.
+    ///
+    /// # Errors
+    /// [`Error::NotYetApplied`] and others, as the options say.
+    pub async fn bounds(&self, options: impl Into<ReadOptions>) -> Result<Read<MapBounds>, Error> {
+        self.handle.read(options, map::bounds).await
+    }
+
+    /// Tells every change behind an offset, in order. To watch from now on, begin at the offset of a
+    /// read: what it shows and what is told then fit together without a gap.
+    pub fn watch(&self, from: Offset, options: WatchOptions) -> Watch<K, V> {
+        Watch::new(self.clone(), from, options)
+    }
+
+    async fn get_when(
+        &self,
+        key: &K,
+        when: When,
+        options: ReadOptions,
+    ) -> Result<Read<Option<Versioned<V>>>, Error> {
+        let key = key.to_bytes();
+        let read = self.read_when(when, options, move |rows| map::get(rows, &key, when)).await?;
+        read.try_map(|found| found.as_ref().map(Versioned::of).transpose())
+    }
+
+    async fn get_many_when(
+        &self,
+        keys: &[K],
+        when: When,
+        options: ReadOptions,
+    ) -> Result<Read<Vec<Option<Versioned<V>>>>, Error> {
+        if keys.len() > GET_KEYS_MAX {
+            let what = format!("at most {GET_KEYS_MAX} keys are read at once");
+            return Err(Error::InvalidArgument { what });
+        }
+        let keys: Vec<Bytes> = keys.iter().map(Stored::to_bytes).collect();
+        let read = self
+            .read_when(when, options, move |rows| {
+                keys.iter().map(|key| map::get(rows, key, when)).collect::<Result<Vec<_>, _>>()
+            })
+            .await?;
+        let value = |found: &Option<Found>| found.as_ref().map(Versioned::of).transpose();
+        read.try_map(|found| found.iter().map(value).collect())
+    }
+
+    async fn range_when(
+        &self,
+        range: MapRange<K>,
+        when: When,
+        options: ReadOptions,
+    ) -> Result<Read<MapPage<K, V>>, Error> {
+        let asked = range.keys();
+        let read =
+            self.read_when(when, options, move |rows| map::range(rows, &asked, when)).await?;
+        let row = |(key, found): &(Vec<u8>, Found)| {
+            Ok((decode(&Bytes::copy_from_slice(key))?, Versioned::of(found)?))
+        };
+        read.try_map(|page| {
+            let rows = page.rows.iter().map(row).collect::<Result<_, Error>>()?;
+            Ok(MapPage { rows, next: page.next.map(|key| range.onward(key)) })
+        })
+    }
+
+    /// A read of one moment's rows that says when it asks for too long ago.
+    async fn read_when<T: Send + 'static>(
+        &self,
+        when: When,
+        options: ReadOptions,
+        read: impl FnOnce(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + 'static,
+    ) -> Result<Read<T>, Error> {
+        let options = match when {
+            When::Now => options,
+            When::At(offset) => options.also_at_least(offset),
+        };
+        let found = self.handle.read(options, move |rows| match map::check_floor(rows, when)? {
+            Ok(()) => Ok(Ok(read(rows)?)),
+            Err(below) => Ok(Err(below)),
+        });
+        found.await?.try_map(|found| found.map_err(compacted))
+    }
+}
+
+fn compacted(BelowFloor(floor): BelowFloor) -> Error {
+    Error::Compacted { floor }
+}

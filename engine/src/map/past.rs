@@ -1,0 +1,61 @@
+//! A map as it was.
+
+use palisade_replication::Offset;
+
+use super::{MapPage, MapRange, ReplicatedMap, Versioned};
+use crate::error::Error;
+use crate::freshness::Read;
+use crate::projections::map::When;
+use crate::read::ReadOptions;
+use crate::stored::{Key, Stored};
+
+/// A map as it was once every record up to an offset was applied: see [`ReplicatedMap::at`]. Reads are the
+/// same however often, and on whichever replica they are made, until what they need is not kept any more
+/// ([`Error::Compacted`]). A replica that has not come that far says so, or waits for it.
+#[derive(Clone)]
+pub struct MapAt<K, V> {
+    map: ReplicatedMap<K, V>,
+    offset: Offset,
+}
+
+impl<K: Key, V: Stored> MapAt<K, V> {
+    pub(super) fn new(map: ReplicatedMap<K, V>, offset: Offset) -> Self {
+        Self { map, offset }
+    }
+
+    /// As [`ReplicatedMap::get`].
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] below the floor of the map, and as [`ReplicatedMap::get`].
+    pub async fn get(
+        &self,
+        key: &K,
+        options: impl Into<ReadOptions>,
+    ) -> Result<Read<Option<Versioned<V>>>, Error> {
+        self.map.get_when(key, When::At(self.offset), options.into()).await
+    }
+
+    /// As [`ReplicatedMap::get_many`].
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] below the floor of the map, and as [`ReplicatedMap::get_many`].
+    pub async fn get_many(
+        &self,
+        keys: &[K],
+        options: impl Into<ReadOptions>,
+    ) -> Result<Read<Vec<Option<Versioned<V>>>>, Error> {
+        self.map.get_many_when(keys, When::At(self.offset), options.into()).await
+    }
+
+    /// As [`ReplicatedMap::range`].
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] below the floor of the map, and as [`ReplicatedMap::range`].
+    pub async fn range(
+        &self,
+        range: MapRange<K>,
+        options: impl Into<ReadOptions>,
+    ) -> Result<Read<MapPage<K, V>>, Error> {
+        self.map.range_when(range, When::At(self.offset), options.into()).await
+    }
+}

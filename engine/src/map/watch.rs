@@ -1,0 +1,152 @@
+//! Watching a map: every change, in order, once.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use palisade_replication::{LogTime, Offset};
+
+use super::{ReplicatedMap, Versioned, compacted};
+use crate::error::Error;
+use crate::log::decode;
+use crate::projections::map::{self, Changed, ChangedAt};
+use crate::read::ReadConsistency;
+use crate::stored::{Key, Stored};
+
+/// What a watch is to tell.
+#[derive(Clone, Debug)]
+pub struct WatchOptions {
+    /// Only keys whose bytes begin like this; all of them if it is empty.
+    pub prefix: Bytes,
+    /// How long it may be silent before it tells how far it is.
+    pub progress: Duration,
+}
+
+/// All keys, and progress every second.
+impl Default for WatchOptions {
+    fn default() -> Self {
+        Self { prefix: Bytes::new(), progress: Duration::from_secs(1) }
+    }
+}
+
+/// One change of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapChange<K, V> {
+    /// The key.
+    pub key: K,
+    /// What it is now; nothing if it was removed.
+    pub now: Option<Versioned<V>>,
+    /// What it was; nothing if it was not there.
+    pub before: Option<Versioned<V>>,
+    /// It was removed because its time to live was over.
+    pub ended: bool,
+}
+
+/// What a watch tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WatchEvent<K, V> {
+    /// Everything that one record has changed.
+    Changes {
+        /// The record.
+        offset: Offset,
+        /// Its stamp.
+        log_time: LogTime,
+        /// What it has changed, in the order of its operations.
+        changes: Vec<MapChange<K, V>>,
+    },
+    /// Everything up to this record has been told.
+    Progress {
+        /// The record.
+        offset: Offset,
+    },
+}
+
+/// Tells the changes of a map: see [`ReplicatedMap::watch`].
+///
+/// A watch is a place in the feed of changes and no queue: whoever reads it slowly holds nobody up, and
+/// nothing is kept for him. What it tells is ordered, whole (all changes of a record together) and without a
+/// gap, and each change comes once; on another replica it goes on from [`Watch::position`]. When what comes
+/// next is not kept any more, it says [`Error::Compacted`], and tells nothing that is out of order.
+pub struct Watch<K, V> {
+    map: ReplicatedMap<K, V>,
+    options: WatchOptions,
+    told: VecDeque<ChangedAt>,
+    /// Up to where everything was told, or is in `told`.
+    read: Offset,
+    /// Up to where everything was told.
+    position: Offset,
+}
+
+impl<K: Key, V: Stored> Watch<K, V> {
+    pub(super) fn new(map: ReplicatedMap<K, V>, from: Offset, options: WatchOptions) -> Self {
+        Self { map, options, told: VecDeque::new(), read: from, position: from }
+    }
+
+    /// Where it stands: everything up to this offset was told. A watch from here tells what is next.
+    #[must_use]
+    pub fn position(&self) -> Offset {
+        self.position
+    }
+
+    /// What is next. Waits for it, and says how far it is when nothing came for a while.
+    ///
+    /// Dropping the future loses nothing: the next call goes on.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`] if what comes next is not kept any more: read the map, and watch from there.
+    /// Any other as a read; it can be tried again.
+    pub async fn next(&mut self) -> Result<WatchEvent<K, V>, Error> {
+        if self.told.is_empty() {
+            self.fill().await?;
+        }
+        // Told only once it is decoded: what cannot be read is not passed over.
+        let event = self.told.front().map(event).transpose()?;
+        match event {
+            Some(event) => {
+                let first = self.told.pop_front().map_or(self.read, |record| record.offset);
+                self.position = if self.told.is_empty() { self.read } else { first };
+                Ok(event)
+            }
+            None => {
+                self.position = self.read;
+                Ok(WatchEvent::Progress { offset: self.position })
+            }
+        }
+    }
+
+    /// Reads the next changes, or comes back without any once it has been silent for long enough.
+    async fn fill(&mut self) -> Result<(), Error> {
+        let engine = &self.map.handle.engine;
+        if engine.applied()? <= self.read {
+            let next = self.read.next();
+            engine.wait_applied(next, self.options.progress).await?;
+        }
+        let (from, prefix) = (self.read, self.options.prefix.clone());
+        let read = self.map.handle.read(ReadConsistency::Local, move |rows| {
+            map::changes(rows, from, |key| key.starts_with(&prefix))
+        });
+        let read = read.await?;
+        // A replica that another snapshot has just replaced, or another replica, may be behind.
+        let reached = read.freshness.offset.max(from);
+        let page = read.value.map_err(compacted)?;
+        self.read = page.next.unwrap_or(reached);
+        self.told = page.records.into();
+        Ok(())
+    }
+}
+
+fn event<K: Key, V: Stored>(record: &ChangedAt) -> Result<WatchEvent<K, V>, Error> {
+    let change = |change: &Changed| {
+        Ok(MapChange {
+            key: decode(&Bytes::copy_from_slice(&change.key))?,
+            now: change.now.as_ref().map(Versioned::of).transpose()?,
+            before: change.before.as_ref().map(Versioned::of).transpose()?,
+            ended: change.ended,
+        })
+    };
+    Ok(WatchEvent::Changes {
+        offset: record.offset,
+        log_time: record.log_time,
+        changes: record.changes.iter().map(change).collect::<Result<_, Error>>()?,
+    })
+}

@@ -1,0 +1,121 @@
+//! Requests over time: known for as long as their store says, and never taken for new when they may be old.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use palisade::sim::SimFabric;
+use palisade::{
+    Completion, Engine, Error, FenceEpoch, Fingerprint, LogTime, LogicalResourceName, Placement,
+    ReadConsistency, Receipt, ReplicaPolicy, ReplicatedIdempotencyStore, RequestStatus,
+    RequestWindow, ResourceSpec, SchemaId,
+};
+
+const OWNER: FenceEpoch = FenceEpoch::new(1);
+
+async fn open(engine: &Engine) -> Result<ReplicatedIdempotencyStore, Error> {
+    let spec = ResourceSpec {
+        name: LogicalResourceName::new("requests")?,
+        schema: SchemaId::new("request.v1")?,
+        epoch: FenceEpoch::new(1),
+        replicas: ReplicaPolicy::majority(1),
+        placement: Placement::providers(["local"])?,
+    };
+    ReplicatedIdempotencyStore::open(engine, spec).await
+}
+
+fn print(text: &str) -> Fingerprint {
+    Fingerprint::of(text.as_bytes())
+}
+
+#[test]
+fn a_request_of_before_the_window_is_refused_and_never_taken_for_a_new_one() {
+    let mut fabric = SimFabric::new(1);
+    let engine = fabric.engine(fabric.node(1));
+    let requests = fabric.block_on(open(&engine)).unwrap();
+    let window = RequestWindow { retention_ms: 5_000, requests_max: 1_000 };
+    let issued = fabric.block_on(requests.keep(window)).unwrap().log_time;
+    fabric.run_for(Duration::from_secs(1));
+    let reserve = || requests.reserve_issued("r", print("x"), OWNER, issued);
+    let first = fabric.block_on(reserve()).unwrap();
+    let done = requests.complete("r", OWNER, Bytes::from_static(b"done"));
+    let done = fabric.block_on(done).unwrap();
+    let again = fabric.block_on(reserve()).unwrap();
+    assert!(!first.duplicate && again == Receipt { duplicate: true, ..done });
+
+    // Nobody asks for anything: it is forgotten all the same.
+    fabric.run_for(Duration::from_secs(8));
+    let status = |fabric: &mut SimFabric| {
+        fabric.block_on(requests.status("r", ReadConsistency::Linearizable)).unwrap().value
+    };
+    assert_eq!(status(&mut fabric), RequestStatus::Unknown { floor: first.log_time });
+    let refused = fabric.block_on(reserve()).unwrap_err();
+    assert!(
+        matches!(refused, Error::WindowExpired { floor } if floor == first.log_time),
+        "{refused}"
+    );
+    assert_eq!(status(&mut fabric), RequestStatus::Unknown { floor: first.log_time });
+
+    // A request that was made later is new for sure; and so is, wrongly, one that does not say when.
+    let later = LogTime::new(first.log_time.get() + 1);
+    let new = requests.reserve_issued("later", print("y"), OWNER, later);
+    assert!(!fabric.block_on(new).unwrap().duplicate);
+    assert!(!fabric.block_on(requests.reserve("r", print("x"), OWNER)).unwrap().duplicate);
+}
+
+#[test]
+fn a_request_in_progress_says_how_old_it_is() {
+    let mut fabric = SimFabric::new(1);
+    let engine = fabric.engine(fabric.node(1));
+    let requests = fabric.block_on(open(&engine)).unwrap();
+    let two = FenceEpoch::new(2);
+    let held = fabric.block_on(requests.reserve("r", print("x"), two)).unwrap();
+    fabric.run_for(Duration::from_secs(3));
+    let refused = fabric.block_on(requests.reserve("r", print("x"), OWNER)).unwrap_err();
+    let Error::InProgress { owner, age_ms } = refused else { panic!("{refused}") };
+    assert!(owner == two && (3_000..4_000).contains(&age_ms), "owner={owner} age_ms={age_ms}");
+    let read = fabric.block_on(requests.status("r", ReadConsistency::Local)).unwrap();
+    let RequestStatus::InProgress { owner, since, age_ms: read_age } = read.value else {
+        panic!("{:?}", read.value)
+    };
+    assert_eq!((owner, since), (two, held.log_time));
+    assert!(read_age >= age_ms);
+}
+
+/// G6: the first receipt and the first result, bit for bit, whoever leads, whatever was lost meanwhile.
+#[test]
+fn a_repetition_has_the_first_receipt_after_every_failover() {
+    for seed in 0..6 {
+        let mut fabric = SimFabric::from_seed(seed, 3);
+        let nodes = [1, 2, 3].map(|number| fabric.node(number));
+        let engine = fabric.engine(nodes[0]);
+        let requests = fabric.block_on(open(&engine)).unwrap();
+        fabric.block_on(requests.reserve("r", print("x"), OWNER)).unwrap();
+        let result = Bytes::from_static(b"a result");
+        let first = fabric.block_on(requests.complete("r", OWNER, result.clone())).unwrap();
+        for round in 0..6 {
+            let down = nodes[round % 3];
+            fabric.crash(down);
+            let up = nodes[(round + 1) % 3];
+            let engine = fabric.engine(up);
+            let (again, status) = fabric.block_on(async {
+                let requests = loop {
+                    // There may be no leader yet.
+                    match open(&engine).await {
+                        Ok(requests) => break requests,
+                        Err(Error::Disconnected { .. } | Error::RateLimited { .. }) => {}
+                        Err(other) => panic!("{other}"),
+                    }
+                };
+                let again = requests.reserve("r", print("x"), OWNER).await.unwrap();
+                let fresh = ReadConsistency::AtLeast(again.freshness());
+                (again, requests.status("r", fresh).await.unwrap().value)
+            });
+            assert_eq!(again, Receipt { duplicate: true, ..first }, "seed={seed} round={round}");
+            let (offset, log_time) = (first.offset, first.log_time);
+            let wanted = Completion { offset, log_time, result: result.clone() };
+            assert_eq!(status, RequestStatus::Completed(wanted));
+            fabric.restart(down);
+            fabric.run_for(Duration::from_secs(2));
+        }
+    }
+}
