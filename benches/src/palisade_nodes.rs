@@ -159,7 +159,7 @@ async fn append(
     body: Bytes,
 ) -> Result<String, (StatusCode, String)> {
     match log.append(&body.to_vec()).await {
-        Ok(receipt) => Ok(receipt.offset.to_string()),
+        Ok(done) => Ok(done.receipt.offset.to_string()),
         Err(error) => Err((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
     }
 }

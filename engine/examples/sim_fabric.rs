@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use palisade::sim::SimFabric;
 use palisade::{
-    Engine, Error, FenceEpoch, LogicalResourceName, Offset, Placement, ReadConsistency,
+    Direction, Engine, Error, FenceEpoch, LogicalResourceName, Offset, Placement, ReadConsistency,
     ReplicaPolicy, ReplicatedLog, ResourceSpec, SchemaId,
 };
 
@@ -68,11 +68,16 @@ fn a_replaced_writer_is_fenced(seed: u64) -> Result<(), Error> {
     assert!(matches!(stopped, Err(Error::InternalError { .. })), "{stopped:?}");
     let engine = fabric.engine(old);
     let orders = fabric.block_on(open_orders(&engine, 2))?;
-    let found = fabric.block_on(orders.scan(Offset::ZERO, 100, ReadConsistency::Linearizable))?;
+    let found = fabric.block_on(orders.scan(
+        Offset::ZERO,
+        Direction::Forward,
+        100,
+        ReadConsistency::Linearizable,
+    ))?;
     let found: Vec<_> =
         found.value.entries.into_iter().map(|entry| (entry.position.offset, entry.value)).collect();
-    assert_eq!(found.first(), Some(&(first.offset, "order 1".to_owned())));
-    assert!(found.contains(&(second.offset, "order 3".to_owned())));
+    assert_eq!(found.first(), Some(&(first.receipt.offset, "order 1".to_owned())));
+    assert!(found.contains(&(second.receipt.offset, "order 3".to_owned())));
     assert!(!found.iter().any(|(_, order)| order == "order 4" || order == "order 5"));
     fabric.run_for(Duration::from_secs(1));
     fabric.assert_converged();

@@ -14,7 +14,7 @@ use crate::map::ReplicatedMap;
 use crate::outcome::{Branch, Outcome};
 use crate::projection::Projection;
 use crate::projections::idempotency::{Fingerprint, RequestOp};
-use crate::projections::log::{Log, LogOp, LogPosition};
+use crate::projections::log::{APPEND_ENTRIES_MAX, Log, LogOp, LogOutcome, LogPosition};
 use crate::projections::map::{Map, MapOp, Version};
 use crate::receipt::Receipt;
 use crate::resource::{FailureDomain, FenceEpoch};
@@ -94,10 +94,14 @@ pub struct OpOutcome {
 }
 
 impl OpOutcome {
-    /// Where an append has put its value; nothing for any other operation.
+    /// Where an append has put its value, or the first of them: the others follow at the places after it.
+    /// Nothing for any other operation.
     #[must_use]
     pub fn appended(&self) -> Option<LogPosition> {
-        self.of::<Log>().ok()
+        match self.of::<Log>().ok()? {
+            LogOutcome::Appended { first, .. } => Some(first),
+            _ => None,
+        }
     }
 
     /// At which version a changed key was before, [`Version::ABSENT`] if it was not there; nothing for
@@ -167,8 +171,40 @@ impl Batch {
 
     /// Adds a value to a log.
     pub fn append<T: Stored>(self, log: &ReplicatedLog<T>, value: &T) -> Self {
+        self.append_one(log, value, None)
+    }
+
+    /// Adds a value to a log if its tail is this once the operations before are done; otherwise the whole
+    /// batch is refused.
+    pub fn append_if<T: Stored>(
+        self,
+        log: &ReplicatedLog<T>,
+        value: &T,
+        expected_tail: LogPosition,
+    ) -> Self {
+        self.append_one(log, value, Some(expected_tail))
+    }
+
+    fn append_one<T: Stored>(
+        self,
+        log: &ReplicatedLog<T>,
+        value: &T,
+        expected: Option<LogPosition>,
+    ) -> Self {
         let payload = value.to_bytes();
-        self.op(&log.handle, 0, payload.len(), &LogOp::Append { payload })
+        let bytes = payload.len();
+        self.op(&log.handle, 0, bytes, &LogOp::Append { expected, payloads: vec![payload] })
+    }
+
+    /// Adds values to a log, one right after the other: see [`ReplicatedLog::append_all`].
+    pub fn append_all<T: Stored>(mut self, log: &ReplicatedLog<T>, values: &[T]) -> Self {
+        if !(1..=APPEND_ENTRIES_MAX).contains(&values.len()) {
+            self.broken = Some(format!("1 to {APPEND_ENTRIES_MAX} values are appended at once"));
+            return self;
+        }
+        let payloads = values.iter().map(Stored::to_bytes).collect();
+        let op = LogOp::Append { expected: None, payloads };
+        self.op(&log.handle, 0, op.to_bytes().len(), &op)
     }
 
     /// Sets a key of a map.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use palisade_replication::{Disposition, LogTime, NodeError, Offset};
 use palisade_wal::WalError;
 
+use crate::projections::log::LogPosition;
 use crate::projections::map::Version;
 use crate::resource::FenceEpoch;
 
@@ -109,6 +110,20 @@ pub enum Error {
         /// What it is at.
         found: Version,
     },
+    /// Entries of the log that were asked for have been removed. Go on at `first`, or stop.
+    #[error("entries of the log were removed, first={first}")]
+    Trimmed {
+        /// After the last that was removed: everything from here on is there.
+        first: LogPosition,
+    },
+    /// The tail of a log is not where the caller expected it.
+    #[error("the tail is elsewhere, expected={expected} found={found}")]
+    TailMismatch {
+        /// Where the caller expected it.
+        expected: LogPosition,
+        /// Where it is.
+        found: LogPosition,
+    },
     /// The map is not known any more as it was then: read it as it is, and go on from there.
     #[error("what was before is not kept any more, floor={floor}")]
     Compacted {
@@ -171,6 +186,8 @@ impl Error {
             | Self::DomainUnavailable { .. }
             | Self::PreconditionFailed { .. }
             | Self::VersionMismatch { .. }
+            | Self::Trimmed { .. }
+            | Self::TailMismatch { .. }
             | Self::GuardFailed { .. }
             | Self::InProgress { .. }
             | Self::Refused { .. } => Disposition::Reject,
@@ -211,6 +228,10 @@ impl Error {
                 "change the request; it will never be accepted as it is"
             }
             Self::NotFound { .. } => "check the name and the group",
+            Self::Trimmed { .. } => {
+                "go on at the first position that is there, if you can do without what is gone; to keep \
+                 entries for longer, change the log's retention"
+            }
             Self::Compacted { .. } => {
                 "read it as it is, and watch or read on from the offset of that; or keep more"
             }
@@ -226,6 +247,7 @@ impl Error {
             }
             Self::PreconditionFailed { .. }
             | Self::VersionMismatch { .. }
+            | Self::TailMismatch { .. }
             | Self::GuardFailed { .. } => "read the state again and decide anew",
             Self::InProgress { .. } => {
                 "let its owner finish, or take the request over with a higher epoch"

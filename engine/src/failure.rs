@@ -136,13 +136,16 @@ impl Error {
             Self::RateLimited { .. } => Failure::RateLimited,
             Self::InternalError { .. } => Failure::InternalError,
             Self::InvalidArgument { .. } => Failure::InvalidArgument,
-            Self::NotFound { .. } | Self::Compacted { .. } => Failure::NotFound,
+            Self::NotFound { .. } | Self::Trimmed { .. } | Self::Compacted { .. } => {
+                Failure::NotFound
+            }
             Self::AlreadyExists { .. } => Failure::AlreadyExists,
             Self::IdempotencyConflict => Failure::IdempotencyConflict,
             Self::DomainUnavailable { .. } => Failure::DomainUnavailable,
             Self::NotYetApplied { .. } => Failure::NotYetApplied,
             Self::PreconditionFailed { .. }
             | Self::VersionMismatch { .. }
+            | Self::TailMismatch { .. }
             | Self::GuardFailed { .. }
             | Self::InProgress { .. }
             | Self::Refused { .. } => Failure::PreconditionFailed,

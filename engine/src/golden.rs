@@ -20,7 +20,7 @@ use crate::digest::digest;
 use crate::machine::EngineMachine;
 use crate::projection::Registry;
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
-use crate::projections::log::LogOp;
+use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
 use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
     DomainRule, FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy,
@@ -74,7 +74,12 @@ fn commands() -> Vec<Command> {
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
     let owner = FenceEpoch::new(300);
     let fingerprint = Fingerprint::of(b"a request");
-    let append = |payload| LogOp::Append { payload: bytes(payload) }.to_bytes();
+    let append = |payload| LogOp::append(bytes(payload)).to_bytes();
+    let append_two = |expected| LogOp::Append { expected, payloads: vec![bytes("x"), bytes("y")] };
+    let place = |offset, index| LogPosition { offset: Offset::new(offset), index };
+    let consumer =
+        |name: &str, change| LogOp::Consumer { name: name.to_owned(), owner, change }.to_bytes();
+    let retention = LogRetention { keep_ms: Some(86_400_000), keep_bytes: Some(1 << 20) };
     let put = |guard, key, value| {
         MapOp::Put { guard, ttl_ms: None, key: bytes(key), value: bytes(value) }.to_bytes()
     };
@@ -123,6 +128,21 @@ fn commands() -> Vec<Command> {
             vec![op(1, 1, append("never"))],
             vec![op(2, 1, put(None, "r2", "not completed"))],
         ),
+        // All that a log can do beside.
+        batch(vec![op(1, 1, append_two(Some(place(8, 1))).to_bytes())]),
+        branches(
+            vec![op(1, 1, LogGuard::TailIs { position: place(10, 2) }.to_bytes())],
+            vec![
+                op(1, 1, LogOp::Trim { before: place(7, 1) }.to_bytes()),
+                op(1, 1, consumer("c", ConsumerChange::Commit(place(10, 1)))),
+                op(1, 1, consumer("d", ConsumerChange::Reset(place(7, 0)))),
+                op(1, 1, consumer("gone", ConsumerChange::Commit(LogPosition::START))),
+                op(1, 1, consumer("gone", ConsumerChange::Forget)),
+            ],
+            Vec::new(),
+        ),
+        batch(vec![op(1, 1, LogOp::Retain { retention }.to_bytes())]),
+        batch(vec![op(1, 1, append_two(Some(place(8, 1))).to_bytes())]),
         batch(vec![op(2, 1, put_for(1_000, "ends", "soon"))]),
         batch(vec![op(2, 1, keep(3_600_000, 4))]),
         Command::Housekeep(vec![ResourceId(2)]),

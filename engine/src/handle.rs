@@ -171,6 +171,11 @@ impl<P: Projection> Handle<P> {
         read.await?.try_map(|found| found)
     }
 
+    /// The writer generation that it was opened by, if it was not opened for reading alone.
+    pub(crate) fn epoch(&self) -> Option<FenceEpoch> {
+        self.epoch
+    }
+
     /// An operation on this resource, or a guard.
     pub(crate) fn part<T: Stored>(&self, what: &T) -> Result<Op, Unproposable> {
         let Some(epoch) = self.epoch else {

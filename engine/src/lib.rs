@@ -94,7 +94,10 @@ pub use failure::Failure;
 pub use freshness::{Freshness, Read};
 pub use handle::{Done, Handle};
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
-pub use log::{LogEntry, LogPage, ReplicatedLog, SCAN_ENTRIES_MAX};
+pub use log::{
+    Consumer, LogBounds, LogEntry, LogPage, LogTail, ReplicatedLog, SCAN_ENTRIES_MAX,
+    TAIL_ENTRIES_MAX,
+};
 pub use map::{
     GET_KEYS_MAX, MapAt, MapChange, MapPage, MapRange, RANGE_ROWS_MAX, ReplicatedMap, Versioned,
     Watch, WatchEvent, WatchOptions,
@@ -111,7 +114,10 @@ pub use projection::{
     Applied, At, OUTCOME_BYTES_MAX, Projection, ProjectionFault, ROW_KEY_BYTES_MAX, Rows, RowsRead,
 };
 pub use projections::idempotency::{Fingerprint, RequestWindow};
-pub use projections::log::LogPosition;
+pub use projections::log::{
+    APPEND_ENTRIES_MAX, CONSUMER_NAME_BYTES_MAX, CONSUMERS_MAX, LogPosition, LogRetention, LogTrim,
+    TRIM_ENTRIES_MAX,
+};
 pub use projections::map::{History, MapBounds, Version};
 pub use read::{ReadConsistency, ReadOptions};
 pub use receipt::Receipt;

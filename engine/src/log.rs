@@ -1,21 +1,33 @@
-//! A replicated log: values in one order, each at its offset for ever.
+//! A replicated log: values in one order, each at its position for ever.
+
+mod consumer;
+mod tail;
 
 use std::marker::PhantomData;
 
+use palisade_replication::LogTime;
+
+pub use self::consumer::Consumer;
+pub use self::tail::{LogTail, TAIL_ENTRIES_MAX};
+use crate::batch::{Batch, Guard};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
-use crate::handle::Handle;
-use crate::projections::log::{self, Log, LogPosition};
+use crate::handle::{Done, Handle};
+use crate::projections::log::{
+    self, Log, LogGuard, LogOp, LogOutcome, LogPosition, LogRetention, LogTrim, RawEntry, Scanned,
+};
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
-use crate::resource::{LogicalResourceName, ResourceSpec, SchemaId};
+use crate::resource::{FailureDomain, LogicalResourceName, ResourceSpec, SchemaId};
+use crate::store::Direction;
 use crate::stored::Stored;
 
 /// Most entries that one scan returns.
 pub const SCAN_ENTRIES_MAX: usize = 4096;
 
-/// A handle to a log of `T`, opened by one writer generation.
+/// A handle to a log of `T`, opened by one writer generation. `docs/log.md` says what its positions, its
+/// retention and its consumers are.
 pub struct ReplicatedLog<T> {
     pub(crate) handle: Handle<Log>,
     values: PhantomData<fn() -> T>,
@@ -32,6 +44,8 @@ impl<T> Clone for ReplicatedLog<T> {
 pub struct LogEntry<T> {
     /// Its place.
     pub position: LogPosition,
+    /// The stamp on its record.
+    pub log_time: LogTime,
     /// The value.
     pub value: T,
 }
@@ -39,10 +53,30 @@ pub struct LogEntry<T> {
 /// A part of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogPage<T> {
-    /// The values, in order.
+    /// The values, in the order of the scan.
     pub entries: Vec<LogEntry<T>>,
-    /// Where to go on, or `None` if there was nothing more.
+    /// Where to go on in the same direction, or `None` if there was nothing more.
     pub next: Option<LogPosition>,
+    /// The place after the last entry that was removed: all that was appended from here on was there.
+    pub first: LogPosition,
+    /// The place after the last entry that was appended.
+    pub tail: LogPosition,
+}
+
+/// How far a log goes, and how long it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogBounds {
+    /// The place after the last entry that was removed.
+    pub first: LogPosition,
+    /// The place after the last entry that was appended.
+    pub tail: LogPosition,
+    /// How many entries there are.
+    pub entries: u64,
+    /// What they count with in [`LogRetention::keep_bytes`].
+    pub bytes: u64,
+    /// How long they are kept.
+    pub retention: LogRetention,
 }
 
 impl<T: Stored> ReplicatedLog<T> {
@@ -68,34 +102,156 @@ impl<T: Stored> ReplicatedLog<T> {
         Ok(Self { handle: Handle::open_reader(engine, name, schema).await?, values: PhantomData })
     }
 
-    /// Appends a value.
+    /// The same handle on behalf of somebody: see [`crate::Handle::for_caller`].
+    #[must_use]
+    pub fn for_caller(&self, domain: FailureDomain) -> Self {
+        Self { handle: self.handle.for_caller(domain), values: self.values }
+    }
+
+    /// Whether a worker in this domain may work on it: see [`crate::Handle::admit`].
+    ///
+    /// # Errors
+    /// [`Error::DomainUnavailable`] if not, and as any read.
+    pub async fn admit(&self, worker: &FailureDomain) -> Result<(), Error> {
+        self.handle.admit(worker).await
+    }
+
+    /// Appends a value, and says at which position.
     ///
     /// # Errors
     /// As [`crate::Batch::commit`].
-    pub async fn append(&self, value: &T) -> Result<Receipt, Error> {
-        Ok(self.handle.engine.batch().append(self, value).commit().await?.receipt)
+    pub async fn append(&self, value: &T) -> Result<Done<LogPosition>, Error> {
+        let (receipt, first, _) = appended(self.batch().append(self, value)).await?;
+        Ok(Done { receipt, outcome: first })
     }
 
-    /// Values at or after `from`, in order, at most `limit`, [`SCAN_ENTRIES_MAX`] and
-    /// [`crate::SCAN_BYTES_MAX`]. Places of other resources' records are not there.
+    /// Appends values in one record: all of them or none, one right after the other. At most
+    /// [`crate::APPEND_ENTRIES_MAX`], and together as many bytes as a value may have, where each counts
+    /// with up to three more.
     ///
     /// # Errors
-    /// [`Error::NotYetApplied`] and others, as the options say; [`Error::Incompatible`] for a value
-    /// that is no `T`.
+    /// [`Error::InvalidArgument`] for none, or for more than fit; others as [`crate::Batch::commit`].
+    pub async fn append_all(&self, values: &[T]) -> Result<Done<Vec<LogPosition>>, Error> {
+        let (receipt, first, count) = appended(self.batch().append_all(self, values)).await?;
+        let next = |place: &LogPosition| Some(place.after());
+        let outcome = std::iter::successors(Some(first), next).take(count.into()).collect();
+        Ok(Done { receipt, outcome })
+    }
+
+    /// Appends a value if the tail is this: nobody has appended what its writer has not seen.
+    ///
+    /// # Errors
+    /// [`Error::TailMismatch`] if it is another, and as [`crate::Batch::commit`].
+    pub async fn append_if(
+        &self,
+        value: &T,
+        expected_tail: LogPosition,
+    ) -> Result<Done<LogPosition>, Error> {
+        let batch = self.batch().append_if(self, value, expected_tail);
+        let (receipt, first, _) = appended(batch).await?;
+        Ok(Done { receipt, outcome: first })
+    }
+
+    fn batch(&self) -> Batch {
+        self.handle.batch()
+    }
+
+    /// Demands of a batch that the tail is this, before any of its operations.
+    pub fn tail_is(&self, position: LogPosition) -> Guard {
+        self.handle.guard(&LogGuard::TailIs { position })
+    }
+
+    /// Sets how long entries are kept. What is beyond is removed by the appends that follow.
+    ///
+    /// # Errors
+    /// As [`crate::Batch::commit`].
+    pub async fn retain(&self, retention: LogRetention) -> Result<Receipt, Error> {
+        Ok(self.handle.submit(&LogOp::Retain { retention }).await?.receipt)
+    }
+
+    /// Removes the entries before a position, at most [`crate::TRIM_ENTRIES_MAX`] of them at once: call it
+    /// again until it says that it is complete.
+    ///
+    /// # Errors
+    /// As [`crate::Batch::commit`].
+    pub async fn trim_before(&self, before: LogPosition) -> Result<Done<LogTrim>, Error> {
+        let Done { receipt, outcome } = self.handle.submit(&LogOp::Trim { before }).await?;
+        match outcome {
+            LogOutcome::Trimmed(outcome) => Ok(Done { receipt, outcome }),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// How far the log goes.
+    ///
+    /// # Errors
+    /// [`Error::NotYetApplied`] and others, as the options say.
+    pub async fn bounds(&self, options: impl Into<ReadOptions>) -> Result<Read<LogBounds>, Error> {
+        let read = self.handle.read(options, log::header).await?;
+        Ok(read.map(|header| LogBounds {
+            first: header.first,
+            tail: header.tail,
+            entries: header.entries,
+            bytes: header.bytes,
+            retention: header.retention,
+        }))
+    }
+
+    /// A part of the log: forward, the entries at `from` and after it; backward, those before it, the
+    /// newest first. At most `limit`, [`SCAN_ENTRIES_MAX`] and [`crate::SCAN_BYTES_MAX`]. Places of other
+    /// resources' records are not there.
+    ///
+    /// # Errors
+    /// [`Error::Trimmed`] if some of it was removed: forward from below `first`; backward from `first` or
+    /// below it, once anything was. [`Error::NotYetApplied`] and others, as the options say;
+    /// [`Error::Incompatible`] for a value that is no `T`.
     pub async fn scan(
         &self,
         from: impl Into<LogPosition>,
+        direction: Direction,
         limit: usize,
         options: impl Into<ReadOptions>,
     ) -> Result<Read<LogPage<T>>, Error> {
         let (from, limit) = (from.into(), limit.min(SCAN_ENTRIES_MAX));
-        let read = self.handle.read(options, move |rows| log::scan(rows, from, limit)).await?;
-        let entry = |(position, value)| Ok(LogEntry { position, value: decode(&value)? });
-        read.try_map(|page| {
+        let read =
+            self.handle.read(options, move |rows| log::scan(rows, from, direction, limit)).await?;
+        let entry = |RawEntry { position, log_time, payload }| {
+            Ok(LogEntry { position, log_time, value: decode(&payload)? })
+        };
+        read.try_map(|found| {
+            let Scanned { page, header } = found?;
             let entries = page.rows.into_iter().map(entry).collect::<Result<_, Error>>()?;
-            Ok(LogPage { entries, next: page.next })
+            Ok(LogPage { entries, next: page.next, first: header.first, tail: header.tail })
         })
     }
+
+    /// Follows the log on this replica from a position on.
+    pub fn tail(&self, from: impl Into<LogPosition>) -> LogTail<T> {
+        LogTail::new(self.clone(), from.into())
+    }
+
+    /// A consumer of this log by its name, owned by this handle's epoch: see [`Consumer`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a name that is empty or longer than
+    /// [`crate::CONSUMER_NAME_BYTES_MAX`].
+    pub fn consumer(&self, name: &str) -> Result<Consumer, Error> {
+        Consumer::new(self.handle.clone(), name)
+    }
+}
+
+/// Commits a batch of one append, and says where it begins and how many entries it has added.
+async fn appended(batch: Batch) -> Result<(Receipt, LogPosition, u16), Error> {
+    let done = batch.commit().await?;
+    match done.outcomes.first().map(|outcome| outcome.of::<Log>()).transpose()? {
+        Some(LogOutcome::Appended { first, count }) => Ok((done.receipt, first, count)),
+        other => Err(unexpected(other)),
+    }
+}
+
+/// Each operation is answered in its own way; another is a bug.
+fn unexpected(outcome: impl std::fmt::Debug) -> Error {
+    Error::InternalError { what: format!("an operation on a log was answered with {outcome:?}") }
 }
 
 pub(crate) fn decode<T: Stored>(bytes: &bytes::Bytes) -> Result<T, Error> {

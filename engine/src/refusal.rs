@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::error::Error;
 use crate::projection::OUTCOME_BYTES_MAX;
-use crate::projections::{idempotency, map};
+use crate::projections::{idempotency, log, map};
 use crate::resource::{FailureDomain, FenceEpoch, LogicalResourceName, ResourceId};
 use crate::stored::Stored;
 
@@ -61,6 +61,7 @@ impl From<Refusal> for Error {
 /// The built-in projections have errors of their own.
 fn by_projection(projection: &'static str, op: usize, detail: Bytes) -> Error {
     let known = match projection {
+        log::NAME => log::LogRefusal::from_bytes(&detail).map(Error::from).ok(),
         map::NAME => map::MapRefusal::from_bytes(&detail).map(Error::from).ok(),
         idempotency::NAME => idempotency::RequestRefusal::from_bytes(&detail).map(Error::from).ok(),
         _ => None,

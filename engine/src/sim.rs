@@ -19,12 +19,13 @@ use crate::digest::digest;
 use crate::error::Error;
 use crate::machine::{EngineMachine, read_position};
 use crate::outcome::Outcome;
+use crate::page::Page;
 use crate::projection::{Registry, RowsRead};
 use crate::projections::idempotency::{Fingerprint, RequestOp};
-use crate::projections::log::{self, LogOp};
+use crate::projections::log::{self, LogOp, LogPosition, RawEntry};
 use crate::projections::map::{self, MapOp, Version, When};
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
-use crate::store::{FamilyId, MemoryStore};
+use crate::store::{Direction, FamilyId, MemoryStore};
 use crate::stored::Stored;
 
 pub use crate::outcome::RecordOutcome;
@@ -77,13 +78,15 @@ impl SimEngine {
     #[must_use]
     pub fn log(&self, group: GroupId, resource: ResourceId) -> Vec<(u64, Vec<u8>)> {
         let rows = RowsRead::new(&self.store, FamilyId::LOG, group, resource);
-        let (mut entries, mut next) = (Vec::new(), Some(Offset::ZERO.into()));
+        let first = log::header(&rows).expect("memory can be read").first;
+        let (mut entries, mut next) = (Vec::new(), Some(first));
         while let Some(from) = next {
-            let page = log::scan(&rows, from, usize::MAX).expect("memory can be read");
-            let entry = |(place, payload): (log::LogPosition, bytes::Bytes)| {
-                (place.offset.get(), payload.to_vec())
-            };
-            entries.extend(page.rows.into_iter().map(entry));
+            let page = page(&rows, from, usize::MAX).expect("it begins where the log does");
+            entries.extend(
+                page.rows
+                    .into_iter()
+                    .map(|entry| (entry.position.offset.get(), entry.payload.to_vec())),
+            );
             next = page.next;
         }
         entries
@@ -93,9 +96,9 @@ impl SimEngine {
     #[must_use]
     pub fn logged(&self, group: GroupId, resource: ResourceId, offset: u64) -> Option<Vec<u8>> {
         let rows = RowsRead::new(&self.store, FamilyId::LOG, group, resource);
-        let page = log::scan(&rows, Offset::new(offset).into(), 1).expect("memory can be read");
-        let (place, payload) = page.rows.into_iter().next()?;
-        (place.offset.get() == offset).then(|| payload.to_vec())
+        let page = page(&rows, Offset::new(offset).into(), 1)?;
+        let entry = page.rows.into_iter().next()?;
+        (entry.position.offset.get() == offset).then(|| entry.payload.to_vec())
     }
 
     /// What the state holds of a map's key: value and version.
@@ -106,6 +109,16 @@ impl SimEngine {
             .expect("memory can be read")
             .map(|found| (found.value.to_vec(), found.version.offset().get()))
     }
+}
+
+/// Entries of a log from a place on, if none of them was removed.
+fn page(
+    rows: &RowsRead<'_>,
+    from: LogPosition,
+    limit: usize,
+) -> Option<Page<RawEntry, LogPosition>> {
+    let found = log::scan(rows, from, Direction::Forward, limit).expect("memory can be read");
+    found.ok().map(|found| found.page)
 }
 
 impl StateMachine for SimEngine {
@@ -207,7 +220,7 @@ impl Submission {
         let owner = self.epoch;
         let fingerprint = Fingerprint::of(&self.payload);
         let reserve = RequestOp::Reserve { owner, issued: None, fingerprint, key: key.clone() };
-        let append = LogOp::Append { payload: payload.clone() };
+        let append = LogOp::append(payload.clone());
         let put = MapOp::Put { guard: None, ttl_ms: None, key: key.clone(), value: payload };
         let complete = RequestOp::Complete { owner, key, result: bytes::Bytes::new() };
         let ops = vec![
@@ -247,7 +260,7 @@ impl Swap {
         let key = bytes::Bytes::copy_from_slice(&self.key);
         let payload = bytes::Bytes::copy_from_slice(&self.payload);
         let guard = self.expected.map(|offset| Version(Offset::new(offset)));
-        let append = LogOp::Append { payload: payload.clone() };
+        let append = LogOp::append(payload.clone());
         let put = MapOp::Put { guard, ttl_ms: None, key, value: payload };
         let ops = vec![(self.log, append.to_bytes()), (self.map, put.to_bytes())];
         batch(&self.caller, self.epoch, ops)

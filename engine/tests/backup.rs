@@ -11,10 +11,10 @@ use object_store::local::LocalFileSystem;
 use palisade::audit::{Anchor, verify as verify_proof};
 use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreOptions, restore, verify};
 use palisade::{
-    Applied, At, ClusterId, Engine, Error, FenceEpoch, Freshness, Handle, LogicalResourceName,
-    Member, MemberChange, NodeId, Offset, OpenDisk, Options, Placement, Projection,
-    ProjectionFault, ReadConsistency, ReplicaPolicy, ReplicatedLog, ResourceSpec, Rows, SchemaId,
-    Stored,
+    Applied, At, ClusterId, Direction, Engine, Error, FenceEpoch, Freshness, Handle,
+    LogicalResourceName, Member, MemberChange, NodeId, Offset, OpenDisk, Options, Placement,
+    Projection, ProjectionFault, ReadConsistency, ReplicaPolicy, ReplicatedLog, ResourceSpec, Rows,
+    SchemaId, Stored,
 };
 
 const OLD: ClusterId = ClusterId::new(7);
@@ -95,7 +95,10 @@ async fn a_projection_of_the_host_is_restored() {
 }
 
 async fn logged(log: &ReplicatedLog<String>) -> Vec<(Offset, String)> {
-    let page = log.scan(Offset::ZERO, 1000, ReadConsistency::Linearizable).await.unwrap();
+    let page = log
+        .scan(Offset::ZERO, Direction::Forward, 1000, ReadConsistency::Linearizable)
+        .await
+        .unwrap();
     page.value.entries.into_iter().map(|entry| (entry.position.offset, entry.value)).collect()
 }
 
@@ -164,13 +167,16 @@ async fn a_restored_node_takes_writes() {
     assert!(matches!(fenced, Error::Fenced { current } if current.get() == 2), "{fenced}");
     let writer = log(&engine, 3).await.unwrap();
     assert_eq!(logged(&writer).await, all);
-    let receipt = writer.append(&"new".to_owned()).await.unwrap();
+    let receipt = writer.append(&"new".to_owned()).await.unwrap().receipt;
     assert_eq!(receipt.offset.get(), last.to.get() + 3, "both openings have offsets, too");
     assert!(last.log_time <= receipt.log_time);
 
     // What was fresh in the old cluster says nothing here.
     let old = Freshness { cluster: OLD, ..receipt.freshness() };
-    let stale = writer.scan(Offset::ZERO, 1, ReadConsistency::AtLeast(old)).await.unwrap_err();
+    let stale = writer
+        .scan(Offset::ZERO, Direction::Forward, 1, ReadConsistency::AtLeast(old))
+        .await
+        .unwrap_err();
     assert!(matches!(stale, Error::Incompatible { .. }), "{stale}");
 
     // The chain of heads goes on: what is new is proven from the old anchor on.
@@ -274,7 +280,7 @@ async fn others_join_a_restored_node() {
         ..Member::default()
     };
     one.change_members(MemberChange::AddLearner { node: second, member }).await.unwrap();
-    let receipt = writer.append(&"new".to_owned()).await.unwrap();
+    let receipt = writer.append(&"new".to_owned()).await.unwrap().receipt;
     assert_eq!(logged(&writer).await.len(), all.len() + 1);
     let caught_up = async {
         while two.applied().unwrap() < receipt.offset {

@@ -134,14 +134,14 @@ async fn a_replica_that_was_away_catches_up() {
     drop(away);
     let mut last = Offset::ZERO;
     for number in 0..120_u8 {
-        last = log.append(&vec![number; 200_000]).await.unwrap().offset;
+        last = log.append(&vec![number; 200_000]).await.unwrap().receipt.offset;
     }
     let back = open(dir.path(), &addresses, 2).await;
     let log: ReplicatedLog<Vec<u8>> = ReplicatedLog::open(&back, spec("log")).await.unwrap();
     let at = ReadOptions::from(ReadConsistency::AtLeastOffset(last)).wait(Duration::from_secs(30));
     let (mut entries, mut next) = (Vec::new(), Some(LogPosition::START));
     while let Some(from) = next {
-        let page = log.scan(from, 1000, at).await.unwrap();
+        let page = log.scan(from, palisade::Direction::Forward, 1000, at).await.unwrap();
         entries.extend(page.value.entries);
         next = page.value.next;
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use palisade::{
-    Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogTime,
+    Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogTime,
     LogicalResourceName, MapRange, NodeId, Offset, Placement, ReadConsistency, ReadOptions,
     ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus,
     ResourceSpec, SchemaId, Version,
@@ -60,7 +60,7 @@ impl Service {
     async fn logged(&self) -> Vec<(Offset, String)> {
         let entries = self
             .log
-            .scan(Offset::ZERO, 100, ReadConsistency::Linearizable)
+            .scan(Offset::ZERO, Direction::Forward, 100, ReadConsistency::Linearizable)
             .await
             .unwrap()
             .value

@@ -10,10 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
-    Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogicalResourceName,
-    MemberChange, NodeId, Offset, Placement, ReadConsistency, ReadOptions, Receipt, ReplicaPolicy,
-    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec,
-    SchemaId, VALUE_BYTES_MAX,
+    Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
+    LogicalResourceName, MemberChange, NodeId, Offset, Placement, ReadConsistency, ReadOptions,
+    Receipt, ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
+    RequestStatus, ResourceSpec, SchemaId, VALUE_BYTES_MAX,
 };
 
 /// How long a request waits, as `EngineBuilder::request_timeout` says.
@@ -75,7 +75,10 @@ impl Service {
     }
 
     async fn logged(&self) -> Result<Vec<String>, Error> {
-        let page = self.log.scan(Offset::ZERO, 100, ReadConsistency::Linearizable).await?;
+        let page = self
+            .log
+            .scan(Offset::ZERO, Direction::Forward, 100, ReadConsistency::Linearizable)
+            .await?;
         Ok(page.value.entries.into_iter().map(|entry| entry.value).collect())
     }
 }

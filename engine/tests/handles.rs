@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use palisade::{
-    Batch, Engine, EngineBuilder, Error, MapRange, ReadConsistency, ReplicatedIdempotencyStore,
-    ReplicatedLog, ReplicatedMap, ResourceSpec,
+    Batch, Consumer, Engine, EngineBuilder, Error, LogPosition, LogRetention, MapRange,
+    ReadConsistency, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec,
 };
 
 const fn handle<T: Clone + Send + Sync + 'static>() {}
@@ -16,6 +16,7 @@ const fn task<T: Send>(_: &T) {}
 fn every_handle_can_be_cloned_shared_and_sent() {
     handle::<Engine>();
     handle::<ReplicatedLog<Rc<()>>>();
+    handle::<Consumer>();
     handle::<ReplicatedMap<Rc<()>, Rc<()>>>();
     handle::<ReplicatedIdempotencyStore>();
     handle::<EngineBuilder>();
@@ -42,6 +43,11 @@ fn futures_are_sent(
     task(&engine.batch().commit());
     task(&ReplicatedLog::<String>::open(engine, spec));
     task(&log.append(&text));
+    task(&log.append_all(&[]));
+    task(&log.retain(LogRetention::default()));
+    task(&log.consumer("c").map(|consumer| async move { consumer.forget().await }));
+    let mut tail = log.tail(LogPosition::START);
+    task(&tail.next());
     task(&map.put(&text, &text));
     task(&map.get(&text, ReadConsistency::Linearizable));
     task(&map.range(MapRange::all(), ReadConsistency::Local));

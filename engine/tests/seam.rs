@@ -8,10 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
-    BatchDone, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, KEY_BYTES_MAX,
-    LogicalResourceName, MapRange, MemberChange, NodeId, Offset, Placement, Read, ReadConsistency,
-    ReadOptions, Receipt, ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
-    RequestStatus, ResourceSpec, SchemaId, Version,
+    BatchDone, Direction, Done, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
+    KEY_BYTES_MAX, LogEntry, LogPosition, LogicalResourceName, MapRange, MemberChange, NodeId,
+    Offset, Placement, Read, ReadConsistency, ReadOptions, Receipt, ReplicaPolicy,
+    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec,
+    SchemaId, Version,
 };
 
 type Log = ReplicatedLog<String>;
@@ -51,6 +52,42 @@ fn receipt(told: Result<BatchDone, Error>) -> Result<Receipt, Error> {
     told.map(|done| done.receipt)
 }
 
+fn appended(told: Result<Done<LogPosition>, Error>) -> Result<Receipt, Error> {
+    told.map(|done| done.receipt)
+}
+
+/// What logs have of their own. The times of entries are of each side's own clock.
+async fn logs(told: &mut Told, log: &Log) -> Result<(), Error> {
+    let (forth, back, now) = (Direction::Forward, Direction::Backward, ReadConsistency::Local);
+    let text = |text: &str| text.to_owned();
+    let many = log.append_all(&[text("b"), text("c")]).await?;
+    told.note("many at once", many.outcome.clone());
+    let place = many.outcome[0];
+    told.receipt("a tail that was", appended(log.append_if(&text("d"), place).await));
+    let trim = log.trim_before(place).await?;
+    told.note("trim", trim.outcome);
+    let linearizable = ReadConsistency::Linearizable;
+    for (from, direction) in
+        [(LogPosition::START, forth), (place, forth), (place, back), (LogPosition::END, back)]
+    {
+        let page = log.scan(from, direction, 10, linearizable).await.map(|read| {
+            let entry = |entry: LogEntry<String>| (entry.position, entry.value);
+            let page = read.value;
+            (page.entries.into_iter().map(entry).collect::<Vec<_>>(), page.next, page.tail)
+        });
+        told.note("scan", page);
+    }
+    told.read("bounds", log.bounds(now).await);
+    let mut tail = log.tail(place);
+    told.note("tail", tail.next().await.map(|entry| entry.value));
+    told.note("a tail of what is gone", log.tail(Offset::ZERO).next().await.map(|_| ()));
+    let consumer = log.consumer("c")?;
+    told.receipt("commit", consumer.commit(tail.position()).await);
+    told.receipt("commit what was", consumer.commit(place).await);
+    told.receipt("an older owner", consumer.owned_by(FenceEpoch::zero()).reset(place).await);
+    Ok(())
+}
+
 /// Everything a single node can be asked, and every way in which it says no.
 async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     let mut told = Told::default();
@@ -60,7 +97,7 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     let requests = Requests::open(&engine, spec("requests", 1)).await?;
     let (one, two) = (FenceEpoch::new(1), FenceEpoch::new(2));
 
-    told.receipt("append", log.append(&text("a")).await);
+    told.receipt("append", appended(log.append(&text("a")).await));
     told.receipt("put", map.put(&text("k"), &text("v")).await);
     told.receipt("put if absent", map.put_if(&text("k"), &text("w"), Version::ABSENT).await);
     told.receipt("delete", map.delete(&text("nothing")).await);
@@ -87,7 +124,7 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
 
     told.read("get", map.get(&text("k"), ReadConsistency::Linearizable).await);
     told.read("range", map.range(MapRange::all(), ReadConsistency::Local).await);
-    told.read("scan", log.scan(Offset::ZERO, 10, ReadConsistency::Linearizable).await);
+    logs(&mut told, &log).await?;
     let ahead = ReadConsistency::AtLeastOffset(engine.applied()?.next());
     told.read("ahead", map.get(&text("k"), ahead).await);
     let waiting = ReadOptions::from(ahead).wait(Duration::from_millis(5));
@@ -99,8 +136,8 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     told.receipt("what was waited for", written);
 
     let newer = Log::open(&engine, spec("log", 2)).await?;
-    told.receipt("fenced", log.append(&text("late")).await);
-    told.receipt("current", newer.append(&text("c")).await);
+    told.receipt("fenced", appended(log.append(&text("late")).await));
+    told.receipt("current", appended(newer.append(&text("c")).await));
     told.note("an older writer", Log::open(&engine, spec("log", 1)).await.map(|_| ()));
     told.note("another kind", Map::open(&engine, spec("log", 2)).await.map(|_| ()));
     let three = ResourceSpec { replicas: ReplicaPolicy::majority(3), ..spec("three", 1) };

@@ -9,7 +9,7 @@ use super::naive::{Action, Batch, Demand, On, Said};
 use super::{KINDS, Step};
 use crate::command::OpenCommand;
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
-use crate::projections::log::LogOp;
+use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
 use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
     FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId,
@@ -70,7 +70,7 @@ pub(super) fn complete(key: &'static str, owner: u64, result: &'static str) -> O
 }
 
 pub(super) fn append(payload: &'static str) -> On<Action> {
-    on(1, Action::Log(LogOp::Append { payload: Bytes::from(payload) }))
+    on(1, Action::Log(LogOp::append(Bytes::from(payload))))
 }
 
 pub(super) fn put_if(key: &'static str, value: &'static str, version: Version) -> On<Action> {
@@ -86,6 +86,47 @@ fn any_version() -> impl Strategy<Value = Version> {
     prop_oneof![Just(0_u64), 0_u64..40].prop_map(|raw| Version(Offset::new(raw)))
 }
 
+/// The names of consumers.
+pub(super) const CONSUMERS: [&str; 3] = ["", "a", "b"];
+
+/// Offsets and indices that entries are at, and the places right before and after them.
+fn any_position() -> impl Strategy<Value = LogPosition> {
+    let place = |(offset, index)| LogPosition { offset: Offset::new(offset), index };
+    prop_oneof![
+        1 => Just(LogPosition::START),
+        9 => (0_u64..40, 0_u16..4).prop_map(place),
+    ]
+}
+
+fn any_log_op() -> impl Strategy<Value = LogOp> {
+    let payload = || proptest::sample::select(vec!["", "x", "entry"]).prop_map(Bytes::from);
+    let expected = proptest::option::weighted(0.2, any_position());
+    let append = (expected, vec(payload(), 1..4))
+        .prop_map(|(expected, payloads)| LogOp::Append { expected, payloads });
+    let keep = (proptest::option::of(0_u64..1_000), proptest::option::of(0_u64..200));
+    let retain = keep.prop_map(|(keep_ms, keep_bytes)| LogOp::Retain {
+        retention: LogRetention { keep_ms, keep_bytes },
+    });
+    let change = prop_oneof![
+        4 => any_position().prop_map(ConsumerChange::Commit),
+        2 => any_position().prop_map(ConsumerChange::Reset),
+        1 => Just(ConsumerChange::Forget),
+    ];
+    let name = proptest::sample::select(&CONSUMERS[1..]).prop_map(str::to_owned);
+    let consumer = (name, 1_u64..4, change).prop_map(|(name, owner, change)| LogOp::Consumer {
+        name,
+        owner: FenceEpoch::new(owner),
+        change,
+    });
+    prop_oneof![
+        6 => payload().prop_map(LogOp::append),
+        4 => append,
+        1 => any_position().prop_map(|before| LogOp::Trim { before }),
+        1 => retain,
+        3 => consumer,
+    ]
+}
+
 fn any_action() -> impl Strategy<Value = Action> {
     let value = || proptest::sample::select(vec!["", "x", "y"]).prop_map(Bytes::from);
     let owner = || (1_u64..4).prop_map(FenceEpoch::new);
@@ -93,7 +134,7 @@ fn any_action() -> impl Strategy<Value = Action> {
     let issued = proptest::option::weighted(0.4, 900_u64..6_000);
     let ttl = || proptest::option::weighted(0.4, 1_u64..2_000);
     prop_oneof![
-        2 => value().prop_map(|payload| Action::Log(LogOp::Append { payload })),
+        6 => any_log_op().prop_map(Action::Log),
         4 => (guard(), ttl(), any_key(), value()).prop_map(|(guard, ttl_ms, key, value)| {
             Action::Map(MapOp::Put { guard, ttl_ms, key, value })
         }),
@@ -120,6 +161,7 @@ fn any_action() -> impl Strategy<Value = Action> {
 
 fn any_demand() -> impl Strategy<Value = Demand> {
     prop_oneof![
+        2 => any_position().prop_map(|position| Demand::Log(LogGuard::TailIs { position })),
         3 => (any_key(), any_version())
             .prop_map(|(key, version)| Demand::Map(MapGuard::VersionIs { key, version })),
         1 => any_key().prop_map(|key| Demand::Request(RequestGuard::Completed { key })),
@@ -149,6 +191,7 @@ fn any_op() -> impl Strategy<Value = On<Action>> {
 
 fn any_guard() -> impl Strategy<Value = On<Demand>> {
     on_its_own(any_demand(), |demand| match demand {
+        Demand::Log(_) => 1,
         Demand::Map(_) => 2,
         Demand::Request(_) => 3,
     })

@@ -3,6 +3,7 @@
 
 mod histories;
 mod naive;
+mod naive_log;
 mod naive_map;
 
 use std::collections::BTreeMap;
@@ -17,8 +18,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use self::histories::{any_history, append, batch, complete, opened, put_if, reserve};
+use self::histories::{CONSUMERS, any_history, append, batch, complete, opened, put_if, reserve};
 use self::naive::{Model, Said};
+use self::naive_log::NaiveLog;
 use self::naive_map::{Held, NaiveMap};
 use crate::command::{BatchCommand, Command};
 use crate::digest::{StateDigest, digest};
@@ -115,16 +117,14 @@ fn entries(history: &[Step], joins: &[bool]) -> Vec<CommittedEntry> {
 /// Everything that the model knows is stored, and nothing else.
 fn assert_state(read: &dyn StateRead, model: &Model) {
     let applied = read_position(read, GROUP).unwrap().0.offset;
-    let mut logged = BTreeMap::new();
     let mut requests = 0;
     for (at, (kind, _)) in model.resources.iter().enumerate() {
         let id = at as u32 + 1;
         let rows = |family| RowsRead::new(read, family, GROUP, ResourceId(id));
         match kind.as_str() {
             log::NAME => {
-                let page = log::scan(&rows(FamilyId::LOG), log::LogPosition::START, usize::MAX);
-                let found = page.unwrap().rows.into_iter();
-                logged.extend(found.map(|(place, payload)| ((id, place), payload)));
+                let wanted = model.logs.get(&id).cloned().unwrap_or_default();
+                assert_log(&rows(FamilyId::LOG), &wanted);
             }
             map::NAME => {
                 let naive = model.maps.get(&id).cloned().unwrap_or_default();
@@ -133,7 +133,6 @@ fn assert_state(read: &dyn StateRead, model: &Model) {
             _ => requests += requests_by_age(&rows(FamilyId::IDEMPOTENCY), id, model),
         }
     }
-    assert_eq!(logged, model.logs);
     for (id, (_, floor)) in &model.windows {
         let rows = RowsRead::new(read, FamilyId::IDEMPOTENCY, GROUP, ResourceId(*id));
         assert_eq!(Window::load(&rows).unwrap().floor.get(), *floor);
@@ -146,6 +145,31 @@ fn assert_state(read: &dyn StateRead, model: &Model) {
         assert_eq!((found.owner, found.since.get()), (request.owner, request.since));
         assert_eq!(found.completion, request.done);
     }
+}
+
+/// Its header, entries and consumers.
+fn assert_log(rows: &RowsRead<'_>, wanted: &NaiveLog) {
+    let header = log::header(rows).unwrap();
+    assert_eq!((header.first, header.tail), (wanted.first, wanted.tail));
+    assert_eq!((header.entries, header.bytes), (wanted.entries.len() as u64, wanted.bytes()));
+    assert_eq!(header.retention, wanted.retention);
+    let found = log::scan(rows, header.first, Direction::Forward, usize::MAX).unwrap().unwrap();
+    let entry = |entry: log::RawEntry| (entry.position, (entry.log_time.get(), entry.payload));
+    let entries: BTreeMap<_, _> = found.page.rows.into_iter().map(entry).collect();
+    assert_eq!(entries, wanted.entries);
+    for name in CONSUMERS {
+        let position = wanted.consumers.get(name).map(|(position, _)| *position);
+        assert_eq!(log::committed(rows, name).unwrap(), position);
+    }
+    // Nothing else: not an entry below `first`, not a consumer that is forgotten.
+    let mut rows_count = 0;
+    let mut each = |_: &[u8], _: &[u8]| {
+        rows_count += 1;
+        Walk::Next
+    };
+    rows.walk(&[], None, Direction::Forward, &mut each).unwrap();
+    let headers = usize::from(rows.get(b"h").unwrap().is_some());
+    assert_eq!(rows_count, headers + wanted.entries.len() + wanted.consumers.len());
 }
 
 /// A map is what the model says, at every offset that it keeps, and so are its changes; there is no row

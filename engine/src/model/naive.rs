@@ -9,13 +9,14 @@ use crate::command::{Op, OpenCommand};
 use crate::outcome::{Branch, Completion, Outcome};
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::idempotency::{NAME as REQUESTS, RequestRefusal};
-use crate::projections::log::{LogOp, LogPosition};
+use crate::projections::log::{LogGuard, LogOp, NAME as LOG};
 use crate::projections::map::{MapGuard, MapOp, NAME as MAP, Version};
 use crate::refusal::Refusal;
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
 use crate::stored::Stored;
 
 use super::Step;
+use super::naive_log::NaiveLog;
 use super::naive_map::NaiveMap;
 
 /// An operation, as whoever makes it has it.
@@ -29,6 +30,7 @@ pub(super) enum Action {
 /// A demand.
 #[derive(Clone, Debug)]
 pub(super) enum Demand {
+    Log(LogGuard),
     Map(MapGuard),
     Request(RequestGuard),
 }
@@ -76,6 +78,7 @@ impl Action {
 impl Demand {
     pub(super) fn body(&self) -> Bytes {
         match self {
+            Self::Log(guard) => guard.to_bytes(),
             Self::Map(guard) => guard.to_bytes(),
             Self::Request(guard) => guard.to_bytes(),
         }
@@ -94,7 +97,8 @@ pub(super) struct Request {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
     pub(super) resources: Vec<(ResourceKind, ResourceSpec)>,
-    pub(super) logs: BTreeMap<(u32, LogPosition), Bytes>,
+    /// Those that were ever changed.
+    pub(super) logs: BTreeMap<u32, NaiveLog>,
     pub(super) maps: BTreeMap<u32, NaiveMap>,
     pub(super) requests: BTreeMap<(u32, Bytes), Request>,
     /// How long requests are kept, and when the youngest was reserved that is gone.
@@ -134,6 +138,9 @@ impl Model {
                 for id in resources {
                     if let Some(map) = self.maps.get_mut(&id.0) {
                         map.tidy(here);
+                    }
+                    if let Some(log) = self.logs.get_mut(&id.0) {
+                        log.tidy(here.now);
                     }
                     self.evict(id.0, here.now, 0, 256);
                 }
@@ -254,6 +261,10 @@ impl Model {
     fn holds(&self, guard: &On<Demand>) -> bool {
         let id = guard.resource.0;
         match &guard.what {
+            Demand::Log(LogGuard::TailIs { position }) => {
+                let log = self.logs.get(&id).cloned().unwrap_or_default();
+                log.tail == *position
+            }
             Demand::Map(MapGuard::VersionIs { key, version }) => self.version(id, key) == *version,
             Demand::Request(RequestGuard::Completed { key }) => {
                 self.requests.get(&(id, key.clone())).is_some_and(|request| request.done.is_some())
@@ -268,11 +279,13 @@ impl Model {
     fn op(&mut self, here: Here, number: usize, op: &On<Action>) -> Result<Bytes, End> {
         let id = op.resource.0;
         match &op.what {
-            Action::Log(LogOp::Append { payload }) => {
-                let offset = Offset::new(here.offset);
-                let place = LogPosition { offset, index: number as u16 };
-                self.logs.insert((id, place), payload.clone());
-                Ok(place.to_bytes())
+            Action::Log(op) => {
+                let log = self.logs.entry(id).or_default();
+                let done = log.apply(here.offset, here.now, op);
+                done.map(|outcome| outcome.to_bytes()).map_err(|refusal| {
+                    let detail = refusal.to_bytes();
+                    End::Refused(Refusal::ByProjection { projection: LOG, op: number, detail })
+                })
             }
             Action::Map(op) => {
                 let done = self.maps.entry(id).or_default().apply(here, op);

@@ -383,7 +383,12 @@ mod tests {
         disk.set_faults(SimFaults { failing_sync, ..SimFaults::default() });
         let lost = fabric.block_on(log.append(&"lost".to_owned())).unwrap_err();
         assert!(matches!(lost, Error::Disconnected { outcome_unknown: true }), "{lost}");
-        let read = fabric.block_on(log.scan(crate::Offset::ZERO, 1, ReadConsistency::Local));
+        let read = fabric.block_on(log.scan(
+            crate::Offset::ZERO,
+            crate::Direction::Forward,
+            1,
+            ReadConsistency::Local,
+        ));
         let Error::InternalError { what } = read.unwrap_err() else { panic!("it has halted") };
         assert!(what.contains("halted") && what.contains("sync failed"), "{what}");
 

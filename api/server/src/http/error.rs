@@ -72,11 +72,12 @@ impl From<Error> for ApiError {
             | Error::Incompatible { .. }
             | Error::PreconditionFailed { .. }
             | Error::VersionMismatch { .. }
+            | Error::TailMismatch { .. }
             | Error::GuardFailed { .. }
             | Error::InProgress { .. }
             | Error::Refused { .. } => StatusCode::CONFLICT,
             Error::InvalidArgument { .. } => StatusCode::BAD_REQUEST,
-            Error::NotFound { .. } => StatusCode::NOT_FOUND,
+            Error::NotFound { .. } | Error::Trimmed { .. } => StatusCode::NOT_FOUND,
             Error::LeaseExpired | Error::Revoked => StatusCode::FORBIDDEN,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

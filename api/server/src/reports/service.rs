@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade::{
-    BatchDone, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogPage,
-    LogicalResourceName, MapRange, Offset, PlacementProfile, ReadConsistency, ReadOptions, Receipt,
-    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec, SchemaId, Stored,
-    Version, Versioned,
+    BatchDone, Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
+    LogPage, LogicalResourceName, MapRange, Offset, PlacementProfile, ReadConsistency, ReadOptions,
+    Receipt, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec, SchemaId,
+    Stored, Version, Versioned,
 };
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -221,7 +221,7 @@ impl ReportService {
     /// # Errors
     /// As for any read.
     pub async fn flights(&self, from: Offset, limit: usize) -> Result<LogPage<Flight>, Error> {
-        Ok(self.flights.scan(from, limit, ReadConsistency::Local).await?.value)
+        Ok(self.flights.scan(from, Direction::Forward, limit, ReadConsistency::Local).await?.value)
     }
 
     /// Reports that were handed out, from an offset on.
@@ -229,7 +229,11 @@ impl ReportService {
     /// # Errors
     /// As for any read.
     pub async fn effects(&self, from: Offset, limit: usize) -> Result<LogPage<Effect>, Error> {
-        Ok(self.effect_log.scan(from, limit, ReadConsistency::Local).await?.value)
+        Ok(self
+            .effect_log
+            .scan(from, Direction::Forward, limit, ReadConsistency::Local)
+            .await?
+            .value)
     }
 
     /// Computes a report from what this replica has, which is at least everything up to `at_least`.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use palisade::{
-    Disposition, Error, FailureDomain, FenceEpoch, Fingerprint, Offset, ReadConsistency,
+    Direction, Disposition, Error, FailureDomain, FenceEpoch, Fingerprint, Offset, ReadConsistency,
     RequestStatus,
 };
 use tokio::time::Instant;
@@ -83,7 +83,11 @@ impl Worker {
             return Ok(completed);
         }
         let from = self.position.next();
-        let page = self.service.commands.scan(from, SCAN_MAX, ReadConsistency::Local).await?;
+        let page = self
+            .service
+            .commands
+            .scan(from, Direction::Forward, SCAN_MAX, ReadConsistency::Local)
+            .await?;
         for entry in page.value.entries {
             let offset = entry.position.offset;
             let mine = offset.get() % self.share.1 == self.share.0 % self.share.1;
