@@ -100,6 +100,16 @@ impl Ward {
         Self { cluster, ill, is_ill }
     }
 
+    /// The one that is ill has got what it cannot take in, and one of its groups has halted.
+    fn poisoned(seed: u64) -> Self {
+        let mut ward = Self::new(seed);
+        let first = ward.leader(HALTS);
+        ward.records(first, HALTS, POISON);
+        ward.cluster.run_for(5_000_000);
+        assert_eq!(ward.role(HALTS), Role::Halted, "seed={seed}");
+        ward
+    }
+
     fn leader(&self, group: GroupId) -> NodeId {
         self.cluster.leader(group).expect("liveness: a leader")
     }
@@ -125,11 +135,7 @@ impl Ward {
 #[test]
 fn a_group_halts_alone() {
     for seed in 0..12 {
-        let mut ward = Ward::new(seed);
-        let first = ward.leader(HALTS);
-        ward.records(first, HALTS, POISON);
-        ward.cluster.run_for(5_000_000);
-        assert_eq!(ward.role(HALTS), Role::Halted, "seed={seed}");
+        let mut ward = Ward::poisoned(seed);
         assert!(ward.cluster.halted(ward.ill).is_none(), "seed={seed}: the node goes on");
 
         let leader = ward.leader(HALTS);
@@ -150,11 +156,7 @@ fn a_group_halts_alone() {
 #[test]
 fn a_halted_group_counts_for_nothing() {
     for seed in 0..12 {
-        let mut ward = Ward::new(seed);
-        let first = ward.leader(HALTS);
-        ward.records(first, HALTS, POISON);
-        ward.cluster.run_for(5_000_000);
-        assert_eq!(ward.role(HALTS), Role::Halted, "seed={seed}");
+        let mut ward = Ward::poisoned(seed);
         let (leader, ill) = (ward.leader(HALTS), ward.ill);
         let third = (1..=3).map(NodeId::new).find(|node| ![leader, ill].contains(node)).unwrap();
         // Whether it would confirm to a leader that there is, or vote for one that there is not.
@@ -173,10 +175,7 @@ fn a_halted_group_counts_for_nothing() {
 #[test]
 fn a_halted_group_goes_on_when_it_is_well() {
     for seed in 0..6 {
-        let mut ward = Ward::new(seed);
-        let first = ward.leader(HALTS);
-        ward.records(first, HALTS, POISON);
-        ward.cluster.run_for(5_000_000);
+        let mut ward = Ward::poisoned(seed);
         ward.cluster.kill(ward.ill);
         ward.cluster.start(ward.ill);
         ward.cluster.run_for(5_000_000);
