@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
-    Engine, Error, FenceEpoch, GET_KEYS_MAX, History, LogicalResourceName, MapRange, Offset,
-    Placement, ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec, SchemaId, Watch,
-    WatchEvent, WatchOptions,
+    Engine, Error, FenceEpoch, GET_KEYS_MAX, History, KEY_BYTES_MAX, LogicalResourceName, MapRange,
+    Offset, Placement, ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec, SchemaId,
+    Watch, WatchEvent, WatchOptions,
 };
 
 type Map = ReplicatedMap<String, u64>;
@@ -304,6 +304,24 @@ fn pages_of_one_moment_fit_together() {
     let keys = vec![key("1"); GET_KEYS_MAX + 1];
     let refused = fabric.block_on(map.get_many(&keys, ReadConsistency::Local)).unwrap_err();
     assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
+}
+
+/// Zero bytes take twice their room in a row's key. What a caller may write halts nobody.
+#[test]
+fn the_longest_key_may_be_of_zero_bytes_alone() {
+    let (mut fabric, map) = alone();
+    let key = "\0".repeat(KEY_BYTES_MAX);
+    let put = fabric.block_on(map.put_with_ttl_ms(&key, &7, 2_000)).unwrap();
+    let value = |fabric: &mut SimFabric| {
+        let read = fabric.block_on(map.get(&key, ReadConsistency::Linearizable)).unwrap();
+        read.value.map(|found| (found.value, found.version.offset()))
+    };
+    assert_eq!(value(&mut fabric), Some((7, put.offset)));
+    fabric.run_for(Duration::from_secs(4));
+    assert_eq!(value(&mut fabric), None);
+    let longer = fabric.block_on(map.put(&format!("{key}\0"), &7)).unwrap_err();
+    assert!(matches!(longer, Error::InvalidArgument { .. }), "{longer}");
+    fabric.block_on(map.put(&key, &8)).unwrap();
 }
 
 /// Never before its time, soon after it, for every reader alike; not at all while nobody leads.

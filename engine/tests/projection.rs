@@ -244,7 +244,7 @@ impl<const V: u32> Projection for Unruly<V> {
 #[tokio::test]
 async fn a_fault_or_a_panic_halts_the_group_and_no_more() {
     for (told, cause) in
-        [("panic", "as it was told"), ("fault", "not its own"), ("long key", "2049 bytes")]
+        [("panic", "as it was told"), ("fault", "not its own"), ("long key", "3073 bytes")]
     {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::builder(dir.path()).projection(Unruly::<1>).open().await.unwrap();

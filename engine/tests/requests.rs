@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
-    Completion, Engine, Error, FenceEpoch, Fingerprint, LogTime, LogicalResourceName, Placement,
-    ReadConsistency, Receipt, ReplicaPolicy, ReplicatedIdempotencyStore, RequestStatus,
-    RequestWindow, ResourceSpec, SchemaId,
+    Completion, Engine, Error, FenceEpoch, Fingerprint, KEY_BYTES_MAX, LogTime,
+    LogicalResourceName, Placement, ReadConsistency, Receipt, ReplicaPolicy,
+    ReplicatedIdempotencyStore, RequestStatus, RequestWindow, ResourceSpec, SchemaId,
 };
 
 const OWNER: FenceEpoch = FenceEpoch::new(1);
@@ -60,6 +60,19 @@ fn a_request_of_before_the_window_is_refused_and_never_taken_for_a_new_one() {
     let new = requests.reserve_issued("later", print("y"), OWNER, later);
     assert!(!fabric.block_on(new).unwrap().duplicate);
     assert!(!fabric.block_on(requests.reserve("r", print("x"), OWNER)).unwrap().duplicate);
+}
+
+/// Zero bytes take twice their room in a row's key. What a caller may write halts nobody.
+#[test]
+fn the_longest_id_may_be_of_zero_bytes_alone() {
+    let mut fabric = SimFabric::new(1);
+    let engine = fabric.engine(fabric.node(1));
+    let requests = fabric.block_on(open(&engine)).unwrap();
+    let id = "\0".repeat(KEY_BYTES_MAX);
+    fabric.block_on(requests.reserve(&id, print("x"), OWNER)).unwrap();
+    let done = fabric.block_on(requests.complete(&id, OWNER, Bytes::new())).unwrap();
+    let again = fabric.block_on(requests.reserve(&id, print("x"), OWNER)).unwrap();
+    assert_eq!(again, Receipt { duplicate: true, ..done });
 }
 
 #[test]

@@ -4,13 +4,16 @@ use bytes::Bytes;
 use palisade_replication::GroupId;
 
 use super::ProjectionFault;
+use crate::bounds::KEY_BYTES_MAX;
 use crate::keys;
 use crate::resource::ResourceId;
 use crate::store::{Direction, EachRow, FamilyId, StateRead, Walk};
 use crate::view::View;
 
-/// Longest key of a row, in bytes.
-pub const ROW_KEY_BYTES_MAX: usize = 2 << 10;
+/// Longest key of a row, in bytes: room for the longest key that a service may use, each byte of it
+/// escaped, and for what stands around it.
+pub const ROW_KEY_BYTES_MAX: usize = 3 << 10;
+const _: () = assert!(ROW_KEY_BYTES_MAX >= 2 * KEY_BYTES_MAX + 64);
 
 /// A row: its key and its value.
 pub(crate) type Row = (Vec<u8>, Bytes);
@@ -222,6 +225,6 @@ mod tests {
         let mut rows = rows(&mut view, 1);
         rows.put(&[b'k'; ROW_KEY_BYTES_MAX], Bytes::new()).unwrap();
         let refused = rows.put(&[b'k'; ROW_KEY_BYTES_MAX + 1], Bytes::new()).unwrap_err();
-        assert!(refused.to_string().contains("2049 bytes"), "{refused}");
+        assert!(refused.to_string().contains("3073 bytes"), "{refused}");
     }
 }
