@@ -1,5 +1,6 @@
 //! A handle to a resource of any kind: what it proposes, and how it reads.
 
+use std::any::{TypeId, type_name};
 use std::marker::PhantomData;
 
 use crate::batch::{Guard, Unproposable};
@@ -77,9 +78,17 @@ impl<P: Projection> Handle<P> {
     }
 
     fn family(engine: &Engine) -> Result<FamilyId, Error> {
-        let kind = engine.registry().find(P::NAME).map(|kind| kind.family);
-        kind.ok_or_else(|| Error::Incompatible {
-            expected: format!("an engine that was opened with projection={}", P::NAME),
+        // One of the same name is not enough: what another type writes, or another version of it, would
+        // halt every replica.
+        let kind = engine.registry().find(P::NAME);
+        let kind = kind.filter(|kind| kind.projection.of() == TypeId::of::<P>());
+        kind.map(|kind| kind.family).ok_or_else(|| Error::Incompatible {
+            expected: format!(
+                "an engine that was opened with projection={} version={}, of type {}",
+                P::NAME,
+                P::VERSION,
+                type_name::<P>()
+            ),
             found: format!("{:?}", engine.registry()),
         })
     }

@@ -305,3 +305,40 @@ async fn a_state_of_another_version_is_refused_by_name() {
     assert_eq!(found, "the engine was opened with version=2");
     Engine::builder(dir.path()).projection(Unruly::<1>).open().await.unwrap();
 }
+
+/// Counts nothing, under the name of another projection and in its own version.
+struct Impostor<const VERSION: u32>;
+
+impl<const VERSION: u32> Projection for Impostor<VERSION> {
+    const NAME: &'static str = if VERSION == 1 { "map" } else { "impostor" };
+    const VERSION: u32 = VERSION;
+    type Op = u64;
+    type Outcome = u64;
+    type Refusal = u64;
+    type Guard = Infallible;
+
+    fn apply(
+        &self,
+        _: At,
+        op: u64,
+        _: &mut Rows<'_, '_>,
+    ) -> Result<Applied<u64, u64>, ProjectionFault> {
+        Ok(Applied::Done(op))
+    }
+}
+
+/// What it would write no replica could read, and all would halt.
+#[test]
+fn a_handle_is_of_the_very_projection_that_is_registered() {
+    let mut fabric = SimFabric::builder(1).projection(Impostor::<2>).build().unwrap();
+    let engine = fabric.engine(fabric.node(1));
+    let refused = [
+        fabric.block_on(Handle::<Impostor<1>>::open(&engine, spec("a"))).err(),
+        fabric.block_on(Handle::<Impostor<3>>::open(&engine, spec("b"))).err(),
+    ];
+    for refused in refused {
+        assert!(matches!(refused, Some(Error::Incompatible { .. })), "{refused:?}");
+    }
+    let real = fabric.block_on(Handle::<Impostor<2>>::open(&engine, spec("c"))).unwrap();
+    assert_eq!(fabric.block_on(real.submit(&7)).unwrap().outcome, 7);
+}

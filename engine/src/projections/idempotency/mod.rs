@@ -18,6 +18,7 @@ mod op;
 mod request;
 mod window;
 
+use std::any::TypeId;
 use std::cmp::Ordering;
 
 use bytes::Bytes;
@@ -164,6 +165,10 @@ impl AnyProjection for Requests {
 
     fn version(&self) -> u32 {
         self.0.version()
+    }
+
+    fn of(&self) -> TypeId {
+        self.0.of()
     }
 
     fn apply(&self, at: At, op: Bytes, rows: &mut Rows<'_, '_>) -> Result<Step, ProjectionFault> {
