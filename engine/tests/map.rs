@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
-    Engine, Error, FenceEpoch, GET_KEYS_MAX, History, KEY_BYTES_MAX, LogicalResourceName, MapRange,
-    Offset, Placement, ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec, SchemaId,
-    Watch, WatchEvent, WatchOptions,
+    Batch, Engine, Error, FenceEpoch, GET_KEYS_MAX, History, KEY_BYTES_MAX, LogicalResourceName,
+    MapRange, Offset, Placement, ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec,
+    SchemaId, Watch, WatchEvent, WatchOptions,
 };
 
 type Map = ReplicatedMap<String, u64>;
@@ -375,6 +375,40 @@ fn a_key_ends_by_itself_and_not_before() {
 }
 
 /// The task that looks after a real node is there too.
+/// What ends in bulk is gone within a round, and whose maps are many keep nobody else waiting.
+#[test]
+fn many_keys_that_end_at_once_keep_no_other_map_waiting() {
+    const MAPS: u64 = 17;
+    let mut fabric = SimFabric::new(1);
+    let engine = fabric.engine(fabric.node(1));
+    let maps = (0..MAPS).map(|number| {
+        let spec = ResourceSpec {
+            name: LogicalResourceName::new(&format!("numbers-{number}")).unwrap(),
+            schema: SchemaId::new("number.v1").unwrap(),
+            epoch: FenceEpoch::new(1),
+            replicas: ReplicaPolicy::majority(1),
+            placement: Placement::providers(["local"]).unwrap(),
+        };
+        fabric.block_on(ReplicatedMap::<u64, u64>::open(&engine, spec)).unwrap()
+    });
+    let maps: Vec<_> = maps.collect();
+    for keys in 0..3_u64 {
+        for (number, map) in maps.iter().enumerate() {
+            // The last map has one key.
+            let count = if number + 1 == maps.len() { 1 } else { 256 };
+            let put =
+                |batch: Batch, key| batch.put_with_ttl_ms(map, &(keys * 256 + key), &0, 3_000);
+            let batch = (0..count).fold(engine.batch(), put);
+            fabric.block_on(batch.commit()).unwrap();
+        }
+    }
+    fabric.run_for(Duration::from_millis(5_500));
+    for map in &maps {
+        let bounds = fabric.block_on(map.bounds(ReadConsistency::Local)).unwrap();
+        assert_eq!(bounds.value.keys, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_real_node_ends_keys_too() {
     let dir = tempfile::tempdir().unwrap();
