@@ -225,6 +225,18 @@ fn a_watch_goes_on_where_another_stood() {
     assert_eq!(known.changes, 6 * 256);
 }
 
+/// A place comes from whoever kept it, and may be any number.
+#[test]
+fn a_watch_of_what_never_comes_waits_for_it() {
+    let (mut fabric, map) = alone();
+    let last = Offset::new(u64::MAX);
+    let mut watch = map.watch(last, WatchOptions::default());
+    for _ in 0..2 {
+        fabric.block_on(map.put(&key("a"), &1)).unwrap();
+        assert_eq!(next(&mut fabric, &mut watch), WatchEvent::Progress { offset: last });
+    }
+}
+
 #[test]
 fn what_is_not_kept_any_more_is_said_and_never_left_out() {
     let (mut fabric, map) = alone();
