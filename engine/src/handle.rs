@@ -120,7 +120,7 @@ impl<P: Projection> Handle<P> {
 
     /// What a batch may demand of this resource: see [`crate::Batch::require`].
     pub fn guard(&self, guard: &P::Guard) -> Guard {
-        Guard { part: self.part(guard) }
+        Guard { cluster: self.engine.cluster(), part: self.part(guard) }
     }
 
     /// Reads the rows of one moment, as fresh as asked. `read` runs on a thread for reads: it may look at
