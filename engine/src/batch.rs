@@ -156,7 +156,8 @@ impl Batch {
     }
 
     /// Operations that are added from here on are done if any demand does not hold, in place of those
-    /// before.
+    /// before. A batch that may be committed again needs its reservation in both branches: one that was
+    /// done without it is not known.
     pub fn otherwise(mut self) -> Self {
         self.branch = Branch::Otherwise;
         self

@@ -75,6 +75,31 @@ fn the_longest_id_may_be_of_zero_bytes_alone() {
     assert_eq!(again, Receipt { duplicate: true, ..done });
 }
 
+/// G6: which of its branches a batch has done is said by the request of that branch.
+#[test]
+fn a_repetition_is_known_by_either_branch() {
+    let mut fabric = SimFabric::new(1);
+    let engine = fabric.engine(fabric.node(1));
+    let requests = fabric.block_on(open(&engine)).unwrap();
+    for (id, is_done) in [("then", true), ("otherwise", false)] {
+        if is_done {
+            fabric.block_on(requests.reserve("first", print("x"), OWNER)).unwrap();
+            fabric.block_on(requests.complete("first", OWNER, Bytes::new())).unwrap();
+        }
+        let guard = if is_done { "first" } else { "never" };
+        let batch = || {
+            let batch = engine.batch().require(requests.completed(guard));
+            let batch = batch.reserve(&requests, id, print("then"), OWNER);
+            let batch = batch.complete(&requests, id, OWNER, Bytes::new()).otherwise();
+            let batch = batch.reserve(&requests, id, print("otherwise"), OWNER);
+            batch.complete(&requests, id, OWNER, Bytes::new()).commit()
+        };
+        let done = fabric.block_on(batch()).unwrap().receipt;
+        let again = fabric.block_on(batch()).unwrap().receipt;
+        assert_eq!(again, Receipt { duplicate: true, ..done }, "{id}");
+    }
+}
+
 #[test]
 fn a_request_in_progress_says_how_old_it_is() {
     let mut fabric = SimFabric::new(1);

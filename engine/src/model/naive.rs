@@ -193,10 +193,13 @@ impl Model {
         for op in then.iter().chain(otherwise) {
             self.admit(op, caller)?;
         }
-        for branch in [then, otherwise] {
-            for (number, op) in branch.iter().enumerate() {
-                self.repeated(number, op)?;
-            }
+        let told = |branch: &Vec<On<Action>>| {
+            let told = branch.iter().enumerate().map(|(number, op)| self.repeated(number, op));
+            told.collect::<Result<(), End>>().err()
+        };
+        let told = [told(then), told(otherwise)].into_iter().flatten();
+        if let Some(end) = told.min_by_key(|end| !matches!(end, End::Duplicate(_))) {
+            return Err(end);
         }
         let failed = guards.iter().position(|guard| !self.holds(guard));
         let (branch, ops) = match failed {
