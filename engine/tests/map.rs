@@ -318,6 +318,23 @@ fn pages_of_one_moment_fit_together() {
     assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
 }
 
+#[test]
+fn pages_come_to_an_end_whatever_their_limit() {
+    let (mut fabric, map) = alone();
+    for name in ["a", "b"] {
+        fabric.block_on(map.put(&key(name), &1)).unwrap();
+    }
+    for range in [MapRange::all().limit(0), MapRange::all().limit(0).backward()] {
+        let (mut range, mut rows) = (Some(range), 0);
+        for _ in 0..3 {
+            let Some(asked) = range.take() else { break };
+            let page = fabric.block_on(map.range(asked, ReadConsistency::Local)).unwrap().value;
+            (range, rows) = (page.next, rows + page.rows.len());
+        }
+        assert!(range.is_none() && rows == 2, "rows={rows}");
+    }
+}
+
 /// Zero bytes take twice their room in a row's key. What a caller may write halts nobody.
 #[test]
 fn the_longest_key_may_be_of_zero_bytes_alone() {
