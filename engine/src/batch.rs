@@ -1,7 +1,7 @@
 //! Batches: operations on several resources that take effect at one offset, or not at all (G7).
 
 use bytes::Bytes;
-use palisade_replication::LogTime;
+use palisade_replication::{ClusterId, LogTime};
 
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::command::{BatchCommand, Command, Op};
@@ -24,6 +24,7 @@ use crate::stored::{Key, Stored};
 #[derive(Clone, Debug)]
 #[must_use = "a guard demands nothing until a batch requires it"]
 pub struct Guard {
+    pub(crate) cluster: ClusterId,
     pub(crate) part: Result<Op, Unproposable>,
 }
 
@@ -147,6 +148,7 @@ impl Batch {
     /// Demands that something is so, at the place of the batch in the log and before any of its
     /// operations. If it is not, the batch is refused, or what follows [`Batch::otherwise`] is done.
     pub fn require(mut self, guard: Guard) -> Self {
+        self.check_cluster(guard.cluster);
         match guard.part {
             Ok(part) => {
                 self.bytes += part.body.len();
@@ -158,7 +160,8 @@ impl Batch {
     }
 
     /// Operations that are added from here on are done if any demand does not hold, in place of those
-    /// before.
+    /// before. A batch that may be committed again needs its reservation in both branches: one that was
+    /// done without it is not known.
     pub fn otherwise(mut self) -> Self {
         self.branch = Branch::Otherwise;
         self
@@ -329,6 +332,7 @@ impl Batch {
         value_bytes: usize,
         op: &P::Op,
     ) -> Self {
+        self.check_cluster(handle.engine.cluster());
         self.bytes += key_bytes + value_bytes;
         if key_bytes > KEY_BYTES_MAX {
             self.broken = Some(format!("a key has at most {KEY_BYTES_MAX} bytes"));
@@ -345,6 +349,17 @@ impl Batch {
             Err(unproposable) => self.broken = Some(unproposable.what),
         }
         self
+    }
+
+    /// The number of a resource is another one's in another cluster, which could not even read what is for
+    /// it.
+    fn check_cluster(&mut self, of: ClusterId) {
+        let own = self.engine.cluster();
+        if of != own {
+            let what =
+                format!("a batch of cluster={own} takes nothing from a handle of cluster={of}");
+            self.broken = Some(what);
+        }
     }
 
     /// Commits the batch. The receipt comes once a quorum has it on stable storage and this node

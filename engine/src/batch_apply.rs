@@ -87,14 +87,30 @@ impl<'a> Desk<'a> {
         RowsRead::new(view, kind.family, self.at.group, part.resource)
     }
 
-    /// What becomes of a batch with a request that is known, in whichever branch.
+    /// What becomes of a batch with a request that is known, in whichever branch. The branch that was done
+    /// the first time says so, also where the other one has the same id for another request.
     fn repeated(
         &self,
         view: &View<'_>,
         batch: &BatchCommand,
     ) -> Result<Option<Outcome>, ProjectionFault> {
-        let (then, otherwise) = (batch.then.iter(), batch.otherwise.iter());
-        for (number, op) in then.enumerate().chain(otherwise.enumerate()) {
+        let then = self.repeated_in(view, &batch.then)?;
+        if let Some(Outcome::Duplicate(_)) = then {
+            return Ok(then);
+        }
+        let otherwise = self.repeated_in(view, &batch.otherwise)?;
+        Ok(match otherwise {
+            Some(Outcome::Duplicate(_)) => otherwise,
+            _ => then.or(otherwise),
+        })
+    }
+
+    fn repeated_in(
+        &self,
+        view: &View<'_>,
+        branch: &[Op],
+    ) -> Result<Option<Outcome>, ProjectionFault> {
+        for (number, op) in branch.iter().enumerate() {
             let kind = self.kind(op)?;
             match kind.projection.repeats(&op.body, &self.rows(view, kind, op))? {
                 None => {}

@@ -4,12 +4,14 @@
 
 use palisade_replication::{GroupId, LogTime, Role};
 
+use crate::backend::race;
 use crate::command::{Command, HOUSEKEEP_RESOURCES_MAX};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::machine::read_position;
 use crate::projection::{ProjectionFault, Registry, RowsRead};
 use crate::read::ReadConsistency;
+use crate::resource::ResourceId;
 use crate::resource_table::each_resource;
 use crate::store::{StateRead, Walk};
 
@@ -17,8 +19,10 @@ use crate::store::{StateRead, Walk};
 pub(crate) const ROUND: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long a round waits for its record. What is due then is due again.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+/// Most records of one round, so that what is due in bulk leaves room for others.
+const RECORDS_MAX: usize = 16;
 
-/// One round on this node.
+/// One round on this node: records until nothing is due, or there were enough of them.
 ///
 /// # Errors
 /// As any write; the next round tries again.
@@ -26,40 +30,51 @@ pub(crate) async fn round(engine: &Engine) -> Result<(), Error> {
     if engine.status().await?.role != Role::Leader {
         return Ok(());
     }
-    let (registry, now) = (engine.registry().clone(), engine.backend().wall_clock());
-    let due = engine
-        .read(ReadConsistency::Local.into(), move |read, group| due(read, &registry, group, now))
-        .await?;
-    if let Some(command) = due.value {
-        let wait = engine.backend().sleep(PATIENCE);
-        if let Some(done) = crate::backend::race(engine.propose(&command), wait).await {
-            done?;
+    let now = engine.backend().wall_clock();
+    let mut before = Vec::new();
+    for _ in 0..RECORDS_MAX {
+        let registry = engine.registry().clone();
+        let look = move |read: &dyn StateRead, group| due(read, &registry, group, now);
+        let due = engine.read(ReadConsistency::Local.into(), look).await?.value;
+        // What a record left as it was is not asked for again before the next round.
+        if due.is_empty() || due == before {
+            return Ok(());
         }
+        let mut resources: Vec<ResourceId> = due.iter().map(|(_, id)| *id).collect();
+        resources.sort_unstable();
+        let command = Command::Housekeep(resources);
+        let wait = engine.backend().sleep(PATIENCE);
+        let Some(done) = race(engine.propose(&command), wait).await else { return Ok(()) };
+        done?;
+        before = due;
     }
     Ok(())
 }
 
-/// The record that is due, if one is.
+/// The resources where something is due, and since when: those that wait longest, as many as a record
+/// takes. One that cannot say it is left out, and keeps none of the others waiting.
 fn due(
     read: &dyn StateRead,
     registry: &Registry,
     group: GroupId,
     now: LogTime,
-) -> Result<Option<Command>, ProjectionFault> {
+) -> Result<Vec<(LogTime, ResourceId)>, ProjectionFault> {
     let (position, _) = read_position(read, group)?;
     // A record that is written now is stamped with the later of the two.
     let now = now.max(position.log_time);
     let mut due = Vec::new();
-    let mut fault = Ok(());
     each_resource(read, group, |id, resource| {
         let Some(kind) = registry.find(resource.kind.as_str()) else { return Walk::Next };
         match kind.projection.due(&RowsRead::new(read, kind.family, group, id)) {
-            Ok(Some(from)) if from <= now => due.push(id),
+            Ok(Some(from)) if from <= now => due.push((from, id)),
             Ok(_) => {}
-            Err(error) => fault = Err(error),
+            Err(fault) => {
+                tracing::warn!(%group, resource = id.0, %fault, "cannot tell what is due");
+            }
         }
-        if fault.is_ok() && due.len() < HOUSEKEEP_RESOURCES_MAX { Walk::Next } else { Walk::Stop }
+        Walk::Next
     })?;
-    fault?;
-    Ok((!due.is_empty()).then_some(Command::Housekeep(due)))
+    due.sort_unstable();
+    due.truncate(HOUSEKEEP_RESOURCES_MAX);
+    Ok(due)
 }

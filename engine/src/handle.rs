@@ -1,5 +1,6 @@
 //! A handle to a resource of any kind: what it proposes, and how it reads.
 
+use std::any::{TypeId, type_name};
 use std::marker::PhantomData;
 
 use palisade_replication::GroupId;
@@ -111,9 +112,17 @@ impl<P: Projection> Handle<P> {
     }
 
     fn family(engine: &Engine) -> Result<FamilyId, Error> {
-        let kind = engine.registry().find(P::NAME).map(|kind| kind.family);
-        kind.ok_or_else(|| Error::Incompatible {
-            expected: format!("an engine that was opened with projection={}", P::NAME),
+        // One of the same name is not enough: what another type writes, or another version of it, would
+        // halt every replica.
+        let kind = engine.registry().find(P::NAME);
+        let kind = kind.filter(|kind| kind.projection.of() == TypeId::of::<P>());
+        kind.map(|kind| kind.family).ok_or_else(|| Error::Incompatible {
+            expected: format!(
+                "an engine that was opened with projection={} version={}, of type {}",
+                P::NAME,
+                P::VERSION,
+                type_name::<P>()
+            ),
             found: format!("{:?}", engine.registry()),
         })
     }
@@ -145,7 +154,7 @@ impl<P: Projection> Handle<P> {
 
     /// What a batch may demand of this resource: see [`crate::Batch::require`].
     pub fn guard(&self, guard: &P::Guard) -> Guard {
-        Guard { part: self.part(guard) }
+        Guard { cluster: self.engine.cluster(), part: self.part(guard) }
     }
 
     /// Reads the rows of one moment, as fresh as asked. `read` runs on a thread for reads: it may look at

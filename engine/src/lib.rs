@@ -111,7 +111,8 @@ pub use palisade_replication::{
 };
 pub use profile::{PlacementProfile, PolicyHash};
 pub use projection::{
-    Applied, At, OUTCOME_BYTES_MAX, Projection, ProjectionFault, ROW_KEY_BYTES_MAX, Rows, RowsRead,
+    Applied, At, OUTCOME_BYTES_MAX, Projection, ProjectionFault, ROW_KEY_BYTES_MAX,
+    ROW_VALUE_BYTES_MAX, Rows, RowsRead,
 };
 pub use projections::idempotency::{Fingerprint, RequestWindow};
 pub use projections::log::{

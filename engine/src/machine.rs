@@ -112,11 +112,13 @@ impl StateMachine for EngineMachine {
         let state = self.groups.get_mut(&group).ok_or_else(|| failed("unknown group"))?;
         let mut view = View::new(&*store);
         let mut outcomes = Vec::new();
+        // Where the state stands is what was committed: a fault on the way leaves it where it was.
+        let (mut position, mut head) = (state.position, state.head);
         for entry in entries {
-            if entry.first_offset != state.position.offset.next() {
+            if entry.first_offset != position.offset.next() {
                 return Err(failed(&format!(
                     "offsets are not dense, expected={} found={}",
-                    state.position.offset.next(),
+                    position.offset.next(),
                     entry.first_offset
                 )));
             }
@@ -133,16 +135,17 @@ impl StateMachine for EngineMachine {
                     view.drop_record();
                 }
                 let link = ChainLink::of(at.offset, at.log_time, &record.payload);
-                state.head = state.head.next(link);
+                head = head.next(link);
                 outcomes.push(RecordOutcome(outcome));
                 at.offset = at.offset.next();
             }
-            state.position = entry.end();
+            position = entry.end();
         }
         let mut writes = view.into_writes();
-        let row = encode_position(state.position, state.head);
+        let row = encode_position(position, head);
         writes.writes.push((FamilyId::META, keys::position(group), Some(row)));
         self.store.commit(writes).map_err(|error| failed(&error.to_string()))?;
+        (state.position, state.head) = (position, head);
         Ok(outcomes)
     }
 
@@ -299,7 +302,10 @@ pub(crate) fn stopped(error: &StoreError) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use palisade_replication::{ProposalId, Record};
+
     use super::*;
+    use crate::resource::ResourceId;
     use crate::store::MemoryStore;
 
     #[test]
@@ -329,5 +335,32 @@ mod tests {
         let writes = vec![(FamilyId::META, keys::OWNER.to_vec(), older)];
         store.commit(WriteSet::rows(writes)).unwrap();
         assert_eq!(refused(cluster, node), "state version=1: it was never released, make it anew");
+    }
+
+    /// What is flushed is what a log is trimmed by.
+    #[test]
+    fn a_fault_leaves_the_machine_where_the_store_stands() {
+        let registry = Registry::new(&[]).unwrap();
+        let store = Arc::new(MemoryStore::default());
+        let group = GroupId::new(1);
+        let mut machine =
+            EngineMachine::unclaimed(store.clone(), registry, true, &[group]).unwrap();
+        let entry = |number: u64, payload: Bytes| CommittedEntry {
+            members_index: LogIndex::new(1),
+            index: LogIndex::new(number),
+            term: Term::new(1),
+            log_time: LogTime::new(number),
+            first_offset: Offset::new(number),
+            records: vec![Record { id: ProposalId { session: 1, seq: number }, payload }],
+        };
+        let known = Command::Housekeep(vec![ResourceId(7)]).encode();
+        machine.apply(group, &[entry(1, known.clone())]).unwrap();
+        let stands = machine.applied(group);
+        let entries = [entry(2, known.clone()), entry(3, Bytes::from_static(b"unreadable"))];
+        machine.apply(group, &entries).unwrap_err();
+        machine.flush().unwrap();
+        assert_eq!(machine.applied(group), stands);
+        assert_eq!(machine.flushed(group), stands);
+        assert_eq!(read_position(&*store, group).unwrap().0, stands);
     }
 }

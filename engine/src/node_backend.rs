@@ -10,15 +10,15 @@ use bytes::Bytes;
 #[cfg(feature = "backup")]
 use palisade_replication::{ApplyError, Export};
 use palisade_replication::{
-    ChangeRefusal, Committed, Disposition, GroupId, GroupStatus, Incarnation, LogTime,
-    MemberChange, Node, NodeError, NodeId, Offset, PeerFault, RecordRun,
+    ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, Node,
+    NodeError, NodeId, Offset, PeerFault, RecordRun,
 };
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
 
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::caretaker;
-use crate::engine::WeakEngine;
+use crate::engine::{GROUP, WeakEngine};
 use crate::error::Error;
 use crate::machine::EngineMachine;
 use crate::outcome::RecordOutcome;
@@ -74,7 +74,7 @@ pub(crate) async fn look_after(engine: WeakEngine) {
         tokio::time::sleep(caretaker::ROUND).await;
         let Some(engine) = engine.upgrade() else { return };
         match caretaker::round(&engine).await {
-            Err(error) if error.disposition() == Disposition::Halt => return,
+            Err(_) if engine.backend().stopped(GROUP).is_some() => return,
             Err(error) => tracing::debug!(%error, "housekeeping will be tried again"),
             Ok(()) => {}
         }

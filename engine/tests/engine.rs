@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use palisade::{
-    Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, LogTime,
-    LogicalResourceName, MapRange, NodeId, Offset, Placement, ReadConsistency, ReadOptions,
-    ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus,
-    ResourceSpec, SchemaId, Version,
+    ClusterId, Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
+    LogTime, LogicalResourceName, MapRange, NodeId, Offset, Placement, ReadConsistency,
+    ReadOptions, ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
+    RequestStatus, ResourceSpec, SchemaId, Version,
 };
 use tempfile::TempDir;
 
@@ -320,4 +320,25 @@ async fn replicas_and_placement_are_part_of_what_a_resource_is() {
         assert!(matches!(refused, Err(Error::Incompatible { .. })), "{refused:?}");
     }
     opened(spec("log", 1)).await.unwrap();
+}
+
+/// In the other cluster the same number is another resource, of another kind: its operation would halt it.
+#[tokio::test]
+async fn a_batch_takes_nothing_from_a_handle_of_another_cluster() {
+    let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap()];
+    let [one, two] = [(&dirs[0], 1), (&dirs[1], 2)]
+        .map(|(dir, number)| Engine::builder(dir.path()).cluster(ClusterId::new(number)).open());
+    let (one, two) = (one.await.unwrap(), two.await.unwrap());
+    let log = ReplicatedLog::<String>::open(&one, spec("log", 1)).await.unwrap();
+    let map = ReplicatedMap::<String, String>::open(&two, spec("map", 1)).await.unwrap();
+    let text = "x".to_owned();
+    let batches = [
+        one.batch().put(&map, &text, &text),
+        one.batch().require(map.version_is(&text, Version::ABSENT)).append(&log, &text),
+    ];
+    for batch in batches {
+        let refused = batch.commit().await.unwrap_err();
+        assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
+    }
+    log.append(&text).await.unwrap();
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
-    Engine, Error, FenceEpoch, GET_KEYS_MAX, History, LogicalResourceName, MapRange, Offset,
-    Placement, ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec, SchemaId, Watch,
-    WatchEvent, WatchOptions,
+    Batch, Engine, Error, FenceEpoch, GET_KEYS_MAX, History, KEY_BYTES_MAX, LogicalResourceName,
+    MapRange, Offset, Placement, ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec,
+    SchemaId, Watch, WatchEvent, WatchOptions,
 };
 
 type Map = ReplicatedMap<String, u64>;
@@ -225,6 +225,18 @@ fn a_watch_goes_on_where_another_stood() {
     assert_eq!(known.changes, 6 * 256);
 }
 
+/// A place comes from whoever kept it, and may be any number.
+#[test]
+fn a_watch_of_what_never_comes_waits_for_it() {
+    let (mut fabric, map) = alone();
+    let last = Offset::new(u64::MAX);
+    let mut watch = map.watch(last, WatchOptions::default());
+    for _ in 0..2 {
+        fabric.block_on(map.put(&key("a"), &1)).unwrap();
+        assert_eq!(next(&mut fabric, &mut watch), WatchEvent::Progress { offset: last });
+    }
+}
+
 #[test]
 fn what_is_not_kept_any_more_is_said_and_never_left_out() {
     let (mut fabric, map) = alone();
@@ -306,6 +318,41 @@ fn pages_of_one_moment_fit_together() {
     assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
 }
 
+#[test]
+fn pages_come_to_an_end_whatever_their_limit() {
+    let (mut fabric, map) = alone();
+    for name in ["a", "b"] {
+        fabric.block_on(map.put(&key(name), &1)).unwrap();
+    }
+    for range in [MapRange::all().limit(0), MapRange::all().limit(0).backward()] {
+        let (mut range, mut rows) = (Some(range), 0);
+        for _ in 0..3 {
+            let Some(asked) = range.take() else { break };
+            let page = fabric.block_on(map.range(asked, ReadConsistency::Local)).unwrap().value;
+            (range, rows) = (page.next, rows + page.rows.len());
+        }
+        assert!(range.is_none() && rows == 2, "rows={rows}");
+    }
+}
+
+/// Zero bytes take twice their room in a row's key. What a caller may write halts nobody.
+#[test]
+fn the_longest_key_may_be_of_zero_bytes_alone() {
+    let (mut fabric, map) = alone();
+    let key = "\0".repeat(KEY_BYTES_MAX);
+    let put = fabric.block_on(map.put_with_ttl_ms(&key, &7, 2_000)).unwrap();
+    let value = |fabric: &mut SimFabric| {
+        let read = fabric.block_on(map.get(&key, ReadConsistency::Linearizable)).unwrap();
+        read.value.map(|found| (found.value, found.version.offset()))
+    };
+    assert_eq!(value(&mut fabric), Some((7, put.offset)));
+    fabric.run_for(Duration::from_secs(4));
+    assert_eq!(value(&mut fabric), None);
+    let longer = fabric.block_on(map.put(&format!("{key}\0"), &7)).unwrap_err();
+    assert!(matches!(longer, Error::InvalidArgument { .. }), "{longer}");
+    fabric.block_on(map.put(&key, &8)).unwrap();
+}
+
 /// Never before its time, soon after it, for every reader alike; not at all while nobody leads.
 #[test]
 fn a_key_ends_by_itself_and_not_before() {
@@ -357,6 +404,40 @@ fn a_key_ends_by_itself_and_not_before() {
 }
 
 /// The task that looks after a real node is there too.
+/// What ends in bulk is gone within a round, and whose maps are many keep nobody else waiting.
+#[test]
+fn many_keys_that_end_at_once_keep_no_other_map_waiting() {
+    const MAPS: u64 = 17;
+    let mut fabric = SimFabric::new(1);
+    let engine = fabric.engine(fabric.node(1));
+    let maps = (0..MAPS).map(|number| {
+        let spec = ResourceSpec {
+            name: LogicalResourceName::new(&format!("numbers-{number}")).unwrap(),
+            schema: SchemaId::new("number.v1").unwrap(),
+            epoch: FenceEpoch::new(1),
+            replicas: ReplicaPolicy::majority(1),
+            placement: Placement::providers(["local"]).unwrap(),
+        };
+        fabric.block_on(ReplicatedMap::<u64, u64>::open(&engine, spec)).unwrap()
+    });
+    let maps: Vec<_> = maps.collect();
+    for keys in 0..3_u64 {
+        for (number, map) in maps.iter().enumerate() {
+            // The last map has one key.
+            let count = if number + 1 == maps.len() { 1 } else { 256 };
+            let put =
+                |batch: Batch, key| batch.put_with_ttl_ms(map, &(keys * 256 + key), &0, 3_000);
+            let batch = (0..count).fold(engine.batch(), put);
+            fabric.block_on(batch.commit()).unwrap();
+        }
+    }
+    fabric.run_for(Duration::from_millis(5_500));
+    for map in &maps {
+        let bounds = fabric.block_on(map.bounds(ReadConsistency::Local)).unwrap();
+        assert_eq!(bounds.value.keys, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_real_node_ends_keys_too() {
     let dir = tempfile::tempdir().unwrap();

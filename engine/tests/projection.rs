@@ -4,14 +4,15 @@
 mod inventory;
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use inventory::{AtLeast, Inventory, Op, Refusal, Stock, stock};
 use palisade::sim::{SimFabric, check_projection};
 use palisade::{
-    Applied, At, Branch, Engine, Error, FenceEpoch, Fingerprint, Handle, LogicalResourceName,
-    OUTCOME_BYTES_MAX, Placement, Projection, ProjectionFault, ROW_KEY_BYTES_MAX, ReadConsistency,
-    ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec, Rows,
-    SchemaId,
+    Applied, At, Branch, Engine, Error, FenceEpoch, Fingerprint, Handle, LogTime,
+    LogicalResourceName, OUTCOME_BYTES_MAX, Placement, Projection, ProjectionFault,
+    ROW_KEY_BYTES_MAX, ReadConsistency, ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog,
+    ReplicatedMap, ResourceSpec, Rows, RowsRead, SchemaId,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -250,7 +251,7 @@ impl<const V: u32> Projection for Unruly<V> {
 #[tokio::test]
 async fn a_fault_or_a_panic_halts_the_group_and_no_more() {
     for (told, cause) in
-        [("panic", "as it was told"), ("fault", "not its own"), ("long key", "4097 bytes")]
+        [("panic", "as it was told"), ("fault", "not its own"), ("long key", "3073 bytes")]
     {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::builder(dir.path()).projection(Unruly::<1>).open().await.unwrap();
@@ -310,4 +311,80 @@ async fn a_state_of_another_version_is_refused_by_name() {
     assert_eq!(expected, "projection=unruly version=1");
     assert_eq!(found, "the engine was opened with version=2");
     Engine::builder(dir.path()).projection(Unruly::<1>).open().await.unwrap();
+}
+
+/// Counts nothing, under the name of another projection and in its own version.
+struct Impostor<const VERSION: u32>;
+
+impl<const VERSION: u32> Projection for Impostor<VERSION> {
+    const NAME: &'static str = if VERSION == 1 { "map" } else { "impostor" };
+    const VERSION: u32 = VERSION;
+    type Op = u64;
+    type Outcome = u64;
+    type Refusal = u64;
+    type Guard = Infallible;
+
+    fn apply(
+        &self,
+        _: At,
+        op: u64,
+        _: &mut Rows<'_, '_>,
+    ) -> Result<Applied<u64, u64>, ProjectionFault> {
+        Ok(Applied::Done(op))
+    }
+}
+
+/// What it would write no replica could read, and all would halt.
+#[test]
+fn a_handle_is_of_the_very_projection_that_is_registered() {
+    let mut fabric = SimFabric::builder(1).projection(Impostor::<2>).build().unwrap();
+    let engine = fabric.engine(fabric.node(1));
+    let refused = [
+        fabric.block_on(Handle::<Impostor<1>>::open(&engine, spec("a"))).err(),
+        fabric.block_on(Handle::<Impostor<3>>::open(&engine, spec("b"))).err(),
+    ];
+    for refused in refused {
+        assert!(matches!(refused, Some(Error::Incompatible { .. })), "{refused:?}");
+    }
+    let real = fabric.block_on(Handle::<Impostor<2>>::open(&engine, spec("c"))).unwrap();
+    assert_eq!(fabric.block_on(real.submit(&7)).unwrap().outcome, 7);
+}
+
+/// Can never tell what is due.
+struct Clueless;
+
+impl Projection for Clueless {
+    const NAME: &'static str = "clueless";
+    const VERSION: u32 = 1;
+    type Op = u64;
+    type Outcome = u64;
+    type Refusal = u64;
+    type Guard = Infallible;
+
+    fn apply(
+        &self,
+        _: At,
+        op: u64,
+        _: &mut Rows<'_, '_>,
+    ) -> Result<Applied<u64, u64>, ProjectionFault> {
+        Ok(Applied::Done(op))
+    }
+
+    fn due(&self, _: &RowsRead<'_>) -> Result<Option<LogTime>, ProjectionFault> {
+        panic!("no clue")
+    }
+}
+
+#[test]
+fn who_cannot_tell_what_is_due_keeps_no_others_waiting() {
+    let mut fabric = SimFabric::builder(1).projection(Clueless).build().unwrap();
+    let engine = fabric.engine(fabric.node(1));
+    fabric.block_on(Handle::<Clueless>::open(&engine, spec("clueless"))).unwrap();
+    let map = ReplicatedMap::<String, u64>::open(&engine, spec("map"));
+    let map = fabric.block_on(map).unwrap();
+    let key = "k".to_owned();
+    fabric.block_on(map.put_with_ttl_ms(&key, &1, 1_000)).unwrap();
+    fabric.run_for(Duration::from_secs(3));
+    let read = fabric.block_on(map.get(&key, ReadConsistency::Linearizable)).unwrap();
+    assert_eq!(read.value, None);
 }

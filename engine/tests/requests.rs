@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
-    Completion, Engine, Error, FenceEpoch, Fingerprint, LogTime, LogicalResourceName, Placement,
-    ReadConsistency, Receipt, ReplicaPolicy, ReplicatedIdempotencyStore, RequestStatus,
-    RequestWindow, ResourceSpec, SchemaId,
+    Completion, Engine, Error, FenceEpoch, Fingerprint, KEY_BYTES_MAX, LogTime,
+    LogicalResourceName, Placement, ReadConsistency, Receipt, ReplicaPolicy,
+    ReplicatedIdempotencyStore, RequestStatus, RequestWindow, ResourceSpec, SchemaId,
 };
 
 const OWNER: FenceEpoch = FenceEpoch::new(1);
@@ -56,10 +56,52 @@ fn a_request_of_before_the_window_is_refused_and_never_taken_for_a_new_one() {
     assert_eq!(status(&mut fabric), RequestStatus::Unknown { floor: first.log_time });
 
     // A request that was made later is new for sure; and so is, wrongly, one that does not say when.
+    let ahead = LogTime::new(u64::MAX - 1);
+    let refused = requests.reserve_issued("ahead", print("y"), OWNER, ahead);
+    let refused = fabric.block_on(refused).unwrap_err();
+    assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
     let later = LogTime::new(first.log_time.get() + 1);
     let new = requests.reserve_issued("later", print("y"), OWNER, later);
     assert!(!fabric.block_on(new).unwrap().duplicate);
     assert!(!fabric.block_on(requests.reserve("r", print("x"), OWNER)).unwrap().duplicate);
+}
+
+/// Zero bytes take twice their room in a row's key. What a caller may write halts nobody.
+#[test]
+fn the_longest_id_may_be_of_zero_bytes_alone() {
+    let mut fabric = SimFabric::new(1);
+    let engine = fabric.engine(fabric.node(1));
+    let requests = fabric.block_on(open(&engine)).unwrap();
+    let id = "\0".repeat(KEY_BYTES_MAX);
+    fabric.block_on(requests.reserve(&id, print("x"), OWNER)).unwrap();
+    let done = fabric.block_on(requests.complete(&id, OWNER, Bytes::new())).unwrap();
+    let again = fabric.block_on(requests.reserve(&id, print("x"), OWNER)).unwrap();
+    assert_eq!(again, Receipt { duplicate: true, ..done });
+}
+
+/// G6: which of its branches a batch has done is said by the request of that branch.
+#[test]
+fn a_repetition_is_known_by_either_branch() {
+    let mut fabric = SimFabric::new(1);
+    let engine = fabric.engine(fabric.node(1));
+    let requests = fabric.block_on(open(&engine)).unwrap();
+    for (id, is_done) in [("then", true), ("otherwise", false)] {
+        if is_done {
+            fabric.block_on(requests.reserve("first", print("x"), OWNER)).unwrap();
+            fabric.block_on(requests.complete("first", OWNER, Bytes::new())).unwrap();
+        }
+        let guard = if is_done { "first" } else { "never" };
+        let batch = || {
+            let batch = engine.batch().require(requests.completed(guard));
+            let batch = batch.reserve(&requests, id, print("then"), OWNER);
+            let batch = batch.complete(&requests, id, OWNER, Bytes::new()).otherwise();
+            let batch = batch.reserve(&requests, id, print("otherwise"), OWNER);
+            batch.complete(&requests, id, OWNER, Bytes::new()).commit()
+        };
+        let done = fabric.block_on(batch()).unwrap().receipt;
+        let again = fabric.block_on(batch()).unwrap().receipt;
+        assert_eq!(again, Receipt { duplicate: true, ..done }, "{id}");
+    }
 }
 
 #[test]

@@ -71,9 +71,10 @@ impl<K: Key> MapRange<K> {
         self
     }
 
-    /// At most so many rows a page; never more than [`RANGE_ROWS_MAX`].
+    /// At most so many rows a page; never more than [`RANGE_ROWS_MAX`], and never none: who asks for one
+    /// page after the other comes to an end.
     pub fn limit(mut self, rows: usize) -> Self {
-        self.keys.limit = rows.min(RANGE_ROWS_MAX);
+        self.keys.limit = rows.clamp(1, RANGE_ROWS_MAX);
         self
     }
 

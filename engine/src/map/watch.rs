@@ -118,7 +118,8 @@ impl<K: Key, V: Stored> Watch<K, V> {
     async fn fill(&mut self) -> Result<(), Error> {
         let engine = &self.map.handle.engine;
         if engine.applied()? <= self.read {
-            let next = self.read.next();
+            // Whoever named the place may have named one that never comes.
+            let next = Offset::new(self.read.get().saturating_add(1));
             engine.wait_applied(next, self.options.progress).await?;
         }
         let (from, prefix) = (self.read, self.options.prefix.clone());

@@ -131,7 +131,7 @@ fn any_action() -> impl Strategy<Value = Action> {
     let value = || proptest::sample::select(vec!["", "x", "y"]).prop_map(Bytes::from);
     let owner = || (1_u64..4).prop_map(FenceEpoch::new);
     let guard = || proptest::option::weighted(0.4, any_version());
-    let issued = proptest::option::weighted(0.4, 900_u64..6_000);
+    let issued = proptest::option::weighted(0.4, prop_oneof![Just(0_u64), 900_u64..3_000]);
     let ttl = || proptest::option::weighted(0.4, 1_u64..2_000);
     prop_oneof![
         6 => any_log_op().prop_map(Action::Log),

@@ -200,10 +200,13 @@ impl Model {
         for op in then.iter().chain(otherwise) {
             self.admit(op, caller)?;
         }
-        for branch in [then, otherwise] {
-            for (number, op) in branch.iter().enumerate() {
-                self.repeated(number, op)?;
-            }
+        let told = |branch: &Vec<On<Action>>| {
+            let told = branch.iter().enumerate().map(|(number, op)| self.repeated(number, op));
+            told.collect::<Result<(), End>>().err()
+        };
+        let told = [told(then), told(otherwise)].into_iter().flatten();
+        if let Some(end) = told.min_by_key(|end| !matches!(end, End::Duplicate(_))) {
+            return Err(end);
         }
         let failed = guards.iter().position(|guard| !self.holds(guard));
         let (branch, ops) = match failed {
@@ -334,8 +337,12 @@ impl Model {
             }
         } else {
             let floor = LogTime::new(self.windows.entry(id).or_default().1);
-            if issued.is_some_and(|issued| issued <= floor) {
+            if floor.get() > 0 && issued.is_some_and(|issued| issued <= floor) {
                 return Err(RequestRefusal::Forgotten { floor });
+            }
+            let now = LogTime::new(here.now);
+            if issued.is_some_and(|issued| issued > now) {
+                return Err(RequestRefusal::IssuedLater { now });
             }
             self.evict(id, here.now, 1, 4);
         }

@@ -1,5 +1,6 @@
 //! A projection behind one face: bytes in, bytes out.
 
+use std::any::TypeId;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
@@ -25,6 +26,9 @@ pub(crate) trait AnyProjection: Send + Sync {
     fn name(&self) -> &'static str;
 
     fn version(&self) -> u32;
+
+    /// Which [`Projection`] it is. Another of the same name writes what this one cannot read.
+    fn of(&self) -> TypeId;
 
     /// Does the operation that these bytes say.
     fn apply(&self, at: At, op: Bytes, rows: &mut Rows<'_, '_>) -> Result<Step, ProjectionFault>;
@@ -63,6 +67,10 @@ impl<P: Projection> AnyProjection for Erased<P> {
 
     fn version(&self) -> u32 {
         P::VERSION
+    }
+
+    fn of(&self) -> TypeId {
+        TypeId::of::<P>()
     }
 
     fn apply(&self, at: At, op: Bytes, rows: &mut Rows<'_, '_>) -> Result<Step, ProjectionFault> {

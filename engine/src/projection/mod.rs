@@ -15,7 +15,7 @@ use palisade_replication::{GroupId, LogTime, Offset};
 pub(crate) use self::erased::{AnyProjection, Erased, Repeated, Step};
 pub use self::fault::ProjectionFault;
 pub(crate) use self::registry::{Kind, Registry};
-pub use self::rows::{ROW_KEY_BYTES_MAX, Rows, RowsRead};
+pub use self::rows::{ROW_KEY_BYTES_MAX, ROW_VALUE_BYTES_MAX, Rows, RowsRead};
 use crate::stored::Stored;
 
 /// Longest outcome of one operation, in bytes. An operation with a longer one is refused.

@@ -1,16 +1,24 @@
 //! The rows of one resource, as its projection sees them: its own keys, and nobody else's.
 
 use bytes::Bytes;
-use palisade_replication::GroupId;
+use palisade_replication::{CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, GroupId};
 
 use super::ProjectionFault;
+use crate::bounds::KEY_BYTES_MAX;
 use crate::keys;
 use crate::resource::ResourceId;
 use crate::store::{Direction, EachRow, FamilyId, StateRead, Walk};
 use crate::view::View;
 
-/// Longest key of a row, in bytes: more than twice the longest key of a map, which is escaped in it.
-pub const ROW_KEY_BYTES_MAX: usize = 4 << 10;
+/// Longest key of a row, in bytes: room for the longest key that a service may use, each byte of it
+/// escaped, and for what stands around it.
+pub const ROW_KEY_BYTES_MAX: usize = 3 << 10;
+/// Longest value of a row, in bytes: a row is in one chunk of a snapshot, and behind up to a target of
+/// others. With a longer one, no replica could be caught up with any more.
+pub const ROW_VALUE_BYTES_MAX: usize = 4 << 20;
+const _: () =
+    assert!(CHUNK_BYTES_TARGET + ROW_VALUE_BYTES_MAX + 2 * ROW_KEY_BYTES_MAX <= CHUNK_BYTES_MAX);
+const _: () = assert!(ROW_KEY_BYTES_MAX >= 2 * KEY_BYTES_MAX + 64);
 
 /// A row: its key and its value.
 pub(crate) type Row = (Vec<u8>, Bytes);
@@ -135,7 +143,7 @@ impl<'r, 'v> Rows<'r, 'v> {
     /// Sets the value of a key.
     ///
     /// # Errors
-    /// When the key is longer than [`ROW_KEY_BYTES_MAX`].
+    /// When the key is longer than [`ROW_KEY_BYTES_MAX`], or the value than [`ROW_VALUE_BYTES_MAX`].
     pub fn put(&mut self, key: &[u8], value: impl Into<Bytes>) -> Result<(), ProjectionFault> {
         if key.len() > ROW_KEY_BYTES_MAX {
             return Err(ProjectionFault::new(format!(
@@ -143,7 +151,14 @@ impl<'r, 'v> Rows<'r, 'v> {
                 key.len()
             )));
         }
-        self.view.put(self.family, self.read().whole(key), value.into());
+        let value = value.into();
+        if value.len() > ROW_VALUE_BYTES_MAX {
+            return Err(ProjectionFault::new(format!(
+                "a row's value has {} bytes, at most {ROW_VALUE_BYTES_MAX} are allowed",
+                value.len()
+            )));
+        }
+        self.view.put(self.family, self.read().whole(key), value);
         Ok(())
     }
 
@@ -216,12 +231,15 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_a_bound() {
+    fn a_key_and_a_value_have_a_bound() {
         let store = MemoryStore::default();
         let mut view = View::new(&store);
         let mut rows = rows(&mut view, 1);
         rows.put(&[b'k'; ROW_KEY_BYTES_MAX], Bytes::new()).unwrap();
         let refused = rows.put(&[b'k'; ROW_KEY_BYTES_MAX + 1], Bytes::new()).unwrap_err();
-        assert!(refused.to_string().contains("4097 bytes"), "{refused}");
+        assert!(refused.to_string().contains("3073 bytes"), "{refused}");
+        rows.put(b"k", vec![0; ROW_VALUE_BYTES_MAX]).unwrap();
+        let refused = rows.put(b"k", vec![0; ROW_VALUE_BYTES_MAX + 1]).unwrap_err();
+        assert!(refused.to_string().contains("value has 4194305 bytes"), "{refused}");
     }
 }

@@ -18,6 +18,7 @@ mod op;
 mod request;
 mod window;
 
+use std::any::TypeId;
 use std::cmp::Ordering;
 
 use bytes::Bytes;
@@ -110,9 +111,13 @@ fn reserve(
         Some(request) => rows.remove(&age_row(request.since, key)),
         None => {
             let mut window = Window::load(&rows.read())?;
-            if issued.is_some_and(|issued| issued <= window.floor) {
-                let floor = window.floor;
+            let (floor, now) = (window.floor, at.log_time);
+            // Nothing was ever forgotten while the floor is zero.
+            if floor.get() > 0 && issued.is_some_and(|issued| issued <= floor) {
                 return Ok(Applied::Refused(RequestRefusal::Forgotten { floor }));
+            }
+            if issued.is_some_and(|issued| issued > now) {
+                return Ok(Applied::Refused(RequestRefusal::IssuedLater { now }));
             }
             window.admit(at);
             window.evict(rows, at, EVICTIONS_PER_RESERVE)?;
@@ -164,6 +169,10 @@ impl AnyProjection for Requests {
 
     fn version(&self) -> u32 {
         self.0.version()
+    }
+
+    fn of(&self) -> TypeId {
+        self.0.of()
     }
 
     fn apply(&self, at: At, op: Bytes, rows: &mut Rows<'_, '_>) -> Result<Step, ProjectionFault> {

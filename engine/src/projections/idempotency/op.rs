@@ -13,6 +13,7 @@
 //!            5 fenced  current owner epoch
 //!            6 twice in one batch
 //!            7 forgotten  floor of the window
+//!            8 issued later  log time
 //! ```
 //! Numbers and byte strings as in `codec`.
 
@@ -155,6 +156,8 @@ pub(crate) enum RequestRefusal {
     TwiceInOneBatch,
     /// It may have been completed and forgotten: whatever was reserved up to there is.
     Forgotten { floor: LogTime },
+    /// It says that it was issued later than now: no window would ever tell that it is old.
+    IssuedLater { now: LogTime },
 }
 
 impl Stored for RequestRefusal {
@@ -181,6 +184,10 @@ impl Stored for RequestRefusal {
                 out.push(7);
                 put_number(&mut out, floor.get());
             }
+            Self::IssuedLater { now } => {
+                out.push(8);
+                put_number(&mut out, now.get());
+            }
         }
         out.into()
     }
@@ -198,6 +205,7 @@ impl Stored for RequestRefusal {
             5 => Self::Fenced { current: FenceEpoch::new(reader.number("epoch")?) },
             6 => Self::TwiceInOneBatch,
             7 => Self::Forgotten { floor: LogTime::new(reader.number("floor")?) },
+            8 => Self::IssuedLater { now: LogTime::new(reader.number("now")?) },
             _ => return Err(DecodeError { what: "request refusal" }),
         };
         reader.end("request refusal")?;
@@ -221,6 +229,12 @@ impl From<RequestRefusal> for Error {
                 what: "a batch completes a request at most once, and last".to_owned(),
             },
             RequestRefusal::Forgotten { floor } => Self::WindowExpired { floor },
+            RequestRefusal::IssuedLater { now } => Self::InvalidArgument {
+                what: format!(
+                    "a request is issued at a log time that its maker was told, which is never later \
+                     than now={now}"
+                ),
+            },
         }
     }
 }
@@ -265,6 +279,7 @@ mod tests {
             any::<u64>().prop_map(|at| RequestRefusal::CompletedOtherwise { at: Offset::new(at) }),
             epoch().prop_map(|current| RequestRefusal::Fenced { current }),
             Just(RequestRefusal::TwiceInOneBatch),
+            any::<u64>().prop_map(|now| RequestRefusal::IssuedLater { now: LogTime::new(now) }),
             any::<u64>().prop_map(|floor| RequestRefusal::Forgotten { floor: LogTime::new(floor) }),
         ]
     }

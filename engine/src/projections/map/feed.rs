@@ -52,7 +52,8 @@ pub(crate) fn changes(
     if from < floor {
         return Ok(Err(BelowFloor(floor)));
     }
-    let first = FeedPlace { offset: from.next(), index: 0 };
+    let offset = Offset::new(from.get().saturating_add(1));
+    let first = FeedPlace { offset, index: 0 };
     let mut places = Vec::new();
     let mut broken = Ok(());
     let mut is_full = false;
