@@ -38,11 +38,12 @@ pub struct EngineBuilder {
 
 impl EngineBuilder {
     pub(crate) fn new(dir: &Path) -> Self {
+        let unnamed = FailureDomain::UNNAMED;
         Self {
             dir: dir.to_owned(),
             cluster: ClusterId::new(0),
             node: NodeId::new(1),
-            domain: FailureDomain::new("local", "local", "local"),
+            domain: FailureDomain::new(unnamed, unnamed, unnamed),
             listen: None,
             voters: BTreeMap::new(),
             joins: false,

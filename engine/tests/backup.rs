@@ -12,9 +12,8 @@ use palisade::audit::{Anchor, verify as verify_proof};
 use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreTo, restore, verify};
 use palisade::{
     Applied, At, ClusterId, Direction, Engine, EngineBuilder, Error, FenceEpoch, Freshness, Handle,
-    LogicalResourceName, Member, MemberChange, NodeId, Offset, OpenDisk, Options, Placement,
-    Projection, ProjectionFault, ReadConsistency, ReplicaPolicy, ReplicatedLog, ResourceSpec, Rows,
-    SchemaId, Stored,
+    Member, MemberChange, NodeId, Offset, OpenDisk, Options, Projection, ProjectionFault,
+    ReadConsistency, ReplicatedLog, ResourceSpec, Rows, Stored,
 };
 
 const OLD: ClusterId = ClusterId::new(7);
@@ -32,13 +31,7 @@ fn place(dir: &Path) -> BackupPlace {
 }
 
 fn spec(name: &str, epoch: u64) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).unwrap(),
-        schema: SchemaId::new("test.v1").unwrap(),
-        epoch: FenceEpoch::new(epoch),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"]).unwrap(),
-    }
+    ResourceSpec::new(name, "test.v1").unwrap().epoch(FenceEpoch::new(epoch))
 }
 
 async fn log(engine: &Engine, epoch: u64) -> Result<ReplicatedLog<String>, Error> {
