@@ -193,13 +193,14 @@ impl Group {
         payload: Bytes,
     ) -> Result<Outcome, ProjectionFault> {
         match Command::decode(payload)? {
-            Command::Open(command) => self.resources.open(view, registry, at.group, command),
+            Command::Open(command) => self.resources.open(view, registry, at, command),
             Command::Batch(command) => {
                 batch_apply::apply(&self.resources, registry, view, at, command)
             }
             Command::Housekeep(resources) => {
-                batch_apply::tidy(&self.resources, registry, view, at, &resources)
+                batch_apply::tidy(&mut self.resources, registry, view, at, &resources)
             }
+            Command::Alter(command) => Ok(self.resources.alter(view, at, command)),
         }
     }
 }
