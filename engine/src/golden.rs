@@ -16,7 +16,9 @@ use palisade_replication::{
 };
 
 use crate::command::{BatchCommand, Command, Op, OpenCommand};
+use crate::degradation::{DegradationContract, DegradationMode, DegradationRule, RecoveryAction};
 use crate::digest::digest;
+use crate::failure::Failure;
 use crate::machine::EngineMachine;
 use crate::projection::Registry;
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
@@ -48,18 +50,23 @@ fn commands() -> Vec<Command> {
         rule("aws", Some("us-west-2"), None),
         rule("gcp", None, None),
     ];
-    let open = |kind: ResourceKind, name: &str, epoch| {
-        Command::Open(OpenCommand {
-            kind,
-            version: 1,
-            spec: ResourceSpec::new(name, "golden.v1")
-                .unwrap()
-                .epoch(FenceEpoch::new(epoch))
-                .replicas(ReplicaPolicy::majority(3))
-                .placement(Placement::new(rules.clone()).unwrap()),
-            caller: caller.clone(),
-        })
+    let spec = |name: &str, epoch| {
+        ResourceSpec::new(name, "golden.v1")
+            .unwrap()
+            .epoch(FenceEpoch::new(epoch))
+            .replicas(ReplicaPolicy::majority(3))
+            .placement(Placement::new(rules.clone()).unwrap())
     };
+    let open_as = |kind: ResourceKind, spec| {
+        Command::Open(OpenCommand { kind, version: 1, spec, caller: caller.clone() })
+    };
+    let open = |kind: ResourceKind, name: &str, epoch| open_as(kind, spec(name, epoch));
+    let slow = RecoveryAction::Throttle { per_second: 300 };
+    let contract = DegradationContract::builder()
+        .rule(DegradationRule::new([Failure::Disconnected], DegradationMode::StaleReadsOk))
+        .rule(DegradationRule::new([Failure::Degraded], DegradationMode::DegradedOk).action(slow))
+        .build()
+        .unwrap();
     let op = |resource, epoch, body: Bytes| Op {
         resource: ResourceId(resource),
         epoch: FenceEpoch::new(epoch),
@@ -149,6 +156,7 @@ fn commands() -> Vec<Command> {
         branches(vec![op(3, 1, completed("r2"))], vec![op(1, 1, append("never"))], Vec::new()),
         batch(vec![op(1, 0, append("stale"))]),
         open(ResourceKind::LOG, "commands", 2),
+        open_as(ResourceKind::MAP, spec("orders", 1).contract(contract)),
     ]
 }
 

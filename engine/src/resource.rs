@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::degradation::DegradationContract;
 use crate::error::Error;
 use crate::profile::PlacementProfile;
 use crate::projections;
@@ -392,11 +393,13 @@ pub struct ResourceSpec {
     pub replicas: ReplicaPolicy,
     /// From where it may be used.
     pub placement: Placement,
+    /// What it does when something has failed. Nothing declared: each call is tried.
+    pub contract: Option<DegradationContract>,
 }
 
 impl ResourceSpec {
     /// A resource of this name, whose values have this schema. If nothing else is said: epoch 1, one
-    /// replica, and placed on the provider `local`.
+    /// replica, placed on the provider `local`, and no contract for failures.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] as [`LogicalResourceName::new`] and [`SchemaId::new`].
@@ -409,6 +412,7 @@ impl ResourceSpec {
             epoch: FenceEpoch::new(1),
             replicas: ReplicaPolicy::majority(1),
             placement: Placement { rules },
+            contract: None,
         })
     }
 
@@ -430,7 +434,13 @@ impl ResourceSpec {
         Self { placement, ..self }
     }
 
-    /// Both of the above, as a profile has them.
+    /// What it does when something has failed.
+    #[must_use]
+    pub fn contract(self, contract: DegradationContract) -> Self {
+        Self { contract: Some(contract), ..self }
+    }
+
+    /// Its replicas and from where it may be used, as a profile has them.
     #[must_use]
     pub fn profile(self, profile: &PlacementProfile) -> Self {
         self.replicas(profile.replicas).placement(profile.placement.clone())

@@ -267,6 +267,13 @@ fn difference(wanted: &Resource, found: &Resource) -> Option<(String, String)> {
             let placement = |resource: &Resource| format!("{:?}", resource.spec.placement.rules);
             differs("placement", placement(wanted), placement(found))
         })
+        .or_else(|| {
+            let contract = |resource: &Resource| match &resource.spec.contract {
+                Some(contract) => contract.hash().to_string(),
+                None => "none".to_owned(),
+            };
+            differs("contract", contract(wanted), contract(found))
+        })
 }
 
 fn encode(resource: &Resource) -> Bytes {

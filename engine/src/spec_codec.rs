@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! spec    name, schema, epoch, replicas, rules: count, each provider, region or nothing, zone or nothing;
+//!         contract as in `degradation::contract`, or nothing;
 //!         in replicas, from bit 32 on, the failure domains that a commit must reach beyond one
 //! domain  provider, region, zone
 //! ```
 //! Numbers and byte strings as in `codec`.
 
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
+use crate::degradation::DegradationContract;
 use crate::resource::{
     DomainRule, FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy,
     ResourceKind, ResourceSpec, SchemaId,
@@ -36,6 +38,9 @@ pub(crate) fn encode_spec(out: &mut Vec<u8>, spec: &ResourceSpec) {
         put_bytes(out, rule.region.as_deref().unwrap_or("").as_bytes());
         put_bytes(out, rule.zone.as_deref().unwrap_or("").as_bytes());
     }
+    // Nor has a contract ever no bytes.
+    let contract = spec.contract.as_ref().map(DegradationContract::to_bytes);
+    put_bytes(out, &contract.unwrap_or_default());
 }
 
 fn malformed<E>(what: &'static str) -> impl FnOnce(E) -> DecodeError {
@@ -67,12 +72,15 @@ pub(crate) fn decode_spec(reader: &mut Reader) -> Result<ResourceSpec, DecodeErr
     if placement.rules != rules {
         return Err(DecodeError { what: "placement" });
     }
+    let contract = reader.bytes(DegradationContract::BYTES_MAX, "degradation contract")?;
+    let contract = (!contract.is_empty()).then(|| DegradationContract::from_bytes(&contract));
     Ok(ResourceSpec {
         name: LogicalResourceName::new(&name).map_err(malformed("resource name"))?,
         schema: SchemaId::new(&schema).map_err(malformed("schema id"))?,
         epoch,
         replicas,
         placement,
+        contract: contract.transpose()?,
     })
 }
 

@@ -39,6 +39,8 @@ mod policy;
 mod report;
 mod rule;
 
+#[cfg(test)]
+pub(crate) use contract::tests::contract as any_contract;
 pub use contract::{DegradationContract, DegradationContractBuilder};
 pub use drill::FailureDrill;
 pub use gate::{Call, Gate, gate};

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::naive::{Action, Batch, Demand, On, Said};
 use super::{KINDS, Step};
 use crate::command::OpenCommand;
+use crate::degradation::DegradationContract;
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
 use crate::projections::map::{History, MapGuard, MapOp, Version};
@@ -208,9 +209,13 @@ fn any_batch() -> impl Strategy<Value = Said> {
 
 fn any_open() -> impl Strategy<Value = Said> {
     let allowed = prop::bool::weighted(0.95).prop_map(domain);
-    (allowed, 0_usize..3, 0_usize..3, 1_u64..4).prop_map(|(caller, kind, name, epoch)| {
-        open(KINDS[kind].clone(), spec(&KINDS[name], epoch), caller)
-    })
+    let contract = prop_oneof![9 => Just(None), 1 => Just(Some(DegradationContract::default()))];
+    (allowed, 0_usize..3, 0_usize..3, 1_u64..4, contract).prop_map(
+        |(caller, kind, name, epoch, contract)| {
+            let spec = ResourceSpec { contract, ..spec(&KINDS[name], epoch) };
+            open(KINDS[kind].clone(), spec, caller)
+        },
+    )
 }
 
 fn any_housekeeping() -> impl Strategy<Value = Said> {

@@ -185,6 +185,14 @@ impl Model {
                 found: format!("schema={}", found.schema),
             });
         }
+        if found.contract != spec.contract {
+            let told = |spec: &ResourceSpec| {
+                let hash = spec.contract.as_ref().map(|contract| contract.hash().to_string());
+                format!("contract={}", hash.unwrap_or("none".to_owned()))
+            };
+            let (expected, found) = (told(spec), told(found));
+            return Outcome::Refused(Refusal::Incompatible { expected, found });
+        }
         if spec.epoch < found.epoch {
             return Outcome::Refused(Refusal::Fenced { current: found.epoch });
         }
