@@ -36,12 +36,14 @@ mod caretaker;
 mod chain;
 mod codec;
 mod command;
+mod contracts;
 pub mod degradation;
 mod digest;
 mod engine;
 mod error;
 mod failure;
 mod freshness;
+mod gatekeeper;
 #[cfg(test)]
 mod golden;
 mod handle;
@@ -74,6 +76,7 @@ mod snapshot;
 mod spec_codec;
 mod store;
 mod stored;
+mod throttle;
 mod view;
 
 pub use batch::{Batch, BatchDone, Guard, OpOutcome};

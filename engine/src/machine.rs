@@ -18,6 +18,7 @@ use crate::batch_apply;
 use crate::chain::{ChainHead, ChainLink};
 use crate::codec::{DecodeError, Reader, put_number};
 use crate::command::Command;
+use crate::contracts::Contracts;
 use crate::error::Error;
 use crate::keys;
 use crate::outcome::{Outcome, RecordOutcome};
@@ -37,6 +38,7 @@ pub(crate) struct EngineMachine {
     /// Whether a flush of the store survives a restart.
     keeps: bool,
     groups: BTreeMap<GroupId, Group>,
+    contracts: Contracts,
 }
 
 struct Group {
@@ -72,7 +74,8 @@ impl EngineMachine {
         keeps: bool,
         groups: &[GroupId],
     ) -> Result<Self, Error> {
-        let mut machine = Self { store, registry, keeps, groups: BTreeMap::new() };
+        let (groups_read, contracts) = (BTreeMap::new(), Contracts::default());
+        let mut machine = Self { store, registry, keeps, groups: groups_read, contracts };
         for group in groups {
             machine.load(*group)?;
         }
@@ -84,8 +87,14 @@ impl EngineMachine {
         let resources = ResourceTable::load(&*self.store, &self.registry, group)?;
         // What the store came up with was flushed: it keeps nothing else over a restart.
         let flushed = if self.keeps { position } else { AppliedPosition::ZERO };
+        self.contracts.set_all(group, resources.specs());
         self.groups.insert(group, Group { position, flushed, head, resources });
         Ok(())
+    }
+
+    /// The contracts of its resources as it has applied them; clones share them.
+    pub(crate) fn contracts(&self) -> Contracts {
+        self.contracts.clone()
     }
 
     /// Forgets what is not in the store, as a crash does.
@@ -146,6 +155,13 @@ impl StateMachine for EngineMachine {
         writes.writes.push((FamilyId::META, keys::position(group), Some(row)));
         self.store.commit(writes).map_err(|error| failed(&error.to_string()))?;
         (state.position, state.head) = (position, head);
+        for RecordOutcome(outcome) in &outcomes {
+            if let Outcome::Opened { resource } = outcome
+                && let Some(found) = state.resources.get(*resource)
+            {
+                self.contracts.set(group, *resource, &found.spec);
+            }
+        }
         Ok(outcomes)
     }
 

@@ -416,6 +416,13 @@ impl ResourceSpec {
         })
     }
 
+    /// Why it may not be used from one of these domains, if it may not (G9).
+    pub(crate) fn misplaced(&self, domains: &[FailureDomain]) -> Option<Error> {
+        let outside = domains.iter().find(|domain| !self.placement.allows(domain))?;
+        let (domain, resource) = (outside.to_string(), self.name.to_string());
+        Some(Error::DomainUnavailable { domain, resource })
+    }
+
     /// The writer generation to open with.
     #[must_use]
     pub fn epoch(self, epoch: FenceEpoch) -> Self {

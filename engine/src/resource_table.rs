@@ -127,9 +127,8 @@ impl ResourceTable {
     }
 
     /// What each resource is, with its current epoch.
-    #[cfg(all(feature = "backup", test))]
-    pub(crate) fn specs(&self) -> impl Iterator<Item = &ResourceSpec> {
-        self.by_id.values().map(|resource| &resource.spec)
+    pub(crate) fn specs(&self) -> impl Iterator<Item = (ResourceId, &ResourceSpec)> {
+        self.by_id.iter().map(|(id, resource)| (*id, &resource.spec))
     }
 
     /// The resource of an operation or guard, if this writer, from there, may touch it.

@@ -39,6 +39,7 @@ mod policy;
 mod report;
 mod rule;
 
+pub use crate::gatekeeper::ResourceCondition;
 #[cfg(test)]
 pub(crate) use contract::tests::contract as any_contract;
 pub use contract::{DegradationContract, DegradationContractBuilder};
