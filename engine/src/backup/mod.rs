@@ -67,7 +67,7 @@ pub use place::{BackupPlace, ListedBackup};
 #[cfg(feature = "rocksdb")]
 pub use rebuild::Restored;
 #[cfg(feature = "rocksdb")]
-pub use restore::{RestoreOptions, restore};
+pub use restore::{RestoreTo, restore};
 pub use verify::verify;
 
 /// What a backup is called, below the prefix it lies under.
