@@ -18,7 +18,7 @@ use crate::batch::Batch;
 use crate::builder::EngineBuilder;
 use crate::chain::ChainHead;
 use crate::command::Command;
-use crate::degradation::Gate;
+use crate::degradation::{ClusterMap, DrillReport, FailureDrill, Gate, GroupMap, ResourceMap};
 use crate::digest::{StateDigest, digest};
 use crate::error::Error;
 use crate::freshness::{Freshness, Read};
@@ -221,6 +221,45 @@ impl Engine {
                 resource: resource.to_string(),
             }),
         }
+    }
+
+    /// A copy of the placement as this node has it: the group, its members, and the resources with what they
+    /// declare. What might be can be judged on it as well, with [`FailureDrill::judge`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a member of whom nobody said where it is,
+    /// [`Error::PreconditionFailed`] while voters are being replaced, and as any read.
+    pub async fn cluster_map(&self) -> Result<ClusterMap, Error> {
+        let status = self.status().await?;
+        let group = GroupMap::of(GROUP, status.leader, &status.members)?;
+        let read = self.read(ReadConsistency::Local.into(), |read, group| {
+            let mut resources = Vec::new();
+            each_resource(read, group, |_, resource| {
+                resources.push(ResourceMap::of(group, resource.spec));
+                Walk::Next
+            })?;
+            Ok(resources)
+        });
+        Ok(ClusterMap { groups: vec![group], resources: read.await?.value })
+    }
+
+    /// What would still be served, of each resource and by each node, if some were gone: nothing is taken
+    /// away, and nobody is asked but this node.
+    ///
+    /// ```
+    /// # use palisade::{Engine, Error, degradation::FailureDrill};
+    /// # async fn example(engine: &Engine) -> Result<(), Error> {
+    /// let zone = engine.domain().clone();
+    /// let report = engine.drill(&FailureDrill::AvailabilityZoneLoss { zone }).await?;
+    /// println!("{report}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Engine::cluster_map`] and [`FailureDrill::judge`].
+    pub async fn drill(&self, drill: &FailureDrill) -> Result<DrillReport, Error> {
+        drill.judge(&self.cluster_map().await?)
     }
 
     /// Asks for the leadership to be handed to another voter; this node must lead, or nothing
