@@ -299,6 +299,21 @@ impl SimFabric {
         }
     }
 
+    /// The disk of a node takes so many times as long from now on, up to three seconds for a sync.
+    pub fn slow_disk(&mut self, node: NodeId, times: u64) {
+        self.cluster.slow_disk(node, times);
+    }
+
+    /// The disk of a node does not come back from syncs.
+    pub fn hold_disk(&mut self, node: NodeId) {
+        self.cluster.hold_syncs(node);
+    }
+
+    /// The disk of a node has no room left.
+    pub fn fill_disk(&mut self, node: NodeId) {
+        self.cluster.fill_disk(node);
+    }
+
     /// Mends all ways and disks, and lets stopped processes go on.
     pub fn heal(&mut self) {
         self.cluster.heal();
@@ -370,11 +385,16 @@ impl Wake for Woken {
 mod tests {
     use palisade_wal::sim::SimFaults;
 
+    use palisade_replication::Offset;
+
     use super::*;
+    use crate::degradation::{DegradationContract, DegradationMode, DegradationRule};
     use crate::error::Error;
+    use crate::failure::Failure;
     use crate::log::ReplicatedLog;
     use crate::read::ReadConsistency;
     use crate::resource::{ReplicaPolicy, ResourceSpec};
+    use crate::session::Seen;
 
     /// G10: whoever is still asked says why it has halted, and serves nothing, however stale.
     #[test]
@@ -405,5 +425,26 @@ mod tests {
         fabric.restart(node);
         let log = open(&mut fabric);
         fabric.block_on(log.append(&"kept".to_owned())).unwrap();
+    }
+
+    /// A stale answer may lack what its own call asks for, and nothing that the session has seen.
+    #[test]
+    fn a_stale_answer_takes_nothing_back_from_a_session() {
+        let rule = DegradationRule::new([Failure::Disconnected], DegradationMode::StaleReadsOk);
+        let contract = DegradationContract::builder().rule(rule).build().unwrap();
+        let spec = ResourceSpec::new("log", "test.v1").unwrap().contract(contract);
+        let mut fabric = SimFabric::new(3);
+        let (node, seen) = (fabric.node(3), Seen::default());
+        let engine = fabric.engine(node).with_session(seen.clone());
+        let log = fabric.block_on(ReplicatedLog::<String>::open(&engine, spec)).unwrap();
+        fabric.partition(&[node]);
+        fabric.run_for(Duration::from_secs(5));
+        let read = |fabric: &mut SimFabric| {
+            fabric.block_on(log.bounds(ReadConsistency::Local)).map(|read| read.stale)
+        };
+        assert!(read(&mut fabric).unwrap());
+        seen.note(GROUP, Offset::new(engine.applied().unwrap().get() + 1));
+        let refused = read(&mut fabric).unwrap_err();
+        assert!(matches!(refused, Error::NotYetApplied { .. }), "{refused}");
     }
 }
