@@ -3,11 +3,13 @@
 #![cfg(feature = "sim")]
 
 use std::collections::BTreeSet;
+use std::fmt::{Debug, Write as _};
 use std::pin::pin;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use palisade::degradation::{
-    DegradationContract, DegradationMode, DegradationRule, HealthLimits, PolicyAction,
+    DegradationContract, DegradationMode, DegradationRule, EmitAction, HealthLimits, PolicyAction,
     RecoveryAction, ResourceCondition, RewritePlan,
 };
 use palisade::sim::SimFabric;
@@ -15,6 +17,9 @@ use palisade::{
     Disposition, Engine, Error, Failure, FailureDomain, FenceEpoch, Freshness, NodeId, Read,
     ReadConsistency, ReadOptions, Receipt, ReplicaPolicy, ReplicatedMap, ResourceSpec,
 };
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata};
 
 type Map = ReplicatedMap<String, String>;
 
@@ -460,4 +465,81 @@ fn placement_comes_before_the_contract() {
     world.fabric.crash(world.node(2));
     let halted = world.fabric.block_on(get(&map, LOCAL)).unwrap_err();
     assert_eq!(halted.failure(), Failure::InternalError);
+}
+
+/// Notes what an engine tells of modes.
+#[derive(Clone, Default)]
+struct Listener {
+    heard: Arc<Mutex<Vec<String>>>,
+}
+
+struct Line(String);
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if ["message", "resource", "failure", "mode"].contains(&field.name()) {
+            write!(self.0, "{value:?} ").unwrap();
+        }
+    }
+}
+
+impl tracing::Subscriber for Listener {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "palisade::gatekeeper"
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(String::new());
+        event.record(&mut line);
+        self.heard.lock().unwrap().push(line.0.trim_end().to_owned());
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// Once when a mode is entered and once when it is left, however many calls there are; and not a word where
+/// the rule says so.
+#[test]
+fn entering_and_leaving_a_mode_is_told() {
+    let told = |rules: Vec<DegradationRule>| {
+        let listener = Listener::default();
+        tracing::subscriber::with_default(listener.clone(), || {
+            let mut world = World::new(spec("orders").contract(contract(rules)));
+            world.fabric.hold_disk(world.node(2));
+            let place = world.write_plain();
+            world.fabric.run_for(Duration::from_millis(600));
+            for _ in 0..3 {
+                let _ = world.get(2, LOCAL);
+            }
+            let _ = world.all(2, place);
+            world.fabric.partition(&[world.node(2)]);
+            world.fabric.run_for(A_WHILE);
+            for _ in 0..3 {
+                let _ = world.get(2, LOCAL);
+            }
+            world.heal();
+        });
+        let heard = listener.heard.lock().unwrap();
+        heard.clone()
+    };
+    let degraded = DegradationRule::new([Failure::Degraded], DegradationMode::ReadOnly);
+    let full = [
+        "entered a mode orders Degraded ReadOnly",
+        "left a mode orders Degraded ReadOnly",
+        "entered a mode orders Disconnected FailClosed",
+        "left a mode orders Disconnected FailClosed",
+    ];
+    assert_eq!(told(vec![degraded]), full);
+    let quiet = DegradationRule {
+        emit: EmitAction::Nothing,
+        ..DegradationRule::new([Failure::Degraded], DegradationMode::Normal)
+    };
+    assert_eq!(told(vec![quiet]), full[2..]);
 }

@@ -247,7 +247,7 @@ pub struct GroupStatus {
     pub proposals_count: usize,
     /// Who takes part, as far as this replica knows.
     pub members: Membership,
-    /// For how long it has known no leader. This duration and the next two are counts of its ticks, in
+    /// For how long it has known no leader, or has not heard of the one it knows. This duration and the next two are counts of its ticks, in
     /// which a process that stood still does not count.
     pub leaderless_ms: u64,
     /// For how long the oldest own proposal has been waiting to be seen committed.

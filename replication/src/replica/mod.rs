@@ -413,7 +413,8 @@ impl Replica {
         }
         self.mind_snapshots(effects);
         self.mind_disk();
-        self.vitals.tick(self.tick, self.leader().is_some(), !self.outstanding.is_empty());
+        let is_led = self.leader().is_some_and(|id| id == self.config.node || self.hears(id));
+        self.vitals.tick(self.tick, is_led, !self.outstanding.is_empty());
         if self.disk_is_full && self.tick.is_multiple_of(patience) {
             self.want_flush(effects);
         }

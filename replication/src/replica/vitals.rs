@@ -7,7 +7,7 @@ use crate::identity::NodeId;
 /// What a replica notes from tick to tick.
 #[derive(Debug, Default)]
 pub(super) struct Vitals {
-    /// Since this tick it has known no leader.
+    /// Since this tick it has known no leader, or not heard of it: who could not lead waits for ever.
     leaderless_since: Option<u64>,
     /// Since this tick the disk has not come back from the oldest write.
     writing_since: Option<u64>,
@@ -16,8 +16,8 @@ pub(super) struct Vitals {
 }
 
 impl Vitals {
-    pub(super) fn tick(&mut self, tick: u64, has_leader: bool, writes: bool) {
-        match has_leader {
+    pub(super) fn tick(&mut self, tick: u64, is_led: bool, writes: bool) {
+        match is_led {
             true => self.leaderless_since = None,
             false => _ = self.leaderless_since.get_or_insert(tick),
         }
