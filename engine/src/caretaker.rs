@@ -2,6 +2,8 @@
 //! which resources are to be tidied. What is done then is decided where the record is applied, by its log
 //! time. A group where nothing is due is left in peace.
 
+use std::ops::ControlFlow;
+
 use palisade_replication::{GroupId, LogTime, Role};
 
 use crate::backend::race;
@@ -12,8 +14,8 @@ use crate::machine::read_position;
 use crate::projection::{ProjectionFault, Registry, RowsRead};
 use crate::read::ReadConsistency;
 use crate::resource::ResourceId;
-use crate::resource_table::each_resource;
-use crate::store::{StateRead, Walk};
+use crate::resource_row::each_resource;
+use crate::store::StateRead;
 
 /// Between two rounds.
 pub(crate) const ROUND: std::time::Duration = std::time::Duration::from_secs(1);
@@ -64,15 +66,20 @@ fn due(
     let now = now.max(position.log_time);
     let mut due = Vec::new();
     each_resource(read, group, |id, resource| {
-        let Some(kind) = registry.find(resource.kind.as_str()) else { return Walk::Next };
-        match kind.projection.due(&RowsRead::new(read, kind.family, group, id)) {
+        let kind = registry.find(resource.kind.as_str());
+        let from = match (resource.deleted, kind) {
+            (Some(deleted), _) => Ok(Some(deleted.until)),
+            (None, Some(kind)) => kind.projection.due(&RowsRead::new(read, kind.family, group, id)),
+            (None, None) => Ok(None),
+        };
+        match from {
             Ok(Some(from)) if from <= now => due.push((from, id)),
             Ok(_) => {}
             Err(fault) => {
                 tracing::warn!(%group, resource = id.0, %fault, "cannot tell what is due");
             }
         }
-        Walk::Next
+        ControlFlow::Continue(())
     })?;
     due.sort_unstable();
     due.truncate(HOUSEKEEP_RESOURCES_MAX);

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use palisade_replication::GroupId;
 
 use crate::resource::{ResourceId, ResourceSpec};
+use crate::resource_row::Resource;
 
 /// Specs of the resources that declare a contract; clones share them.
 #[derive(Clone, Debug, Default)]
@@ -33,20 +34,20 @@ impl Contracts {
         here.map(|((_, resource), spec)| (*resource, Arc::clone(spec))).collect()
     }
 
-    /// The resource is this from now on.
-    pub(crate) fn set(&self, group: GroupId, resource: ResourceId, spec: &ResourceSpec) {
-        self.change(|specs| insert(specs, group, resource, spec));
+    /// The resource is this from now on, or is gone.
+    pub(crate) fn set(&self, group: GroupId, id: ResourceId, resource: Option<&Resource>) {
+        self.change(|specs| insert(specs, group, id, resource));
     }
 
     /// The resources of the group are these, and no others.
     pub(crate) fn set_all<'a>(
         &self,
         group: GroupId,
-        resources: impl Iterator<Item = (ResourceId, &'a ResourceSpec)>,
+        resources: impl Iterator<Item = (ResourceId, &'a Resource)>,
     ) {
         self.change(|specs| {
             specs.retain(|(of, _), _| *of != group);
-            resources.for_each(|(resource, spec)| insert(specs, group, resource, spec));
+            resources.for_each(|(id, resource)| insert(specs, group, id, Some(resource)));
         });
     }
 
@@ -55,38 +56,10 @@ impl Contracts {
     }
 }
 
-fn insert(specs: &mut Specs, group: GroupId, resource: ResourceId, spec: &ResourceSpec) {
-    match &spec.contract {
-        Some(_) => _ = specs.insert((group, resource), Arc::new(spec.clone())),
-        None => _ = specs.remove(&(group, resource)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::degradation::DegradationContract;
-    use crate::resource::FenceEpoch;
-
-    #[test]
-    fn only_those_with_a_contract_are_kept_and_each_as_it_is_last() {
-        let contracts = Contracts::default();
-        let [one, two] = [1, 2].map(GroupId::new);
-        let plain = ResourceSpec::new("orders", "order.v1").unwrap();
-        let declared = plain.clone().contract(DegradationContract::default());
-        let id = ResourceId(7);
-        let epoch = |group| contracts.of(group, id).map(|spec| spec.epoch.get());
-        contracts.set(one, id, &plain);
-        assert_eq!(epoch(one), None);
-        contracts.set(one, id, &declared);
-        contracts.set(one, id, &declared.clone().epoch(FenceEpoch::new(2)));
-        contracts.set(two, id, &declared);
-        assert_eq!((epoch(one), epoch(two)), (Some(2), Some(1)));
-        // A snapshot in which another resource has the contract.
-        contracts.set_all(one, [(ResourceId(8), &declared), (id, &plain)].into_iter());
-        assert_eq!((epoch(one), epoch(two)), (None, Some(1)));
-        assert_eq!(contracts.all(one).len(), 1);
-        contracts.set(two, id, &plain);
-        assert_eq!(epoch(two), None);
+fn insert(specs: &mut Specs, group: GroupId, id: ResourceId, resource: Option<&Resource>) {
+    let usable = resource.filter(|resource| resource.deleted.is_none());
+    match usable.map(|resource| &resource.spec).filter(|spec| spec.contract.is_some()) {
+        Some(spec) => _ = specs.insert((group, id), Arc::new(spec.clone())),
+        None => _ = specs.remove(&(group, id)),
     }
 }

@@ -15,7 +15,8 @@ use palisade_replication::{
     StateMachine, Term,
 };
 
-use crate::command::{BatchCommand, Command, Op, OpenCommand};
+use crate::alteration::{Alteration, Reason, Revision};
+use crate::command::{AlterCommand, BatchCommand, Command, Op, OpenCommand};
 use crate::degradation::{DegradationContract, DegradationMode, DegradationRule, RecoveryAction};
 use crate::digest::digest;
 use crate::failure::Failure;
@@ -26,7 +27,7 @@ use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogR
 use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
     DomainRule, FailureDomain, FenceEpoch, Placement, ReplicaPolicy, ResourceId, ResourceKind,
-    ResourceSpec,
+    ResourceSpec, SchemaId,
 };
 use crate::store::{Direction, MemoryStore, StateRead, Walk};
 use crate::stored::Stored;
@@ -50,23 +51,35 @@ fn commands() -> Vec<Command> {
         rule("aws", Some("us-west-2"), None),
         rule("gcp", None, None),
     ];
-    let spec = |name: &str, epoch| {
-        ResourceSpec::new(name, "golden.v1")
+    let spec = |name: &str, epoch, schema: &str| {
+        ResourceSpec::new(name, schema)
             .unwrap()
             .epoch(FenceEpoch::new(epoch))
             .replicas(ReplicaPolicy::majority(3))
             .placement(Placement::new(rules.clone()).unwrap())
     };
     let open_as = |kind: ResourceKind, spec| {
-        Command::Open(OpenCommand { kind, version: 1, spec, caller: caller.clone() })
+        let caller = caller.clone();
+        Command::Open(OpenCommand { anew: false, kind, version: 1, spec, caller })
     };
-    let open = |kind: ResourceKind, name: &str, epoch| open_as(kind, spec(name, epoch));
+    let open = |kind, name, epoch| open_as(kind, spec(name, epoch, "golden.v1"));
     let slow = RecoveryAction::Throttle { per_second: 300 };
     let contract = DegradationContract::builder()
         .rule(DegradationRule::new([Failure::Disconnected], DegradationMode::StaleReadsOk))
         .rule(DegradationRule::new([Failure::Degraded], DegradationMode::DegradedOk).action(slow))
         .build()
         .unwrap();
+    let schema = |name: &str| SchemaId::new(name).unwrap();
+    let alter = |resource, expected, alteration| {
+        Command::Alter(AlterCommand {
+            resource: ResourceId(resource),
+            expected: Revision::new(expected),
+            node: NodeId::new(2),
+            caller: caller.clone(),
+            reason: Reason::new("a reason").unwrap(),
+            alteration,
+        })
+    };
     let op = |resource, epoch, body: Bytes| Op {
         resource: ResourceId(resource),
         epoch: FenceEpoch::new(epoch),
@@ -152,11 +165,26 @@ fn commands() -> Vec<Command> {
         batch(vec![op(2, 1, keep(3_600_000, 4))]),
         Command::Housekeep(vec![ResourceId(2)]),
         batch(vec![op(3, 1, window(60_000, 9))]),
+        // What a resource is, altered.
+        open(ResourceKind::MAP, "gone", 1),
+        alter(1, 0, Alteration::AddSchema(schema("golden.v2"))),
+        alter(1, 1, Alteration::RetireSchema(schema("golden.v1"))),
+        alter(2, 0, Alteration::Place(Placement::new(rules[..2].to_vec()).unwrap())),
+        alter(4, 0, Alteration::Delete { retain_ms: 0 }),
+        Command::Housekeep(vec![ResourceId(4)]),
+        alter(3, 0, Alteration::Delete { retain_ms: 86_400_000 }),
+        alter(3, 1, Alteration::Undelete),
+        alter(2, 0, Alteration::Delete { retain_ms: 1_000 }),
+        alter(2, 1, Alteration::Delete { retain_ms: 1_000 }),
         // Refused records: they have their place in the chain, and no row.
         branches(vec![op(3, 1, completed("r2"))], vec![op(1, 1, append("never"))], Vec::new()),
         batch(vec![op(1, 0, append("stale"))]),
         open(ResourceKind::LOG, "commands", 2),
-        open_as(ResourceKind::MAP, spec("orders", 1).contract(contract)),
+        open_as(ResourceKind::LOG, spec("commands", 2, "golden.v2")),
+        // What a resource declares for failures.
+        open_as(ResourceKind::MAP, spec("orders", 1, "golden.v1").contract(contract.clone())),
+        alter(5, 0, Alteration::Declare(None)),
+        alter(5, 1, Alteration::Declare(Some(contract))),
     ]
 }
 

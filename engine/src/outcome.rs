@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
+use crate::alteration::Revision;
 use crate::refusal::Refusal;
 use crate::resource::ResourceId;
 
@@ -31,6 +32,8 @@ pub enum Branch {
 pub(crate) enum Outcome {
     /// The resource is open.
     Opened { resource: ResourceId },
+    /// The resource is altered.
+    Altered { revision: Revision },
     /// The batch took effect at its offset: what each operation of the branch has said.
     Applied { branch: Branch, outcomes: Vec<Bytes> },
     /// A request of the batch was completed before: no effect now, the first result again.
@@ -42,7 +45,7 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// Whether what the record wrote stands.
     pub(crate) fn stands(&self) -> bool {
-        matches!(self, Self::Opened { .. } | Self::Applied { .. })
+        matches!(self, Self::Opened { .. } | Self::Altered { .. } | Self::Applied { .. })
     }
 }
 

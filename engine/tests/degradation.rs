@@ -14,8 +14,9 @@ use palisade::degradation::{
 };
 use palisade::sim::SimFabric;
 use palisade::{
-    Disposition, Engine, Error, Failure, FailureDomain, FenceEpoch, Freshness, NodeId, Read,
-    ReadConsistency, ReadOptions, Receipt, ReplicaPolicy, ReplicatedMap, ResourceSpec,
+    Alteration, Disposition, Engine, Error, Failure, FailureDomain, FenceEpoch, Freshness, NodeId,
+    Read, ReadConsistency, ReadOptions, Receipt, ReplicaPolicy, ReplicatedMap, ResourceSpec,
+    Revision,
 };
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -361,7 +362,7 @@ fn a_throttle_lets_through_what_it_says() {
         .action(RecoveryAction::Throttle { per_second: 3 });
     let mut world = World::new(spec("orders").contract(contract([rule])));
     for _ in 0..9 {
-        assert_eq!(world.get(2, LOCAL).unwrap(), false, "nothing has failed");
+        assert!(!world.get(2, LOCAL).unwrap(), "nothing has failed");
     }
     world.fabric.hold_disk(world.node(2));
     world.write_plain();
@@ -465,6 +466,35 @@ fn placement_comes_before_the_contract() {
     world.fabric.crash(world.node(2));
     let halted = world.fabric.block_on(get(&map, LOCAL)).unwrap_err();
     assert_eq!(halted.failure(), Failure::InternalError);
+}
+
+/// No handle keeps a contract of its own: what is altered binds all of them, from its record on.
+#[test]
+fn an_altered_contract_binds_every_handle_at_once() {
+    let mut world = World::new(spec("orders"));
+    world.fabric.hold_disk(world.node(2));
+    world.write_plain();
+    world.fabric.run_for(Duration::from_millis(600));
+    assert_eq!(world.told(|world| world.get(2, LOCAL)), Fresh, "nothing was declared");
+    world.heal();
+
+    let directory = world.engines[0].directory();
+    let name = spec("orders").name;
+    let mut revision = Revision::MADE;
+    let modes = [Some(DegradationMode::FailClosed), Some(DegradationMode::DegradedOk), None];
+    let told = [AtOnce(Failure::Degraded), Stale, Fresh];
+    for (mode, told) in modes.into_iter().zip(told) {
+        let declared = Alteration::Declare(mode.map(|mode| under(Failure::Degraded, mode)));
+        let altered = directory.alter(&name, revision, declared, "as tried");
+        world.fabric.block_on(altered).unwrap();
+        revision = revision.next();
+        world.fabric.run_for(Duration::from_secs(1));
+        world.fabric.hold_disk(world.node(2));
+        world.write_plain();
+        world.fabric.run_for(Duration::from_millis(600));
+        assert_eq!(world.told(|world| world.get(2, LOCAL)), told);
+        world.heal();
+    }
 }
 
 /// Notes what an engine tells of modes.

@@ -1,19 +1,20 @@
 //! Histories: few names, keys, owners and epochs, so that they meet often.
 
 use bytes::Bytes;
-use palisade_replication::{LogTime, Offset};
+use palisade_replication::{LogTime, NodeId, Offset};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::naive::{Action, Batch, Demand, On, Said};
+use super::naive::{Action, Batch, Demand, Here, Model, On, Said};
 use super::{KINDS, Step};
-use crate::command::OpenCommand;
+use crate::alteration::{Alteration, Reason, Revision};
+use crate::command::{AlterCommand, OpenCommand};
 use crate::degradation::DegradationContract;
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
 use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
-    FailureDomain, FenceEpoch, Placement, ResourceId, ResourceKind, ResourceSpec,
+    FailureDomain, FenceEpoch, Placement, ResourceId, ResourceKind, ResourceSpec, SchemaId,
 };
 
 const DAY_MS: u64 = 86_400_000;
@@ -30,7 +31,7 @@ fn spec(kind: &ResourceKind, epoch: u64) -> ResourceSpec {
 }
 
 fn open(kind: ResourceKind, spec: ResourceSpec, caller: FailureDomain) -> Said {
-    Said::Open(OpenCommand { kind, version: 1, spec, caller })
+    Said::Open(OpenCommand { anew: false, kind, version: 1, spec, caller })
 }
 
 /// The three resources, numbers 1 to 3, epoch 1.
@@ -207,24 +208,113 @@ fn any_batch() -> impl Strategy<Value = Said> {
         })
 }
 
+/// Mostly of the kind that the name says, since what was made as another is in the way of everybody.
 fn any_open() -> impl Strategy<Value = Said> {
     let allowed = prop::bool::weighted(0.95).prop_map(domain);
-    let contract = prop_oneof![9 => Just(None), 1 => Just(Some(DegradationContract::default()))];
-    (allowed, 0_usize..3, 0_usize..3, 1_u64..4, contract).prop_map(
-        |(caller, kind, name, epoch, contract)| {
-            let spec = ResourceSpec { contract, ..spec(&KINDS[name], epoch) };
-            open(KINDS[kind].clone(), spec, caller)
+    let kind = prop_oneof![8 => Just(None), 2 => (0_usize..3).prop_map(Some)];
+    let anew = prop::bool::weighted(0.1);
+    let declared = prop_oneof![9 => Just(None), 1 => any_declared()];
+    (allowed, anew, kind, 0_usize..3, 1_u64..4, any_schema(), declared).prop_map(
+        |(caller, anew, kind, name, epoch, schema, contract)| {
+            let spec = ResourceSpec { schema, contract, ..spec(&KINDS[name], epoch) };
+            let kind = KINDS[kind.unwrap_or(name)].clone();
+            Said::Open(OpenCommand { anew, kind, version: 1, spec, caller })
         },
     )
+}
+
+fn any_schema() -> impl Strategy<Value = SchemaId> {
+    let schemas = [3, 1, 1].into_iter().zip(["model.v1", "model.v2", "model.v3"]);
+    let schemas = schemas.map(|(weight, name)| (weight, Just(SchemaId::new(name).unwrap())));
+    prop::strategy::Union::new_weighted(
+        schemas.map(|(weight, just)| (weight, just.boxed())).collect(),
+    )
+}
+
+fn any_declared() -> impl Strategy<Value = Option<DegradationContract>> {
+    prop_oneof![2 => Just(None), 1 => Just(Some(DegradationContract::default()))]
+}
+
+fn any_alteration() -> impl Strategy<Value = Alteration> {
+    let placed = |providers: &[&str]| {
+        Just(Alteration::Place(Placement::providers(providers.iter().copied()).unwrap()))
+    };
+    prop_oneof![
+        3 => any_schema().prop_map(Alteration::AddSchema),
+        2 => any_schema().prop_map(Alteration::RetireSchema),
+        1 => placed(&["aws", "gcp"]),
+        1 => placed(&["aws"]),
+        1 => any_declared().prop_map(Alteration::Declare),
+        4 => (0_usize..3)
+            .prop_map(|at| Alteration::Delete { retain_ms: [0, 700, DAY_MS][at] }),
+        2 => Just(Alteration::Undelete),
+    ]
+}
+
+/// At the revision that the resource has; at the first if it is not to be the right one.
+fn any_alter() -> impl Strategy<Value = Said> {
+    let allowed = prop::bool::weighted(0.95).prop_map(domain);
+    let right = prop::bool::weighted(0.9);
+    (allowed, right, 1_u32..5, any_alteration()).prop_map(|(caller, right, id, alteration)| {
+        Said::Alter(AlterCommand {
+            resource: ResourceId(id),
+            expected: Revision::new(if right { u64::MAX } else { 0 }),
+            node: NodeId::new(1),
+            caller,
+            reason: Reason::new("because").unwrap(),
+            alteration,
+        })
+    })
 }
 
 fn any_housekeeping() -> impl Strategy<Value = Said> {
     vec((0_u32..5).prop_map(ResourceId), 1..4).prop_map(Said::Housekeep)
 }
 
+/// What was said of the first, second and third kind is said of the newest resource of that kind, as the
+/// model has it; what names another number names one that never is.
+fn settle(steps: Vec<Step>) -> Vec<Step> {
+    let (mut model, mut here) = (Model::default(), Here::BEGIN);
+    let mut settled = Vec::with_capacity(steps.len());
+    for mut step in steps {
+        let newest = |id: &mut ResourceId| {
+            let kind = (id.0 as usize).checked_sub(1).and_then(|at| KINDS.get(at));
+            let newest = kind.and_then(|kind| model.table.newest(kind));
+            // Of a kind that is gone, its first: the number names nothing any more.
+            id.0 = newest.unwrap_or(if kind.is_some() { id.0 } else { 1_000 });
+        };
+        match &mut step.said {
+            Said::Open(_) => {}
+            Said::Housekeep(resources) => resources.iter_mut().for_each(newest),
+            Said::Batch(batch) => {
+                batch.guards.iter_mut().map(|on| &mut on.resource).for_each(newest);
+                let ops = batch.then.iter_mut().chain(&mut batch.otherwise);
+                ops.map(|on| &mut on.resource).for_each(newest);
+            }
+            Said::Alter(command) => {
+                newest(&mut command.resource);
+                if let Some(found) = model.table.resources.get(&command.resource.0)
+                    && command.expected != Revision::MADE
+                {
+                    command.expected = found.revision();
+                }
+            }
+        }
+        here = here.next(step.later_ms);
+        model.apply(here, &step.said);
+        settled.push(step);
+    }
+    settled
+}
+
 pub(super) fn any_history() -> impl Strategy<Value = Vec<Step>> {
     let later = prop_oneof![6 => Just(0), 3 => 1..1_000_u64, 1 => Just(DAY_MS / 2 + 1)];
-    let said = prop_oneof![20 => any_batch(), 1 => any_open(), 3 => any_housekeeping()];
+    let said = prop_oneof![
+        20 => any_batch(),
+        2 => any_open(),
+        2 => any_alter(),
+        3 => any_housekeeping(),
+    ];
     let step = (later, said).prop_map(|(later_ms, said)| Step { later_ms, said });
-    vec(step, 0..60).prop_map(|steps| opened().into_iter().chain(steps).collect())
+    vec(step, 0..60).prop_map(|steps| settle(opened().into_iter().chain(steps).collect()))
 }
