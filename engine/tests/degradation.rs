@@ -320,6 +320,12 @@ fn stale_is_for_those_who_can_use_it() {
     };
     assert!(stale && old != "newer");
     let refuse = |how: ReadConsistency| ReadOptions::from(how).refuse_stale();
+    // Tried for as long as it takes to call it a failure, and no longer.
+    let before = world.fabric.now();
+    assert!(world.get(2, LINEARIZABLE).unwrap());
+    let tried_ms = (world.fabric.now() - before).as_millis() as u64;
+    let patience_ms = HealthLimits::default().disconnected_after_ms;
+    assert!((patience_ms..patience_ms + 10).contains(&tried_ms), "{tried_ms}");
     let told = [refuse(LINEARIZABLE), refuse(ReadConsistency::AtLeast(place)), refuse(LOCAL)]
         .map(|how| world.told(|world| world.get(2, how)));
     let off = Failure::Disconnected;
