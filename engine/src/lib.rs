@@ -37,6 +37,7 @@ mod caretaker;
 mod chain;
 mod codec;
 mod command;
+mod contracts;
 pub mod degradation;
 mod digest;
 mod directory;
@@ -44,6 +45,7 @@ mod engine;
 mod error;
 mod failure;
 mod freshness;
+mod gatekeeper;
 #[cfg(test)]
 mod golden;
 mod handle;
@@ -78,6 +80,7 @@ mod snapshot;
 mod spec_codec;
 mod store;
 mod stored;
+mod throttle;
 mod view;
 
 pub use alteration::{Alteration, Altered, Reason, Revision};

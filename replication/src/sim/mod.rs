@@ -596,6 +596,16 @@ impl<M: SimMachine> SimCluster<M> {
         op
     }
 
+    /// Whoever gave the record to the node waits for it no longer. It may be committed all the same.
+    pub fn abandon(&mut self, id: NodeId, op: OpId) {
+        let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) else {
+            return;
+        };
+        if let Some((group, seq)) = running.give_up(op) {
+            self.input(id, group, Input::Abandon { seq });
+        }
+    }
+
     /// Asks a node for a linearizable read. Its completion comes later.
     pub fn read(&mut self, id: NodeId, group: GroupId) -> OpId {
         let takes = self.nodes[&id].running.as_ref().is_none_or(|running| {
