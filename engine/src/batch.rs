@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use palisade_replication::{ClusterId, LogTime};
 
-use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, SCHEMA_BYTES, VALUE_BYTES_MAX};
 use crate::command::{BatchCommand, Command, Op};
 use crate::degradation::Call;
 use crate::engine::{Engine, unexpected};
@@ -195,8 +195,8 @@ impl Batch {
         value: &T,
         expected: Option<LogPosition>,
     ) -> Self {
-        let payload = value.to_bytes();
-        let bytes = payload.len();
+        let payload = log.handle.schemas().payload(value);
+        let bytes = payload.len() - SCHEMA_BYTES;
         self.op(&log.handle, 0, Some(bytes), &LogOp::Append { expected, payloads: vec![payload] })
     }
 
@@ -206,9 +206,10 @@ impl Batch {
             self.broken = Some(format!("1 to {APPEND_ENTRIES_MAX} values are appended at once"));
             return self;
         }
-        let payloads = values.iter().map(Stored::to_bytes).collect();
-        let op = LogOp::Append { expected: None, payloads };
-        self.op(&log.handle, 0, None, &op)
+        let payloads: Vec<Bytes> =
+            values.iter().map(|value| log.handle.schemas().payload(value)).collect();
+        let bytes = payloads.iter().map(|payload| payload.len() - SCHEMA_BYTES).sum();
+        self.op(&log.handle, 0, Some(bytes), &LogOp::Append { expected: None, payloads })
     }
 
     /// Sets a key of a map.
@@ -265,8 +266,10 @@ impl Batch {
         ttl_ms: Option<u64>,
         guard: Option<Version>,
     ) -> Self {
-        let (key, value) = (key.to_bytes(), value.map(Stored::to_bytes));
-        let (key_bytes, value_bytes) = (key.len(), value.as_ref().map_or(0, Bytes::len));
+        let value = value.map(|value| map.handle.schemas().payload(value));
+        let value_bytes = value.as_ref().map_or(0, |value| value.len() - SCHEMA_BYTES);
+        let key = key.to_bytes();
+        let key_bytes = key.len();
         let op = match value {
             Some(value) => MapOp::Put { guard, ttl_ms, key, value },
             None => MapOp::Delete { guard, key },

@@ -2,6 +2,7 @@
 
 use std::any::{TypeId, type_name};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use palisade_replication::GroupId;
 
@@ -19,6 +20,7 @@ use crate::resource::{
     SchemaId,
 };
 use crate::resource_row;
+use crate::schemas::Schemas;
 use crate::store::{FamilyId, StateRead};
 use crate::stored::Stored;
 
@@ -32,13 +34,14 @@ pub struct Handle<P> {
     epoch: Option<FenceEpoch>,
     /// On whose behalf, beside this node's own.
     caller: Option<FailureDomain>,
+    schemas: Arc<Schemas>,
     kind: PhantomData<fn() -> P>,
 }
 
 impl<P> Clone for Handle<P> {
     fn clone(&self) -> Self {
         let (engine, caller) = (self.engine.clone(), self.caller.clone());
-        Self { engine, caller, ..*self }
+        Self { engine, caller, schemas: Arc::clone(&self.schemas), ..*self }
     }
 }
 
@@ -63,9 +66,9 @@ impl<P: Projection> Handle<P> {
         let family = Self::family(engine)?;
         let epoch = Some(spec.epoch);
         let kind = ResourceKind::of(P::NAME);
-        let resource = engine.open_resource(kind, P::VERSION, spec, false).await?;
-        let engine = engine.clone();
-        Ok(Self { engine, family, resource, epoch, caller: None, kind: PhantomData })
+        let (resource, schemas) = engine.open_resource(kind, P::VERSION, spec, false).await?;
+        let (engine, schemas, caller) = (engine.clone(), Arc::new(schemas), None);
+        Ok(Self { engine, family, resource, epoch, caller, schemas, kind: PhantomData })
     }
 
     /// Opens a resource that is there for reading: nothing is written to the log, and no writer is
@@ -80,9 +83,11 @@ impl<P: Projection> Handle<P> {
         schema: &SchemaId,
     ) -> Result<Self, Error> {
         let family = Self::family(engine)?;
-        let resource = engine.find_resource(&ResourceKind::of(P::NAME), name, schema).await?;
+        let kind = ResourceKind::of(P::NAME);
+        let (resource, schemas) = engine.find_resource(&kind, name, schema).await?;
         let (engine, epoch, caller) = (engine.clone(), None, None);
-        Ok(Self { engine, family, resource, epoch, caller, kind: PhantomData })
+        let schemas = Arc::new(schemas);
+        Ok(Self { engine, family, resource, epoch, caller, schemas, kind: PhantomData })
     }
 
     /// The same handle on behalf of somebody: placement is judged by his domain too, for writes of its
@@ -183,6 +188,11 @@ impl<P: Projection> Handle<P> {
             })
         });
         read.await?.try_map(|found| found)
+    }
+
+    /// The schemas that it knows.
+    pub(crate) fn schemas(&self) -> &Schemas {
+        &self.schemas
     }
 
     /// The writer generation that it was opened by, if it was not opened for reading alone.

@@ -72,6 +72,7 @@ mod refusal;
 mod resource;
 mod resource_row;
 mod resource_table;
+mod schemas;
 mod session;
 #[cfg(feature = "sim")]
 pub mod sim;

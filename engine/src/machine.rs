@@ -212,7 +212,7 @@ impl Group {
         match Command::decode(payload)? {
             Command::Open(command) => {
                 let opened = self.resources.open(view, registry, at, command)?;
-                if let Outcome::Opened { resource } = opened {
+                if let Outcome::Opened { resource, .. } = opened {
                     touched.push(resource);
                 }
                 Ok(opened)

@@ -83,7 +83,8 @@ impl ResourceTable {
                 if changed {
                     self.store(view, at.group, resource);
                 }
-                Ok(Outcome::Opened { resource })
+                let schemas = self.get(resource).map(Resource::schema_ids).unwrap_or_default();
+                Ok(Outcome::Opened { resource, schemas })
             }
             Err(refusal) => Ok(Outcome::Refused(refusal)),
         }

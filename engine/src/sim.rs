@@ -296,7 +296,7 @@ pub enum SimOutcome {
 impl From<&RecordOutcome> for SimOutcome {
     fn from(outcome: &RecordOutcome) -> Self {
         match &outcome.0 {
-            Outcome::Opened { resource } => Self::Opened(*resource),
+            Outcome::Opened { resource, .. } => Self::Opened(*resource),
             Outcome::Applied { .. } | Outcome::Altered { .. } => Self::Applied,
             Outcome::Duplicate(first) => Self::Duplicate(first.offset.get()),
             Outcome::Refused(refusal) => match Error::from(refusal.clone()) {

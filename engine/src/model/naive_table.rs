@@ -74,7 +74,8 @@ impl NaiveTable {
             }
             self.made += 1;
             self.resources.insert(self.made, new);
-            return Outcome::Opened { resource: ResourceId(self.made) };
+            let schemas = vec![spec.schema.clone()];
+            return Outcome::Opened { resource: ResourceId(self.made), schemas };
         };
         let differs = |what: &str, wanted: &str, found: &str| Refusal::Incompatible {
             expected: format!("{what}={wanted}"),
@@ -112,7 +113,8 @@ impl NaiveTable {
             Some(refusal) => Outcome::Refused(refusal),
             None => {
                 found.spec.epoch = spec.epoch;
-                Outcome::Opened { resource: ResourceId(*id) }
+                let schemas = found.schemas.iter().map(|(schema, _)| schema.clone()).collect();
+                Outcome::Opened { resource: ResourceId(*id), schemas }
             }
         }
     }
