@@ -1,8 +1,8 @@
 //! The contracts of a node's resources as its state machine has them, for handles to look at.
 //!
 //! A handle asks here before each call, and keeps no contract of its own: one that is altered binds every
-//! handle from the record on that altered it. A resource without a contract is not in here, so that its
-//! calls cost one look into a map that does not have it.
+//! handle from the record on that altered it. A resource without a contract is not in here: its calls
+//! cost one look into a map that does not have it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,6 +25,11 @@ impl Contracts {
     pub(crate) fn of(&self, group: GroupId, resource: ResourceId) -> Option<Arc<ResourceSpec>> {
         let specs = self.specs.read().unwrap_or_else(PoisonError::into_inner);
         specs.get(&(group, resource)).cloned()
+    }
+
+    /// True if no resource declares anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.specs.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// All of a group, in the order they were made.

@@ -180,6 +180,9 @@ impl Engine {
         callers: &[FailureDomain],
     ) -> Result<Gate, Error> {
         let keeper = self.gatekeeper();
+        if keeper.contracts.is_empty() {
+            return Ok(Gate::Try);
+        }
         let mut seen = BTreeSet::new();
         let parts: Vec<Part> = handles
             .into_iter()

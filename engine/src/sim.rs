@@ -5,6 +5,7 @@ mod conduct;
 mod desk;
 mod exchange;
 mod fabric;
+mod rehearsal;
 
 use std::sync::Arc;
 

@@ -76,6 +76,7 @@ pub struct SimFabricBuilder {
     nodes: u64,
     projections: Vec<Arc<dyn AnyProjection>>,
     limits: HealthLimits,
+    placed: BTreeMap<NodeId, FailureDomain>,
 }
 
 impl SimFabricBuilder {
@@ -91,6 +92,12 @@ impl SimFabricBuilder {
         self
     }
 
+    /// Where a node is, as a member too: see [`crate::EngineBuilder::voter_in`].
+    pub fn place(mut self, node: NodeId, domain: FailureDomain) -> Self {
+        self.placed.insert(node, domain);
+        self
+    }
+
     /// From when on its nodes call something a failure: see [`crate::EngineBuilder::health_limits`].
     pub fn health_limits(mut self, limits: HealthLimits) -> Self {
         self.limits = limits;
@@ -101,11 +108,12 @@ impl SimFabricBuilder {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for projections with names that are not plain or there twice, and for
-    /// limits under which nothing is ever well.
+    /// limits under which nothing is ever well; and for a domain with an empty name.
     pub fn build(self) -> Result<SimFabric, Error> {
         self.limits.check()?;
+        self.placed.values().try_for_each(FailureDomain::check)?;
         let registry = Registry::new(&self.projections)?;
-        Ok(SimFabric::open(self.seed, self.nodes, registry, self.limits))
+        Ok(SimFabric::open(self, registry))
     }
 }
 
@@ -120,18 +128,26 @@ impl SimFabric {
     #[must_use]
     pub fn from_seed(seed: u64, nodes: u64) -> Self {
         let registry = Registry::new(&[]).expect("no name is wrong");
-        Self::open(seed, nodes, registry, HealthLimits::default())
+        Self::open(Self::builder(nodes).seed(seed), registry)
     }
 
     /// The same with kinds of resources of one's own, as [`crate::EngineBuilder::projection`] adds them.
     pub fn builder(nodes: u64) -> SimFabricBuilder {
-        let limits = HealthLimits::default();
-        SimFabricBuilder { seed: 1, nodes, projections: Vec::new(), limits }
+        SimFabricBuilder {
+            seed: 1,
+            nodes,
+            projections: Vec::new(),
+            limits: HealthLimits::default(),
+            placed: BTreeMap::new(),
+        }
     }
 
-    fn open(seed: u64, nodes: u64, registry: Registry, limits: HealthLimits) -> Self {
+    fn open(builder: SimFabricBuilder, registry: Registry) -> Self {
+        let SimFabricBuilder { seed, nodes, limits, placed, .. } = builder;
+        let domains = placed.iter().map(|(node, domain)| (*node, domain.to_string())).collect();
         let options = SimOptions {
             nodes,
+            domains,
             // Room for the largest records that production takes.
             wal: WalOptions::default(),
             ..SimOptions::calm()
@@ -152,7 +168,7 @@ impl SimFabric {
             limits,
             chores: Vec::new(),
             next_chores_us: 0,
-            placed: BTreeMap::new(),
+            placed,
         };
         while fabric.leader().is_none() {
             fabric.pass(10 * STEP_US);
