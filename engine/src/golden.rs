@@ -15,7 +15,7 @@ use palisade_replication::{
     StateMachine, Term,
 };
 
-use crate::command::{BatchCommand, Command, Op, OpenCommand};
+use crate::command::{BatchCommand, Chore, Command, Number, Op, OpenCommand};
 use crate::digest::digest;
 use crate::machine::EngineMachine;
 use crate::projection::Registry;
@@ -67,8 +67,14 @@ fn commands() -> Vec<Command> {
         epoch: FenceEpoch::new(epoch),
         body,
     };
-    let branches = |guards, then, otherwise| {
-        Command::Batch(BatchCommand { caller: caller.clone(), guards, then, otherwise })
+    let numbered = |number, guards, then, otherwise| {
+        let caller = caller.clone();
+        Command::Batch(BatchCommand { number, caller, guards, then, otherwise })
+    };
+    let branches = |guards, then, otherwise| numbered(None, guards, then, otherwise);
+    let command = |seq, acked_up_to, guards, then| {
+        let number = Number { client: Offset::new(21), seq, acked_up_to };
+        numbered(Some(number), guards, then, Vec::new())
     };
     let batch = |ops| branches(Vec::new(), ops, Vec::new());
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
@@ -145,12 +151,22 @@ fn commands() -> Vec<Command> {
         batch(vec![op(1, 1, append_two(Some(place(8, 1))).to_bytes())]),
         batch(vec![op(2, 1, put_for(1_000, "ends", "soon"))]),
         batch(vec![op(2, 1, keep(3_600_000, 4))]),
-        Command::Housekeep(vec![ResourceId(2)]),
+        Command::Housekeep(vec![Chore::Resource(ResourceId(2))]),
         batch(vec![op(3, 1, window(60_000, 9))]),
         // Refused records: they have their place in the chain, and no row.
         branches(vec![op(3, 1, completed("r2"))], vec![op(1, 1, append("never"))], Vec::new()),
         batch(vec![op(1, 0, append("stale"))]),
         open(ResourceKind::LOG, "commands", 2),
+        // A client: commands that are done, refused, told again, and not let through.
+        Command::Register { ttl_ms: 3_600_000 },
+        command(1, 0, Vec::new(), vec![op(1, 2, append("once")), op(2, 1, put(None, "n", "1"))]),
+        command(2, 0, vec![op(3, 1, completed("r2"))], vec![op(1, 2, append("never"))]),
+        command(2, 0, vec![op(3, 1, completed("r2"))], vec![op(1, 2, append("never"))]),
+        command(2, 0, Vec::new(), vec![op(1, 2, append("another"))]),
+        command(99, 0, Vec::new(), vec![op(1, 2, append("too far"))]),
+        command(3, 1, Vec::new(), vec![op(3, 1, reserve("r1"))]),
+        command(4, 1, Vec::new(), vec![op(3, 1, complete("r2", "never"))]),
+        Command::Housekeep(vec![Chore::Clients, Chore::Resource(ResourceId(1))]),
     ]
 }
 

@@ -16,6 +16,7 @@ use palisade_replication::{
 
 use crate::batch_apply;
 use crate::chain::{ChainHead, ChainLink};
+use crate::clients::{ClientBounds, ClientTable, numbered};
 use crate::codec::{DecodeError, Reader, put_number};
 use crate::command::Command;
 use crate::error::Error;
@@ -36,6 +37,7 @@ pub(crate) struct EngineMachine {
     registry: Registry,
     /// Whether a flush of the store survives a restart.
     keeps: bool,
+    clients: ClientBounds,
     groups: BTreeMap<GroupId, Group>,
 }
 
@@ -72,11 +74,18 @@ impl EngineMachine {
         keeps: bool,
         groups: &[GroupId],
     ) -> Result<Self, Error> {
-        let mut machine = Self { store, registry, keeps, groups: BTreeMap::new() };
+        let (clients, none) = (ClientBounds::default(), BTreeMap::new());
+        let mut machine = Self { store, registry, keeps, clients, groups: none };
         for group in groups {
             machine.load(*group)?;
         }
         Ok(machine)
+    }
+
+    /// The same with other bounds.
+    #[cfg(test)]
+    pub(crate) fn with_clients(self, clients: ClientBounds) -> Self {
+        Self { clients, ..self }
     }
 
     fn load(&mut self, group: GroupId) -> Result<(), LoadError> {
@@ -125,8 +134,9 @@ impl StateMachine for EngineMachine {
             let (offset, log_time) = (entry.first_offset, entry.log_time);
             let mut at = At { group, offset, log_time, index: 0 };
             for record in &entry.records {
+                let (registry, payload) = (&self.registry, record.payload.clone());
                 let outcome =
-                    state.record(&self.registry, &mut view, at, record.payload.clone()).map_err(
+                    state.record(registry, self.clients, &mut view, at, payload).map_err(
                         |fault| fault.within(&format!("offset={}", at.offset)).into_apply_error(),
                     )?;
                 if outcome.stands() {
@@ -188,18 +198,27 @@ impl Group {
     fn record(
         &mut self,
         registry: &Registry,
+        clients: ClientBounds,
         view: &mut View<'_>,
         at: At,
         payload: Bytes,
     ) -> Result<Outcome, ProjectionFault> {
+        let resources = &mut self.resources;
         match Command::decode(payload)? {
-            Command::Open(command) => self.resources.open(view, registry, at.group, command),
+            Command::Open(command) => resources.open(view, registry, at.group, command),
             Command::Batch(command) => {
-                batch_apply::apply(&self.resources, registry, view, at, command)
+                let apply = |view: &mut View<'_>, command| {
+                    batch_apply::apply(resources, registry, view, at, command)
+                };
+                match command.number {
+                    None => apply(view, command),
+                    Some(number) => numbered(view, registry, at, clients, number, command, apply),
+                }
             }
-            Command::Housekeep(resources) => {
-                batch_apply::tidy(&self.resources, registry, view, at, &resources)
+            Command::Housekeep(chores) => {
+                batch_apply::tidy(resources, registry, view, at, clients, &chores)
             }
+            Command::Register { ttl_ms } => ClientTable::load(view, at, clients)?.register(ttl_ms),
         }
     }
 }
@@ -305,6 +324,7 @@ mod tests {
     use palisade_replication::{ProposalId, Record};
 
     use super::*;
+    use crate::command::Chore;
     use crate::resource::ResourceId;
     use crate::store::MemoryStore;
 
@@ -353,7 +373,7 @@ mod tests {
             first_offset: Offset::new(number),
             records: vec![Record { id: ProposalId { session: 1, seq: number }, payload }],
         };
-        let known = Command::Housekeep(vec![ResourceId(7)]).encode();
+        let known = Command::Housekeep(vec![Chore::Resource(ResourceId(7))]).encode();
         machine.apply(group, &[entry(1, known.clone())]).unwrap();
         let stands = machine.applied(group);
         let entries = [entry(2, known.clone()), entry(3, Bytes::from_static(b"unreadable"))];

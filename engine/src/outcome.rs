@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
+use crate::clients::NumberRefusal;
 use crate::refusal::Refusal;
 use crate::resource::ResourceId;
 
@@ -15,6 +16,19 @@ pub struct Completion {
     pub log_time: LogTime,
     /// What the completing record said.
     pub result: Bytes,
+}
+
+/// A place in the log of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) offset: Offset,
+    pub(crate) log_time: LogTime,
+}
+
+impl Completion {
+    pub(crate) fn place(&self) -> Place {
+        Place { offset: self.offset, log_time: self.log_time }
+    }
 }
 
 /// Which operations of a batch were done.
@@ -33,8 +47,14 @@ pub(crate) enum Outcome {
     Opened { resource: ResourceId },
     /// The batch took effect at its offset: what each operation of the branch has said.
     Applied { branch: Branch, outcomes: Vec<Bytes> },
-    /// A request of the batch was completed before: no effect now, the first result again.
-    Duplicate(Completion),
+    /// A request of the batch was completed before, there: no effect now.
+    Duplicate(Place),
+    /// The client is known.
+    Registered { client: Offset },
+    /// A numbered command that was answered before, there: no effect now, the first answer again.
+    Repeated { first: Place, outcome: Box<Outcome> },
+    /// A numbered command that its number does not let through: no effect.
+    Unnumbered(NumberRefusal),
     /// No effect.
     Refused(Refusal),
 }
@@ -42,7 +62,7 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// Whether what the record wrote stands.
     pub(crate) fn stands(&self) -> bool {
-        matches!(self, Self::Opened { .. } | Self::Applied { .. })
+        matches!(self, Self::Opened { .. } | Self::Applied { .. } | Self::Registered { .. })
     }
 }
 
