@@ -158,13 +158,7 @@ impl Session {
     /// ```
     #[must_use]
     pub fn token(&self) -> Bytes {
-        let tokens = self.freshness();
-        let mut out = vec![VERSION];
-        put_number(&mut out, tokens.len() as u64);
-        tokens.iter().for_each(|token| put_bytes(&mut out, &token.to_bytes()));
-        let counts = self.numbers.as_ref().map(|numbers| Counts::of(numbers));
-        Counts::put(counts, &mut out);
-        out.into()
+        encode(&self.freshness(), self.numbers.as_ref().map(|numbers| Counts::of(numbers)))
     }
 
     /// How long its reads wait for a replica that is behind, if they do not say.
@@ -175,8 +169,16 @@ impl Session {
 ///
 /// ```text
 /// version 1 byte (2), groups: count, each a freshness token; time to live of the client in ms, or 0 for a
-/// session without; and if there is one: the client or nothing, how many numbers were given
+/// session without; and if there is one: the client, how many numbers were given; or nothing
 /// ```
+fn encode(seen: &[Freshness], counts: Option<Counts>) -> Bytes {
+    let mut out = vec![VERSION];
+    put_number(&mut out, seen.len() as u64);
+    seen.iter().for_each(|token| put_bytes(&mut out, &token.to_bytes()));
+    Counts::put(counts, &mut out);
+    out.into()
+}
+
 fn decode(token: &Bytes) -> Result<(Vec<Freshness>, Option<Counts>), DecodeError> {
     const FRESHNESS_BYTES_MAX: usize = 1 + 16 + 2 * 10;
     let mut reader = Reader::new(token.clone());
@@ -192,4 +194,46 @@ fn decode(token: &Bytes) -> Result<(Vec<Freshness>, Option<Counts>), DecodeError
     let counts = Counts::take(&mut reader)?;
     reader.end("session")?;
     Ok((tokens, counts))
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_replication::ClusterId;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn tokens_have_one_form(
+            seen in proptest::collection::vec((0_u64..3, 1_u64..300), 0..3),
+            client in proptest::option::of((1_u64..1_000, proptest::option::of((1_u64..300, 0_u64..300)))),
+            at: usize,
+            byte: u8,
+        ) {
+            let cluster = ClusterId::new(7);
+            let seen: Vec<_> = seen
+                .into_iter()
+                .map(|(group, offset)| {
+                    let (group, offset) = (GroupId::new(group), Offset::new(offset));
+                    Freshness { cluster, group, offset }
+                })
+                .collect();
+            let counts = client.map(|(ttl, client)| {
+                let client = client.map(|(offset, given)| {
+                    let (group, offset) = (GroupId::new(1), Offset::new(offset));
+                    (ClientId { cluster, group, offset }, given)
+                });
+                Counts::of(&ClientNumbers::new(Duration::from_millis(ttl), client))
+            });
+            let token = encode(&seen, counts);
+            prop_assert_eq!(decode(&token), Ok((seen, counts)));
+            let mut raw = token.to_vec();
+            let at = at % raw.len();
+            raw[at] = byte;
+            if let Ok((seen, counts)) = decode(&raw.clone().into()) {
+                prop_assert_eq!(encode(&seen, counts), raw);
+            }
+        }
+    }
 }

@@ -203,3 +203,65 @@ fn not_sent(error: Error) -> Error {
         other => other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use palisade_replication::{ClusterId, GroupId, Offset};
+
+    use super::*;
+
+    fn client(offset: u64) -> ClientId {
+        let (cluster, group) = (ClusterId::new(7), GroupId::new(1));
+        ClientId { cluster, group, offset: Offset::new(offset) }
+    }
+
+    fn take(numbers: &ClientNumbers) -> Option<Ticket<'_>> {
+        numbers.take().expect("it has a client").ok()
+    }
+
+    /// The window of the group is never left, however answers come.
+    #[test]
+    fn sixty_four_are_under_way_and_the_next_waits_for_the_lowest() {
+        let numbers = ClientNumbers::new(Duration::from_secs(1), Some((client(5), 9)));
+        let mut tickets: Vec<_> = (0..64).map(|_| take(&numbers).unwrap()).collect();
+        let number = |ticket: &Ticket<'_>| (ticket.number.seq, ticket.number.acked_up_to);
+        assert_eq!((number(&tickets[0]), number(&tickets[63])), ((10, 9), (73, 9)));
+        assert!(take(&numbers).is_none());
+        tickets.truncate(1);
+        assert!(take(&numbers).is_none(), "the lowest is still under way");
+        tickets.clear();
+        let next = take(&numbers).unwrap();
+        assert_eq!(number(&next), (74, 73));
+        assert_eq!(numbers.client(), Some((client(5), 74)));
+    }
+
+    #[test]
+    fn a_number_that_was_never_used_is_given_again_unless_there_is_a_later_one() {
+        let numbers = ClientNumbers::new(Duration::from_secs(1), Some((client(5), 0)));
+        let unused = take(&numbers).unwrap();
+        unused.give_back();
+        drop(unused);
+        let [first, second] = [(); 2].map(|()| take(&numbers).unwrap());
+        assert_eq!((first.number.seq, second.number.seq), (1, 2));
+        first.give_back();
+        drop(first);
+        assert_eq!(take(&numbers).unwrap().number.seq, 3);
+    }
+
+    #[test]
+    fn a_client_that_is_forgotten_takes_its_numbers_with_it_and_no_other() {
+        let numbers = ClientNumbers::new(Duration::from_secs(1), Some((client(5), 0)));
+        let ticket = take(&numbers).unwrap();
+        numbers.forget(client(4));
+        assert_eq!(numbers.client(), Some((client(5), 1)));
+        numbers.forget(client(5));
+        assert_eq!(numbers.client(), None);
+        assert!(numbers.take().is_none());
+        *numbers.state() = State { client: Some(client(8)), ..State::default() };
+        let next = take(&numbers).unwrap();
+        assert_eq!((next.number.seq, next.number.client), (1, Offset::new(8)));
+        // The old client's number 1 ends, the new one's does not.
+        drop(ticket);
+        assert_eq!(take(&numbers).unwrap().number.acked_up_to, 0);
+    }
+}

@@ -240,3 +240,92 @@ fn take_refusal(reader: &mut Reader, registry: &Registry) -> Result<Refusal, Dec
 fn of_no_batch(what: &dyn std::fmt::Debug) -> ProjectionFault {
     ProjectionFault::new(format!("no batch answers {what:?}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::projections::map;
+    use crate::resource::FailureDomain;
+
+    fn bytes() -> impl Strategy<Value = Bytes> {
+        vec(any::<u8>(), 0..20).prop_map(Bytes::from)
+    }
+
+    fn refusal() -> impl Strategy<Value = Refusal> {
+        let epoch = || any::<u64>().prop_map(FenceEpoch::new);
+        let size = || (0_u64..1 << 32).prop_map(|size| size as usize);
+        let domain = FailureDomain::new("aws", "r", "z");
+        let resource = LogicalResourceName::new("a-name").unwrap();
+        prop_oneof![
+            epoch().prop_map(|current| Refusal::Fenced { current }),
+            (epoch(), epoch()).prop_map(|(epoch, current)| Refusal::NotOpened { epoch, current }),
+            any::<u32>().prop_map(|id| Refusal::UnknownResource { resource: ResourceId(id) }),
+            Just(Refusal::DomainUnavailable { domain, resource }),
+            size().prop_map(|guard| Refusal::GuardFailed { guard }),
+            (size(), bytes()).prop_map(|(op, detail)| {
+                Refusal::ByProjection { projection: map::NAME, op, detail }
+            }),
+            (size(), size()).prop_map(|(op, bytes)| Refusal::OutcomeTooLong { op, bytes }),
+            size().prop_map(|bytes| Refusal::ReplyTooLong { bytes }),
+        ]
+    }
+
+    fn place() -> impl Strategy<Value = Place> {
+        any::<(u64, u64)>().prop_map(|(offset, log_time)| Place {
+            offset: Offset::new(offset),
+            log_time: LogTime::new(log_time),
+        })
+    }
+
+    fn reply() -> impl Strategy<Value = Reply> {
+        let branch = prop_oneof![Just(Branch::Then), Just(Branch::Otherwise)];
+        let outcome = prop_oneof![
+            (branch, vec(bytes(), 0..4))
+                .prop_map(|(branch, outcomes)| Outcome::Applied { branch, outcomes }),
+            place().prop_map(Outcome::Duplicate),
+            refusal().prop_map(Outcome::Refused),
+        ];
+        (place(), any::<CommandDigest>(), outcome).prop_map(|(place, digest, outcome)| Reply {
+            place,
+            digest,
+            outcome,
+        })
+    }
+
+    proptest! {
+        /// E8, and no bytes make it panic.
+        #[test]
+        fn an_answer_has_one_form(reply in reply(), at: usize, byte: u8) {
+            let registry = Registry::new(&[]).unwrap();
+            let raw = reply.encode().unwrap();
+            prop_assert_eq!(&Reply::decode(raw.clone(), &registry).unwrap(), &reply);
+            let mut raw = raw.to_vec();
+            let at = at % raw.len();
+            raw[at] = byte;
+            if let Ok(reply) = Reply::decode(raw.clone().into(), &registry) {
+                prop_assert_eq!(reply.encode().unwrap(), raw);
+            }
+        }
+
+        #[test]
+        fn decoding_never_panics(raw in vec(any::<u8>(), 0..60)) {
+            let _ = Reply::decode(raw.into(), &Registry::new(&[]).unwrap());
+        }
+    }
+
+    #[test]
+    fn only_what_a_batch_answers_is_kept() {
+        let place = Place { offset: Offset::new(1), log_time: LogTime::new(1) };
+        let digest = CommandDigest::default();
+        let (expected, found) = (String::new(), String::new());
+        for outcome in [
+            Outcome::Registered { client: Offset::new(1) },
+            Outcome::Refused(Refusal::Incompatible { expected, found }),
+        ] {
+            assert!(Reply { place, digest, outcome }.encode().is_err());
+        }
+    }
+}
