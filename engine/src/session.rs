@@ -142,7 +142,7 @@ impl Session {
     /// let session = engine.client_session(Duration::from_secs(3600)).await?;
     /// let orders: ReplicatedLog<String> = ReplicatedLog::open(session.engine(), spec.clone()).await?;
     /// let stored = session.token(); // to a file of the process
-    /// let first = orders.append(&order).await?;
+    /// let first = orders.append(&order).await?.receipt;
     /// # Ok::<_, Error>((stored, first))
     /// # })?;
     /// # fabric.crash(engine.node());
@@ -150,7 +150,7 @@ impl Session {
     /// // ... the process dies before it has noted the answer, and comes back, perhaps elsewhere.
     /// let session = other.resume(&stored)?;
     /// let orders: ReplicatedLog<String> = ReplicatedLog::open(session.engine(), spec).await?;
-    /// let again = orders.append(&order).await?;
+    /// let again = orders.append(&order).await?.receipt;
     /// assert!(again.duplicate && again.offset == first.offset);
     /// # Ok::<_, Error>(())
     /// # })?;
