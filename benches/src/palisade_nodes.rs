@@ -9,8 +9,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use palisade::{
-    ClusterId, Engine, EngineBuilder, FenceEpoch, LogicalResourceName, NodeId, Placement,
-    ReplicaPolicy, ReplicatedLog, ResourceSpec, Role, SchemaId,
+    ClusterId, Engine, EngineBuilder, NodeId, ReplicaPolicy, ReplicatedLog, ResourceSpec, Role,
 };
 use tokio::task::JoinSet;
 
@@ -66,13 +65,7 @@ pub fn voting(builder: EngineBuilder, addresses: &[SocketAddr]) -> EngineBuilder
 /// # Errors
 /// When the name is none.
 pub fn spec(name: &str) -> Result<ResourceSpec, String> {
-    Ok(ResourceSpec {
-        name: LogicalResourceName::new(name).map_err(text)?,
-        schema: SchemaId::new("bytes.v1").map_err(text)?,
-        epoch: FenceEpoch::new(1),
-        replicas: ReplicaPolicy::majority(3),
-        placement: Placement::providers(["local"]).map_err(text)?,
-    })
+    Ok(ResourceSpec::new(name, "bytes.v1").map_err(text)?.replicas(ReplicaPolicy::majority(3)))
 }
 
 impl Nodes {

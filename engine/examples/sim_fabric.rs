@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use palisade::sim::SimFabric;
 use palisade::{
-    Direction, Engine, Error, FenceEpoch, LogicalResourceName, Offset, Placement, ReadConsistency,
-    ReplicaPolicy, ReplicatedLog, ResourceSpec, SchemaId,
+    Direction, Engine, Error, FenceEpoch, Offset, ReadConsistency, ReplicaPolicy, ReplicatedLog,
+    ResourceSpec,
 };
 
 fn main() -> Result<(), Error> {
@@ -21,13 +21,9 @@ fn main() -> Result<(), Error> {
 
 /// What the service does when it starts as a writer.
 async fn open_orders(engine: &Engine, epoch: u64) -> Result<ReplicatedLog<String>, Error> {
-    let spec = ResourceSpec {
-        name: LogicalResourceName::new("orders")?,
-        schema: SchemaId::new("order.v1")?,
-        epoch: FenceEpoch::new(epoch),
-        replicas: ReplicaPolicy::majority(3),
-        placement: Placement::providers(["local"])?,
-    };
+    let spec = ResourceSpec::new("orders", "order.v1")?
+        .epoch(FenceEpoch::new(epoch))
+        .replicas(ReplicaPolicy::majority(3));
     ReplicatedLog::open(engine, spec).await
 }
 

@@ -187,7 +187,7 @@ impl Batch {
 
     /// Adds an operation on a resource of any kind.
     pub fn with<P: Projection>(self, handle: &Handle<P>, op: &P::Op) -> Self {
-        self.op(handle, 0, op.to_bytes().len(), op)
+        self.op(handle, 0, None, op)
     }
 
     /// Adds a value to a log.
@@ -214,7 +214,7 @@ impl Batch {
     ) -> Self {
         let payload = value.to_bytes();
         let bytes = payload.len();
-        self.op(&log.handle, 0, bytes, &LogOp::Append { expected, payloads: vec![payload] })
+        self.op(&log.handle, 0, Some(bytes), &LogOp::Append { expected, payloads: vec![payload] })
     }
 
     /// Adds values to a log, one right after the other: see [`ReplicatedLog::append_all`].
@@ -225,7 +225,7 @@ impl Batch {
         }
         let payloads = values.iter().map(Stored::to_bytes).collect();
         let op = LogOp::Append { expected: None, payloads };
-        self.op(&log.handle, 0, op.to_bytes().len(), &op)
+        self.op(&log.handle, 0, None, &op)
     }
 
     /// Sets a key of a map.
@@ -288,7 +288,7 @@ impl Batch {
             Some(value) => MapOp::Put { guard, ttl_ms, key, value },
             None => MapOp::Delete { guard, key },
         };
-        self.op(&map.handle, key_bytes, value_bytes, &op)
+        self.op(&map.handle, key_bytes, Some(value_bytes), &op)
     }
 
     /// Reserves a request. If it was completed before, the whole batch is a duplicate: it has no
@@ -327,7 +327,12 @@ impl Batch {
     ) -> Self {
         let key = Bytes::copy_from_slice(key.as_bytes());
         let bytes = key.len();
-        self.op(&store.handle, bytes, 0, &RequestOp::Reserve { owner, issued, fingerprint, key })
+        self.op(
+            &store.handle,
+            bytes,
+            Some(0),
+            &RequestOp::Reserve { owner, issued, fingerprint, key },
+        )
     }
 
     /// Completes a request with its result.
@@ -340,18 +345,19 @@ impl Batch {
     ) -> Self {
         let key = Bytes::copy_from_slice(key.as_bytes());
         let (key_bytes, result_bytes) = (key.len(), result.len());
-        self.op(&store.handle, key_bytes, result_bytes, &RequestOp::Complete { owner, key, result })
+        let op = RequestOp::Complete { owner, key, result };
+        self.op(&store.handle, key_bytes, Some(result_bytes), &op)
     }
 
+    /// Adds an operation, which counts with its key and its value, or else as it is encoded.
     fn op<P: Projection>(
         mut self,
         handle: &Handle<P>,
         key_bytes: usize,
-        value_bytes: usize,
+        value_bytes: Option<usize>,
         op: &P::Op,
     ) -> Self {
         self.check_cluster(handle.engine.cluster());
-        self.bytes += key_bytes + value_bytes;
         if key_bytes > KEY_BYTES_MAX {
             self.broken = Some(format!("a key has at most {KEY_BYTES_MAX} bytes"));
         }
@@ -361,6 +367,7 @@ impl Batch {
         };
         match handle.part(op) {
             Ok(part) => {
+                self.bytes += key_bytes + value_bytes.unwrap_or(part.body.len());
                 ops.push(part);
                 kinds.push(P::NAME);
             }

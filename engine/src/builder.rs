@@ -22,27 +22,28 @@ use crate::store::{Families, StateStore};
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is opened"]
 pub struct EngineBuilder {
-    dir: PathBuf,
-    cluster: ClusterId,
-    node: NodeId,
-    domain: FailureDomain,
-    listen: Option<SocketAddr>,
-    voters: BTreeMap<NodeId, Member>,
-    joins: bool,
+    pub(crate) dir: PathBuf,
+    pub(crate) cluster: ClusterId,
+    pub(crate) node: NodeId,
+    pub(crate) domain: FailureDomain,
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) voters: BTreeMap<NodeId, Member>,
+    pub(crate) joins: bool,
     request_timeout: Duration,
     options: Options,
-    wal: WalOptions,
-    disk: OpenDisk,
-    projections: Vec<Arc<dyn AnyProjection>>,
+    pub(crate) wal: WalOptions,
+    pub(crate) disk: OpenDisk,
+    pub(crate) projections: Vec<Arc<dyn AnyProjection>>,
 }
 
 impl EngineBuilder {
     pub(crate) fn new(dir: &Path) -> Self {
+        let unnamed = FailureDomain::UNNAMED;
         Self {
             dir: dir.to_owned(),
             cluster: ClusterId::new(0),
             node: NodeId::new(1),
-            domain: FailureDomain::new("local", "local", "local"),
+            domain: FailureDomain::new(unnamed, unnamed, unnamed),
             listen: None,
             voters: BTreeMap::new(),
             joins: false,

@@ -233,7 +233,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::resource::{DomainRule, LogicalResourceName, Placement, ReplicaPolicy, SchemaId};
+    use crate::profile::PlacementProfile;
+    use crate::resource::{DomainRule, Placement, ReplicaPolicy};
 
     fn domain() -> FailureDomain {
         FailureDomain::new("aws", "us-east-1", "us-east-1a")
@@ -341,13 +342,8 @@ mod tests {
             region: None,
             zone: None,
         });
-        let spec = ResourceSpec {
-            name: LogicalResourceName::new("n").unwrap(),
-            schema: SchemaId::new("s").unwrap(),
-            epoch: FenceEpoch::new(1),
-            replicas: ReplicaPolicy::majority(1),
-            placement: Placement { rules: rules.into() },
-        };
+        let spec =
+            ResourceSpec::new("n", "s").unwrap().placement(Placement { rules: rules.into() });
         let open = OpenCommand { kind: ResourceKind::MAP, version: 1, spec, caller: domain() };
         let refused = Command::decode(Command::Open(open).encode()).unwrap_err();
         assert_eq!(refused.what, "placement");
@@ -355,20 +351,11 @@ mod tests {
 
     #[test]
     fn open_round_trips() {
-        let spec = |replicas| ResourceSpec {
-            name: LogicalResourceName::new("report-requests").unwrap(),
-            schema: SchemaId::new("report-command.v1").unwrap(),
-            epoch: FenceEpoch::new(3),
-            replicas,
-            placement: Placement::new([DomainRule {
-                provider: "aws".into(),
-                region: Some("us-east-1".into()),
-                zone: None,
-            }])
-            .unwrap(),
-        };
+        let profile = PlacementProfile::multi_az("aws", "us-east-1").unwrap();
+        let spec = ResourceSpec::new("report-requests", "report-command.v1").unwrap();
+        let spec = spec.epoch(FenceEpoch::new(3)).profile(&profile);
         for replicas in [ReplicaPolicy::majority(3), ReplicaPolicy::majority(3).across_domains(2)] {
-            let (kind, spec) = (ResourceKind::MAP, spec(replicas));
+            let (kind, spec) = (ResourceKind::MAP, spec.clone().replicas(replicas));
             let command = Command::Open(OpenCommand { kind, version: 1, spec, caller: domain() });
             assert_eq!(Command::decode(command.encode()), Ok(command));
         }

@@ -23,8 +23,8 @@ use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, Requ
 use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
 use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
-    DomainRule, FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy,
-    ResourceId, ResourceKind, ResourceSpec, SchemaId,
+    DomainRule, FailureDomain, FenceEpoch, Placement, ReplicaPolicy, ResourceId, ResourceKind,
+    ResourceSpec,
 };
 use crate::store::{Direction, MemoryStore, StateRead, Walk};
 use crate::stored::Stored;
@@ -52,13 +52,11 @@ fn commands() -> Vec<Command> {
         Command::Open(OpenCommand {
             kind,
             version: 1,
-            spec: ResourceSpec {
-                name: LogicalResourceName::new(name).unwrap(),
-                schema: SchemaId::new("golden.v1").unwrap(),
-                epoch: FenceEpoch::new(epoch),
-                replicas: ReplicaPolicy::majority(3),
-                placement: Placement::new(rules.clone()).unwrap(),
-            },
+            spec: ResourceSpec::new(name, "golden.v1")
+                .unwrap()
+                .epoch(FenceEpoch::new(epoch))
+                .replicas(ReplicaPolicy::majority(3))
+                .placement(Placement::new(rules.clone()).unwrap()),
             caller: caller.clone(),
         })
     };

@@ -10,13 +10,7 @@
 //!
 //! # async fn example(dir: &std::path::Path) -> Result<(), Error> {
 //! let engine = Engine::builder(dir).open().await?;
-//! let spec = ResourceSpec {
-//!     name: LogicalResourceName::new("greetings")?,
-//!     schema: SchemaId::new("greeting.v1")?,
-//!     epoch: FenceEpoch::new(1),
-//!     replicas: ReplicaPolicy::majority(1),
-//!     placement: Placement::providers(["local"])?,
-//! };
+//! let spec = ResourceSpec::new("greetings", "greeting.v1")?;
 //! let map: ReplicatedMap<String, String> = ReplicatedMap::open(&engine, spec).await?;
 //! let receipt = map.put(&"hello".into(), &"world".into()).await?;
 //! let read = map.get(&"hello".into(), ReadConsistency::AtLeastOffset(receipt.offset)).await?;

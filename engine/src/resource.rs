@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::profile::PlacementProfile;
 use crate::projections;
 
 /// Longest name of a provider, region or zone.
@@ -239,6 +240,9 @@ pub struct FailureDomain {
 }
 
 impl FailureDomain {
+    /// The provider, the region and the zone of a node of which nothing was said.
+    pub(crate) const UNNAMED: &str = "local";
+
     /// Names a zone of a region of a provider.
     pub fn new(
         provider: impl Into<String>,
@@ -361,7 +365,22 @@ impl Placement {
 }
 
 /// What a resource is to be, or is expected to be, when it is opened for writing.
+///
+/// It begins as an [`EngineBuilder`](crate::EngineBuilder) does: one replica, and placed where a node is
+/// that never said where. Placement is authorization (G9), so who says where nodes are says here as well
+/// from where the resource may be used, best by a profile.
+///
+/// ```
+/// use palisade::{FenceEpoch, PlacementProfile, ReplicaPolicy, ResourceSpec};
+///
+/// let spec = ResourceSpec::new("reports", "report.v1")?
+///     .profile(&PlacementProfile::multi_az("aws", "us-east-1")?)
+///     .epoch(FenceEpoch::new(2));
+/// assert_eq!(spec.replicas, ReplicaPolicy::majority(3));
+/// # Ok::<(), palisade::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ResourceSpec {
     /// Its name.
     pub name: LogicalResourceName,
@@ -373,6 +392,49 @@ pub struct ResourceSpec {
     pub replicas: ReplicaPolicy,
     /// From where it may be used.
     pub placement: Placement,
+}
+
+impl ResourceSpec {
+    /// A resource of this name, whose values have this schema. If nothing else is said: epoch 1, one
+    /// replica, and placed on the provider `local`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] as [`LogicalResourceName::new`] and [`SchemaId::new`].
+    pub fn new(name: &str, schema: &str) -> Result<Self, Error> {
+        let provider = FailureDomain::UNNAMED.to_owned();
+        let rules = vec![DomainRule { provider, region: None, zone: None }];
+        Ok(Self {
+            name: LogicalResourceName::new(name)?,
+            schema: SchemaId::new(schema)?,
+            epoch: FenceEpoch::new(1),
+            replicas: ReplicaPolicy::majority(1),
+            placement: Placement { rules },
+        })
+    }
+
+    /// The writer generation to open with.
+    #[must_use]
+    pub fn epoch(self, epoch: FenceEpoch) -> Self {
+        Self { epoch, ..self }
+    }
+
+    /// Its replicas.
+    #[must_use]
+    pub fn replicas(self, replicas: ReplicaPolicy) -> Self {
+        Self { replicas, ..self }
+    }
+
+    /// From where it may be used.
+    #[must_use]
+    pub fn placement(self, placement: Placement) -> Self {
+        Self { placement, ..self }
+    }
+
+    /// Both of the above, as a profile has them.
+    #[must_use]
+    pub fn profile(self, profile: &PlacementProfile) -> Self {
+        self.replicas(profile.replicas).placement(profile.placement.clone())
+    }
 }
 
 /// Short name of a resource within its group, given when it is made.
@@ -391,6 +453,20 @@ mod tests {
         for bad in ["", "-a", "a b", "ä", &"a".repeat(129)] {
             assert!(LogicalResourceName::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_spec_begins_as_an_engine_does() {
+        let spec = ResourceSpec::new("orders", "order.v1").unwrap();
+        assert_eq!((spec.name.as_str(), spec.schema.as_str()), ("orders", "order.v1"));
+        assert_eq!((spec.epoch, spec.replicas), (FenceEpoch::new(1), ReplicaPolicy::majority(1)));
+        assert_eq!(spec.placement, Placement::providers([FailureDomain::UNNAMED]).unwrap());
+        for (name, schema) in [("", "order.v1"), ("orders", "")] {
+            assert!(ResourceSpec::new(name, schema).is_err());
+        }
+        let profile = PlacementProfile::cross_region("aws").unwrap();
+        let wide = spec.profile(&profile);
+        assert_eq!((wide.placement, wide.replicas), (profile.placement, profile.replicas));
     }
 
     #[test]

@@ -9,17 +9,15 @@ use std::time::Duration;
 
 use object_store::local::LocalFileSystem;
 use palisade::audit::{Anchor, verify as verify_proof};
-use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreOptions, restore, verify};
+use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreTo, restore, verify};
 use palisade::{
-    Applied, At, ClusterId, Direction, Engine, Error, FenceEpoch, Freshness, Handle,
-    LogicalResourceName, Member, MemberChange, NodeId, Offset, OpenDisk, Options, Placement,
-    Projection, ProjectionFault, ReadConsistency, ReplicaPolicy, ReplicatedLog, ResourceSpec, Rows,
-    SchemaId, Stored,
+    Applied, At, ClusterId, Direction, Engine, EngineBuilder, Error, FenceEpoch, Freshness, Handle,
+    Member, MemberChange, NodeId, Offset, OpenDisk, Options, Projection, ProjectionFault,
+    ReadConsistency, ReplicatedLog, ResourceSpec, Rows, Stored,
 };
 
 const OLD: ClusterId = ClusterId::new(7);
 const NEW: ClusterId = ClusterId::new(8);
-const NODE: NodeId = NodeId::new(1);
 /// Long enough for a busy machine; nothing waits for it that is done.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -33,13 +31,7 @@ fn place(dir: &Path) -> BackupPlace {
 }
 
 fn spec(name: &str, epoch: u64) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).unwrap(),
-        schema: SchemaId::new("test.v1").unwrap(),
-        epoch: FenceEpoch::new(epoch),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"]).unwrap(),
-    }
+    ResourceSpec::new(name, "test.v1").unwrap().epoch(FenceEpoch::new(epoch))
 }
 
 async fn log(engine: &Engine, epoch: u64) -> Result<ReplicatedLog<String>, Error> {
@@ -84,11 +76,13 @@ async fn a_projection_of_the_host_is_restored() {
     old.backup(&place).incremental(&id("last"), &id("full")).await.unwrap();
     old.close().await.unwrap();
     let new = dir.path().join("new");
-    let unknown = restore(&place, &id("last"), options(&new)).await.unwrap_err();
+    let end = RestoreTo::End;
+    let unknown = restore(&place, &id("last"), &anew(&new), end).await.unwrap_err();
     assert!(matches!(unknown, BackupError::Engine(Error::Incompatible { .. })), "{unknown}");
     assert!(!new.exists());
-    restore(&place, &id("last"), options(&new).projection(Sum)).await.unwrap();
-    let engine = Engine::builder(&new).cluster(NEW).projection(Sum).open().await.unwrap();
+    let builder = anew(&new).projection(Sum);
+    restore(&place, &id("last"), &builder, end).await.unwrap();
+    let engine = builder.open().await.unwrap();
     let sum = Handle::<Sum>::open(&engine, spec("sum", 2)).await.unwrap();
     assert_eq!(sum.submit(&5).await.unwrap().outcome, 12);
     engine.close().await.unwrap();
@@ -137,12 +131,8 @@ async fn chain(dir: &Path, place: &BackupPlace) -> Vec<(Offset, String)> {
     all
 }
 
-async fn open(dir: &Path) -> Result<Engine, Error> {
-    Engine::builder(dir).cluster(NEW).open().await
-}
-
-fn options(dir: &Path) -> RestoreOptions {
-    RestoreOptions::new(dir, NEW, NODE)
+fn anew(dir: &Path) -> EngineBuilder {
+    Engine::builder(dir).cluster(NEW)
 }
 
 /// G10: what was acknowledged before the last backup is there, in a cluster that takes writes; its log goes
@@ -158,10 +148,10 @@ async fn a_restored_node_takes_writes() {
     let last = backups[3].clone();
 
     let new = dir.path().join("new");
-    let restored = restore(&place, &id("b3"), options(&new)).await.unwrap();
+    let restored = restore(&place, &id("b3"), &anew(&new), RestoreTo::End).await.unwrap();
     assert_eq!((restored.digest.offset, restored.digest.head), (last.to, last.head));
     assert_eq!(restored.log_time, last.log_time);
-    let engine = open(&new).await.unwrap();
+    let engine = anew(&new).open().await.unwrap();
     assert_eq!(engine.chain_head().await.unwrap(), (last.to, last.head));
     let fenced = log(&engine, 1).await.map(|_| ()).unwrap_err();
     assert!(matches!(fenced, Error::Fenced { current } if current.get() == 2), "{fenced}");
@@ -187,7 +177,7 @@ async fn a_restored_node_takes_writes() {
         format!("not found: records before offset={}: the log begins there", last.to.next());
     assert_eq!(before_restore.to_string(), trimmed);
     engine.close().await.unwrap();
-    let engine = open(&new).await.unwrap();
+    let engine = anew(&new).open().await.unwrap();
     assert_eq!(engine.chain_head().await.unwrap(), anchor);
     let writer = log(&engine, 3).await.unwrap();
     assert_eq!(logged(&writer).await.len(), all.len() + 1);
@@ -216,38 +206,44 @@ async fn a_restore_is_refused_or_whole() {
     let (floor, end) = (backups[0].to, backups[3].to);
     let new = dir.path().join("new");
     let b3 = id("b3");
-    let refused = async |options: RestoreOptions| restore(&place, &b3, options).await.unwrap_err();
+    let refused = async |builder: EngineBuilder, to: RestoreTo| {
+        restore(&place, &b3, &builder, to).await.unwrap_err()
+    };
+    let all_of_it = RestoreTo::End;
 
-    let same = refused(RestoreOptions::new(&new, OLD, NODE)).await;
+    let same = refused(anew(&new).cluster(OLD), all_of_it).await;
     assert!(matches!(same, BackupError::InvalidArgument { .. }), "{same}");
-    let beyond = refused(options(&new).at(end.next())).await;
+    let beyond = refused(anew(&new), RestoreTo::Offset(end.next())).await;
     assert!(matches!(beyond, BackupError::InvalidArgument { .. }), "{beyond}");
-    let before = refused(options(&new).at(Offset::ZERO)).await;
+    let before = refused(anew(&new), RestoreTo::Offset(Offset::ZERO)).await;
     assert!(
         matches!(before, BackupError::Compacted { floor: found } if found == floor),
         "{before}"
     );
-    let used = refused(options(&dir.path().join("old"))).await;
+    let used = refused(anew(&dir.path().join("old")), all_of_it).await;
     assert!(matches!(used, BackupError::InvalidArgument { .. }), "{used}");
+    let several = anew(&new).voter(NodeId::new(2), address());
+    let several = refused(several, all_of_it).await;
+    assert!(matches!(several, BackupError::InvalidArgument { .. }), "{several}");
     assert!(!new.exists());
 
     // The process ends when the log is to be made.
     let gone = OpenDisk::over(|_, _| panic!("the process is gone"));
-    let cut = refused(options(&new).disk(gone)).await;
+    let cut = refused(anew(&new).disk(gone), all_of_it).await;
     assert!(matches!(cut, BackupError::Engine(Error::InternalError { .. })), "{cut}");
-    let unfinished = open(&new).await.map(|_| ()).unwrap_err();
+    let unfinished = anew(&new).open().await.map(|_| ()).unwrap_err();
     assert!(matches!(unfinished, Error::Incompatible { .. }), "{unfinished}");
     assert!(unfinished.to_string().contains("an unfinished restore"), "{unfinished}");
-    let again = refused(options(&new)).await;
+    let again = refused(anew(&new), all_of_it).await;
     assert!(matches!(again, BackupError::InvalidArgument { .. }), "{again}");
 
     // At an offset within the last of the chain.
     let (at, _) = all[all.len() - 1];
     std::fs::remove_dir_all(&new).unwrap();
-    restore(&place, &b3, options(&new).at(at)).await.unwrap();
+    restore(&place, &b3, &anew(&new), RestoreTo::Offset(at)).await.unwrap();
     let stranger = Engine::builder(&new).cluster(OLD).open().await.map(|_| ()).unwrap_err();
     assert!(matches!(stranger, Error::Incompatible { .. }), "{stranger}");
-    let engine = open(&new).await.unwrap();
+    let engine = anew(&new).open().await.unwrap();
     assert_eq!(engine.applied().unwrap(), at);
     let expected: Vec<_> = all.into_iter().filter(|(offset, _)| *offset <= at).collect();
     assert_eq!(logged(&log(&engine, 2).await.unwrap()).await, expected);
@@ -267,11 +263,11 @@ async fn others_join_a_restored_node() {
     let all = chain(&dir.path().join("old"), &place).await;
     let addresses = [address(), address()];
     let first = dir.path().join("first");
-    restore(&place, &id("b3"), options(&first).listen(addresses[0])).await.unwrap();
-    let builder = Engine::builder(&first).cluster(NEW).listen(addresses[0]);
+    let builder = anew(&first).listen(addresses[0]);
+    restore(&place, &id("b3"), &builder, RestoreTo::End).await.unwrap();
     let one = builder.open().await.unwrap();
     let second = NodeId::new(2);
-    let builder = Engine::builder(dir.path().join("second")).cluster(NEW).node(second);
+    let builder = anew(&dir.path().join("second")).node(second);
     let two = builder.listen(addresses[1]).joins().open().await.unwrap();
     let writer = log(&one, 2).await.unwrap();
     let member = Member {

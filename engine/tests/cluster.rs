@@ -6,9 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use palisade::{
-    ClusterId, Engine, Error, FenceEpoch, LogPosition, LogicalResourceName, NodeId, Offset,
-    Placement, ReadConsistency, ReadOptions, ReplicaPolicy, ReplicatedLog, ReplicatedMap,
-    ResourceSpec, SchemaId, WalOptions,
+    ClusterId, Engine, Error, LogPosition, NodeId, Offset, ReadConsistency, ReadOptions,
+    ReplicaPolicy, ReplicatedLog, ReplicatedMap, ResourceSpec, WalOptions,
 };
 
 fn addresses() -> Vec<SocketAddr> {
@@ -33,13 +32,7 @@ async fn open(dir: &Path, addresses: &[SocketAddr], at: usize) -> Engine {
 }
 
 fn spec(name: &str) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).unwrap(),
-        schema: SchemaId::new("test.v1").unwrap(),
-        epoch: FenceEpoch::new(1),
-        replicas: ReplicaPolicy::majority(3),
-        placement: Placement::providers(["local"]).unwrap(),
-    }
+    ResourceSpec::new(name, "test.v1").unwrap().replicas(ReplicaPolicy::majority(3))
 }
 
 async fn map(engine: &Engine) -> ReplicatedMap<String, String> {

@@ -9,8 +9,8 @@ use palisade::degradation::{
 };
 use palisade::sim::SimFabric;
 use palisade::{
-    Engine, Error, FailureDomain, FenceEpoch, GroupId, LogicalResourceName, NodeId, Placement,
-    ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec, SchemaId,
+    Engine, Error, FailureDomain, GroupId, NodeId, ReadConsistency, ReplicaPolicy, ReplicatedMap,
+    ResourceSpec,
 };
 
 /// Enough for an election and what follows from it.
@@ -19,13 +19,7 @@ const A_WHILE: Duration = Duration::from_secs(5);
 type Map = ReplicatedMap<String, String>;
 
 fn spec(replicas: ReplicaPolicy) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new("orders").unwrap(),
-        schema: SchemaId::new("test.v1").unwrap(),
-        epoch: FenceEpoch::new(1),
-        replicas,
-        placement: Placement::providers(["local"]).unwrap(),
-    }
+    ResourceSpec::new("orders", "test.v1").unwrap().replicas(replicas)
 }
 
 /// A cluster with one map, open on every node, and a copy of its placement.

@@ -4,20 +4,13 @@ use std::time::Duration;
 
 use palisade::{
     ClusterId, Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
-    LogTime, LogicalResourceName, MapRange, NodeId, Offset, Placement, ReadConsistency,
-    ReadOptions, ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
-    RequestStatus, ResourceSpec, SchemaId, Version,
+    LogTime, MapRange, NodeId, Offset, Placement, ReadConsistency, ReadOptions, ReplicaPolicy,
+    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec, Version,
 };
 use tempfile::TempDir;
 
 fn spec(name: &str, epoch: u64) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).unwrap(),
-        schema: SchemaId::new("test.v1").unwrap(),
-        epoch: FenceEpoch::new(epoch),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"]).unwrap(),
-    }
+    ResourceSpec::new(name, "test.v1").unwrap().epoch(FenceEpoch::new(epoch))
 }
 
 struct Service {
@@ -174,8 +167,7 @@ async fn a_domain_outside_the_placement_is_refused() {
         .commit()
         .await;
     assert!(matches!(refused, Err(Error::DomainUnavailable { .. })), "{refused:?}");
-    let placed =
-        ResourceSpec { placement: Placement::providers(["gcp"]).unwrap(), ..spec("other", 1) };
+    let placed = spec("other", 1).placement(Placement::providers(["gcp"]).unwrap());
     let refused = ReplicatedLog::<String>::open(&service.engine, placed).await.map(|_| ());
     assert!(matches!(refused, Err(Error::DomainUnavailable { .. })), "{refused:?}");
 }
@@ -210,14 +202,14 @@ async fn what_is_acknowledged_survives_a_restart_and_the_digest_is_equal() {
 async fn another_schema_or_kind_is_incompatible_and_bad_arguments_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(&dir, 1).await.unwrap();
-    let other = ResourceSpec { schema: SchemaId::new("test.v2").unwrap(), ..spec("log", 1) };
+    let other = ResourceSpec::new("log", "test.v2").unwrap();
     let refused = ReplicatedLog::<String>::open(&service.engine, other).await.map(|_| ());
     assert!(matches!(refused, Err(Error::Incompatible { .. })), "{refused:?}");
     let refused =
         ReplicatedMap::<String, String>::open(&service.engine, spec("log", 1)).await.map(|_| ());
     assert!(matches!(refused, Err(Error::Incompatible { .. })), "{refused:?}");
 
-    let three = ResourceSpec { replicas: ReplicaPolicy::majority(3), ..spec("three", 1) };
+    let three = spec("three", 1).replicas(ReplicaPolicy::majority(3));
     let refused = ReplicatedLog::<String>::open(&service.engine, three).await.map(|_| ());
     assert!(matches!(refused, Err(Error::Incompatible { .. })), "one voter is not three copies");
 
@@ -313,9 +305,9 @@ async fn replicas_and_placement_are_part_of_what_a_resource_is() {
     let service = open(&dir, 1).await.unwrap();
     let opened =
         async |spec| ReplicatedLog::<String>::open(&service.engine, spec).await.map(|_| ());
-    let none = ResourceSpec { replicas: ReplicaPolicy::majority(0), ..spec("log", 1) };
+    let none = spec("log", 1).replicas(ReplicaPolicy::majority(0));
     let wider = Placement::providers(["local", "aws"]).unwrap();
-    for other in [none, ResourceSpec { placement: wider, ..spec("log", 1) }] {
+    for other in [none, spec("log", 1).placement(wider)] {
         let refused = opened(other).await;
         assert!(matches!(refused, Err(Error::Incompatible { .. })), "{refused:?}");
     }

@@ -10,10 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
-    Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
-    LogicalResourceName, MemberChange, NodeId, Offset, Placement, ReadConsistency, ReadOptions,
-    Receipt, ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
-    RequestStatus, ResourceSpec, SchemaId, VALUE_BYTES_MAX,
+    Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, MemberChange,
+    NodeId, Offset, ReadConsistency, ReadOptions, Receipt, ReplicaPolicy,
+    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec,
+    VALUE_BYTES_MAX,
 };
 
 /// How long a request waits, as `EngineBuilder::request_timeout` says.
@@ -25,13 +25,10 @@ const A_WHILE: Duration = Duration::from_secs(5);
 const OWNER: FenceEpoch = FenceEpoch::new(1);
 
 fn spec(name: &str, epoch: u64) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).unwrap(),
-        schema: SchemaId::new("test.v1").unwrap(),
-        epoch: FenceEpoch::new(epoch),
-        replicas: ReplicaPolicy::majority(3),
-        placement: Placement::providers(["local"]).unwrap(),
-    }
+    ResourceSpec::new(name, "test.v1")
+        .unwrap()
+        .epoch(FenceEpoch::new(epoch))
+        .replicas(ReplicaPolicy::majority(3))
 }
 
 /// A service as it is written for production: nothing in it knows of a simulator.
@@ -362,7 +359,7 @@ fn placement_and_domains_are_judged() {
 
     // Nodes 1 and 3 are in one zone, 2 is in the other.
     let across = ReplicaPolicy::majority(3).across_domains(2);
-    let across = || ResourceSpec { replicas: across, ..spec("across", 1) };
+    let across = || spec("across", 1).replicas(across);
     let leader = fabric.leader().unwrap();
     let service = fabric.engine(leader);
     if leader == two {
@@ -384,7 +381,7 @@ fn placement_and_domains_are_judged() {
     let mut alone = SimFabric::new(1);
     let engine = alone.engine(alone.node(1));
     let one = ReplicaPolicy::majority(1).across_domains(2);
-    let refused = alone.block_on(open(&engine, ResourceSpec { replicas: one, ..spec("log", 1) }));
+    let refused = alone.block_on(open(&engine, spec("log", 1).replicas(one)));
     let refused = refused.map(|_| ());
     assert!(matches!(refused, Err(Error::Incompatible { .. })), "{refused:?}");
 }

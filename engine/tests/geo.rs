@@ -9,8 +9,8 @@ use palisade::degradation::{
     Answer, ClusterMap, DrillReport, FailureDrill, GroupMap, NodeAnswers, ResourceMap,
 };
 use palisade::{
-    ClusterId, Disposition, Engine, Error, FailureDomain, FenceEpoch, GroupId, LogicalResourceName,
-    NodeId, Placement, ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec, SchemaId,
+    ClusterId, Disposition, Engine, Error, FailureDomain, GroupId, NodeId, ReadConsistency,
+    ReplicaPolicy, ReplicatedMap, ResourceSpec,
 };
 
 /// Long enough for a busy machine; nothing waits for it that is done.
@@ -57,13 +57,7 @@ fn domain(zone: &str) -> FailureDomain {
 }
 
 fn spec(name: &str, replicas: ReplicaPolicy) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).unwrap(),
-        schema: SchemaId::new("test.v1").unwrap(),
-        epoch: FenceEpoch::new(1),
-        replicas,
-        placement: Placement::providers(["local"]).unwrap(),
-    }
+    ResourceSpec::new(name, "test.v1").unwrap().replicas(replicas)
 }
 
 const ACROSS: ReplicaPolicy = ReplicaPolicy::majority(3).across_domains(2);

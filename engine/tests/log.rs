@@ -12,8 +12,8 @@ use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
     APPEND_ENTRIES_MAX, Branch, CONSUMER_NAME_BYTES_MAX, Direction, Disposition, Engine, Error,
     Failure, FenceEpoch, LogEntry, LogPosition, LogRetention, LogTail, LogicalResourceName, Offset,
-    Placement, ReadConsistency, ReadOptions, ReplicaPolicy, ReplicatedLog, ResourceSpec, SchemaId,
-    TAIL_ENTRIES_MAX, VALUE_BYTES_MAX,
+    ReadConsistency, ReadOptions, ReplicatedLog, ResourceSpec, SchemaId, TAIL_ENTRIES_MAX,
+    VALUE_BYTES_MAX,
 };
 
 type Log = ReplicatedLog<u64>;
@@ -25,13 +25,7 @@ const SOON: Duration = Duration::from_secs(1);
 const A_WHILE: Duration = Duration::from_secs(5);
 
 async fn open(engine: &Engine) -> Result<Log, Error> {
-    let spec = ResourceSpec {
-        name: LogicalResourceName::new("numbers")?,
-        schema: SchemaId::new("number.v1")?,
-        epoch: FenceEpoch::new(1),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"])?,
-    };
+    let spec = ResourceSpec::new("numbers", "number.v1")?;
     Log::open(engine, spec).await
 }
 
@@ -114,13 +108,7 @@ fn many_values_are_appended_together_or_not_at_all() {
     });
     let engine = fabric.engine(fabric.node(1));
     fabric.block_on(async {
-        let spec = ResourceSpec {
-            name: LogicalResourceName::new("large").unwrap(),
-            schema: SchemaId::new("bytes.v1").unwrap(),
-            epoch: FenceEpoch::new(1),
-            replicas: ReplicaPolicy::majority(1),
-            placement: Placement::providers(["local"]).unwrap(),
-        };
+        let spec = ResourceSpec::new("large", "bytes.v1").unwrap();
         let log = ReplicatedLog::<Vec<u8>>::open(&engine, spec).await.unwrap();
         let half = vec![0; VALUE_BYTES_MAX / 2];
         let refused = log.append_all(&[half.clone(), half.clone()]).await;

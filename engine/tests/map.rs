@@ -5,21 +5,15 @@ use std::time::Duration;
 
 use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
-    Batch, Engine, Error, FenceEpoch, GET_KEYS_MAX, History, KEY_BYTES_MAX, LogicalResourceName,
-    MapRange, Offset, Placement, ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec,
-    SchemaId, Watch, WatchEvent, WatchOptions,
+    Batch, Engine, Error, GET_KEYS_MAX, History, KEY_BYTES_MAX, LogicalResourceName, MapRange,
+    Offset, ReadConsistency, ReplicatedMap, ResourceSpec, SchemaId, Watch, WatchEvent,
+    WatchOptions,
 };
 
 type Map = ReplicatedMap<String, u64>;
 
 async fn open(engine: &Engine) -> Result<Map, Error> {
-    let spec = ResourceSpec {
-        name: LogicalResourceName::new("numbers")?,
-        schema: SchemaId::new("number.v1")?,
-        epoch: FenceEpoch::new(1),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"])?,
-    };
+    let spec = ResourceSpec::new("numbers", "number.v1")?;
     ReplicatedMap::open(engine, spec).await
 }
 
@@ -411,13 +405,7 @@ fn many_keys_that_end_at_once_keep_no_other_map_waiting() {
     let mut fabric = SimFabric::new(1);
     let engine = fabric.engine(fabric.node(1));
     let maps = (0..MAPS).map(|number| {
-        let spec = ResourceSpec {
-            name: LogicalResourceName::new(&format!("numbers-{number}")).unwrap(),
-            schema: SchemaId::new("number.v1").unwrap(),
-            epoch: FenceEpoch::new(1),
-            replicas: ReplicaPolicy::majority(1),
-            placement: Placement::providers(["local"]).unwrap(),
-        };
+        let spec = ResourceSpec::new(&format!("numbers-{number}"), "number.v1").unwrap();
         fabric.block_on(ReplicatedMap::<u64, u64>::open(&engine, spec)).unwrap()
     });
     let maps: Vec<_> = maps.collect();

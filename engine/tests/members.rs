@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use palisade::{
-    ClusterId, Disposition, Engine, EngineBuilder, Error, FenceEpoch, LogicalResourceName, Member,
-    MemberChange, NodeId, Offset, Options, Placement, ReadConsistency, ReadOptions, ReplicaPolicy,
-    ReplicatedMap, ResourceSpec, Role, SchemaId, WalOptions,
+    ClusterId, Disposition, Engine, EngineBuilder, Error, Member, MemberChange, NodeId, Offset,
+    Options, ReadConsistency, ReadOptions, ReplicaPolicy, ReplicatedMap, ResourceSpec, Role,
+    WalOptions,
 };
 
 /// Long enough for a busy machine; nothing waits for it that is done.
@@ -64,13 +64,7 @@ fn node(at: usize) -> NodeId {
 }
 
 async fn map(engine: &Engine) -> ReplicatedMap<String, String> {
-    let spec = ResourceSpec {
-        name: LogicalResourceName::new("map").unwrap(),
-        schema: SchemaId::new("test.v1").unwrap(),
-        epoch: FenceEpoch::new(1),
-        replicas: ReplicaPolicy::majority(3),
-        placement: Placement::providers(["local"]).unwrap(),
-    };
+    let spec = ResourceSpec::new("map", "test.v1").unwrap().replicas(ReplicaPolicy::majority(3));
     let mut opened = None;
     until("a map", async || match ReplicatedMap::open(engine, spec.clone()).await {
         Ok(map) => opened.replace(map).is_none(),

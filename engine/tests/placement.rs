@@ -3,20 +3,16 @@
 
 use palisade::sim::SimFabric;
 use palisade::{
-    Engine, Error, FailureDomain, FenceEpoch, LogicalResourceName, Member, MemberChange, NodeId,
-    Placement, ReadConsistency, ReplicaPolicy, ReplicatedMap, ResourceSpec, SchemaId,
+    Engine, Error, FailureDomain, Member, MemberChange, NodeId, Placement, ReadConsistency,
+    ReplicatedMap, ResourceSpec,
 };
 
 type Map = ReplicatedMap<String, String>;
 
 fn spec(name: &str, provider: &str) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).unwrap(),
-        schema: SchemaId::new("placed.v1").unwrap(),
-        epoch: FenceEpoch::new(1),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers([provider]).unwrap(),
-    }
+    ResourceSpec::new(name, "placed.v1")
+        .unwrap()
+        .placement(Placement::providers([provider]).unwrap())
 }
 
 fn at(provider: &str) -> FailureDomain {

@@ -10,21 +10,14 @@ use inventory::{AtLeast, Inventory, Op, Refusal, Stock, stock};
 use palisade::sim::{SimFabric, check_projection};
 use palisade::{
     Applied, At, Branch, Engine, Error, FenceEpoch, Fingerprint, Handle, LogTime,
-    LogicalResourceName, OUTCOME_BYTES_MAX, Placement, Projection, ProjectionFault,
-    ROW_KEY_BYTES_MAX, ReadConsistency, ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog,
-    ReplicatedMap, ResourceSpec, Rows, RowsRead, SchemaId,
+    OUTCOME_BYTES_MAX, Projection, ProjectionFault, ROW_KEY_BYTES_MAX, ReadConsistency,
+    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec, Rows, RowsRead,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 fn spec(name: &str) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).unwrap(),
-        schema: SchemaId::new("shop.v1").unwrap(),
-        epoch: FenceEpoch::new(1),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"]).unwrap(),
-    }
+    ResourceSpec::new(name, "shop.v1").unwrap()
 }
 
 fn receive(count: u64) -> Op {

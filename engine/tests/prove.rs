@@ -2,19 +2,10 @@
 
 use palisade::audit::{Anchor, verify};
 use palisade::sim::SimFabric;
-use palisade::{
-    Engine, Error, FenceEpoch, LogicalResourceName, Offset, Placement, ReplicaPolicy,
-    ReplicatedLog, ResourceSpec, SchemaId,
-};
+use palisade::{Engine, Error, Offset, ReplicatedLog, ResourceSpec};
 
 async fn log(engine: &Engine) -> ReplicatedLog<String> {
-    let spec = ResourceSpec {
-        name: LogicalResourceName::new("log").unwrap(),
-        schema: SchemaId::new("test.v1").unwrap(),
-        epoch: FenceEpoch::new(1),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"]).unwrap(),
-    };
+    let spec = ResourceSpec::new("log", "test.v1").unwrap();
     ReplicatedLog::open(engine, spec).await.unwrap()
 }
 

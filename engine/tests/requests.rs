@@ -5,21 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
-    Completion, Engine, Error, FenceEpoch, Fingerprint, KEY_BYTES_MAX, LogTime,
-    LogicalResourceName, Placement, ReadConsistency, Receipt, ReplicaPolicy,
-    ReplicatedIdempotencyStore, RequestStatus, RequestWindow, ResourceSpec, SchemaId,
+    Completion, Engine, Error, FenceEpoch, Fingerprint, KEY_BYTES_MAX, LogTime, ReadConsistency,
+    Receipt, ReplicatedIdempotencyStore, RequestStatus, RequestWindow, ResourceSpec,
 };
 
 const OWNER: FenceEpoch = FenceEpoch::new(1);
 
 async fn open(engine: &Engine) -> Result<ReplicatedIdempotencyStore, Error> {
-    let spec = ResourceSpec {
-        name: LogicalResourceName::new("requests")?,
-        schema: SchemaId::new("request.v1")?,
-        epoch: FenceEpoch::new(1),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"])?,
-    };
+    let spec = ResourceSpec::new("requests", "request.v1")?;
     ReplicatedIdempotencyStore::open(engine, spec).await
 }
 

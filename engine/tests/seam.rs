@@ -9,10 +9,9 @@ use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
     BatchDone, Direction, Done, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
-    KEY_BYTES_MAX, LogEntry, LogPosition, LogicalResourceName, MapRange, MemberChange, NodeId,
-    Offset, Placement, Read, ReadConsistency, ReadOptions, Receipt, ReplicaPolicy,
-    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec,
-    SchemaId, Version,
+    KEY_BYTES_MAX, LogEntry, LogPosition, MapRange, MemberChange, NodeId, Offset, Placement, Read,
+    ReadConsistency, ReadOptions, Receipt, ReplicaPolicy, ReplicatedIdempotencyStore,
+    ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec, Version,
 };
 
 type Log = ReplicatedLog<String>;
@@ -20,13 +19,7 @@ type Map = ReplicatedMap<String, String>;
 type Requests = ReplicatedIdempotencyStore;
 
 fn spec(name: &str, epoch: u64) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).unwrap(),
-        schema: SchemaId::new("test.v1").unwrap(),
-        epoch: FenceEpoch::new(epoch),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"]).unwrap(),
-    }
+    ResourceSpec::new(name, "test.v1").unwrap().epoch(FenceEpoch::new(epoch))
 }
 
 /// What was told, one line each. Log time and the name of the cluster differ, and are left out.
@@ -140,14 +133,14 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     told.receipt("current", appended(newer.append(&text("c")).await));
     told.note("an older writer", Log::open(&engine, spec("log", 1)).await.map(|_| ()));
     told.note("another kind", Map::open(&engine, spec("log", 2)).await.map(|_| ()));
-    let three = ResourceSpec { replicas: ReplicaPolicy::majority(3), ..spec("three", 1) };
+    let three = spec("three", 1).replicas(ReplicaPolicy::majority(3));
     told.note("more copies", Log::open(&engine, three).await.map(|_| ()));
     let across = ReplicaPolicy::majority(1).across_domains(2);
-    let across = ResourceSpec { replicas: across, ..spec("across", 1) };
+    let across = spec("across", 1).replicas(across);
     // Who the voters are is said in other words: the simulator gives its members zones.
     let refused = Log::open(&engine, across).await.map(|_| ()).unwrap_err();
     told.note("more domains", refused.code());
-    let placed = ResourceSpec { placement: Placement::providers(["aws"])?, ..spec("placed", 1) };
+    let placed = spec("placed", 1).placement(Placement::providers(["aws"])?);
     told.note("placed elsewhere", Log::open(&engine, placed).await.map(|_| ()).is_err());
 
     let status = engine.status().await?;

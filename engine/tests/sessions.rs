@@ -5,21 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
-    ClusterId, Engine, Error, FenceEpoch, Freshness, GroupId, LogicalResourceName, Offset,
-    Placement, ReadConsistency, ReadOptions, ReplicaPolicy, ReplicatedMap, ResourceSpec, SchemaId,
-    Session, Stored,
+    ClusterId, Engine, Error, Freshness, GroupId, LogicalResourceName, Offset, ReadConsistency,
+    ReadOptions, ReplicatedMap, ResourceSpec, SchemaId, Session, Stored,
 };
 
 type Map = ReplicatedMap<String, u64>;
 
 async fn open(engine: &Engine) -> Result<Map, Error> {
-    let spec = ResourceSpec {
-        name: LogicalResourceName::new("numbers")?,
-        schema: SchemaId::new("number.v1")?,
-        epoch: FenceEpoch::new(1),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"])?,
-    };
+    let spec = ResourceSpec::new("numbers", "number.v1")?;
     ReplicatedMap::open(engine, spec).await
 }
 

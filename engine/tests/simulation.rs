@@ -13,8 +13,8 @@ use palisade::sim::{
     Submission, Swap, open,
 };
 use palisade::{
-    FailureDomain, FenceEpoch, LogicalResourceName, NodeId, Placement, ReplicaPolicy, ResourceId,
-    ResourceKind, ResourceSpec, SchemaId,
+    FailureDomain, FenceEpoch, NodeId, Placement, ReplicaPolicy, ResourceId, ResourceKind,
+    ResourceSpec,
 };
 use palisade_replication::StateMachine;
 use palisade_replication::sim::SimMachine;
@@ -26,13 +26,11 @@ fn domain() -> FailureDomain {
 }
 
 fn spec(name: &str, epoch: u64) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).unwrap(),
-        schema: SchemaId::new("sim.v1").unwrap(),
-        epoch: FenceEpoch::new(epoch),
-        replicas: ReplicaPolicy::majority(3),
-        placement: Placement::providers(["aws"]).unwrap(),
-    }
+    ResourceSpec::new(name, "sim.v1")
+        .unwrap()
+        .epoch(FenceEpoch::new(epoch))
+        .replicas(ReplicaPolicy::majority(3))
+        .placement(Placement::providers(["aws"]).unwrap())
 }
 
 const KINDS: [(ResourceKind, &str); 3] = [

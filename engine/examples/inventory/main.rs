@@ -6,20 +6,11 @@
 mod projection;
 
 use palisade::sim::SimFabric;
-use palisade::{
-    Error, FenceEpoch, Handle, LogicalResourceName, Placement, ReadConsistency, ReplicaPolicy,
-    ReplicatedLog, ResourceSpec, SchemaId,
-};
+use palisade::{Error, Handle, ReadConsistency, ReplicaPolicy, ReplicatedLog, ResourceSpec};
 use projection::{Inventory, Op, Refusal, stock};
 
 fn spec(name: &str) -> Result<ResourceSpec, Error> {
-    Ok(ResourceSpec {
-        name: LogicalResourceName::new(name)?,
-        schema: SchemaId::new("shop.v1")?,
-        epoch: FenceEpoch::new(1),
-        replicas: ReplicaPolicy::majority(3),
-        placement: Placement::providers(["local"])?,
-    })
+    Ok(ResourceSpec::new(name, "shop.v1")?.replicas(ReplicaPolicy::majority(3)))
 }
 
 fn reserve(order: &str, count: u64) -> Op {

@@ -16,13 +16,7 @@
 //!
 //! # async fn example(dir: &std::path::Path) -> Result<(), BackupError> {
 //! let engine = Engine::builder(dir).open().await?;
-//! # let spec = ResourceSpec {
-//! #     name: LogicalResourceName::new("greetings")?,
-//! #     schema: SchemaId::new("greeting.v1")?,
-//! #     epoch: FenceEpoch::new(1),
-//! #     replicas: ReplicaPolicy::majority(1),
-//! #     placement: Placement::providers(["local"])?,
-//! # };
+//! # let spec = ResourceSpec::new("greetings", "greeting.v1")?;
 //! let map: ReplicatedMap<String, String> = ReplicatedMap::open(&engine, spec).await?;
 //! map.put(&"hello".into(), &"world".into()).await?;
 //!
@@ -73,7 +67,7 @@ pub use place::{BackupPlace, ListedBackup};
 #[cfg(feature = "rocksdb")]
 pub use rebuild::Restored;
 #[cfg(feature = "rocksdb")]
-pub use restore::{RestoreOptions, restore};
+pub use restore::{RestoreTo, restore};
 pub use verify::verify;
 
 /// What a backup is called, below the prefix it lies under.

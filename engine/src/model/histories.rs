@@ -13,8 +13,7 @@ use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, Requ
 use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
 use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
-    FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId,
-    ResourceKind, ResourceSpec, SchemaId,
+    FailureDomain, FenceEpoch, Placement, ResourceId, ResourceKind, ResourceSpec,
 };
 
 const DAY_MS: u64 = 86_400_000;
@@ -24,13 +23,10 @@ fn domain(allowed: bool) -> FailureDomain {
 }
 
 fn spec(kind: &ResourceKind, epoch: u64) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(&kind.to_string()).unwrap(),
-        schema: SchemaId::new("model.v1").unwrap(),
-        epoch: FenceEpoch::new(epoch),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["aws"]).unwrap(),
-    }
+    ResourceSpec::new(&kind.to_string(), "model.v1")
+        .unwrap()
+        .epoch(FenceEpoch::new(epoch))
+        .placement(Placement::providers(["aws"]).unwrap())
 }
 
 fn open(kind: ResourceKind, spec: ResourceSpec, caller: FailureDomain) -> Said {

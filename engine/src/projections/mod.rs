@@ -6,3 +6,4 @@
 pub(crate) mod idempotency;
 pub(crate) mod log;
 pub(crate) mod map;
+pub(crate) mod place;

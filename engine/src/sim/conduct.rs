@@ -16,10 +16,7 @@ use crate::error::Error;
 use crate::machine::EngineMachine;
 use crate::outcome::Outcome;
 use crate::projection::{Erased, Projection, Registry};
-use crate::resource::{
-    FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId,
-    ResourceKind, ResourceSpec, SchemaId,
-};
+use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
 use crate::store::MemoryStore;
 use crate::stored::Stored;
 
@@ -203,13 +200,7 @@ fn registry<P: Projection>(new: &impl Fn() -> P) -> Result<Registry, Error> {
 /// One entry for each record: the resource is made, then the operations, a few in each.
 fn entries<P: Projection>(bodies: &[Bytes], random: &mut SimRandom) -> Vec<CommittedEntry> {
     let caller = FailureDomain::new("local", "local", "local");
-    let spec = ResourceSpec {
-        name: LogicalResourceName::new("tried").expect("it is a name"),
-        schema: SchemaId::new("tried").expect("it is a name"),
-        epoch: FenceEpoch::new(1),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"]).expect("it is a placement"),
-    };
+    let spec = ResourceSpec::new("tried", "tried").expect("it is a name");
     let kind = ResourceKind::of(P::NAME);
     let open = OpenCommand { kind, version: P::VERSION, spec, caller: caller.clone() };
     let mut commands = vec![Command::Open(open)];

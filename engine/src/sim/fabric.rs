@@ -11,13 +11,8 @@
 //!
 //! let mut fabric = SimFabric::new(3);
 //! let [one, three] = [1, 3].map(|number| fabric.engine(fabric.node(number)));
-//! let spec = ResourceSpec {
-//!     name: LogicalResourceName::new("states")?,
-//!     schema: SchemaId::new("state.v1")?,
-//!     epoch: FenceEpoch::new(1),
-//!     replicas: ReplicaPolicy::majority(3),
-//!     placement: Placement::providers(["local"])?,
-//! };
+//! let spec = ResourceSpec::new("states", "state.v1")?
+//!     .replicas(ReplicaPolicy::majority(3));
 //! let (job, accepted) = ("job 7".to_owned(), "accepted".to_owned());
 //! let on_one = fabric.block_on(ReplicatedMap::<String, String>::open(&one, spec.clone()))?;
 //! let on_three = fabric.block_on(ReplicatedMap::<String, String>::open(&three, spec))?;
@@ -357,22 +352,15 @@ mod tests {
     use crate::error::Error;
     use crate::log::ReplicatedLog;
     use crate::read::ReadConsistency;
-    use crate::resource::{
-        FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceSpec, SchemaId,
-    };
+    use crate::resource::{ReplicaPolicy, ResourceSpec};
 
     /// G10: whoever is still asked says why it has halted, and serves nothing, however stale.
     #[test]
     fn a_node_that_halts_by_itself_ends_its_handles_with_the_cause() {
         let mut fabric = SimFabric::new(3);
         let node = fabric.node(1);
-        let spec = ResourceSpec {
-            name: LogicalResourceName::new("log").unwrap(),
-            schema: SchemaId::new("test.v1").unwrap(),
-            epoch: FenceEpoch::new(1),
-            replicas: ReplicaPolicy::majority(3),
-            placement: Placement::providers(["local"]).unwrap(),
-        };
+        let spec =
+            ResourceSpec::new("log", "test.v1").unwrap().replicas(ReplicaPolicy::majority(3));
         let open = |fabric: &mut SimFabric| {
             let engine = fabric.engine(node);
             fabric.block_on(ReplicatedLog::<String>::open(&engine, spec.clone())).unwrap()

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use palisade::sim::SimEngine;
 use palisade::{
-    FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId,
-    ResourceKind, ResourceSpec, SchemaId,
+    FailureDomain, FenceEpoch, Placement, ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec,
 };
 use palisade_replication::{GroupId, StateMachine};
 
@@ -24,13 +23,11 @@ pub(super) fn domain() -> FailureDomain {
 }
 
 pub(super) fn spec(name: &str, epoch: u64) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).expect("the campaign's names are names"),
-        schema: SchemaId::new("sim.v1").expect("so is its schema's"),
-        epoch: FenceEpoch::new(epoch),
-        replicas: ReplicaPolicy::majority(3),
-        placement: Placement::providers(["aws"]).expect("and its provider's"),
-    }
+    ResourceSpec::new(name, "sim.v1")
+        .expect("the campaign's names are names")
+        .epoch(FenceEpoch::new(epoch))
+        .replicas(ReplicaPolicy::majority(3))
+        .placement(Placement::providers(["aws"]).expect("and its provider's"))
 }
 
 /// A submission: what a key is to be done with, once.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::{
     BatchDone, Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
-    LogPage, LogicalResourceName, MapRange, Offset, PlacementProfile, ReadConsistency, ReadOptions,
-    Receipt, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec, SchemaId,
-    Stored, Version, Versioned,
+    LogPage, MapRange, Offset, PlacementProfile, ReadConsistency, ReadOptions, Receipt,
+    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec, Stored, Version,
+    Versioned,
 };
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
@@ -61,13 +61,7 @@ impl ReportService {
     /// [`Error::DomainUnavailable`] if the profile does not allow this node's domain.
     pub async fn open(engine: &Engine, profile: PlacementProfile) -> Result<Self, Error> {
         let spec = |name: &str, schema: &str| -> Result<ResourceSpec, Error> {
-            Ok(ResourceSpec {
-                name: LogicalResourceName::new(name)?,
-                schema: SchemaId::new(schema)?,
-                epoch: WRITER,
-                replicas: profile.replicas,
-                placement: profile.placement.clone(),
-            })
+            Ok(ResourceSpec::new(name, schema)?.epoch(WRITER).profile(&profile))
         };
         let ids = |name| ReplicatedIdempotencyStore::open(engine, name);
         Ok(Self {

@@ -19,9 +19,7 @@ use crate::log::ReplicatedLog;
 use crate::map::ReplicatedMap;
 use crate::projection::Registry;
 use crate::projections::idempotency::Fingerprint;
-use crate::resource::{
-    FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceSpec, SchemaId,
-};
+use crate::resource::{FenceEpoch, ResourceSpec};
 
 pub(super) const CLUSTER: ClusterId = ClusterId::new(7);
 const OWNER: FenceEpoch = FenceEpoch::new(1);
@@ -35,13 +33,7 @@ fn registry() -> Registry {
 }
 
 fn spec(name: &str, epoch: u64) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).unwrap(),
-        schema: SchemaId::new("test.v1").unwrap(),
-        epoch: FenceEpoch::new(epoch),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"]).unwrap(),
-    }
+    ResourceSpec::new(name, "test.v1").unwrap().epoch(FenceEpoch::new(epoch))
 }
 
 /// A service with something of each kind, which numbers what it writes.

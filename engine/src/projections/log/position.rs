@@ -5,8 +5,9 @@ use std::fmt;
 use bytes::Bytes;
 use palisade_replication::Offset;
 
-use crate::codec::{DecodeError, Reader, put_number};
+use crate::codec::{DecodeError, Reader};
 use crate::projection::ProjectionFault;
+use crate::projections::place::Place;
 use crate::stored::Stored;
 
 /// The rows of entries begin with this.
@@ -36,37 +37,33 @@ impl LogPosition {
     /// For [`LogPosition::END`], which nothing is after.
     #[must_use]
     pub fn after(self) -> Self {
-        match self.index.checked_add(1) {
-            Some(index) => Self { index, ..self },
-            None => self.offset.next().into(),
-        }
+        self.place().after().into()
+    }
+
+    fn place(self) -> Place {
+        Place { offset: self.offset, index: self.index }
     }
 
     pub(super) fn row(self) -> Vec<u8> {
-        let mut key = vec![ENTRY];
-        key.extend_from_slice(&self.offset.get().to_be_bytes());
-        key.extend_from_slice(&self.index.to_be_bytes());
-        key
+        self.place().row(ENTRY)
     }
 
     pub(super) fn of_row(key: &[u8]) -> Result<Self, ProjectionFault> {
-        let split = key.strip_prefix(&[ENTRY]).and_then(|key| key.split_first_chunk::<8>());
-        let parsed = split.and_then(|(offset, index)| {
-            let offset = Offset::new(u64::from_be_bytes(*offset));
-            Some(Self { offset, index: u16::from_be_bytes(index.try_into().ok()?) })
-        });
-        parsed.ok_or_else(|| ProjectionFault::new("malformed log key"))
+        Ok(Place::of_row(ENTRY, key)?.into())
     }
 
     pub(super) fn put(self, out: &mut Vec<u8>) {
-        put_number(out, self.offset.get());
-        put_number(out, self.index.into());
+        self.place().put(out);
     }
 
     pub(super) fn take(reader: &mut Reader) -> Result<Self, DecodeError> {
-        let offset = Offset::new(reader.number("offset")?);
-        let index = u16::try_from(reader.number("index")?);
-        Ok(Self { offset, index: index.map_err(|_| DecodeError { what: "index" })? })
+        Ok(Place::take(reader)?.into())
+    }
+}
+
+impl From<Place> for LogPosition {
+    fn from(Place { offset, index }: Place) -> Self {
+        Self { offset, index }
     }
 }
 

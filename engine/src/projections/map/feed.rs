@@ -4,9 +4,10 @@ use palisade_replication::{LogTime, Offset};
 
 use super::history::{Header, before};
 use super::read::{BelowFloor, Found, When, visible};
-use super::row::{Change, FEED_END, FeedPlace, Version};
+use super::row::{CHANGE, Change, FEED_END, Version};
 use crate::bounds::BATCH_OPS_MAX;
 use crate::projection::{ProjectionFault, RowsRead};
+use crate::projections::place::Place;
 use crate::store::{Direction, Walk};
 
 /// Most bytes of keys and values of a page of changes, but for its first record.
@@ -53,14 +54,14 @@ pub(crate) fn changes(
         return Ok(Err(BelowFloor(floor)));
     }
     let offset = Offset::new(from.get().saturating_add(1));
-    let first = FeedPlace { offset, index: 0 };
+    let first = Place { offset, index: 0 };
     let mut places = Vec::new();
     let mut broken = Ok(());
     let mut is_full = false;
-    rows.walk(&first.row(), Some(FEED_END), Direction::Forward, &mut |row, raw| {
-        match (FeedPlace::of_row(row), Change::decode(raw)) {
+    rows.walk(&first.row(CHANGE), Some(FEED_END), Direction::Forward, &mut |row, raw| {
+        match (Place::of_row(CHANGE, row), Change::decode(raw)) {
             (Ok(place), Ok(change)) => {
-                let last = places.last().map(|(place, _): &(FeedPlace, Change)| place.offset);
+                let last = places.last().map(|(place, _): &(Place, Change)| place.offset);
                 is_full = places.len() >= FEED_ROWS_MAX && last != Some(place.offset);
                 if is_full {
                     return Walk::Stop;

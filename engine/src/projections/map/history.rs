@@ -4,10 +4,11 @@
 use bytes::Bytes;
 use palisade_replication::Offset;
 
-use super::row::{Change, FEED_END, FeedPlace, HEADER_ROW, Held, Version, key_row, version_row};
+use super::row::{CHANGE, Change, FEED_END, HEADER_ROW, Held, Version, key_row, version_row};
 use crate::codec::{DecodeError, Reader, put_number};
 use crate::keys;
 use crate::projection::{At, ProjectionFault, Rows, RowsRead};
+use crate::projections::place::Place;
 
 /// How many old changes a new one pushes out at most. More than one, so that a backlog shrinks.
 const EVICTIONS_PER_CHANGE: usize = 4;
@@ -54,7 +55,7 @@ pub(crate) struct Header {
     /// The map can be read as it was at any offset from here on, and watched from there.
     pub(crate) floor: Offset,
     /// No change before this is in the feed: it spares the walk over those that are gone.
-    first: FeedPlace,
+    first: Place,
     /// How many changes are in the feed.
     changes: u64,
     /// How many keys there are.
@@ -66,7 +67,7 @@ impl Header {
     pub(crate) fn load(rows: &RowsRead<'_>) -> Result<Self, ProjectionFault> {
         let Some(raw) = rows.get(HEADER_ROW)? else {
             let (floor, history) = (Offset::ZERO, History::default());
-            return Ok(Self { floor, first: FeedPlace::START, changes: 0, keys: 0, history });
+            return Ok(Self { floor, first: Place::START, changes: 0, keys: 0, history });
         };
         Ok(Self::decode(raw)?)
     }
@@ -74,12 +75,9 @@ impl Header {
     fn decode(raw: Bytes) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(raw);
         let floor = Offset::new(reader.number("floor")?);
-        let offset = Offset::new(reader.number("first change")?);
-        let index = u16::try_from(reader.number("first change")?)
-            .map_err(|_| DecodeError { what: "first change" })?;
         let header = Self {
             floor,
-            first: FeedPlace { offset, index },
+            first: Place::take(&mut reader)?,
             changes: reader.number("changes")?,
             keys: reader.number("keys")?,
             history: History::take(&mut reader)?,
@@ -91,8 +89,7 @@ impl Header {
     pub(super) fn store(&self, rows: &mut Rows<'_, '_>) -> Result<(), ProjectionFault> {
         let mut out = Vec::with_capacity(32);
         put_number(&mut out, self.floor.get());
-        put_number(&mut out, self.first.offset.get());
-        put_number(&mut out, self.first.index.into());
+        self.first.put(&mut out);
         put_number(&mut out, self.changes);
         put_number(&mut out, self.keys);
         self.history.put(&mut out);
@@ -116,7 +113,7 @@ impl Header {
             return forget(rows, key, Version(at.offset), replaced);
         }
         let change = Change { log_time: at.log_time, ended, key: key.clone() };
-        rows.put(&FeedPlace::of(at).row(), change.encode())?;
+        rows.put(&Place::of(at).row(CHANGE), change.encode())?;
         self.changes += 1;
         self.evict(at, rows, EVICTIONS_PER_CHANGE)
     }
@@ -130,9 +127,9 @@ impl Header {
         most: usize,
     ) -> Result<(), ProjectionFault> {
         for _ in 0..most {
-            let found = rows.read().first(&self.first.row(), Some(FEED_END))?;
+            let found = rows.read().first(&self.first.row(CHANGE), Some(FEED_END))?;
             let Some((row, raw)) = found else { break };
-            let (place, change) = (FeedPlace::of_row(&row)?, Change::decode(&raw)?);
+            let (place, change) = (Place::of_row(CHANGE, &row)?, Change::decode(&raw)?);
             let age_ms = at.log_time.get().saturating_sub(change.log_time.get());
             let is_kept =
                 self.changes <= self.history.changes_max && age_ms <= self.history.keep_ms;
@@ -144,7 +141,7 @@ impl Header {
             let older = before(&rows.read(), &change.key, version)?.map(|(version, _)| version);
             forget(rows, &change.key, version, older)?;
             rows.remove(&row);
-            self.first = place.next();
+            self.first = place.after();
             self.changes -= 1;
             self.floor = place.offset;
         }
@@ -153,7 +150,7 @@ impl Header {
 
     /// Whether the oldest change is there for longer than it is kept, and since when.
     pub(super) fn oldest(&self, rows: &RowsRead<'_>) -> Result<Option<Change>, ProjectionFault> {
-        let found = rows.first(&self.first.row(), Some(FEED_END))?;
+        let found = rows.first(&self.first.row(CHANGE), Some(FEED_END))?;
         Ok(found.map(|(_, raw)| Change::decode(&raw)).transpose()?)
     }
 }

@@ -18,7 +18,7 @@ use palisade_replication::{LogTime, Offset};
 use crate::bounds::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::keys;
-use crate::projection::{At, ProjectionFault};
+use crate::projection::ProjectionFault;
 
 /// Offset of the last change of a key, or that there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -154,46 +154,10 @@ pub(super) fn split_version_row(row: &[u8]) -> Result<(Vec<u8>, Version), Projec
     split.ok_or_else(|| ProjectionFault::new("malformed map key"))
 }
 
-/// Where a change stands in the feed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct FeedPlace {
-    pub(crate) offset: Offset,
-    pub(crate) index: u16,
-}
-
-impl FeedPlace {
-    pub(super) const START: Self = Self { offset: Offset::ZERO, index: 0 };
-
-    pub(super) fn of(at: At) -> Self {
-        Self { offset: at.offset, index: at.index }
-    }
-
-    pub(super) fn next(self) -> Self {
-        match self.index.checked_add(1) {
-            Some(index) => Self { index, ..self },
-            None => Self { offset: self.offset.next(), index: 0 },
-        }
-    }
-
-    pub(super) fn row(self) -> Vec<u8> {
-        let mut row = vec![b'f'];
-        row.extend_from_slice(&self.offset.get().to_be_bytes());
-        row.extend_from_slice(&self.index.to_be_bytes());
-        row
-    }
-
-    pub(super) fn of_row(row: &[u8]) -> Result<Self, ProjectionFault> {
-        let split = row.get(1..).and_then(<[u8]>::split_first_chunk::<8>);
-        let parsed = split.and_then(|(offset, index)| {
-            let offset = Offset::new(u64::from_be_bytes(*offset));
-            Some(Self { offset, index: u16::from_be_bytes(index.try_into().ok()?) })
-        });
-        parsed.ok_or_else(|| ProjectionFault::new("malformed feed key"))
-    }
-}
-
+/// The rows of changes begin with this.
+pub(super) const CHANGE: u8 = b'f';
 /// Behind all changes.
-pub(super) const FEED_END: &[u8] = b"g";
+pub(super) const FEED_END: &[u8] = &[CHANGE + 1];
 
 pub(super) fn end_row(ends_at: LogTime, key: &[u8]) -> Vec<u8> {
     let mut row = vec![b'x'];
@@ -242,11 +206,7 @@ mod tests {
         }
 
         #[test]
-        fn changes_and_ends_come_in_their_order(a in key(), b in key(), x: u64, y: u64, i: u16, j: u16) {
-            let place = |offset, index| FeedPlace { offset: Offset::new(offset), index };
-            prop_assert_eq!(place(x, i).row().cmp(&place(y, j).row()), (x, i).cmp(&(y, j)));
-            prop_assert_eq!(FeedPlace::of_row(&place(x, i).row()).unwrap(), place(x, i));
-            prop_assert!(place(x, i).row() < FEED_END.to_vec());
+        fn ends_come_in_their_order(a in key(), b in key(), x: u64, y: u64) {
             let end = |at, key: &[u8]| end_row(LogTime::new(at), key);
             prop_assert_eq!(end(x, &a).cmp(&end(y, &b)), x.cmp(&y).then(a.cmp(&b)));
             prop_assert!(end(x, &a) < ENDS_END.to_vec());
@@ -264,7 +224,7 @@ mod tests {
             if let Ok(held) = Held::decode(&raw) {
                 prop_assert_eq!(held.encode(), raw.clone());
             }
-            let _ = (split_version_row(&raw), FeedPlace::of_row(&raw), split_end_row(&raw));
+            let _ = (split_version_row(&raw), split_end_row(&raw));
         }
     }
 }
