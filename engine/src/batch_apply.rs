@@ -123,7 +123,7 @@ impl<'a> Desk<'a> {
             match kind.projection.repeats(&op.body, &self.rows(view, kind, op))? {
                 None => {}
                 Some(Repeated::Completed(first)) => {
-                    return Ok(Some(Outcome::Duplicate(first.place())));
+                    return Ok(Some(Outcome::Duplicate(first.stamp())));
                 }
                 Some(Repeated::Refused(detail)) => {
                     return Ok(Some(Outcome::Refused(refused(kind, number, detail))));

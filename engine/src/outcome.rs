@@ -18,16 +18,16 @@ pub struct Completion {
     pub result: Bytes,
 }
 
-/// A place in the log of a group.
+/// Where a record is, and the leader's stamp on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct Stamp {
     pub(crate) offset: Offset,
     pub(crate) log_time: LogTime,
 }
 
 impl Completion {
-    pub(crate) fn place(&self) -> Place {
-        Place { offset: self.offset, log_time: self.log_time }
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp { offset: self.offset, log_time: self.log_time }
     }
 }
 
@@ -48,11 +48,11 @@ pub(crate) enum Outcome {
     /// The batch took effect at its offset: what each operation of the branch has said.
     Applied { branch: Branch, outcomes: Vec<Bytes> },
     /// A request of the batch was completed before, there: no effect now.
-    Duplicate(Place),
+    Duplicate(Stamp),
     /// The client is known.
     Registered { client: Offset },
     /// A numbered command that was answered before, there: no effect now, the first answer again.
-    Repeated { first: Place, outcome: Box<Outcome> },
+    Repeated { first: Stamp, outcome: Box<Outcome> },
     /// A numbered command that its number does not let through: no effect.
     Unnumbered(NumberRefusal),
     /// No effect.

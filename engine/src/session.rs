@@ -130,13 +130,7 @@ impl Session {
     /// # use std::time::Duration;
     /// # let mut fabric = SimFabric::new(3);
     /// # let [engine, other] = [1, 2].map(|number| fabric.engine(fabric.node(number)));
-    /// # let spec = ResourceSpec {
-    /// #     name: LogicalResourceName::new("orders")?,
-    /// #     schema: SchemaId::new("order.v1")?,
-    /// #     epoch: FenceEpoch::new(1),
-    /// #     replicas: ReplicaPolicy::majority(3),
-    /// #     placement: Placement::providers(["local"])?,
-    /// # };
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?.replicas(ReplicaPolicy::majority(3));
     /// let order = "an apple".to_owned();
     /// # let (stored, first) = fabric.block_on(async {
     /// let session = engine.client_session(Duration::from_secs(3600)).await?;

@@ -13,9 +13,8 @@ use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
     Applied, At, BatchDone, CLIENT_COMMANDS_MAX, CLIENT_TTL_MAX, ClientId, ClusterId,
     CommandNumber, Direction, Disposition, Engine, Error, Failure, FenceEpoch, GroupId, Handle,
-    LogicalResourceName, Offset, Placement, Projection, ProjectionFault, REPLY_BYTES_MAX,
-    ReadConsistency, Receipt, ReplicaPolicy, ReplicatedLog, ReplicatedMap, ResourceSpec, Rows,
-    SchemaId, Stored, Version,
+    Offset, Projection, ProjectionFault, REPLY_BYTES_MAX, ReadConsistency, Receipt, ReplicatedLog,
+    ReplicatedMap, ResourceSpec, Rows, Stored, Version,
 };
 
 type Log = ReplicatedLog<u64>;
@@ -24,13 +23,7 @@ type Map = ReplicatedMap<u64, u64>;
 const HOUR: Duration = Duration::from_secs(3600);
 
 fn spec(name: &str, epoch: u64) -> ResourceSpec {
-    ResourceSpec {
-        name: LogicalResourceName::new(name).unwrap(),
-        schema: SchemaId::new("number.v1").unwrap(),
-        epoch: FenceEpoch::new(epoch),
-        replicas: ReplicaPolicy::majority(1),
-        placement: Placement::providers(["local"]).unwrap(),
-    }
+    ResourceSpec::new(name, "number.v1").unwrap().epoch(FenceEpoch::new(epoch))
 }
 
 async fn open_log(engine: &Engine, epoch: u64) -> Result<Log, Error> {
@@ -469,7 +462,7 @@ fn an_answer_that_is_too_long_to_be_kept_is_refused() {
     for _ in 0..2 {
         let refused = fabric.block_on(batch(Some(2), fits + 1)).unwrap_err();
         assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
-        let read = verbose.read(ReadConsistency::Linearizable, |rows| Ok(rows.get(b"last")?));
+        let read = verbose.read(ReadConsistency::Linearizable, |rows| rows.get(b"last"));
         let last = fabric.block_on(read).unwrap().value.unwrap();
         assert_eq!(u64::from_bytes(&last), Ok(fits), "without effect");
     }

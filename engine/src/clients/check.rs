@@ -9,12 +9,12 @@ use super::reply::Reply;
 use super::rows::{Client, FAMILY, Header, last_two};
 use super::table::{ANSWER_BYTES, CLIENT_BYTES};
 use crate::keys;
-use crate::outcome::{Outcome, Place};
+use crate::outcome::{Outcome, Stamp};
 use crate::projection::Registry;
 use crate::store::{Direction, StateRead, Walk};
 
 /// A client and its answers.
-pub(crate) type Kept = (Client, BTreeMap<u64, (Place, Outcome)>);
+pub(crate) type Kept = (Client, BTreeMap<u64, (Stamp, Outcome)>);
 
 /// All clients, which are as they must be.
 pub(crate) fn clients(
@@ -44,7 +44,7 @@ pub(crate) fn clients(
                 let window =
                     client.acked_up_to + 1..=client.acked_up_to + CLIENT_COMMANDS_MAX as u64;
                 assert!(window.contains(&seq), "S1: {seq} is in {window:?}");
-                replies.insert(seq, (reply.place, reply.outcome));
+                replies.insert(seq, (reply.stamp, reply.outcome));
             }
             b'e' => queues[0].push(last_two(key).unwrap()),
             b'u' => queues[1].push(last_two(key).unwrap()),

@@ -23,13 +23,7 @@ impl Engine {
     /// # use std::time::Duration;
     /// # let mut fabric = SimFabric::new(3);
     /// # let [here, there] = [1, 2].map(|number| fabric.engine(fabric.node(number)));
-    /// # let spec = ResourceSpec {
-    /// #     name: LogicalResourceName::new("orders")?,
-    /// #     schema: SchemaId::new("order.v1")?,
-    /// #     epoch: FenceEpoch::new(1),
-    /// #     replicas: ReplicaPolicy::majority(3),
-    /// #     placement: Placement::providers(["local"])?,
-    /// # };
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?.replicas(ReplicaPolicy::majority(3));
     /// # fabric.block_on(async {
     /// let client = here.register_client(Duration::from_secs(3600)).await?;
     /// let first = CommandNumber { client, seq: 1, acked_up_to: 0 };

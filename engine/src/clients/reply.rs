@@ -19,7 +19,7 @@ use super::REPLY_BYTES_MAX;
 use crate::bounds::BATCH_OPS_MAX;
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::command::BatchCommand;
-use crate::outcome::{Branch, Outcome, Place};
+use crate::outcome::{Branch, Outcome, Stamp};
 use crate::projection::{OUTCOME_BYTES_MAX, ProjectionFault, Registry};
 use crate::refusal::Refusal;
 use crate::resource::{FenceEpoch, LogicalResourceName, ResourceId};
@@ -50,7 +50,7 @@ pub(super) fn digest(batch: &BatchCommand) -> CommandDigest {
 /// The first answer of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reply {
-    pub(super) place: Place,
+    pub(super) stamp: Stamp,
     pub(super) digest: CommandDigest,
     pub(super) outcome: Outcome,
 }
@@ -70,7 +70,7 @@ impl Reply {
     /// When it is no answer of a batch.
     pub(super) fn encode(&self) -> Result<Bytes, ProjectionFault> {
         let mut out = Vec::with_capacity(64);
-        self.place.put(&mut out);
+        self.stamp.put(&mut out);
         out.extend_from_slice(&self.digest);
         match &self.outcome {
             Outcome::Applied { branch, outcomes } => {
@@ -93,7 +93,7 @@ impl Reply {
 
     pub(super) fn decode(raw: Bytes, registry: &Registry) -> Result<Self, DecodeError> {
         let mut reader = Reader::new(raw);
-        let place = Place::take(&mut reader)?;
+        let stamp = Stamp::take(&mut reader)?;
         let digest = reader.array("digest")?;
         let outcome = match reader.byte("reply")? {
             DONE => {
@@ -109,12 +109,12 @@ impl Reply {
                 let outcomes = (0..count).map(|_| reader.bytes(REPLY_BYTES_MAX, "outcome"));
                 Outcome::Applied { branch, outcomes: outcomes.collect::<Result<_, _>>()? }
             }
-            DUPLICATE => Outcome::Duplicate(Place::take(&mut reader)?),
+            DUPLICATE => Outcome::Duplicate(Stamp::take(&mut reader)?),
             REFUSED => Outcome::Refused(take_refusal(&mut reader, registry)?),
             _ => return Err(DecodeError { what: "reply" }),
         };
         reader.end("reply")?;
-        Ok(Self { place, digest, outcome })
+        Ok(Self { stamp, digest, outcome })
     }
 }
 
@@ -122,16 +122,16 @@ impl Reply {
 #[cfg(test)]
 pub(crate) fn counted_bytes(
     clients: usize,
-    answers: impl Iterator<Item = (Place, Outcome)>,
+    answers: impl Iterator<Item = (Stamp, Outcome)>,
 ) -> u64 {
-    let answers = answers.map(|(place, outcome)| {
-        let reply = Reply { place, digest: CommandDigest::default(), outcome };
+    let answers = answers.map(|(stamp, outcome)| {
+        let reply = Reply { stamp, digest: CommandDigest::default(), outcome };
         super::table::ANSWER_BYTES + reply.encode().unwrap().len() as u64
     });
     clients as u64 * super::table::CLIENT_BYTES + answers.sum::<u64>()
 }
 
-impl Place {
+impl Stamp {
     fn put(self, out: &mut Vec<u8>) {
         put_number(out, self.offset.get());
         put_number(out, self.log_time.get());
@@ -273,8 +273,8 @@ mod tests {
         ]
     }
 
-    fn place() -> impl Strategy<Value = Place> {
-        any::<(u64, u64)>().prop_map(|(offset, log_time)| Place {
+    fn stamp() -> impl Strategy<Value = Stamp> {
+        any::<(u64, u64)>().prop_map(|(offset, log_time)| Stamp {
             offset: Offset::new(offset),
             log_time: LogTime::new(log_time),
         })
@@ -285,11 +285,11 @@ mod tests {
         let outcome = prop_oneof![
             (branch, vec(bytes(), 0..4))
                 .prop_map(|(branch, outcomes)| Outcome::Applied { branch, outcomes }),
-            place().prop_map(Outcome::Duplicate),
+            stamp().prop_map(Outcome::Duplicate),
             refusal().prop_map(Outcome::Refused),
         ];
-        (place(), any::<CommandDigest>(), outcome).prop_map(|(place, digest, outcome)| Reply {
-            place,
+        (stamp(), any::<CommandDigest>(), outcome).prop_map(|(stamp, digest, outcome)| Reply {
+            stamp,
             digest,
             outcome,
         })
@@ -318,14 +318,14 @@ mod tests {
 
     #[test]
     fn only_what_a_batch_answers_is_kept() {
-        let place = Place { offset: Offset::new(1), log_time: LogTime::new(1) };
+        let stamp = Stamp { offset: Offset::new(1), log_time: LogTime::new(1) };
         let digest = CommandDigest::default();
         let (expected, found) = (String::new(), String::new());
         for outcome in [
             Outcome::Registered { client: Offset::new(1) },
             Outcome::Refused(Refusal::Incompatible { expected, found }),
         ] {
-            assert!(Reply { place, digest, outcome }.encode().is_err());
+            assert!(Reply { stamp, digest, outcome }.encode().is_err());
         }
     }
 }

@@ -8,7 +8,7 @@ use super::rows::{Client, FAMILY, Header, Queue, client_key, last_two, replies, 
 use super::{CLIENT_COMMANDS_MAX, REPLY_BYTES_MAX};
 use crate::command::{BatchCommand, Number};
 use crate::error::Error;
-use crate::outcome::{Outcome, Place};
+use crate::outcome::{Outcome, Stamp};
 use crate::projection::{At, ProjectionFault, Registry};
 use crate::refusal::Refusal;
 use crate::store::{Direction, StateRead, Walk};
@@ -75,9 +75,9 @@ pub(crate) fn numbered(
     };
     let digest = digest(&batch);
     if let Some(raw) = view.get(FAMILY, &reply_key(at.group, id, seq))? {
-        let Reply { place, digest: first, outcome } = Reply::decode(raw, registry)?;
+        let Reply { stamp, digest: first, outcome } = Reply::decode(raw, registry)?;
         return Ok(if first == digest {
-            Outcome::Repeated { first: place, outcome: Box::new(outcome) }
+            Outcome::Repeated { first: stamp, outcome: Box::new(outcome) }
         } else {
             Outcome::Unnumbered(NumberRefusal::OtherCommand)
         });
@@ -97,8 +97,8 @@ pub(crate) fn numbered(
     if !outcome.stands() {
         view.drop_record();
     }
-    let place = Place { offset: at.offset, log_time: at.log_time };
-    let reply = Reply { place, digest, outcome };
+    let stamp = Stamp { offset: at.offset, log_time: at.log_time };
+    let reply = Reply { stamp, digest, outcome };
     let raw = reply.encode()?;
     let mut table = ClientTable::load(view, at, bounds)?;
     table.forget_replies(id, client.acked_up_to.saturating_add(1), Some(acked))?;

@@ -161,7 +161,7 @@ fn assert_clients(read: &dyn StateRead, wanted: &NaiveClients) {
     });
     let wanted = wanted.0.iter().map(|(id, client)| {
         let answers = client.answers.iter();
-        let answers = answers.map(|(seq, (_, place, outcome))| (*seq, (*place, outcome.clone())));
+        let answers = answers.map(|(seq, (_, stamp, outcome))| (*seq, (*stamp, outcome.clone())));
         (*id, (client.acked_up_to, answers.collect::<Vec<_>>()))
     });
     assert_eq!(found.collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
@@ -426,10 +426,10 @@ fn only_a_higher_owner_takes_over_and_only_the_holder_completes() {
         refused(RequestRefusal::Fenced { current }),
         refused(RequestRefusal::NotReserved),
         applied(),
-        Outcome::Duplicate(completed.place()),
+        Outcome::Duplicate(completed.stamp()),
         refused(RequestRefusal::CompletedOtherwise { at: completed.offset }),
         refused(RequestRefusal::Fenced { current }),
-        Outcome::Duplicate(completed.place()),
+        Outcome::Duplicate(completed.stamp()),
         refused(RequestRefusal::Conflict),
     ];
     assert_eq!(outcomes, wanted);

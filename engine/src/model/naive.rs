@@ -6,7 +6,7 @@ use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
 use crate::command::{Chore, Number, Op, OpenCommand};
-use crate::outcome::{Branch, Completion, Outcome, Place};
+use crate::outcome::{Branch, Completion, Outcome, Stamp};
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::idempotency::{NAME as REQUESTS, RequestRefusal};
 use crate::projections::log::{LogGuard, LogOp, NAME as LOG};
@@ -118,7 +118,7 @@ pub(super) struct Here {
 
 /// Why a batch ends early.
 enum End {
-    Duplicate(Place),
+    Duplicate(Stamp),
     Refused(Refusal),
 }
 
@@ -264,14 +264,14 @@ impl Model {
                 Some(found) if found.fingerprint != *fingerprint => {
                     Err(request_refused(number, RequestRefusal::Conflict))
                 }
-                Some(Request { done: Some(done), .. }) => Err(End::Duplicate(done.place())),
+                Some(Request { done: Some(done), .. }) => Err(End::Duplicate(done.stamp())),
                 _ => Ok(()),
             },
             Action::Request(RequestOp::Complete { owner, key, result }) => match known(key) {
                 Some(Request { owner: holder, done: Some(done), .. })
                     if holder == owner && done.result == *result =>
                 {
-                    Err(End::Duplicate(done.place()))
+                    Err(End::Duplicate(done.stamp()))
                 }
                 _ => Ok(()),
             },

@@ -8,7 +8,7 @@ use palisade_replication::{LogTime, Offset};
 use super::naive::{Batch, Here};
 use crate::clients::{ClientBounds, NumberRefusal, counted_bytes};
 use crate::command::Number;
-use crate::outcome::{Outcome, Place};
+use crate::outcome::{Outcome, Stamp};
 
 /// Few, so that they push each other out.
 pub(super) const BOUNDS: ClientBounds = ClientBounds { clients: 3, bytes: 1_000 };
@@ -24,7 +24,7 @@ pub(super) struct NaiveClient {
     used: u64,
     looked_at: u64,
     pub(super) acked_up_to: u64,
-    pub(super) answers: BTreeMap<u64, (What, Place, Outcome)>,
+    pub(super) answers: BTreeMap<u64, (What, Stamp, Outcome)>,
 }
 
 /// By the record that has registered them.
@@ -42,8 +42,8 @@ impl Batch {
 }
 
 impl Here {
-    pub(super) fn place(self) -> Place {
-        Place { offset: Offset::new(self.offset), log_time: LogTime::new(self.now) }
+    pub(super) fn stamp(self) -> Stamp {
+        Stamp { offset: Offset::new(self.offset), log_time: LogTime::new(self.now) }
     }
 }
 
@@ -88,7 +88,7 @@ impl NaiveClients {
         client.acked_up_to = client.acked_up_to.max(number.acked_up_to);
         let acked = client.acked_up_to;
         client.answers.retain(|seq, _| acked < *seq);
-        client.answers.insert(number.seq, (batch.what(), here.place(), outcome.clone()));
+        client.answers.insert(number.seq, (batch.what(), here.stamp(), outcome.clone()));
         if here.now - client.used >= MINUTE_MS {
             client.used = here.now;
         }
@@ -97,7 +97,7 @@ impl NaiveClients {
 
     fn bytes(&self) -> u64 {
         let answers = self.0.values().flat_map(|client| client.answers.values());
-        counted_bytes(self.0.len(), answers.map(|(_, place, outcome)| (*place, outcome.clone())))
+        counted_bytes(self.0.len(), answers.map(|(_, stamp, outcome)| (*stamp, outcome.clone())))
     }
 
     fn make_room(&mut self, own: u64) {
