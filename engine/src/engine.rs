@@ -131,10 +131,11 @@ impl Engine {
         Session::new(self, None)
     }
 
-    /// Begins a session that also numbers what is written through its handles, so that each write takes
-    /// effect at most once (G6): it repeats by itself what may have been lost, and one that comes back
-    /// with its [`Session::token`] can repeat its last write. At most 64 writes of it are under way, more
-    /// of them wait. The group knows it for `ttl` without a write: see [`Engine::register_client`].
+    /// Begins a session that also numbers what is written through its handles and in its engine's batches,
+    /// so that each write takes effect at most once (G6): it repeats by itself what may have been lost, and
+    /// one that comes back with its [`Session::token`] can repeat its last write, as the example there does.
+    /// At most 64 writes of it are under way, more of them wait. The group knows it for `ttl` without a
+    /// write: see [`Engine::register_client`].
     ///
     /// # Errors
     /// As [`Engine::register_client`].

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -86,37 +85,41 @@ impl ClientNumbers {
         Ok(())
     }
 
-    /// Commits a batch under the next number, and again while it is not known what became of it.
+    /// Commits a batch under the next number, and again while it is not known what became of it, until the
+    /// deadline of the request.
     pub(super) async fn submit(
         &self,
         engine: &Engine,
         batch: BatchCommand,
     ) -> Result<(Receipt, Outcome), Error> {
-        let sent = AtomicBool::new(false);
-        let work = self.attempts(engine, batch, &sent);
+        let at_deadline = Mutex::new(Error::Disconnected { outcome_unknown: false });
+        let work = self.attempts(engine, batch, &at_deadline);
         let done = race(work, engine.backend().sleep(engine.request_timeout())).await;
         done.unwrap_or_else(|| {
-            Err(Error::Disconnected { outcome_unknown: sent.load(Ordering::Relaxed) })
+            Err(at_deadline.into_inner().unwrap_or_else(PoisonError::into_inner))
         })
     }
 
+    /// The same without a deadline: it says what a caller is to be told who waits no longer.
     async fn attempts(
         &self,
         engine: &Engine,
         batch: BatchCommand,
-        sent: &AtomicBool,
+        at_deadline: &Mutex<Error>,
     ) -> Result<(Receipt, Outcome), Error> {
+        let tell = |error| *at_deadline.lock().unwrap_or_else(PoisonError::into_inner) = error;
         let ticket = self.ticket(engine).await?;
+        tell(Error::Disconnected { outcome_unknown: true });
         let command = Command::Batch(BatchCommand { number: Some(ticket.number), ..batch });
         let mut unknown = false;
         loop {
-            sent.store(true, Ordering::Relaxed);
             let error = match engine.submit_numbered(&command).await {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
             match (&error, error.disposition()) {
                 (Error::ClientEvicted { .. }, _) => {
+                    tell(error.clone());
                     self.forget(ticket.client);
                     // Later calls try again, if this does not come about.
                     let _ = self.register(engine).await;

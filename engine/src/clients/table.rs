@@ -101,8 +101,10 @@ pub(crate) fn numbered(
     let reply = Reply { stamp, digest, outcome };
     let raw = reply.encode()?;
     let mut table = ClientTable::load(view, at, bounds)?;
-    table.forget_replies(id, client.acked_up_to.saturating_add(1), Some(acked))?;
-    client.acked_up_to = acked;
+    if client.acked_up_to < acked {
+        table.forget_replies(id, client.acked_up_to + 1, Some(acked))?;
+        client.acked_up_to = acked;
+    }
     table.keep_reply(id, client, seq, raw)?;
     view.keep_record();
     Ok(reply.outcome)
