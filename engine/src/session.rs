@@ -51,8 +51,14 @@ impl Seen {
 /// - a replica that is behind is waited for, up to a second or as long as the read says, and then
 ///   answers [`Error::NotYetApplied`].
 ///
+/// One that was begun with [`Engine::client_session`] also numbers what is written through it: each write then
+/// takes effect at most once (G6), and is repeated by itself where it is not known what became of it. If the group
+/// has forgotten its client, the calls that were under way say [`Error::ClientEvicted`] and are not repeated,
+/// and later calls are those of a new client.
+///
 /// [`Session::token`] takes it to another process or replica, [`Engine::resume`] goes on there. Tokens can
-/// be kept for ever, and given to others: who resumes sees at least as much.
+/// be kept for ever, and given to others: who resumes sees at least as much. Only one at a time may write
+/// with those of a client session.
 ///
 /// ```
 /// # use palisade::*;

@@ -8,6 +8,8 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::stored::Stored;
 
+/// Most numbers that a client can have given: there are as many again above it.
+const GIVEN_MAX: u64 = 1 << 63;
 const CLIENT_BYTES_MAX: usize = 1 + 16 + 2 * 10;
 
 /// A client and how many numbers it has given.
@@ -55,6 +57,10 @@ impl Counts {
             return Ok(Some(Self { ttl, client: None }));
         }
         let client = ClientId::from_bytes(&raw)?;
-        Ok(Some(Self { ttl, client: Some((client, reader.number("command number")?)) }))
+        let given = reader.number("command number")?;
+        if GIVEN_MAX < given {
+            return Err(DecodeError { what: "command number" });
+        }
+        Ok(Some(Self { ttl, client: Some((client, given)) }))
     }
 }
