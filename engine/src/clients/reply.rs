@@ -247,6 +247,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::command::{Number, Op};
     use crate::projections::map;
     use crate::resource::FailureDomain;
 
@@ -327,5 +328,43 @@ mod tests {
         ] {
             assert!(Reply { stamp, digest, outcome }.encode().is_err());
         }
+    }
+
+    /// Who does it, from where and by which epoch, may change; what is done may not.
+    #[test]
+    fn a_digest_is_of_what_is_done() {
+        let op = |resource, body: &'static str| Op {
+            resource: ResourceId(resource),
+            epoch: FenceEpoch::new(1),
+            body: Bytes::from(body),
+        };
+        let caller = FailureDomain::new("aws", "r", "z");
+        let batch = |guards, then, otherwise| {
+            let (number, caller) = (None, caller.clone());
+            BatchCommand { number, caller, guards, then, otherwise }
+        };
+        let (a, b) = (op(1, "a"), op(2, "b"));
+        let batches = [
+            batch(vec![], vec![a.clone(), b.clone()], vec![]),
+            batch(vec![], vec![b.clone(), a.clone()], vec![]),
+            batch(vec![], vec![op(2, "a"), b.clone()], vec![]),
+            batch(vec![], vec![op(1, "c"), b.clone()], vec![]),
+            batch(vec![], vec![a.clone()], vec![]),
+            batch(vec![a.clone()], vec![b.clone()], vec![]),
+            batch(vec![], vec![a.clone()], vec![b.clone()]),
+            batch(vec![], vec![op(1, "")], vec![]),
+        ];
+        for (number, one) in batches.iter().enumerate() {
+            for (other_number, other) in batches.iter().enumerate() {
+                assert_eq!(digest(one) == digest(other), number == other_number);
+            }
+        }
+        let first = &batches[0];
+        let epoch = FenceEpoch::new(2);
+        let then = first.then.iter().map(|op| Op { epoch, ..op.clone() }).collect();
+        let number = Some(Number { client: Offset::new(1), seq: 1, acked_up_to: 0 });
+        let caller = FailureDomain::new("gcp", "r", "z");
+        let again = BatchCommand { number, caller, then, ..first.clone() };
+        assert_eq!(digest(&again), digest(first));
     }
 }
