@@ -49,7 +49,7 @@ const TIDIED_MAX: usize = 256;
 
 /// Does what time asks for there. Nobody is asked whether he may: it follows from the log.
 pub(crate) fn tidy(
-    resources: &ResourceTable,
+    resources: &mut ResourceTable,
     registry: &Registry,
     view: &mut View<'_>,
     at: At,
@@ -64,8 +64,11 @@ pub(crate) fn tidy(
             }
             Chore::Resource(id) => *id,
         };
-        let kind = resources.get(id).and_then(|found| registry.find(found.kind.as_str()));
-        if let Some(kind) = kind {
+        let Some(found) = resources.get(id) else { continue };
+        let Some(kind) = registry.find(found.kind.as_str()) else { continue };
+        if found.deleted.is_some() {
+            resources.bury(view, kind.family, at, id);
+        } else {
             let mut rows = Rows::new(view, kind.family, at.group, id);
             kind.projection.tidy(at, &mut rows, TIDIED_MAX)?;
         }

@@ -2,6 +2,8 @@
 //! where: in which resources, and whether among the clients. What is done then is decided where the record is applied, by its log
 //! time. A group where nothing is due is left in peace.
 
+use std::ops::ControlFlow;
+
 use palisade_replication::{GroupId, LogTime, Role};
 
 use crate::backend::race;
@@ -12,8 +14,8 @@ use crate::error::Error;
 use crate::machine::read_position;
 use crate::projection::{ProjectionFault, Registry, RowsRead};
 use crate::read::ReadConsistency;
-use crate::resource_table::each_resource;
-use crate::store::{StateRead, Walk};
+use crate::resource_row::each_resource;
+use crate::store::StateRead;
 
 /// Between two rounds.
 pub(crate) const ROUND: std::time::Duration = std::time::Duration::from_secs(1);
@@ -67,15 +69,20 @@ fn due(
         due.push((from, Chore::Clients));
     }
     each_resource(read, group, |id, resource| {
-        let Some(kind) = registry.find(resource.kind.as_str()) else { return Walk::Next };
-        match kind.projection.due(&RowsRead::new(read, kind.family, group, id)) {
+        let kind = registry.find(resource.kind.as_str());
+        let from = match (resource.deleted, kind) {
+            (Some(deleted), _) => Ok(Some(deleted.until)),
+            (None, Some(kind)) => kind.projection.due(&RowsRead::new(read, kind.family, group, id)),
+            (None, None) => Ok(None),
+        };
+        match from {
             Ok(Some(from)) if from <= now => due.push((from, Chore::Resource(id))),
             Ok(_) => {}
             Err(fault) => {
                 tracing::warn!(%group, resource = id.0, %fault, "cannot tell what is due");
             }
         }
-        Walk::Next
+        ControlFlow::Continue(())
     })?;
     due.sort_unstable();
     due.truncate(CHORES_MAX);

@@ -1,20 +1,22 @@
 //! Commands: what a record says, and its bytes.
 //!
 //! ```text
-//! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 register), then
-//! open       resource kind, version of its projection, spec, caller
+//! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter, 5 register), then
+//! open       1 if it must not be there, resource kind, version of its projection, spec, caller
 //! batch      client or 0, and if there is one: number, acked up to; caller,
 //!            guards: count, each as an operation; operations: count, each resource, epoch, body;
 //!            operations otherwise, in the same way
 //! housekeep  chores: count, each a resource, or 0 for the clients
+//! alter      resource, expected revision, node, caller, reason, alteration: `alteration.rs`
 //! register   milliseconds that the client is known without a command
 //! ```
 //! Numbers and byte strings as in `codec`, spec and caller (a domain) as in `spec_codec`. What a body
 //! says is the projection's, whose resource it is for.
 
 use bytes::Bytes;
-use palisade_replication::Offset;
+use palisade_replication::{NodeId, Offset};
 
+use crate::alteration::{Alteration, Reason, Revision};
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
@@ -31,6 +33,7 @@ pub(crate) enum Command {
     Batch(BatchCommand),
     /// Does what time asks for: `caretaker.rs`.
     Housekeep(Vec<Chore>),
+    Alter(AlterCommand),
     /// Makes a client, which is known for so long without a command.
     Register {
         ttl_ms: u64,
@@ -49,11 +52,25 @@ pub(crate) enum Chore {
 /// Makes a resource, or opens it for a writer generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct OpenCommand {
+    /// It must not be there.
+    pub(crate) anew: bool,
     pub(crate) kind: ResourceKind,
     /// Version of its projection at whoever opens it.
     pub(crate) version: u32,
     pub(crate) spec: ResourceSpec,
     pub(crate) caller: FailureDomain,
+}
+
+/// Changes what a resource is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AlterCommand {
+    pub(crate) resource: ResourceId,
+    /// The revision that its maker has seen.
+    pub(crate) expected: Revision,
+    pub(crate) node: NodeId,
+    pub(crate) caller: FailureDomain,
+    pub(crate) reason: Reason,
+    pub(crate) alteration: Alteration,
 }
 
 /// Operations that take effect together (G7).
@@ -96,7 +113,8 @@ pub(crate) struct Op {
 const OPEN: u8 = 1;
 const BATCH: u8 = 2;
 const HOUSEKEEP: u8 = 3;
-const REGISTER: u8 = 4;
+const ALTER: u8 = 4;
+const REGISTER: u8 = 5;
 /// Most chores of one record.
 pub(crate) const CHORES_MAX: usize = 16;
 
@@ -105,8 +123,9 @@ impl Command {
         let mut out = Vec::with_capacity(256);
         out.push(VERSION);
         match self {
-            Self::Open(OpenCommand { kind, version, spec, caller }) => {
+            Self::Open(OpenCommand { anew, kind, version, spec, caller }) => {
                 out.push(OPEN);
+                out.push((*anew).into());
                 put_kind(&mut out, kind);
                 put_number(&mut out, (*version).into());
                 encode_spec(&mut out, spec);
@@ -136,6 +155,15 @@ impl Command {
                 out.push(REGISTER);
                 put_number(&mut out, *ttl_ms);
             }
+            Self::Alter(AlterCommand { resource, expected, node, caller, reason, alteration }) => {
+                out.push(ALTER);
+                put_number(&mut out, resource.0.into());
+                put_number(&mut out, expected.get());
+                put_number(&mut out, node.get());
+                put_domain(&mut out, caller);
+                reason.put(&mut out);
+                alteration.encode(&mut out);
+            }
         }
         out.into()
     }
@@ -147,6 +175,11 @@ impl Command {
         }
         let command = match reader.byte("command kind")? {
             OPEN => Self::Open(OpenCommand {
+                anew: match reader.byte("open")? {
+                    0 => false,
+                    1 => true,
+                    _ => return Err(DecodeError { what: "open" }),
+                },
                 kind: take_kind(&mut reader)?,
                 version: u32::try_from(reader.number("projection version")?)
                     .map_err(|_| DecodeError { what: "projection version" })?,
@@ -174,6 +207,14 @@ impl Command {
                 let chores = (0..count).map(|_| take_resource(&mut reader).map(chore));
                 Self::Housekeep(chores.collect::<Result<_, _>>()?)
             }
+            ALTER => Self::Alter(AlterCommand {
+                resource: take_resource(&mut reader)?,
+                expected: Revision::new(reader.number("revision")?),
+                node: NodeId::new(reader.number("node")?),
+                caller: take_domain(&mut reader)?,
+                reason: Reason::take(&mut reader)?,
+                alteration: Alteration::take(&mut reader)?,
+            }),
             REGISTER => Self::Register { ttl_ms: reader.number("client ttl")? },
             _ => return Err(DecodeError { what: "command kind" }),
         };
@@ -234,7 +275,7 @@ mod tests {
 
     use super::*;
     use crate::profile::PlacementProfile;
-    use crate::resource::{DomainRule, Placement, ReplicaPolicy};
+    use crate::resource::{DomainRule, Placement, ReplicaPolicy, SchemaId};
 
     fn domain() -> FailureDomain {
         FailureDomain::new("aws", "us-east-1", "us-east-1a")
@@ -265,9 +306,36 @@ mod tests {
         })
     }
 
+    fn alteration() -> impl Strategy<Value = Alteration> {
+        let schema = |name: String| SchemaId::new(&name).unwrap();
+        let placement = || Placement::providers(["aws", "gcp"]).unwrap();
+        prop_oneof![
+            "[a-z]{1,9}".prop_map(move |name| Alteration::AddSchema(schema(name))),
+            "[a-z]{1,9}".prop_map(move |name| Alteration::RetireSchema(schema(name))),
+            Just(Alteration::Place(placement())),
+            (0..=Alteration::RETAIN_MS_MAX).prop_map(|retain_ms| Alteration::Delete { retain_ms }),
+            Just(Alteration::Undelete),
+        ]
+    }
+
+    fn alter() -> impl Strategy<Value = Command> {
+        (any::<u32>(), any::<u64>(), any::<u64>(), ".{1,60}", alteration()).prop_map(
+            |(resource, expected, node, reason, alteration)| {
+                Command::Alter(AlterCommand {
+                    resource: ResourceId(resource),
+                    expected: Revision::new(expected),
+                    node: NodeId::new(node),
+                    caller: domain(),
+                    reason: Reason::new(&reason).unwrap(),
+                    alteration,
+                })
+            },
+        )
+    }
+
     proptest! {
         #[test]
-        fn batches_round_trip(command in batch()) {
+        fn commands_round_trip(command in prop_oneof![batch(), alter()]) {
             prop_assert_eq!(Command::decode(command.encode()), Ok(command));
         }
 
@@ -285,7 +353,7 @@ mod tests {
 
         /// E8: whatever is read is written the same again, so a record has one form.
         #[test]
-        fn what_is_read_has_one_form(command in batch(), changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
+        fn what_is_read_has_one_form(command in prop_oneof![batch(), alter()], changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
             let mut raw = command.encode().to_vec();
             for (at, byte) in changes {
                 let at = at % raw.len();
@@ -344,7 +412,13 @@ mod tests {
         });
         let spec =
             ResourceSpec::new("n", "s").unwrap().placement(Placement { rules: rules.into() });
-        let open = OpenCommand { kind: ResourceKind::MAP, version: 1, spec, caller: domain() };
+        let open = OpenCommand {
+            anew: false,
+            kind: ResourceKind::MAP,
+            version: 1,
+            spec,
+            caller: domain(),
+        };
         let refused = Command::decode(Command::Open(open).encode()).unwrap_err();
         assert_eq!(refused.what, "placement");
     }
@@ -356,7 +430,13 @@ mod tests {
         let spec = spec.epoch(FenceEpoch::new(3)).profile(&profile);
         for replicas in [ReplicaPolicy::majority(3), ReplicaPolicy::majority(3).across_domains(2)] {
             let (kind, spec) = (ResourceKind::MAP, spec.clone().replicas(replicas));
-            let command = Command::Open(OpenCommand { kind, version: 1, spec, caller: domain() });
+            let command = Command::Open(OpenCommand {
+                anew: false,
+                kind,
+                version: 1,
+                spec,
+                caller: domain(),
+            });
             assert_eq!(Command::decode(command.encode()), Ok(command));
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -28,9 +29,9 @@ use crate::projection::{ProjectionFault, Registry};
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::receipt::Receipt;
 use crate::resource::FailureDomain;
-use crate::resource_table::each_resource;
+use crate::resource_row::each_resource;
 use crate::session::{Seen, Session};
-use crate::store::{StateRead, Walk};
+use crate::store::StateRead;
 
 /// The group that holds an engine's resources.
 pub(crate) const GROUP: GroupId = GroupId::new(1);
@@ -226,10 +227,10 @@ impl Engine {
             let mut outside = None;
             each_resource(read, group, |_, resource| {
                 if resource.spec.placement.allows(&wanted) {
-                    return Walk::Next;
+                    return ControlFlow::Continue(());
                 }
                 outside = Some(resource.spec.name);
-                Walk::Stop
+                ControlFlow::Break(())
             })?;
             Ok(outside)
         });

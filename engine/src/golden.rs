@@ -15,7 +15,8 @@ use palisade_replication::{
     StateMachine, Term,
 };
 
-use crate::command::{BatchCommand, Chore, Command, Number, Op, OpenCommand};
+use crate::alteration::{Alteration, Reason, Revision};
+use crate::command::{AlterCommand, BatchCommand, Chore, Command, Number, Op, OpenCommand};
 use crate::digest::digest;
 use crate::machine::EngineMachine;
 use crate::projection::Registry;
@@ -24,7 +25,7 @@ use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogR
 use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
     DomainRule, FailureDomain, FenceEpoch, Placement, ReplicaPolicy, ResourceId, ResourceKind,
-    ResourceSpec,
+    ResourceSpec, SchemaId,
 };
 use crate::store::{Direction, MemoryStore, StateRead, Walk};
 use crate::stored::Stored;
@@ -48,16 +49,29 @@ fn commands() -> Vec<Command> {
         rule("aws", Some("us-west-2"), None),
         rule("gcp", None, None),
     ];
-    let open = |kind: ResourceKind, name: &str, epoch| {
+    let open_as = |kind: ResourceKind, name: &str, epoch, schema: &str| {
         Command::Open(OpenCommand {
+            anew: false,
             kind,
             version: 1,
-            spec: ResourceSpec::new(name, "golden.v1")
+            spec: ResourceSpec::new(name, schema)
                 .unwrap()
                 .epoch(FenceEpoch::new(epoch))
                 .replicas(ReplicaPolicy::majority(3))
                 .placement(Placement::new(rules.clone()).unwrap()),
             caller: caller.clone(),
+        })
+    };
+    let open = |kind, name, epoch| open_as(kind, name, epoch, "golden.v1");
+    let schema = |name: &str| SchemaId::new(name).unwrap();
+    let alter = |resource, expected, alteration| {
+        Command::Alter(AlterCommand {
+            resource: ResourceId(resource),
+            expected: Revision::new(expected),
+            node: NodeId::new(2),
+            caller: caller.clone(),
+            reason: Reason::new("a reason").unwrap(),
+            alteration,
         })
     };
     let op = |resource, epoch, body: Bytes| Op {
@@ -71,7 +85,7 @@ fn commands() -> Vec<Command> {
     };
     let branches = |guards, then, otherwise| numbered(None, guards, then, otherwise);
     let command = |seq, acked_up_to, guards, then| {
-        let number = Number { client: Offset::new(21), seq, acked_up_to };
+        let number = Number { client: Offset::new(32), seq, acked_up_to };
         numbered(Some(number), guards, then, Vec::new())
     };
     let batch = |ops| branches(Vec::new(), ops, Vec::new());
@@ -151,19 +165,32 @@ fn commands() -> Vec<Command> {
         batch(vec![op(2, 1, keep(3_600_000, 4))]),
         Command::Housekeep(vec![Chore::Resource(ResourceId(2))]),
         batch(vec![op(3, 1, window(60_000, 9))]),
+        // What a resource is, altered.
+        open(ResourceKind::MAP, "gone", 1),
+        alter(1, 0, Alteration::AddSchema(schema("golden.v2"))),
+        alter(1, 1, Alteration::RetireSchema(schema("golden.v1"))),
+        alter(2, 0, Alteration::Place(Placement::new(rules[..2].to_vec()).unwrap())),
+        alter(4, 0, Alteration::Delete { retain_ms: 0 }),
+        Command::Housekeep(vec![Chore::Resource(ResourceId(4))]),
+        alter(3, 0, Alteration::Delete { retain_ms: 86_400_000 }),
+        alter(3, 1, Alteration::Undelete),
+        alter(2, 0, Alteration::Delete { retain_ms: 1_000 }),
+        alter(2, 1, Alteration::Delete { retain_ms: 1_000 }),
         // Refused records: they have their place in the chain, and no row.
         branches(vec![op(3, 1, completed("r2"))], vec![op(1, 1, append("never"))], Vec::new()),
         batch(vec![op(1, 0, append("stale"))]),
         open(ResourceKind::LOG, "commands", 2),
+        open_as(ResourceKind::LOG, "commands", 2, "golden.v2"),
         // A client: commands that are done, refused, told again, and not let through.
         Command::Register { ttl_ms: 3_600_000 },
-        command(1, 0, Vec::new(), vec![op(1, 2, append("once")), op(2, 1, put(None, "n", "1"))]),
+        command(1, 0, Vec::new(), vec![op(1, 2, append("once")), op(1, 2, append("and again"))]),
         command(2, 0, vec![op(3, 1, completed("r2"))], vec![op(1, 2, append("never"))]),
         command(2, 0, vec![op(3, 1, completed("r2"))], vec![op(1, 2, append("never"))]),
         command(2, 0, Vec::new(), vec![op(1, 2, append("another"))]),
         command(99, 0, Vec::new(), vec![op(1, 2, append("too far"))]),
         command(3, 1, Vec::new(), vec![op(3, 1, reserve("r1"))]),
         command(4, 1, Vec::new(), vec![op(3, 1, complete("r2", "never"))]),
+        command(5, 1, Vec::new(), vec![op(2, 1, put(None, "deleted", ""))]),
         Command::Housekeep(vec![Chore::Clients, Chore::Resource(ResourceId(1))]),
     ]
 }

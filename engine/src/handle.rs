@@ -17,7 +17,7 @@ use crate::resource::{
     FailureDomain, FenceEpoch, LogicalResourceName, ResourceId, ResourceKind, ResourceSpec,
     SchemaId,
 };
-use crate::resource_table;
+use crate::resource_row;
 use crate::store::{FamilyId, StateRead};
 use crate::stored::Stored;
 
@@ -62,7 +62,7 @@ impl<P: Projection> Handle<P> {
         let family = Self::family(engine)?;
         let epoch = Some(spec.epoch);
         let kind = ResourceKind::of(P::NAME);
-        let resource = engine.open_resource(kind, P::VERSION, spec).await?;
+        let resource = engine.open_resource(kind, P::VERSION, spec, false).await?;
         let engine = engine.clone();
         Ok(Self { engine, family, resource, epoch, caller: None, kind: PhantomData })
     }
@@ -208,9 +208,12 @@ fn misplaced(
     resource: ResourceId,
     domains: &[FailureDomain],
 ) -> Result<Option<Error>, ProjectionFault> {
-    let Some(found) = resource_table::stored(state, group, resource)? else {
+    let Some(found) = resource_row::stored(state, group, resource)? else {
         return Ok(Some(Error::NotFound { what: format!("resource number {}", resource.0) }));
     };
+    if found.deleted.is_some() {
+        return Ok(Some(found.refusal().into()));
+    }
     let outside = domains.iter().find(|domain| !found.spec.placement.allows(domain));
     Ok(outside.map(|domain| Error::DomainUnavailable {
         domain: domain.to_string(),

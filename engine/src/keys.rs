@@ -4,7 +4,7 @@
 //! family             key                                    value
 //! meta               'o'                                    whose state this is, and its format
 //!                    'p' group                              applied position and chain head
-//! resources          'i' group resource                     the resource's record
+//! resources          group, then as `resource_row.rs` says  which resources there are
 //! sessions           group row                              clients: `docs/sessions.md`
 //! of a projection    group resource row                     what the projection keeps there
 //! ```
@@ -36,14 +36,44 @@ pub(crate) fn position(group: GroupId) -> Vec<u8> {
     key
 }
 
+fn tagged(group: GroupId, tag: u8, rest: &[u8]) -> Vec<u8> {
+    [&group.get().to_be_bytes()[..], &[tag], rest].concat()
+}
+
 pub(crate) fn resource(group: GroupId, resource: ResourceId) -> Vec<u8> {
-    [&b"i"[..], &of_resource(group, resource)].concat()
+    tagged(group, b'i', &resource.0.to_be_bytes())
 }
 
 /// All resources of a group: from, end.
 pub(crate) fn resources(group: GroupId) -> (Vec<u8>, Vec<u8>) {
-    let mut from = vec![b'i'];
-    from.extend_from_slice(&group.get().to_be_bytes());
+    (tagged(group, b'i', &[]), tagged(group, b'i' + 1, &[]))
+}
+
+/// The number of the resource that was made last.
+pub(crate) fn last_resource(group: GroupId) -> Vec<u8> {
+    tagged(group, b'c', &[])
+}
+
+/// Where a name says its number.
+pub(crate) fn name(group: GroupId, name: &str) -> Vec<u8> {
+    tagged(group, b'n', name.as_bytes())
+}
+
+/// All names of a group that begin with this: from, end.
+pub(crate) fn names(group: GroupId, prefix: &str) -> (Vec<u8>, Vec<u8>) {
+    let from = name(group, prefix);
+    let end = after(&from);
+    (from, end)
+}
+
+pub(crate) fn alteration(group: GroupId, resource: ResourceId, revision: u64) -> Vec<u8> {
+    let resource = resource.0.to_be_bytes();
+    tagged(group, b'a', &[&resource[..], &revision.to_be_bytes()].concat())
+}
+
+/// All alterations of a resource: from, end.
+pub(crate) fn alterations(group: GroupId, resource: ResourceId) -> (Vec<u8>, Vec<u8>) {
+    let from = tagged(group, b'a', &resource.0.to_be_bytes());
     let end = after(&from);
     (from, end)
 }
@@ -53,7 +83,6 @@ pub(crate) fn resources(group: GroupId) -> (Vec<u8>, Vec<u8>) {
 pub(crate) fn of_group(family: FamilyId, group: GroupId) -> Option<(Vec<u8>, Vec<u8>)> {
     match family {
         FamilyId::META => None,
-        FamilyId::RESOURCES => Some(resources(group)),
         _ => {
             let from = group.get().to_be_bytes().to_vec();
             let end = after(&from);

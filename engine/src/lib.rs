@@ -24,6 +24,7 @@
 //! The guarantees have numbers, G1 to G12; the README lists them. `docs/architecture.md` is the map
 //! of this crate.
 
+mod alteration;
 pub mod audit;
 mod backend;
 #[cfg(feature = "backup")]
@@ -39,6 +40,7 @@ mod codec;
 mod command;
 pub mod degradation;
 mod digest;
+mod directory;
 mod engine;
 mod error;
 mod failure;
@@ -67,6 +69,7 @@ mod receipt;
 mod records;
 mod refusal;
 mod resource;
+mod resource_row;
 mod resource_table;
 mod session;
 #[cfg(feature = "sim")]
@@ -77,6 +80,7 @@ mod store;
 mod stored;
 mod view;
 
+pub use alteration::{Alteration, Altered, Reason, Revision};
 pub use batch::{Batch, BatchDone, Guard, OpOutcome};
 pub use bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 pub use builder::EngineBuilder;
@@ -84,6 +88,7 @@ pub use chain::ChainHead;
 pub use clients::{CLIENT_COMMANDS_MAX, CLIENT_TTL_MAX, ClientId, CommandNumber, REPLY_BYTES_MAX};
 pub use codec::DecodeError;
 pub use digest::StateDigest;
+pub use directory::{Described, DescribedSchema, Directory, LISTED_MAX, ResourceState};
 pub use engine::Engine;
 pub use error::Error;
 pub use failure::Failure;

@@ -205,7 +205,7 @@ impl Group {
     ) -> Result<Outcome, ProjectionFault> {
         let resources = &mut self.resources;
         match Command::decode(payload)? {
-            Command::Open(command) => resources.open(view, registry, at.group, command),
+            Command::Open(command) => resources.open(view, registry, at, command),
             Command::Batch(command) => {
                 let apply = |view: &mut View<'_>, command| {
                     batch_apply::apply(resources, registry, view, at, command)
@@ -218,6 +218,7 @@ impl Group {
             Command::Housekeep(chores) => {
                 batch_apply::tidy(resources, registry, view, at, clients, &chores)
             }
+            Command::Alter(command) => Ok(resources.alter(view, at, command)),
             Command::Register { ttl_ms } => ClientTable::load(view, at, clients)?.register(ttl_ms),
         }
     }

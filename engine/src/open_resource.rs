@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use palisade_replication::{
-    ChangeRefusal, Disposition, MemberChange, MemberRole, NodeError, NodeId,
+    ChangeRefusal, Disposition, MemberChange, MemberRole, Membership, NodeError, NodeId,
 };
 
 use crate::command::{Command, OpenCommand};
@@ -14,21 +14,22 @@ use crate::error::Error;
 use crate::outcome::Outcome;
 use crate::read::ReadConsistency;
 use crate::resource::{
-    FailureDomain, LogicalResourceName, ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec,
-    SchemaId,
+    FailureDomain, LogicalResourceName, Placement, ReplicaPolicy, ResourceId, ResourceKind,
+    ResourceSpec, SchemaId,
 };
-use crate::resource_table;
+use crate::resource_row;
 
 /// Between two looks whether a demand is met.
 const DEMAND_PAUSE: Duration = Duration::from_millis(20);
 
 impl Engine {
-    /// Opens a resource for writing, making it if it is not there.
+    /// Opens a resource for writing, making it if it is not there; `anew` if it must not be.
     pub(crate) async fn open_resource(
         &self,
         kind: ResourceKind,
         version: u32,
         spec: ResourceSpec,
+        anew: bool,
     ) -> Result<ResourceId, Error> {
         let name = spec.name.clone();
         // G1: a resource that asks for more copies than there can be is not made with fewer.
@@ -48,14 +49,7 @@ impl Engine {
                 resource: name.to_string(),
             });
         }
-        // G9: what is not to leave a place is not given to a replica elsewhere.
-        let mut placed = members.member_domains().filter_map(FailureDomain::parse);
-        if let Some(outside) = placed.find(|domain| !spec.placement.allows(domain)) {
-            return Err(Error::DomainUnavailable {
-                domain: format!("{outside}, where a replica of the group is"),
-                resource: name.to_string(),
-            });
-        }
+        all_placed(&members, &name, &spec.placement)?;
         let domains = spec.replicas.domains();
         if !(1..=ReplicaPolicy::DOMAINS_MAX).contains(&domains) {
             return Err(Error::InvalidArgument {
@@ -67,7 +61,7 @@ impl Engine {
             return Err(one_domain(&name, &found));
         }
         let caller = self.domain().clone();
-        let command = Command::Open(OpenCommand { kind, version, spec, caller });
+        let command = Command::Open(OpenCommand { anew, kind, version, spec, caller });
         let resource = match self.propose(&command).await? {
             (_, Outcome::Opened { resource }) => resource,
             (_, Outcome::Refused(refusal)) => return Err(refusal.into()),
@@ -78,6 +72,15 @@ impl Engine {
             self.within(self.demand_domains(&name), true).await?;
         }
         Ok(resource)
+    }
+
+    /// Whether every replica is where this placement would have it.
+    pub(crate) async fn check_placed(
+        &self,
+        name: &LogicalResourceName,
+        placement: &Placement,
+    ) -> Result<(), Error> {
+        all_placed(&self.status().await?.members, name, placement)
     }
 
     /// Finds a resource for reading. Nothing is made, and no writer is fenced.
@@ -91,7 +94,7 @@ impl Engine {
         let find = |options: ReadConsistency| {
             let wanted = wanted.clone();
             self.read(options.into(), move |read, group| {
-                Ok(resource_table::find(read, group, &wanted)?)
+                Ok(resource_row::find(read, group, &wanted)?)
             })
         };
         // A replica that has heard of it needs nobody else.
@@ -102,6 +105,9 @@ impl Engine {
         let Some((id, found)) = found else {
             return Err(Error::NotFound { what: format!("resource={name}") });
         };
+        if found.deleted.is_some() {
+            return Err(found.refusal().into());
+        }
         let differs = |what: &str, wanted: &str, found: &str| Error::Incompatible {
             expected: format!("{what}={wanted}"),
             found: format!("{what}={found}"),
@@ -109,8 +115,8 @@ impl Engine {
         if found.kind != *kind {
             return Err(differs("kind", kind.as_str(), found.kind.as_str()));
         }
-        if found.spec.schema != *schema {
-            return Err(differs("schema", schema.as_str(), found.spec.schema.as_str()));
+        if let Some((expected, found)) = found.schema_differs(schema, false) {
+            return Err(Error::Incompatible { expected, found });
         }
         if !found.spec.placement.allows(self.domain()) {
             let (domain, resource) = (self.domain().to_string(), name.to_string());
@@ -136,6 +142,23 @@ impl Engine {
                 Ok(Err(_)) | Err(_) => self.backend().sleep(DEMAND_PAUSE).await,
             }
         }
+    }
+}
+
+/// G9: what is not to leave a place is not given to a replica elsewhere. Members without a domain cannot be
+/// judged.
+fn all_placed(
+    members: &Membership,
+    name: &LogicalResourceName,
+    placement: &Placement,
+) -> Result<(), Error> {
+    let mut placed = members.member_domains().filter_map(FailureDomain::parse);
+    match placed.find(|domain| !placement.allows(domain)) {
+        None => Ok(()),
+        Some(outside) => Err(Error::DomainUnavailable {
+            domain: format!("{outside}, where a replica of the group is"),
+            resource: name.to_string(),
+        }),
     }
 }
 

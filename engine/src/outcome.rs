@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
+use crate::alteration::Revision;
 use crate::clients::NumberRefusal;
 use crate::refusal::Refusal;
 use crate::resource::ResourceId;
@@ -45,6 +46,8 @@ pub enum Branch {
 pub(crate) enum Outcome {
     /// The resource is open.
     Opened { resource: ResourceId },
+    /// The resource is altered.
+    Altered { revision: Revision },
     /// The batch took effect at its offset: what each operation of the branch has said.
     Applied { branch: Branch, outcomes: Vec<Bytes> },
     /// A request of the batch was completed before, there: no effect now.
@@ -62,7 +65,13 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// Whether what the record wrote stands.
     pub(crate) fn stands(&self) -> bool {
-        matches!(self, Self::Opened { .. } | Self::Applied { .. } | Self::Registered { .. })
+        matches!(
+            self,
+            Self::Opened { .. }
+                | Self::Altered { .. }
+                | Self::Applied { .. }
+                | Self::Registered { .. }
+        )
     }
 }
 

@@ -4,9 +4,10 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-use crate::codec::{put_bytes, put_number};
+use crate::codec::put_number;
 use crate::error::Error;
 use crate::resource::{DomainRule, FailureDomain, Placement, ReplicaPolicy};
+use crate::spec_codec::put_placement;
 
 /// What a hash of a profile begins with, so that it is a hash of nothing else.
 const PROFILE_TAG: &[u8] = b"palisade.profile.v1\0";
@@ -27,6 +28,15 @@ impl PolicyHash {
     /// The hash of canonical bytes under a tag that no other kind of policy has.
     pub(crate) fn of(tag: &[u8], canonical: &[u8]) -> Self {
         Self(Sha256::new().chain_update(tag).chain_update(canonical).finalize().into())
+    }
+
+    /// The hash of what a profile decides.
+    pub(crate) fn of_policy(placement: &Placement, replicas: ReplicaPolicy) -> Self {
+        let mut canonical = Vec::new();
+        put_number(&mut canonical, u64::from(replicas.replicas()));
+        put_number(&mut canonical, u64::from(replicas.domains()));
+        put_placement(&mut canonical, placement);
+        Self::of(PROFILE_TAG, &canonical)
     }
 
     /// A hash as it was stored.
@@ -145,19 +155,7 @@ impl PlacementProfile {
     /// The hash of what the profile decides: its rules and its replicas, not its name.
     #[must_use]
     pub fn hash(&self) -> PolicyHash {
-        let mut canonical = Vec::new();
-        put_number(&mut canonical, u64::from(self.replicas.replicas()));
-        put_number(&mut canonical, u64::from(self.replicas.domains()));
-        let rules = self.placement.rules();
-        put_number(&mut canonical, rules.len() as u64);
-        for rule in rules {
-            put_bytes(&mut canonical, rule.provider.as_bytes());
-            for part in [&rule.region, &rule.zone] {
-                // No name is empty, so nothing stands for all.
-                put_bytes(&mut canonical, part.as_deref().unwrap_or_default().as_bytes());
-            }
-        }
-        PolicyHash::of(PROFILE_TAG, &canonical)
+        PolicyHash::of_policy(&self.placement, self.replicas)
     }
 }
 

@@ -1,7 +1,9 @@
 //! Why a record has no effect, and what its caller is told.
 
 use bytes::Bytes;
+use palisade_replication::LogTime;
 
+use crate::alteration::Revision;
 use crate::clients::REPLY_BYTES_MAX;
 use crate::error::Error;
 use crate::projection::OUTCOME_BYTES_MAX;
@@ -22,6 +24,16 @@ pub(crate) enum Refusal {
     Incompatible { expected: String, found: String },
     /// The resource may not be used from there (G9).
     DomainUnavailable { domain: FailureDomain, resource: LogicalResourceName },
+    /// The resource is deleted, and can be taken back until then.
+    Deleted { resource: LogicalResourceName, until: LogTime },
+    /// There is a resource of this name.
+    AlreadyThere { resource: LogicalResourceName },
+    /// A group has no room for more resources.
+    TooManyResources { most: usize },
+    /// The resource was altered since its maker looked.
+    RevisionDiffers { expected: Revision, found: Revision },
+    /// The alteration cannot be done to the resource as it is.
+    Unalterable { what: String },
     /// What a batch demands is not so, and it says nothing to be done then.
     GuardFailed { guard: usize },
     /// The projection refuses an operation, for its own reason.
@@ -47,6 +59,21 @@ impl From<Refusal> for Error {
                 domain: domain.to_string(),
                 resource: resource.to_string(),
             },
+            Refusal::Deleted { resource, until } => Self::NotFound {
+                what: format!(
+                    "resource={resource} is deleted: it can be undeleted until log_time={until}"
+                ),
+            },
+            Refusal::AlreadyThere { resource } => {
+                Self::AlreadyExists { what: format!("resource={resource}") }
+            }
+            Refusal::TooManyResources { most } => Self::PreconditionFailed {
+                what: format!("a group has at most {most} resources: delete some"),
+            },
+            Refusal::RevisionDiffers { expected, found } => Self::PreconditionFailed {
+                what: format!("the resource was altered, revision={found} expected={expected}"),
+            },
+            Refusal::Unalterable { what } => Self::PreconditionFailed { what },
             Refusal::GuardFailed { guard } => Self::GuardFailed { guard },
             Refusal::ByProjection { projection, op, detail } => {
                 by_projection(projection, op, detail)

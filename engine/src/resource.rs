@@ -438,7 +438,7 @@ impl ResourceSpec {
 }
 
 /// Short name of a resource within its group, given when it is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ResourceId(pub(crate) u32);
 
 #[cfg(test)]

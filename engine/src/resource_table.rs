@@ -1,35 +1,36 @@
 //! The table of a group's resources: who they are, and which writer is the current one (G3).
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use palisade_replication::GroupId;
 
-use crate::codec::{DecodeError, Reader, put_number};
-use crate::command::{Op, OpenCommand};
+use crate::alteration::{Altered, Revision};
+use crate::command::{AlterCommand, Op, OpenCommand};
 use crate::keys;
 use crate::outcome::Outcome;
-use crate::projection::{ProjectionFault, Registry};
+use crate::projection::{At, ProjectionFault, Registry};
 use crate::refusal::Refusal;
 use crate::resource::{
     FailureDomain, FenceGuard, LogicalResourceName, ResourceId, ResourceKind, ResourceSpec,
 };
-use crate::spec_codec::{decode_spec, encode_spec, put_kind, take_kind};
-use crate::store::{Direction, FamilyId, StateRead, StoreError, Walk};
+use crate::resource_row::{KeptSchema, Resource, each_resource, last_made};
+use crate::store::{FamilyId, StateRead, StoreError};
 use crate::view::View;
 
-/// A resource: its kind, the version of that, and its spec with the current epoch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Resource {
-    pub(crate) kind: ResourceKind,
-    pub(crate) version: u32,
-    pub(crate) spec: ResourceSpec,
-}
+/// Most resources of one group.
+pub(crate) const RESOURCES_MAX: usize = 65_536;
+/// How many alterations of a resource are kept.
+pub(crate) const ALTERATIONS_KEPT: u64 = 64;
 
 /// All resources of one group; what is stored, kept in memory.
 #[derive(Debug, Default)]
 pub(crate) struct ResourceTable {
     by_id: BTreeMap<ResourceId, Resource>,
+    by_name: BTreeMap<LogicalResourceName, ResourceId>,
+    /// The number that was made last: none is made twice (D1).
+    last: ResourceId,
 }
 
 impl ResourceTable {
@@ -42,10 +43,11 @@ impl ResourceTable {
         registry: &Registry,
         group: GroupId,
     ) -> Result<Self, LoadError> {
-        let mut table = Self::default();
+        let mut table = Self { last: last_made(read, group)?, ..Self::default() };
         each_resource(read, group, |id, resource| {
+            table.by_name.insert(resource.spec.name.clone(), id);
             table.by_id.insert(id, resource);
-            Walk::Next
+            ControlFlow::Continue(())
         })?;
         for resource in table.by_id.values() {
             check_registered(registry, &resource.kind, resource.version)?;
@@ -66,51 +68,95 @@ impl ResourceTable {
         &mut self,
         view: &mut View<'_>,
         registry: &Registry,
-        group: GroupId,
+        at: At,
         command: OpenCommand,
     ) -> Result<Outcome, ProjectionFault> {
-        let OpenCommand { kind, version, spec, caller } = command;
-        check_registered(registry, &kind, version)
+        check_registered(registry, &command.kind, command.version)
             .map_err(|unknown| ProjectionFault::new(unknown.to_string()))?;
-        Ok(self.open_known(view, group, Resource { kind, version, spec }, &caller))
+        let named = self.by_name.get(&command.spec.name).copied();
+        let opened = match named.and_then(|id| Some((id, self.by_id.get_mut(&id)?))) {
+            Some((id, found)) => reopen(found, &command).map(|raised| (id, raised)),
+            None => self.make(view, at, command).map(|id| (id, true)),
+        };
+        match opened {
+            Ok((resource, changed)) => {
+                if changed {
+                    self.store(view, at.group, resource);
+                }
+                Ok(Outcome::Opened { resource })
+            }
+            Err(refusal) => Ok(Outcome::Refused(refusal)),
+        }
     }
 
-    fn open_known(
+    fn make(
         &mut self,
         view: &mut View<'_>,
-        group: GroupId,
-        wanted: Resource,
-        caller: &FailureDomain,
-    ) -> Outcome {
-        let spec = &wanted.spec;
-        let named = self.by_id.iter().find(|(_, resource)| resource.spec.name == spec.name);
-        let placement = named.map_or(&spec.placement, |(_, resource)| &resource.spec.placement);
-        if !placement.allows(caller) {
-            let (domain, resource) = (caller.clone(), spec.name.clone());
-            return Outcome::Refused(Refusal::DomainUnavailable { domain, resource });
+        at: At,
+        command: OpenCommand,
+    ) -> Result<ResourceId, Refusal> {
+        let OpenCommand { kind, version, spec, caller, .. } = command;
+        admit_from(&spec, &caller)?;
+        if self.by_id.len() >= RESOURCES_MAX {
+            return Err(Refusal::TooManyResources { most: RESOURCES_MAX });
         }
-        let id = match named {
-            None => {
-                let last = self.by_id.last_key_value().map_or(0, |(id, _)| id.0);
-                ResourceId(last.checked_add(1).expect("resource ids overflow"))
-            }
-            Some((id, found)) => {
-                if let Some((expected, found)) = difference(&wanted, found) {
-                    return Outcome::Refused(Refusal::Incompatible { expected, found });
-                }
-                let current = found.spec.epoch;
-                if spec.epoch < current {
-                    return Outcome::Refused(Refusal::Fenced { current });
-                }
-                if spec.epoch == current {
-                    return Outcome::Opened { resource: *id };
-                }
-                *id
-            }
+        let id = ResourceId(self.last.0.checked_add(1).expect("resource ids overflow"));
+        self.last = id;
+        let raw = Bytes::copy_from_slice(&id.0.to_be_bytes());
+        view.put(FamilyId::RESOURCES, keys::last_resource(at.group), raw.clone());
+        view.put(FamilyId::RESOURCES, keys::name(at.group, spec.name.as_str()), raw);
+        self.by_name.insert(spec.name.clone(), id);
+        let schemas = vec![KeptSchema { id: spec.schema.clone(), retired: false }];
+        let (made, revision) = ((at.offset, at.log_time), Revision::MADE);
+        let made = Resource { kind, version, spec, made, revision, schemas, deleted: None };
+        self.by_id.insert(id, made);
+        Ok(id)
+    }
+
+    fn store(&self, view: &mut View<'_>, group: GroupId, id: ResourceId) {
+        if let Some(resource) = self.by_id.get(&id) {
+            view.put(FamilyId::RESOURCES, keys::resource(group, id), resource.encode());
+        }
+    }
+
+    /// Changes what a resource is, and keeps that it was.
+    pub(crate) fn alter(&mut self, view: &mut View<'_>, at: At, command: AlterCommand) -> Outcome {
+        let AlterCommand { resource: id, expected, node, caller, reason, alteration } = command;
+        let Some(found) = self.by_id.get_mut(&id) else {
+            return Outcome::Refused(Refusal::UnknownResource { resource: id });
         };
-        view.put(FamilyId::RESOURCES, keys::resource(group, id), encode(&wanted));
-        self.by_id.insert(id, wanted);
-        Outcome::Opened { resource: id }
+        let differs = Refusal::RevisionDiffers { expected, found: found.revision };
+        let refused = admit_from(&found.spec, &caller)
+            .and_then(|()| if expected == found.revision { Ok(()) } else { Err(differs) })
+            .and_then(|()| alteration.apply(found, at.offset, at.log_time));
+        if let Err(refusal) = refused {
+            return Outcome::Refused(refusal);
+        }
+        let revision = found.revision;
+        let (offset, log_time, domain) = (at.offset, at.log_time, caller);
+        let altered = Altered { revision, offset, log_time, node, domain, reason, alteration };
+        let key = |revision| keys::alteration(at.group, id, revision);
+        view.put(FamilyId::RESOURCES, key(revision.get()), altered.encode());
+        if let Some(old @ 1..) = revision.get().checked_sub(ALTERATIONS_KEPT) {
+            view.remove(FamilyId::RESOURCES, key(old));
+        }
+        self.store(view, at.group, id);
+        Outcome::Altered { revision }
+    }
+
+    /// Removes all that a deleted resource had, if its time is over. Its number is not used again.
+    pub(crate) fn bury(&mut self, view: &mut View<'_>, family: FamilyId, at: At, id: ResourceId) {
+        let Some(found) = self.by_id.get(&id).filter(|found| found.is_gone(at.log_time)) else {
+            return;
+        };
+        let rows = keys::of_resource(at.group, id);
+        view.clear(family, &rows, &keys::after(&rows));
+        let (from, end) = keys::alterations(at.group, id);
+        view.clear(FamilyId::RESOURCES, &from, &end);
+        view.remove(FamilyId::RESOURCES, keys::name(at.group, found.spec.name.as_str()));
+        view.remove(FamilyId::RESOURCES, keys::resource(at.group, id));
+        self.by_name.remove(&found.spec.name);
+        self.by_id.remove(&id);
     }
 
     /// All resources as they are stored, with their epochs raised by one: no writer that has one open is the
@@ -121,7 +167,7 @@ impl ResourceTable {
             let mut resource = resource.clone();
             let epoch = resource.spec.epoch.get();
             resource.spec.epoch = crate::resource::FenceEpoch::new(epoch.saturating_add(1));
-            (FamilyId::RESOURCES, keys::resource(group, *id), Some(encode(&resource)))
+            (FamilyId::RESOURCES, keys::resource(group, *id), Some(resource.encode()))
         };
         self.by_id.iter().map(row).collect()
     }
@@ -137,6 +183,9 @@ impl ResourceTable {
         let Some(found) = self.by_id.get(&op.resource) else {
             return Err(Refusal::UnknownResource { resource: op.resource });
         };
+        if found.deleted.is_some() {
+            return Err(found.refusal());
+        }
         let (epoch, current) = (op.epoch, found.spec.epoch);
         if FenceGuard::new(current).check(epoch).is_err() {
             return Err(if epoch < current {
@@ -145,65 +194,37 @@ impl ResourceTable {
                 Refusal::NotOpened { epoch, current }
             });
         }
-        if !found.spec.placement.allows(caller) {
-            let (domain, resource) = (caller.clone(), found.spec.name.clone());
-            return Err(Refusal::DomainUnavailable { domain, resource });
-        }
+        admit_from(&found.spec, caller)?;
         Ok(found)
     }
 }
 
-/// A resource as it is in the state of one moment.
-pub(crate) fn stored(
-    read: &dyn StateRead,
-    group: GroupId,
-    id: ResourceId,
-) -> Result<Option<Resource>, StoreError> {
-    let raw = read.get(FamilyId::RESOURCES, &keys::resource(group, id))?;
-    let resource = raw.map(|raw| decode(&raw)).transpose();
-    resource.map_err(|error| StoreError { what: error.to_string() })
-}
-
-/// The resource of a name, in the state of one moment.
-pub(crate) fn find(
-    read: &dyn StateRead,
-    group: GroupId,
-    name: &LogicalResourceName,
-) -> Result<Option<(ResourceId, Resource)>, StoreError> {
-    let mut found = None;
-    each_resource(read, group, |id, resource| {
-        if resource.spec.name != *name {
-            return Walk::Next;
-        }
-        found = Some((id, resource));
-        Walk::Stop
-    })?;
-    Ok(found)
-}
-
-/// Every resource, in the order they were made, as long as `each` says.
-pub(crate) fn each_resource(
-    read: &dyn StateRead,
-    group: GroupId,
-    mut each: impl FnMut(ResourceId, Resource) -> Walk,
-) -> Result<(), StoreError> {
-    let mut malformed = None;
-    let (from, end) = keys::resources(group);
-    read.walk(FamilyId::RESOURCES, &from, &end, Direction::Forward, &mut |key, value| {
-        let id = key.last_chunk().map(|raw| ResourceId(u32::from_be_bytes(*raw)));
-        match (id, decode(value)) {
-            (Some(id), Ok(resource)) => each(id, resource),
-            (_, Err(error)) => {
-                malformed = Some(error);
-                Walk::Stop
-            }
-            (None, _) => Walk::Stop,
-        }
-    })?;
-    match malformed {
-        Some(error) => Err(StoreError { what: error.to_string() }),
-        None => Ok(()),
+/// G9: whether a caller from there may touch the resource.
+fn admit_from(spec: &ResourceSpec, caller: &FailureDomain) -> Result<(), Refusal> {
+    if spec.placement.allows(caller) {
+        return Ok(());
     }
+    Err(Refusal::DomainUnavailable { domain: caller.clone(), resource: spec.name.clone() })
+}
+
+/// Opens a resource that is there. Says whether its epoch was raised.
+fn reopen(found: &mut Resource, wanted: &OpenCommand) -> Result<bool, Refusal> {
+    admit_from(&found.spec, &wanted.caller)?;
+    if found.deleted.is_some() {
+        return Err(found.refusal());
+    }
+    if wanted.anew {
+        return Err(Refusal::AlreadyThere { resource: found.spec.name.clone() });
+    }
+    if let Some((expected, found)) = difference(wanted, found) {
+        return Err(Refusal::Incompatible { expected, found });
+    }
+    let current = found.spec.epoch;
+    if wanted.spec.epoch < current {
+        return Err(Refusal::Fenced { current });
+    }
+    found.spec.epoch = wanted.spec.epoch;
+    Ok(wanted.spec.epoch != current)
 }
 
 /// Why a table of resources cannot be taken up.
@@ -245,44 +266,25 @@ fn check_registered(
     })
 }
 
-/// What a handle expects that the resource is not. The epoch may differ.
-fn difference(wanted: &Resource, found: &Resource) -> Option<(String, String)> {
+/// What a writer expects that the resource is not. The epoch may differ.
+fn difference(wanted: &OpenCommand, found: &Resource) -> Option<(String, String)> {
     let differs = |what: &str, a: String, b: String| {
         (a != b).then(|| (format!("{what}={a}"), format!("{what}={b}")))
     };
+    let (spec, kept) = (&wanted.spec, &found.spec);
     differs("kind", wanted.kind.to_string(), found.kind.to_string())
         .or_else(|| differs("version", wanted.version.to_string(), found.version.to_string()))
+        .or_else(|| found.schema_differs(&spec.schema, true))
         .or_else(|| {
-            differs("schema", wanted.spec.schema.to_string(), found.spec.schema.to_string())
+            let replicas = |spec: &ResourceSpec| spec.replicas.replicas.to_string();
+            differs("replicas", replicas(spec), replicas(kept))
         })
         .or_else(|| {
-            let replicas = |resource: &Resource| resource.spec.replicas.replicas.to_string();
-            differs("replicas", replicas(wanted), replicas(found))
+            let domains = |spec: &ResourceSpec| spec.replicas.domains.to_string();
+            differs("domains", domains(spec), domains(kept))
         })
         .or_else(|| {
-            let domains = |resource: &Resource| resource.spec.replicas.domains.to_string();
-            differs("domains", domains(wanted), domains(found))
+            let placement = |spec: &ResourceSpec| format!("{:?}", spec.placement.rules);
+            differs("placement", placement(spec), placement(kept))
         })
-        .or_else(|| {
-            let placement = |resource: &Resource| format!("{:?}", resource.spec.placement.rules);
-            differs("placement", placement(wanted), placement(found))
-        })
-}
-
-fn encode(resource: &Resource) -> Bytes {
-    let mut raw = Vec::with_capacity(128);
-    put_kind(&mut raw, &resource.kind);
-    put_number(&mut raw, resource.version.into());
-    encode_spec(&mut raw, &resource.spec);
-    raw.into()
-}
-
-fn decode(raw: &[u8]) -> Result<Resource, DecodeError> {
-    let mut reader = Reader::new(Bytes::copy_from_slice(raw));
-    let kind = take_kind(&mut reader)?;
-    let version = u32::try_from(reader.number("projection version")?)
-        .map_err(|_| DecodeError { what: "projection version" })?;
-    let resource = Resource { kind, version, spec: decode_spec(&mut reader)? };
-    reader.end("resource")?;
-    Ok(resource)
 }

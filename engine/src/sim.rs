@@ -180,7 +180,7 @@ impl SimMachine for SimEngine {
 /// A record that opens a resource.
 #[must_use]
 pub fn open(kind: ResourceKind, spec: ResourceSpec, caller: FailureDomain) -> bytes::Bytes {
-    Command::Open(OpenCommand { kind, version: 1, spec, caller }).encode()
+    Command::Open(OpenCommand { anew: false, kind, version: 1, spec, caller }).encode()
 }
 
 /// A record of operations that demand nothing.
@@ -291,7 +291,7 @@ impl From<&RecordOutcome> for SimOutcome {
     fn from(outcome: &RecordOutcome) -> Self {
         match &outcome.0 {
             Outcome::Opened { resource } => Self::Opened(*resource),
-            Outcome::Applied { .. } => Self::Applied,
+            Outcome::Applied { .. } | Outcome::Altered { .. } => Self::Applied,
             Outcome::Duplicate(first) => Self::Duplicate(first.offset.get()),
             Outcome::Refused(refusal) => match Error::from(refusal.clone()) {
                 Error::Fenced { current } => Self::Fenced(current),

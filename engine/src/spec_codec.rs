@@ -1,8 +1,9 @@
 //! The bytes of a resource's spec, in records and in the table of resources.
 //!
 //! ```text
-//! spec    name, schema, epoch, replicas, rules: count, each provider, region or nothing, zone or nothing;
+//! spec    name, schema, epoch, replicas, placement;
 //!         in replicas, from bit 32 on, the failure domains that a commit must reach beyond one
+//! placement  rules: count, each provider, region or nothing, zone or nothing
 //! domain  provider, region, zone
 //! ```
 //! Numbers and byte strings as in `codec`.
@@ -25,12 +26,25 @@ pub(crate) fn take_kind(reader: &mut Reader) -> Result<ResourceKind, DecodeError
 
 pub(crate) fn encode_spec(out: &mut Vec<u8>, spec: &ResourceSpec) {
     put_bytes(out, spec.name.as_str().as_bytes());
-    put_bytes(out, spec.schema.as_str().as_bytes());
+    put_schema(out, &spec.schema);
     put_number(out, spec.epoch.get());
     let beyond = u64::from(spec.replicas.domains.saturating_sub(1));
     put_number(out, u64::from(spec.replicas.replicas) | beyond << 32);
-    put_number(out, spec.placement.rules.len() as u64);
-    for rule in &spec.placement.rules {
+    put_placement(out, &spec.placement);
+}
+
+pub(crate) fn put_schema(out: &mut Vec<u8>, schema: &SchemaId) {
+    put_bytes(out, schema.as_str().as_bytes());
+}
+
+pub(crate) fn take_schema(reader: &mut Reader) -> Result<SchemaId, DecodeError> {
+    let schema = reader.text(SchemaId::BYTES_MAX, "schema id")?;
+    SchemaId::new(&schema).map_err(malformed("schema id"))
+}
+
+pub(crate) fn put_placement(out: &mut Vec<u8>, placement: &Placement) {
+    put_number(out, placement.rules.len() as u64);
+    for rule in &placement.rules {
         put_bytes(out, rule.provider.as_bytes());
         // A rule's names are never empty, so nothing can stand for all.
         put_bytes(out, rule.region.as_deref().unwrap_or("").as_bytes());
@@ -38,18 +52,7 @@ pub(crate) fn encode_spec(out: &mut Vec<u8>, spec: &ResourceSpec) {
     }
 }
 
-fn malformed<E>(what: &'static str) -> impl FnOnce(E) -> DecodeError {
-    move |_| DecodeError { what }
-}
-
-pub(crate) fn decode_spec(reader: &mut Reader) -> Result<ResourceSpec, DecodeError> {
-    let name = reader.text(LogicalResourceName::BYTES_MAX, "resource name")?;
-    let schema = reader.text(SchemaId::BYTES_MAX, "schema id")?;
-    let epoch = FenceEpoch::new(reader.number("epoch")?);
-    let replicas = reader.number("replicas")?;
-    let beyond = (replicas >> 32) as u32;
-    let domains = beyond.checked_add(1).ok_or(DecodeError { what: "replicas" })?;
-    let replicas = ReplicaPolicy::majority(replicas as u32).across_domains(domains);
+pub(crate) fn take_placement(reader: &mut Reader) -> Result<Placement, DecodeError> {
     let count = reader.number("placement")?;
     if count > Placement::RULES_MAX as u64 {
         return Err(DecodeError { what: "placement" });
@@ -67,9 +70,25 @@ pub(crate) fn decode_spec(reader: &mut Reader) -> Result<ResourceSpec, DecodeErr
     if placement.rules != rules {
         return Err(DecodeError { what: "placement" });
     }
+    Ok(placement)
+}
+
+fn malformed<E>(what: &'static str) -> impl FnOnce(E) -> DecodeError {
+    move |_| DecodeError { what }
+}
+
+pub(crate) fn decode_spec(reader: &mut Reader) -> Result<ResourceSpec, DecodeError> {
+    let name = reader.text(LogicalResourceName::BYTES_MAX, "resource name")?;
+    let schema = take_schema(reader)?;
+    let epoch = FenceEpoch::new(reader.number("epoch")?);
+    let replicas = reader.number("replicas")?;
+    let beyond = (replicas >> 32) as u32;
+    let domains = beyond.checked_add(1).ok_or(DecodeError { what: "replicas" })?;
+    let replicas = ReplicaPolicy::majority(replicas as u32).across_domains(domains);
+    let placement = take_placement(reader)?;
     Ok(ResourceSpec {
         name: LogicalResourceName::new(&name).map_err(malformed("resource name"))?,
-        schema: SchemaId::new(&schema).map_err(malformed("schema id"))?,
+        schema,
         epoch,
         replicas,
         placement,

@@ -48,7 +48,6 @@ impl<'a> View<'a> {
         self.record.write(family, key, None);
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is removed by ranges yet"))]
     /// Removes every row from `from` up to before `end`, however many there are.
     pub(crate) fn clear(&mut self, family: FamilyId, from: &[u8], end: &[u8]) {
         self.record.clear(family, from, end);

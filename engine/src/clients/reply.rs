@@ -7,7 +7,7 @@
 //!          3 refused: 1 fenced: epoch            2 not opened: epoch, current    3 no resource: number
 //!                     4 elsewhere: domain, name  5 guard: number                 8 reply too long: bytes
 //!                     6 by its projection: name, operation, detail
-//!                     7 outcome too long: operation, bytes
+//!                     7 outcome too long: operation, bytes       9 deleted: name, until
 //! ```
 //! Numbers and byte strings as in `codec`.
 
@@ -151,6 +151,7 @@ const GUARD: u8 = 5;
 const BY_PROJECTION: u8 = 6;
 const OUTCOME_TOO_LONG: u8 = 7;
 const REPLY_TOO_LONG: u8 = 8;
+const DELETED: u8 = 9;
 
 fn put_refusal(out: &mut Vec<u8>, refusal: &Refusal) -> Result<(), ProjectionFault> {
     match refusal {
@@ -191,7 +192,16 @@ fn put_refusal(out: &mut Vec<u8>, refusal: &Refusal) -> Result<(), ProjectionFau
             out.push(REPLY_TOO_LONG);
             put_number(out, *bytes as u64);
         }
-        Refusal::Incompatible { .. } => return Err(of_no_batch(refusal)),
+        Refusal::Deleted { resource, until } => {
+            out.push(DELETED);
+            put_bytes(out, resource.as_str().as_bytes());
+            put_number(out, until.get());
+        }
+        Refusal::Incompatible { .. }
+        | Refusal::AlreadyThere { .. }
+        | Refusal::TooManyResources { .. }
+        | Refusal::RevisionDiffers { .. }
+        | Refusal::Unalterable { .. } => return Err(of_no_batch(refusal)),
     }
     Ok(())
 }
@@ -213,10 +223,7 @@ fn take_refusal(reader: &mut Reader, registry: &Registry) -> Result<Refusal, Dec
         }
         ELSEWHERE => {
             let domain = take_domain(reader)?;
-            let name = reader.text(LogicalResourceName::BYTES_MAX, "resource name")?;
-            let resource = LogicalResourceName::new(&name);
-            let resource = resource.map_err(|_| DecodeError { what: "resource name" })?;
-            Refusal::DomainUnavailable { domain, resource }
+            Refusal::DomainUnavailable { domain, resource: take_name(reader)? }
         }
         GUARD => Refusal::GuardFailed { guard: size(reader, "guard")? },
         BY_PROJECTION => {
@@ -233,8 +240,17 @@ fn take_refusal(reader: &mut Reader, registry: &Registry) -> Result<Refusal, Dec
             Refusal::OutcomeTooLong { op, bytes: size(reader, "outcome bytes")? }
         }
         REPLY_TOO_LONG => Refusal::ReplyTooLong { bytes: size(reader, "reply bytes")? },
+        DELETED => {
+            let resource = take_name(reader)?;
+            Refusal::Deleted { resource, until: LogTime::new(reader.number("until")?) }
+        }
         _ => return Err(DecodeError { what: "refusal" }),
     })
+}
+
+fn take_name(reader: &mut Reader) -> Result<LogicalResourceName, DecodeError> {
+    let name = reader.text(LogicalResourceName::BYTES_MAX, "resource name")?;
+    LogicalResourceName::new(&name).map_err(|_| DecodeError { what: "resource name" })
 }
 
 fn of_no_batch(what: &dyn std::fmt::Debug) -> ProjectionFault {
@@ -264,7 +280,11 @@ mod tests {
             epoch().prop_map(|current| Refusal::Fenced { current }),
             (epoch(), epoch()).prop_map(|(epoch, current)| Refusal::NotOpened { epoch, current }),
             any::<u32>().prop_map(|id| Refusal::UnknownResource { resource: ResourceId(id) }),
-            Just(Refusal::DomainUnavailable { domain, resource }),
+            Just(Refusal::DomainUnavailable { domain, resource: resource.clone() }),
+            any::<u64>().prop_map(move |until| Refusal::Deleted {
+                resource: resource.clone(),
+                until: LogTime::new(until),
+            }),
             size().prop_map(|guard| Refusal::GuardFailed { guard }),
             (size(), bytes()).prop_map(|(op, detail)| {
                 Refusal::ByProjection { projection: map::NAME, op, detail }

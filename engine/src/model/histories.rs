@@ -1,19 +1,20 @@
 //! Histories: few names, keys, owners and epochs, so that they meet often.
 
 use bytes::Bytes;
-use palisade_replication::{LogTime, Offset};
+use palisade_replication::{LogTime, NodeId, Offset};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::naive::{Action, Batch, Demand, On, Said};
+use super::naive::{Action, Batch, Demand, Here, Model, On, Said};
 use super::{KINDS, Step};
-use crate::command::{Chore, Number, OpenCommand};
+use crate::alteration::{Alteration, Reason, Revision};
+use crate::command::{AlterCommand, Chore, Number, OpenCommand};
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
 use crate::projections::map::{History, MapGuard, MapOp, Version};
 use crate::resource::{
-    FailureDomain, FenceEpoch, Placement, ResourceId, ResourceKind, ResourceSpec,
+    FailureDomain, FenceEpoch, Placement, ResourceId, ResourceKind, ResourceSpec, SchemaId,
 };
 
 const DAY_MS: u64 = 86_400_000;
@@ -30,7 +31,7 @@ fn spec(kind: &ResourceKind, epoch: u64) -> ResourceSpec {
 }
 
 fn open(kind: ResourceKind, spec: ResourceSpec, caller: FailureDomain) -> Said {
-    Said::Open(OpenCommand { kind, version: 1, spec, caller })
+    Said::Open(OpenCommand { anew: false, kind, version: 1, spec, caller })
 }
 
 /// The three resources, numbers 1 to 3, epoch 1.
@@ -229,10 +230,56 @@ fn again(batch: &Batch, acked: Option<u64>, allowed: bool, epoch: Option<u64>) -
     batch
 }
 
+/// Mostly of the kind that the name says, since what was made as another is in the way of everybody.
 fn any_open() -> impl Strategy<Value = Said> {
     let allowed = prop::bool::weighted(0.95).prop_map(domain);
-    (allowed, 0_usize..3, 0_usize..3, 1_u64..4).prop_map(|(caller, kind, name, epoch)| {
-        open(KINDS[kind].clone(), spec(&KINDS[name], epoch), caller)
+    let kind = prop_oneof![8 => Just(None), 2 => (0_usize..3).prop_map(Some)];
+    let anew = prop::bool::weighted(0.1);
+    (allowed, anew, kind, 0_usize..3, 1_u64..4, any_schema()).prop_map(
+        |(caller, anew, kind, name, epoch, schema)| {
+            let spec = ResourceSpec { schema, ..spec(&KINDS[name], epoch) };
+            let kind = KINDS[kind.unwrap_or(name)].clone();
+            Said::Open(OpenCommand { anew, kind, version: 1, spec, caller })
+        },
+    )
+}
+
+fn any_schema() -> impl Strategy<Value = SchemaId> {
+    let schemas = [3, 1, 1].into_iter().zip(["model.v1", "model.v2", "model.v3"]);
+    let schemas = schemas.map(|(weight, name)| (weight, Just(SchemaId::new(name).unwrap())));
+    prop::strategy::Union::new_weighted(
+        schemas.map(|(weight, just)| (weight, just.boxed())).collect(),
+    )
+}
+
+fn any_alteration() -> impl Strategy<Value = Alteration> {
+    let placed = |providers: &[&str]| {
+        Just(Alteration::Place(Placement::providers(providers.iter().copied()).unwrap()))
+    };
+    prop_oneof![
+        3 => any_schema().prop_map(Alteration::AddSchema),
+        2 => any_schema().prop_map(Alteration::RetireSchema),
+        1 => placed(&["aws", "gcp"]),
+        1 => placed(&["aws"]),
+        4 => (0_usize..3)
+            .prop_map(|at| Alteration::Delete { retain_ms: [0, 700, DAY_MS][at] }),
+        2 => Just(Alteration::Undelete),
+    ]
+}
+
+/// At the revision that the resource has; at the first if it is not to be the right one.
+fn any_alter() -> impl Strategy<Value = Said> {
+    let allowed = prop::bool::weighted(0.95).prop_map(domain);
+    let right = prop::bool::weighted(0.9);
+    (allowed, right, 1_u32..5, any_alteration()).prop_map(|(caller, right, id, alteration)| {
+        Said::Alter(AlterCommand {
+            resource: ResourceId(id),
+            expected: Revision::new(if right { u64::MAX } else { 0 }),
+            node: NodeId::new(1),
+            caller,
+            reason: Reason::new("because").unwrap(),
+            alteration,
+        })
     })
 }
 
@@ -249,6 +296,48 @@ fn any_registration() -> impl Strategy<Value = Said> {
     ttl_ms.prop_map(|ttl_ms| Said::Register { ttl_ms })
 }
 
+/// What was said of the first, second and third kind is said of the newest resource of that kind, as the
+/// model has it; what names another number names one that never is.
+fn settle(steps: Vec<Step>) -> Vec<Step> {
+    let (mut model, mut here) = (Model::default(), Here::BEGIN);
+    let mut settled = Vec::with_capacity(steps.len());
+    for mut step in steps {
+        let newest = |id: &mut ResourceId| {
+            let kind = (id.0 as usize).checked_sub(1).and_then(|at| KINDS.get(at));
+            let newest = kind.and_then(|kind| model.table.newest(kind));
+            // Of a kind that is gone, its first: the number names nothing any more.
+            id.0 = newest.unwrap_or(if kind.is_some() { id.0 } else { 1_000 });
+        };
+        match &mut step.said {
+            Said::Open(_) | Said::Register { .. } => {}
+            Said::Housekeep(chores) => {
+                let resources = chores.iter_mut().filter_map(|chore| match chore {
+                    Chore::Clients => None,
+                    Chore::Resource(id) => Some(id),
+                });
+                resources.for_each(newest);
+            }
+            Said::Batch(batch) => {
+                batch.guards.iter_mut().map(|on| &mut on.resource).for_each(newest);
+                let ops = batch.then.iter_mut().chain(&mut batch.otherwise);
+                ops.map(|on| &mut on.resource).for_each(newest);
+            }
+            Said::Alter(command) => {
+                newest(&mut command.resource);
+                if let Some(found) = model.table.resources.get(&command.resource.0)
+                    && command.expected != Revision::MADE
+                {
+                    command.expected = found.revision();
+                }
+            }
+        }
+        here = here.next(step.later_ms);
+        model.apply(here, &step.said);
+        settled.push(step);
+    }
+    settled
+}
+
 pub(super) fn any_history() -> impl Strategy<Value = Vec<Step>> {
     let later = prop_oneof![
         12 => Just(0),
@@ -258,7 +347,8 @@ pub(super) fn any_history() -> impl Strategy<Value = Vec<Step>> {
     ];
     let said = prop_oneof![
         20 => any_batch(),
-        1 => any_open(),
+        2 => any_open(),
+        2 => any_alter(),
         3 => any_housekeeping(),
         1 => any_registration(),
     ];
@@ -277,15 +367,11 @@ pub(super) fn any_history() -> impl Strategy<Value = Vec<Step>> {
             });
             let numbered: Vec<&Batch> = numbered.collect();
             if let (Some((which, acked, allowed, epoch)), false) = (repeats, numbered.is_empty()) {
-                step.said = Said::Batch(again(
-                    numbered[which.index(numbered.len())],
-                    acked,
-                    allowed,
-                    epoch,
-                ));
+                let first = numbered[which.index(numbered.len())];
+                step.said = Said::Batch(again(first, acked, allowed, epoch));
             }
             history.push(step);
         }
-        history
+        settle(history)
     })
 }

@@ -6,8 +6,10 @@ mod naive;
 mod naive_clients;
 mod naive_log;
 mod naive_map;
+mod naive_table;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -24,9 +26,11 @@ use self::naive::{Model, Said};
 use self::naive_clients::{BOUNDS, NaiveClients};
 use self::naive_log::NaiveLog;
 use self::naive_map::{Held, NaiveMap};
+use self::naive_table::NaiveTable;
 use crate::clients::check::clients;
 use crate::command::{BatchCommand, Command};
 use crate::digest::{StateDigest, digest};
+use crate::directory;
 use crate::keys;
 use crate::machine::{EngineMachine, read_position};
 use crate::outcome::{Branch, Completion, Outcome};
@@ -36,6 +40,7 @@ use crate::projections::map::{BelowFloor, KeyRange, Version, When};
 use crate::projections::{log, map};
 use crate::refusal::Refusal;
 use crate::resource::{FenceEpoch, ResourceId, ResourceKind};
+use crate::resource_row::{self, Resource};
 use crate::store::{Direction, FamilyId, MemoryStore, StateRead, StateStore, Walk, WriteSet};
 use crate::stored::Stored;
 
@@ -55,6 +60,7 @@ impl Said {
     fn command(&self) -> Command {
         match self {
             Self::Open(command) => Command::Open(command.clone()),
+            Self::Alter(command) => Command::Alter(command.clone()),
             Self::Housekeep(chores) => Command::Housekeep(chores.clone()),
             Self::Register { ttl_ms } => Command::Register { ttl_ms: *ttl_ms },
             Self::Batch(batch) => Command::Batch(BatchCommand {
@@ -122,9 +128,10 @@ fn entries(history: &[Step], joins: &[bool]) -> Vec<CommittedEntry> {
 /// Everything that the model knows is stored, and nothing else.
 fn assert_state(read: &dyn StateRead, model: &Model) {
     let applied = read_position(read, GROUP).unwrap().0.offset;
+    assert_table(read, &model.table);
     let mut requests = 0;
-    for (at, (kind, _)) in model.resources.iter().enumerate() {
-        let id = at as u32 + 1;
+    for (id, resource) in &model.table.resources {
+        let (id, kind) = (*id, &resource.kind);
         let rows = |family| RowsRead::new(read, family, GROUP, ResourceId(id));
         match kind.as_str() {
             log::NAME => {
@@ -165,6 +172,54 @@ fn assert_clients(read: &dyn StateRead, wanted: &NaiveClients) {
         (*id, (client.acked_up_to, answers.collect::<Vec<_>>()))
     });
     assert_eq!(found.collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
+}
+
+/// Every resource that is not gone, and nothing of those that are.
+fn assert_table(read: &dyn StateRead, table: &NaiveTable) {
+    let mut found = BTreeMap::new();
+    let note = |id: ResourceId, resource: Resource| {
+        found.insert(id.0, resource);
+        ControlFlow::Continue(())
+    };
+    resource_row::each_resource(read, GROUP, note).unwrap();
+    assert!(found.keys().eq(table.resources.keys()));
+    assert_eq!(resource_row::last_made(read, GROUP).unwrap(), ResourceId(table.made));
+    for (id, wanted) in &table.resources {
+        let found = &found[id];
+        assert_eq!((&found.kind, &found.spec), (&wanted.kind, &wanted.spec));
+        assert_eq!((found.made.0.get(), found.made.1.get()), wanted.made);
+        assert_eq!(found.revision, wanted.revision());
+        let schemas = found.schemas.iter().map(|kept| (kept.id.clone(), kept.retired));
+        assert!(schemas.eq(wanted.schemas.iter().cloned()));
+        let deleted = found.deleted.map(|deleted| (deleted.offset.get(), deleted.until.get()));
+        assert_eq!(deleted, wanted.deleted);
+        let named = resource_row::find(read, GROUP, &wanted.spec.name).unwrap();
+        assert_eq!(named, Some((ResourceId(*id), found.clone())));
+        assert_eq!(directory::trail(read, GROUP, ResourceId(*id)).unwrap(), wanted.trail);
+    }
+    let (trails, names) =
+        (table.resources.values().map(|resource| resource.trail.len()), found.len());
+    let rows = count(read, FamilyId::RESOURCES, |_| true);
+    assert_eq!(rows, 2 * names + trails.sum::<usize>() + usize::from(table.made > 0));
+    for family in [FamilyId::LOG, FamilyId::MAP, FamilyId::IDEMPOTENCY] {
+        let of_none = |key: &[u8]| {
+            let id = u32::from_be_bytes(key[8..12].try_into().unwrap());
+            !table.resources.contains_key(&id)
+        };
+        assert_eq!(count(read, family, of_none), 0);
+    }
+}
+
+/// How many rows of a family have such a key.
+fn count(read: &dyn StateRead, family: FamilyId, is_one: impl Fn(&[u8]) -> bool) -> usize {
+    let mut count = 0;
+    let (from, end) = keys::of_group(family, GROUP).unwrap();
+    let mut each = |key: &[u8], _: &[u8]| {
+        count += usize::from(is_one(key));
+        Walk::Next
+    };
+    read.walk(family, &from, &end, Direction::Forward, &mut each).unwrap();
+    count
 }
 
 /// Its header, entries and consumers.

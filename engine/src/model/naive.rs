@@ -5,20 +5,21 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
-use crate::command::{Chore, Number, Op, OpenCommand};
+use crate::command::{AlterCommand, Chore, Number, Op, OpenCommand};
 use crate::outcome::{Branch, Completion, Outcome, Stamp};
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::idempotency::{NAME as REQUESTS, RequestRefusal};
 use crate::projections::log::{LogGuard, LogOp, NAME as LOG};
 use crate::projections::map::{MapGuard, MapOp, NAME as MAP, Version};
 use crate::refusal::Refusal;
-use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
+use crate::resource::{FailureDomain, FenceEpoch, ResourceId};
 use crate::stored::Stored;
 
 use super::Step;
 use super::naive_clients::NaiveClients;
 use super::naive_log::NaiveLog;
 use super::naive_map::NaiveMap;
+use super::naive_table::NaiveTable;
 
 /// An operation, as whoever makes it has it.
 #[derive(Clone, Debug)]
@@ -40,6 +41,7 @@ pub(super) enum Demand {
 #[derive(Clone, Debug)]
 pub(super) enum Said {
     Open(OpenCommand),
+    Alter(AlterCommand),
     Batch(Batch),
     Housekeep(Vec<Chore>),
     Register { ttl_ms: u64 },
@@ -99,7 +101,7 @@ pub(super) struct Request {
 /// The naive engine.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Model {
-    pub(super) resources: Vec<(ResourceKind, ResourceSpec)>,
+    pub(super) table: NaiveTable,
     /// Those that were ever changed.
     pub(super) logs: BTreeMap<u32, NaiveLog>,
     pub(super) maps: BTreeMap<u32, NaiveMap>,
@@ -116,6 +118,16 @@ pub(super) struct Here {
     pub(super) now: u64,
 }
 
+impl Here {
+    /// Before the first record.
+    pub(super) const BEGIN: Self = Self { offset: 0, now: super::BEGIN_MS };
+
+    /// Where the next one stands.
+    pub(super) fn next(self, later_ms: u64) -> Self {
+        Self { offset: self.offset + 1, now: self.now + later_ms }
+    }
+}
+
 /// Why a batch ends early.
 enum End {
     Duplicate(Stamp),
@@ -125,25 +137,33 @@ enum End {
 impl Model {
     pub(super) fn of(history: &[Step]) -> (Self, Vec<Outcome>) {
         let mut model = Self::default();
-        let mut now = super::BEGIN_MS;
-        let outcomes = history.iter().enumerate().map(|(at, step)| {
-            now += step.later_ms;
-            model.apply(Here { offset: at as u64 + 1, now }, &step.said)
+        let mut here = Here::BEGIN;
+        let outcomes = history.iter().map(|step| {
+            here = here.next(step.later_ms);
+            model.apply(here, &step.said)
         });
         let outcomes = outcomes.collect();
         (model, outcomes)
     }
 
-    fn apply(&mut self, here: Here, said: &Said) -> Outcome {
+    pub(super) fn apply(&mut self, here: Here, said: &Said) -> Outcome {
         let before = self.clone();
         let outcome = match said {
-            Said::Open(command) => self.open(command),
+            Said::Open(command) => self.table.open(here, command),
+            Said::Alter(command) => self.table.alter(here, command),
             Said::Housekeep(chores) => {
                 for chore in chores {
                     let Chore::Resource(id) = chore else {
                         self.clients.tidy(here.now);
                         continue;
                     };
+                    let (deleted, gone) = self.table.tidy(here, *id);
+                    if gone {
+                        self.bury(id.0);
+                    }
+                    if deleted {
+                        continue;
+                    }
                     if let Some(map) = self.maps.get_mut(&id.0) {
                         map.tidy(here);
                     }
@@ -176,38 +196,11 @@ impl Model {
         outcome
     }
 
-    fn open(&mut self, command: &OpenCommand) -> Outcome {
-        let OpenCommand { kind, spec, caller, .. } = command;
-        let at = self.resources.iter().position(|(_, found)| found.name == spec.name);
-        let placement = at.map_or(&spec.placement, |at| &self.resources[at].1.placement);
-        if !placement.allows(caller) {
-            return Outcome::Refused(Refusal::DomainUnavailable {
-                domain: caller.clone(),
-                resource: spec.name.clone(),
-            });
-        }
-        let Some(at) = at else {
-            self.resources.push((kind.clone(), spec.clone()));
-            return Outcome::Opened { resource: ResourceId(self.resources.len() as u32) };
-        };
-        let (found_kind, found) = &mut self.resources[at];
-        if found_kind != kind {
-            return Outcome::Refused(Refusal::Incompatible {
-                expected: format!("kind={kind}"),
-                found: format!("kind={found_kind}"),
-            });
-        }
-        if found.schema != spec.schema {
-            return Outcome::Refused(Refusal::Incompatible {
-                expected: format!("schema={}", spec.schema),
-                found: format!("schema={}", found.schema),
-            });
-        }
-        if spec.epoch < found.epoch {
-            return Outcome::Refused(Refusal::Fenced { current: found.epoch });
-        }
-        found.epoch = spec.epoch;
-        Outcome::Opened { resource: ResourceId(at as u32 + 1) }
+    fn bury(&mut self, id: u32) {
+        self.logs.remove(&id);
+        self.maps.remove(&id);
+        self.requests.retain(|(store, _), _| *store != id);
+        self.windows.remove(&id);
     }
 
     fn batch(&mut self, here: Here, batch: &Batch) -> Result<(Branch, Vec<Bytes>), End> {
@@ -239,22 +232,7 @@ impl Model {
     }
 
     fn admit<T>(&self, part: &On<T>, caller: &FailureDomain) -> Result<(), End> {
-        let refused = |refusal| Err(End::Refused(refusal));
-        let at = (part.resource.0 as usize).checked_sub(1);
-        let Some((_, spec)) = at.and_then(|at| self.resources.get(at)) else {
-            return refused(Refusal::UnknownResource { resource: part.resource });
-        };
-        if part.epoch < spec.epoch {
-            return refused(Refusal::Fenced { current: spec.epoch });
-        }
-        if part.epoch > spec.epoch {
-            return refused(Refusal::NotOpened { epoch: part.epoch, current: spec.epoch });
-        }
-        if !spec.placement.allows(caller) {
-            let (domain, resource) = (caller.clone(), spec.name.clone());
-            return refused(Refusal::DomainUnavailable { domain, resource });
-        }
-        Ok(())
+        self.table.admit(part.resource, part.epoch, caller).map_err(End::Refused)
     }
 
     fn repeated(&self, number: usize, op: &On<Action>) -> Result<(), End> {

@@ -1,0 +1,349 @@
+//! The directory: which resources there are, what they are, and how that is changed.
+
+use std::fmt;
+
+use palisade_replication::{GroupId, LogTime, Offset};
+
+use crate::alteration::{Alteration, Altered, Reason, Revision};
+use crate::command::{AlterCommand, Command};
+use crate::engine::{Engine, unexpected};
+use crate::error::Error;
+use crate::freshness::Read;
+use crate::keys;
+use crate::outcome::Outcome;
+use crate::profile::PolicyHash;
+use crate::projection::ProjectionFault;
+use crate::read::{ReadConsistency, ReadOptions};
+use crate::receipt::Receipt;
+use crate::resource::{
+    FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId, ResourceKind,
+    ResourceSpec, SchemaId,
+};
+use crate::resource_row::{self, Resource, find, named};
+use crate::store::{Direction, FamilyId, StateRead, Walk};
+
+/// Most resources that are listed at once.
+pub const LISTED_MAX: usize = 1_000;
+
+/// The resources of a cluster: `docs/directory.md`. Cheap to clone.
+///
+/// ```
+/// use palisade::{Alteration, Error, ReadConsistency, ResourceKind, ResourceSpec, SchemaId};
+/// # async fn example(engine: &palisade::Engine) -> Result<(), Error> {
+/// let directory = engine.directory();
+/// let states = ResourceSpec::new("states", "state.v1")?;
+/// let made = directory.create(&ResourceKind::MAP, states).await?;
+/// let change = Alteration::AddSchema(SchemaId::new("state.v2")?);
+/// directory.alter(&made.name, made.revision, change, "state.v2 has a region").await?;
+/// for found in directory.list("", None, 100, ReadConsistency::Local).await?.value {
+///     println!("{found}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Directory {
+    engine: Engine,
+}
+
+/// A resource, as the directory has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Described {
+    /// Its name.
+    pub name: LogicalResourceName,
+    /// The group that it lies in.
+    pub group: GroupId,
+    /// What it is.
+    pub kind: ResourceKind,
+    /// How often it was altered: what [`Directory::alter`] is to be told.
+    pub revision: Revision,
+    /// What its values may be.
+    pub schemas: Vec<DescribedSchema>,
+    /// The current writer generation.
+    pub epoch: FenceEpoch,
+    /// Its replicas.
+    pub replicas: ReplicaPolicy,
+    /// From where it may be used.
+    pub placement: Placement,
+    /// Of both.
+    pub policy: PolicyHash,
+    /// The record that made it.
+    pub made: Offset,
+    /// When that was.
+    pub made_at: LogTime,
+    /// Whether it can be used.
+    pub state: ResourceState,
+}
+
+/// A schema of a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DescribedSchema {
+    /// Its name.
+    pub id: SchemaId,
+    /// Nobody opens the resource for writing with it any more.
+    pub retired: bool,
+}
+
+/// Whether a resource can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ResourceState {
+    /// It can.
+    Active,
+    /// It cannot, and can be taken back.
+    Deleted {
+        /// By which record.
+        offset: Offset,
+        /// When this log time has come, it is removed for good.
+        until: LogTime,
+    },
+}
+
+impl Described {
+    fn of(group: GroupId, resource: Resource) -> Self {
+        let Resource { kind, spec, made: (made, made_at), revision, schemas, deleted, .. } =
+            resource;
+        let schemas = schemas.into_iter();
+        let state = deleted.map_or(ResourceState::Active, |deleted| ResourceState::Deleted {
+            offset: deleted.offset,
+            until: deleted.until,
+        });
+        Self {
+            policy: PolicyHash::of_policy(&spec.placement, spec.replicas),
+            name: spec.name,
+            group,
+            kind,
+            revision,
+            schemas: schemas
+                .map(|kept| DescribedSchema { id: kept.id, retired: kept.retired })
+                .collect(),
+            epoch: spec.epoch,
+            replicas: spec.replicas,
+            placement: spec.placement,
+            made,
+            made_at,
+            state,
+        }
+    }
+}
+
+/// One line.
+impl fmt::Display for Described {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, kind, group, revision, epoch, .. } = self;
+        write!(f, "{name} kind={kind} group={group} revision={revision} epoch={epoch} schemas=")?;
+        for (at, schema) in self.schemas.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            let retired = if schema.retired { "(retired)" } else { "" };
+            write!(f, "{comma}{}{retired}", schema.id)?;
+        }
+        match self.state {
+            ResourceState::Active => Ok(()),
+            ResourceState::Deleted { until, .. } => write!(f, " deleted, until log_time={until}"),
+        }
+    }
+}
+
+impl Engine {
+    /// The resources that there are, and how they are changed.
+    #[must_use]
+    pub fn directory(&self) -> Directory {
+        Directory { engine: self.clone() }
+    }
+}
+
+impl Directory {
+    /// Makes a resource. A handle that opens it makes it too, if it is not there.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] if there is one of this name; [`Error::NotFound`] if there is one that is
+    /// deleted and can be taken back; [`Error::Incompatible`] for a kind that the engine was opened without;
+    /// others as [`crate::Handle::open`].
+    pub async fn create(
+        &self,
+        kind: &ResourceKind,
+        spec: ResourceSpec,
+    ) -> Result<Described, Error> {
+        let registry = self.engine.registry();
+        let known = registry.find(kind.as_str()).map(|kind| kind.projection.version());
+        let Some(version) = known else {
+            return Err(Error::Incompatible {
+                expected: format!("an engine that was opened with projection={kind}"),
+                found: format!("{registry:?}"),
+            });
+        };
+        let name = spec.name.clone();
+        self.engine.open_resource(kind.clone(), version, spec, true).await?;
+        Ok(self.describe(&name, ReadConsistency::Linearizable).await?.value)
+    }
+
+    /// Says what a resource is. One that is deleted is described as long as it can be taken back.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none, and as any read.
+    pub async fn describe(
+        &self,
+        name: &LogicalResourceName,
+        options: impl Into<ReadOptions>,
+    ) -> Result<Read<Described>, Error> {
+        let wanted = name.clone();
+        let read = self.engine.read(options.into(), move |read, group| {
+            let found = find(read, group, &wanted)?;
+            Ok(found.map(|(_, resource)| Described::of(group, resource)))
+        });
+        read.await?.try_map(|found| found.ok_or_else(|| unknown(name)))
+    }
+
+    /// Lists resources whose names begin with `prefix`, in the order of names, those that are deleted among
+    /// them: at most `limit`, and those behind `after`. Who wants all of them goes on behind the last, until
+    /// there are fewer.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a limit of none or of more than [`LISTED_MAX`], and as any read.
+    pub async fn list(
+        &self,
+        prefix: &str,
+        after: Option<&LogicalResourceName>,
+        limit: usize,
+        options: impl Into<ReadOptions>,
+    ) -> Result<Read<Vec<Described>>, Error> {
+        if !(1..=LISTED_MAX).contains(&limit) {
+            let what = format!("limit={limit}: 1 to {LISTED_MAX} resources are listed at once");
+            return Err(Error::InvalidArgument { what });
+        }
+        let (prefix, after) = (prefix.to_owned(), after.cloned());
+        let listed = self.engine.read(options.into(), move |read, group| {
+            let mut listed = Vec::new();
+            for id in named(read, group, &prefix, after.as_ref(), limit)? {
+                let found = resource_row::stored(read, group, id)?;
+                listed.extend(found.map(|resource| Described::of(group, resource)));
+            }
+            Ok(listed)
+        });
+        listed.await
+    }
+
+    /// The last alterations of a resource, the oldest of them first: 64 at most.
+    ///
+    /// # Errors
+    /// As [`Directory::describe`].
+    pub async fn alterations(
+        &self,
+        name: &LogicalResourceName,
+        options: impl Into<ReadOptions>,
+    ) -> Result<Read<Vec<Altered>>, Error> {
+        let wanted = name.clone();
+        let read = self.engine.read(options.into(), move |read, group| {
+            let Some((id, _)) = find(read, group, &wanted)? else { return Ok(None) };
+            Ok(Some(trail(read, group, id)?))
+        });
+        read.await?.try_map(|found| found.ok_or_else(|| unknown(name)))
+    }
+
+    /// Alters a resource that stands at the expected revision, for a reason of 1 to [`Reason::BYTES_MAX`]
+    /// bytes. This node's domain must be in the placement that it had.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is none, or if it is deleted; [`Error::PreconditionFailed`] if it stands at
+    /// another revision, or for an alteration that cannot be done to it as it is;
+    /// [`Error::DomainUnavailable`] for a placement outside which there is a replica; [`Error::InvalidArgument`]
+    /// for a retention or a reason that is too long or empty; and as any write.
+    pub async fn alter(
+        &self,
+        name: &LogicalResourceName,
+        expected: Revision,
+        alteration: Alteration,
+        reason: &str,
+    ) -> Result<Receipt, Error> {
+        let most = Reason::BYTES_MAX;
+        let reason = Reason::new(reason).ok_or_else(|| Error::InvalidArgument {
+            what: format!("a reason has 1 to {most} bytes"),
+        })?;
+        match &alteration {
+            Alteration::Delete { retain_ms } if *retain_ms > Alteration::RETAIN_MS_MAX => {
+                let most = Alteration::RETAIN_MS_MAX;
+                let what = format!("retain_ms={retain_ms}: a resource is kept for at most {most}");
+                return Err(Error::InvalidArgument { what });
+            }
+            Alteration::Place(placement) => self.engine.check_placed(name, placement).await?,
+            _ => {}
+        }
+        let resource = self.number(name).await?;
+        let (node, caller) = (self.engine.node(), self.engine.domain().clone());
+        let command = AlterCommand { resource, expected, node, caller, reason, alteration };
+        match self.engine.propose(&Command::Alter(command)).await? {
+            (receipt, Outcome::Altered { .. }) => Ok(receipt),
+            (_, Outcome::Refused(refusal)) => Err(refusal.into()),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Deletes a resource: nothing can be done with it from then on. It can be taken back for so many
+    /// milliseconds of log time, at most [`Alteration::RETAIN_MS_MAX`]; then everything it has is removed.
+    ///
+    /// # Errors
+    /// As [`Directory::alter`].
+    pub async fn delete(
+        &self,
+        name: &LogicalResourceName,
+        expected: Revision,
+        retain_ms: u64,
+        reason: &str,
+    ) -> Result<Receipt, Error> {
+        self.alter(name, expected, Alteration::Delete { retain_ms }, reason).await
+    }
+
+    /// Takes a deleted resource back, as it was.
+    ///
+    /// # Errors
+    /// As [`Directory::alter`].
+    pub async fn undelete(
+        &self,
+        name: &LogicalResourceName,
+        expected: Revision,
+        reason: &str,
+    ) -> Result<Receipt, Error> {
+        self.alter(name, expected, Alteration::Undelete, reason).await
+    }
+
+    /// The number of the resource that has the name.
+    async fn number(&self, name: &LogicalResourceName) -> Result<ResourceId, Error> {
+        let wanted = name.clone();
+        let look =
+            move |read: &dyn StateRead, group| Ok(find(read, group, &wanted)?.map(|(id, _)| id));
+        let found = self.engine.read(ReadConsistency::Linearizable.into(), look).await?;
+        found.value.ok_or_else(|| unknown(name))
+    }
+}
+
+fn unknown(name: &LogicalResourceName) -> Error {
+    Error::NotFound { what: format!("resource={name}") }
+}
+
+/// What is kept of a resource's alterations, in their order.
+pub(crate) fn trail(
+    read: &dyn StateRead,
+    group: GroupId,
+    id: ResourceId,
+) -> Result<Vec<Altered>, ProjectionFault> {
+    let (from, end) = keys::alterations(group, id);
+    let mut trail = Vec::new();
+    let mut broken = Ok(());
+    read.walk(FamilyId::RESOURCES, &from, &end, Direction::Forward, &mut |key, raw| {
+        let revision = key.last_chunk().map_or(0, |raw| u64::from_be_bytes(*raw));
+        match Altered::decode(Revision::new(revision), raw) {
+            Ok(altered) => {
+                trail.push(altered);
+                Walk::Next
+            }
+            Err(error) => {
+                broken = Err(error);
+                Walk::Stop
+            }
+        }
+    })?;
+    broken?;
+    Ok(trail)
+}
