@@ -1,10 +1,12 @@
 //! What the types of the handles promise, checked by the compiler.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use palisade::{
     Batch, Consumer, Engine, EngineBuilder, Error, LogPosition, LogRetention, MapRange,
     ReadConsistency, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec,
+    Session,
 };
 
 const fn handle<T: Clone + Send + Sync + 'static>() {}
@@ -21,6 +23,7 @@ fn every_handle_can_be_cloned_shared_and_sent() {
     handle::<ReplicatedIdempotencyStore>();
     handle::<EngineBuilder>();
     handle::<ResourceSpec>();
+    handle::<Session>();
     handle::<Error>();
     // Once committed, a batch is gone.
     sent::<Batch>();
@@ -40,6 +43,8 @@ fn futures_are_sent(
     task(&engine.chain_head());
     task(&engine.digest());
     task(&engine.close());
+    task(&engine.register_client(Duration::ZERO));
+    task(&engine.client_session(Duration::ZERO));
     task(&engine.batch().commit());
     task(&ReplicatedLog::<String>::open(engine, spec));
     task(&log.append(&text));
