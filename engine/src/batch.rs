@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use palisade_replication::{ClusterId, LogTime};
 
-use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, SCHEMA_BYTES, VALUE_BYTES_MAX};
 use crate::clients::CommandNumber;
 use crate::command::{BatchCommand, Op};
+use crate::degradation::Call;
 use crate::engine::{Engine, unexpected};
 use crate::error::Error;
 use crate::handle::Handle;
@@ -212,8 +213,8 @@ impl Batch {
         value: &T,
         expected: Option<LogPosition>,
     ) -> Self {
-        let payload = value.to_bytes();
-        let bytes = payload.len();
+        let payload = log.handle.schemas().payload(value);
+        let bytes = payload.len() - SCHEMA_BYTES;
         self.op(&log.handle, 0, Some(bytes), &LogOp::Append { expected, payloads: vec![payload] })
     }
 
@@ -223,9 +224,10 @@ impl Batch {
             self.broken = Some(format!("1 to {APPEND_ENTRIES_MAX} values are appended at once"));
             return self;
         }
-        let payloads = values.iter().map(Stored::to_bytes).collect();
-        let op = LogOp::Append { expected: None, payloads };
-        self.op(&log.handle, 0, None, &op)
+        let payloads: Vec<Bytes> =
+            values.iter().map(|value| log.handle.schemas().payload(value)).collect();
+        let bytes = payloads.iter().map(|payload| payload.len() - SCHEMA_BYTES).sum();
+        self.op(&log.handle, 0, Some(bytes), &LogOp::Append { expected: None, payloads })
     }
 
     /// Sets a key of a map.
@@ -282,8 +284,10 @@ impl Batch {
         ttl_ms: Option<u64>,
         guard: Option<Version>,
     ) -> Self {
-        let (key, value) = (key.to_bytes(), value.map(Stored::to_bytes));
-        let (key_bytes, value_bytes) = (key.len(), value.as_ref().map_or(0, Bytes::len));
+        let value = value.map(|value| map.handle.schemas().payload(value));
+        let value_bytes = value.as_ref().map_or(0, |value| value.len() - SCHEMA_BYTES);
+        let key = key.to_bytes();
+        let key_bytes = key.len();
         let op = match value {
             Some(value) => MapOp::Put { guard, ttl_ms, key, value },
             None => MapOp::Delete { guard, key },
@@ -393,12 +397,15 @@ impl Batch {
     /// # Errors
     /// Any refusal leaves the batch without effect: [`Error::GuardFailed`] for a demand that does not
     /// hold, [`Error::VersionMismatch`], [`Error::InProgress`], [`Error::Refused`] and others for an
-    /// operation. With [`Error::Disconnected`] and an unknown outcome it may have taken effect: commit
+    /// operation. While something has failed, what the contract of a resource that it names refuses writes
+    /// with: nothing was tried then. With [`Error::Disconnected`] and an unknown outcome it may have taken effect: commit
     /// the same batch again, with the same reservation.
     pub async fn commit(self) -> Result<BatchDone, Error> {
         self.check()?;
         let Self { engine, number, mut command, kinds: [then, otherwise], .. } = self;
         command.number = number.map(|number| number.of(&engine)).transpose()?;
+        let handles = command.parts().map(|part| (part.resource, Some(part.epoch)));
+        engine.gate(handles, Call::Write, std::slice::from_ref(&command.caller)).await?;
         let (receipt, outcome) = engine.submit(command).await?;
         match outcome {
             Outcome::Applied { branch, outcomes } => {

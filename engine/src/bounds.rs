@@ -6,3 +6,5 @@ pub const BATCH_OPS_MAX: usize = 256;
 pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest value, payload or result, and most that a batch holds of them together.
 pub const VALUE_BYTES_MAX: usize = 512 << 10;
+/// What a value in a log or map has before it: the number of its schema.
+pub(crate) const SCHEMA_BYTES: usize = 1;

@@ -10,8 +10,10 @@ use palisade_replication::{
     ClusterId, DOMAIN_BYTES_MAX, Member, Node, NodeConfig, NodeId, OpenDisk, Options, WalOptions,
 };
 
-use crate::engine::{Engine, GROUP, REQUEST_TIMEOUT};
+use crate::degradation::HealthLimits;
+use crate::engine::{Engine, GROUP, REQUEST_TIMEOUT, Setup};
 use crate::error::Error;
+use crate::gatekeeper::Gatekeeper;
 use crate::machine::EngineMachine;
 use crate::node_backend::{NodeBackend, look_after};
 use crate::projection::{AnyProjection, Erased, Projection, Registry};
@@ -34,6 +36,7 @@ pub struct EngineBuilder {
     pub(crate) wal: WalOptions,
     pub(crate) disk: OpenDisk,
     pub(crate) projections: Vec<Arc<dyn AnyProjection>>,
+    limits: HealthLimits,
 }
 
 impl EngineBuilder {
@@ -52,6 +55,7 @@ impl EngineBuilder {
             wal: WalOptions::default(),
             disk: OpenDisk::default(),
             projections: Vec::new(),
+            limits: HealthLimits::default(),
         }
     }
 
@@ -134,6 +138,13 @@ impl EngineBuilder {
         self
     }
 
+    /// From when on something is a failure, for resources that declare what they do about it: see
+    /// [`crate::degradation`].
+    pub fn health_limits(mut self, limits: HealthLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Opens the engine on the current tokio runtime. What the directory holds is recovered first.
     ///
     /// # Errors
@@ -142,6 +153,7 @@ impl EngineBuilder {
     /// another node or was written by a newer release, [`Error::InternalError`] if it is damaged.
     pub async fn open(self) -> Result<Engine, Error> {
         self.domain.check()?;
+        check_limits(&self.limits, &self.options)?;
         let mut voters = self.voters;
         if self.joins && !voters.is_empty() {
             return Err(Error::InvalidArgument {
@@ -184,16 +196,17 @@ impl EngineBuilder {
             wal: self.wal,
             disk: self.disk,
         };
+        let gatekeeper = Gatekeeper::new(machine.contracts(), self.limits);
         let node = Node::open(config, machine).await?;
         let backend = NodeBackend::start(node, &store).await?;
-        let engine = Engine::new(
-            backend,
+        let setup = Setup {
             registry,
-            self.cluster,
-            self.node,
-            self.domain,
-            self.request_timeout,
-        );
+            cluster: self.cluster,
+            id: self.node,
+            domain: self.domain,
+            request_timeout: self.request_timeout,
+        };
+        let engine = Engine::new(backend, gatekeeper, setup);
         #[expect(
             clippy::disallowed_methods,
             reason = "it has the engine weakly, and ends when nobody else has it or it was closed"
@@ -201,6 +214,22 @@ impl EngineBuilder {
         tokio::spawn(look_after(engine.downgrade()));
         Ok(engine)
     }
+}
+
+/// Refuses limits under which nothing is ever well, or each change of leader is a failure.
+fn check_limits(limits: &HealthLimits, options: &Options) -> Result<(), Error> {
+    limits.check()?;
+    let election_ms = 2 * u64::from(options.election_ticks) * options.tick_ms;
+    if limits.disconnected_after_ms > election_ms {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument {
+        what: format!(
+            "disconnected_after_ms={} must be more than an election takes, which is up to twice \
+             election_ticks, {election_ms} ms",
+            limits.disconnected_after_ms
+        ),
+    })
 }
 
 #[cfg(feature = "rocksdb")]

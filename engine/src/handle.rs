@@ -2,11 +2,13 @@
 
 use std::any::{TypeId, type_name};
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use palisade_replication::GroupId;
 
 use crate::batch::{Batch, Guard, Unproposable};
 use crate::command::Op;
+use crate::degradation::Call;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
@@ -18,6 +20,7 @@ use crate::resource::{
     SchemaId,
 };
 use crate::resource_row;
+use crate::schemas::Schemas;
 use crate::store::{FamilyId, StateRead};
 use crate::stored::Stored;
 
@@ -31,13 +34,14 @@ pub struct Handle<P> {
     epoch: Option<FenceEpoch>,
     /// On whose behalf, beside this node's own.
     caller: Option<FailureDomain>,
+    schemas: Arc<Schemas>,
     kind: PhantomData<fn() -> P>,
 }
 
 impl<P> Clone for Handle<P> {
     fn clone(&self) -> Self {
         let (engine, caller) = (self.engine.clone(), self.caller.clone());
-        Self { engine, caller, ..*self }
+        Self { engine, caller, schemas: Arc::clone(&self.schemas), ..*self }
     }
 }
 
@@ -62,9 +66,9 @@ impl<P: Projection> Handle<P> {
         let family = Self::family(engine)?;
         let epoch = Some(spec.epoch);
         let kind = ResourceKind::of(P::NAME);
-        let resource = engine.open_resource(kind, P::VERSION, spec, false).await?;
-        let engine = engine.clone();
-        Ok(Self { engine, family, resource, epoch, caller: None, kind: PhantomData })
+        let (resource, schemas) = engine.open_resource(kind, P::VERSION, spec, false).await?;
+        let (engine, schemas, caller) = (engine.clone(), Arc::new(schemas), None);
+        Ok(Self { engine, family, resource, epoch, caller, schemas, kind: PhantomData })
     }
 
     /// Opens a resource that is there for reading: nothing is written to the log, and no writer is
@@ -79,9 +83,11 @@ impl<P: Projection> Handle<P> {
         schema: &SchemaId,
     ) -> Result<Self, Error> {
         let family = Self::family(engine)?;
-        let resource = engine.find_resource(&ResourceKind::of(P::NAME), name, schema).await?;
+        let kind = ResourceKind::of(P::NAME);
+        let (resource, schemas) = engine.find_resource(&kind, name, schema).await?;
         let (engine, epoch, caller) = (engine.clone(), None, None);
-        Ok(Self { engine, family, resource, epoch, caller, kind: PhantomData })
+        let schemas = Arc::new(schemas);
+        Ok(Self { engine, family, resource, epoch, caller, schemas, kind: PhantomData })
     }
 
     /// The same handle on behalf of somebody: placement is judged by his domain too, for writes of its
@@ -161,16 +167,20 @@ impl<P: Projection> Handle<P> {
     /// as much as it likes, and nobody's writes wait for it.
     ///
     /// # Errors
-    /// [`Error::NotYetApplied`] and others, as the options say; [`Error::InternalError`] for a fault.
+    /// [`Error::NotYetApplied`] and others, as the options say; [`Error::InternalError`] for a fault; and,
+    /// while something has failed, what the resource's contract refuses reads with.
     pub async fn read<T: Send + 'static>(
         &self,
         options: impl Into<ReadOptions>,
         read: impl FnOnce(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + 'static,
     ) -> Result<Read<T>, Error> {
-        let (family, resource) = (self.family, self.resource);
+        let (options, family, resource) = (options.into(), self.family, self.resource);
         let own = self.engine.domain().clone();
         let domains: Vec<FailureDomain> = self.caller.iter().cloned().chain([own]).collect();
-        let read = self.engine.read(options.into(), move |state, group| {
+        let ReadOptions { consistency, refuse_stale, .. } = options;
+        let call = Call::Read { consistency, refuse_stale };
+        let gate = self.engine.gate([(resource, self.epoch)], call, &domains).await?;
+        let read = self.engine.read_through(&gate, options, move |state, group| {
             // As the state that is read has it: a placement that was narrowed binds at once.
             Ok(match misplaced(state, group, resource, &domains)? {
                 None => Ok(read(&RowsRead::new(state, family, group, resource))?),
@@ -178,6 +188,11 @@ impl<P: Projection> Handle<P> {
             })
         });
         read.await?.try_map(|found| found)
+    }
+
+    /// The schemas that it knows.
+    pub(crate) fn schemas(&self) -> &Schemas {
+        &self.schemas
     }
 
     /// The writer generation that it was opened by, if it was not opened for reading alone.
@@ -214,9 +229,5 @@ fn misplaced(
     if found.deleted.is_some() {
         return Ok(Some(found.refusal().into()));
     }
-    let outside = domains.iter().find(|domain| !found.spec.placement.allows(domain));
-    Ok(outside.map(|domain| Error::DomainUnavailable {
-        domain: domain.to_string(),
-        resource: found.spec.name.to_string(),
-    }))
+    Ok(found.spec.misplaced(domains))
 }

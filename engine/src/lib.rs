@@ -38,6 +38,7 @@ mod chain;
 mod clients;
 mod codec;
 mod command;
+mod contracts;
 pub mod degradation;
 mod digest;
 mod directory;
@@ -45,6 +46,7 @@ mod engine;
 mod error;
 mod failure;
 mod freshness;
+mod gatekeeper;
 #[cfg(test)]
 mod golden;
 mod handle;
@@ -71,6 +73,7 @@ mod refusal;
 mod resource;
 mod resource_row;
 mod resource_table;
+mod schemas;
 mod session;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -78,6 +81,7 @@ mod snapshot;
 mod spec_codec;
 mod store;
 mod stored;
+mod throttle;
 mod view;
 
 pub use alteration::{Alteration, Altered, Reason, Revision};

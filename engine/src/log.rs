@@ -215,8 +215,9 @@ impl<T: Stored> ReplicatedLog<T> {
         let (from, limit) = (from.into(), limit.min(SCAN_ENTRIES_MAX));
         let read =
             self.handle.read(options, move |rows| log::scan(rows, from, direction, limit)).await?;
+        let schemas = self.handle.schemas();
         let entry = |RawEntry { position, log_time, payload }| {
-            Ok(LogEntry { position, log_time, value: decode(&payload)? })
+            Ok(LogEntry { position, log_time, value: schemas.value(&payload)? })
         };
         read.try_map(|found| {
             let Scanned { page, header } = found?;
@@ -252,11 +253,4 @@ async fn appended(batch: Batch) -> Result<(Receipt, LogPosition, u16), Error> {
 /// Each operation is answered in its own way; another is a bug.
 fn unexpected(outcome: impl std::fmt::Debug) -> Error {
     Error::InternalError { what: format!("an operation on a log was answered with {outcome:?}") }
-}
-
-pub(crate) fn decode<T: Stored>(bytes: &bytes::Bytes) -> Result<T, Error> {
-    T::from_bytes(bytes).map_err(|error| Error::Incompatible {
-        expected: std::any::type_name::<T>().to_owned(),
-        found: error.to_string(),
-    })
 }

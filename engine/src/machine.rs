@@ -18,11 +18,13 @@ use crate::batch_apply;
 use crate::chain::{ChainHead, ChainLink};
 use crate::clients::{ClientBounds, ClientTable, numbered};
 use crate::codec::{DecodeError, Reader, put_number};
-use crate::command::Command;
+use crate::command::{Chore, Command};
+use crate::contracts::Contracts;
 use crate::error::Error;
 use crate::keys;
 use crate::outcome::{Outcome, RecordOutcome};
 use crate::projection::{At, ProjectionFault, Registry};
+use crate::resource::ResourceId;
 use crate::resource_table::{LoadError, ResourceTable};
 use crate::snapshot::{self, StateExport};
 use crate::store::{FamilyId, StateRead, StateStore, StoreError, WriteSet};
@@ -39,6 +41,7 @@ pub(crate) struct EngineMachine {
     keeps: bool,
     clients: ClientBounds,
     groups: BTreeMap<GroupId, Group>,
+    contracts: Contracts,
 }
 
 struct Group {
@@ -75,7 +78,8 @@ impl EngineMachine {
         groups: &[GroupId],
     ) -> Result<Self, Error> {
         let (clients, none) = (ClientBounds::default(), BTreeMap::new());
-        let mut machine = Self { store, registry, keeps, clients, groups: none };
+        let contracts = Contracts::default();
+        let mut machine = Self { store, registry, keeps, clients, groups: none, contracts };
         for group in groups {
             machine.load(*group)?;
         }
@@ -93,8 +97,14 @@ impl EngineMachine {
         let resources = ResourceTable::load(&*self.store, &self.registry, group)?;
         // What the store came up with was flushed: it keeps nothing else over a restart.
         let flushed = if self.keeps { position } else { AppliedPosition::ZERO };
+        self.contracts.set_all(group, resources.iter());
         self.groups.insert(group, Group { position, flushed, head, resources });
         Ok(())
+    }
+
+    /// The contracts of its resources as it has applied them; clones share them.
+    pub(crate) fn contracts(&self) -> Contracts {
+        self.contracts.clone()
     }
 
     /// Forgets what is not in the store, as a crash does.
@@ -121,6 +131,8 @@ impl StateMachine for EngineMachine {
         let state = self.groups.get_mut(&group).ok_or_else(|| failed("unknown group"))?;
         let mut view = View::new(&*store);
         let mut outcomes = Vec::new();
+        // Resources that may be another thing than before.
+        let mut touched = Vec::new();
         // Where the state stands is what was committed: a fault on the way leaves it where it was.
         let (mut position, mut head) = (state.position, state.head);
         for entry in entries {
@@ -134,9 +146,10 @@ impl StateMachine for EngineMachine {
             let (offset, log_time) = (entry.first_offset, entry.log_time);
             let mut at = At { group, offset, log_time, index: 0 };
             for record in &entry.records {
-                let (registry, payload) = (&self.registry, record.payload.clone());
+                let (within, payload) = (self.clients, record.payload.clone());
+                let (registry, touched) = (&self.registry, &mut touched);
                 let outcome =
-                    state.record(registry, self.clients, &mut view, at, payload).map_err(
+                    state.record(registry, within, &mut view, at, payload, touched).map_err(
                         |fault| fault.within(&format!("offset={}", at.offset)).into_apply_error(),
                     )?;
                 if outcome.stands() {
@@ -156,6 +169,9 @@ impl StateMachine for EngineMachine {
         writes.writes.push((FamilyId::META, keys::position(group), Some(row)));
         self.store.commit(writes).map_err(|error| failed(&error.to_string()))?;
         (state.position, state.head) = (position, head);
+        for resource in touched {
+            self.contracts.set(group, resource, state.resources.get(resource));
+        }
         Ok(outcomes)
     }
 
@@ -202,10 +218,17 @@ impl Group {
         view: &mut View<'_>,
         at: At,
         payload: Bytes,
+        touched: &mut Vec<ResourceId>,
     ) -> Result<Outcome, ProjectionFault> {
         let resources = &mut self.resources;
         match Command::decode(payload)? {
-            Command::Open(command) => resources.open(view, registry, at, command),
+            Command::Open(command) => {
+                let opened = resources.open(view, registry, at, command)?;
+                if let Outcome::Opened { resource, .. } = opened {
+                    touched.push(resource);
+                }
+                Ok(opened)
+            }
             Command::Batch(command) => {
                 let apply = |view: &mut View<'_>, command| {
                     batch_apply::apply(resources, registry, view, at, command)
@@ -216,9 +239,16 @@ impl Group {
                 }
             }
             Command::Housekeep(chores) => {
+                touched.extend(chores.iter().filter_map(|chore| match chore {
+                    Chore::Clients => None,
+                    Chore::Resource(id) => Some(*id),
+                }));
                 batch_apply::tidy(resources, registry, view, at, clients, &chores)
             }
-            Command::Alter(command) => Ok(resources.alter(view, at, command)),
+            Command::Alter(command) => {
+                touched.push(command.resource);
+                Ok(resources.alter(view, at, command))
+            }
             Command::Register { ttl_ms } => ClientTable::load(view, at, clients)?.register(ttl_ms),
         }
     }
@@ -325,8 +355,6 @@ mod tests {
     use palisade_replication::{ProposalId, Record};
 
     use super::*;
-    use crate::command::Chore;
-    use crate::resource::ResourceId;
     use crate::store::MemoryStore;
 
     #[test]

@@ -15,6 +15,7 @@ use palisade_replication::{
 };
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::caretaker;
@@ -37,6 +38,7 @@ const READER_THREADS: usize = 2;
 pub(crate) struct NodeBackend {
     node: Node<EngineMachine>,
     readers: Readers,
+    opened: Instant,
     /// The node and the readers keep it open, and nothing else but an export under way.
     #[cfg(feature = "backup")]
     store: Weak<dyn StateStore>,
@@ -55,6 +57,7 @@ impl NodeBackend {
             Ok(readers) => Ok(Self {
                 node,
                 readers,
+                opened: Instant::now(),
                 #[cfg(feature = "backup")]
                 store: Arc::downgrade(store),
             }),
@@ -145,6 +148,10 @@ impl Backend for NodeBackend {
 
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {
         Box::pin(tokio::time::sleep(length))
+    }
+
+    fn now(&self) -> Duration {
+        self.opened.elapsed()
     }
 
     fn wall_clock(&self) -> LogTime {

@@ -18,6 +18,7 @@ use crate::resource::{
     ResourceSpec, SchemaId,
 };
 use crate::resource_row;
+use crate::schemas::Schemas;
 
 /// Between two looks whether a demand is met.
 const DEMAND_PAUSE: Duration = Duration::from_millis(20);
@@ -30,8 +31,8 @@ impl Engine {
         version: u32,
         spec: ResourceSpec,
         anew: bool,
-    ) -> Result<ResourceId, Error> {
-        let name = spec.name.clone();
+    ) -> Result<(ResourceId, Schemas), Error> {
+        let (name, own) = (spec.name.clone(), spec.schema.clone());
         // G1: a resource that asks for more copies than there can be is not made with fewer.
         let members = self.status().await?.members;
         let is_voter = |(_, role): &(NodeId, MemberRole)| *role == MemberRole::Voter;
@@ -62,8 +63,8 @@ impl Engine {
         }
         let caller = self.domain().clone();
         let command = Command::Open(OpenCommand { anew, kind, version, spec, caller });
-        let resource = match self.propose(&command).await? {
-            (_, Outcome::Opened { resource }) => resource,
+        let opened = match self.propose(&command).await? {
+            (_, Outcome::Opened { resource, schemas }) => (resource, Schemas::new(&own, schemas)?),
             (_, Outcome::Refused(refusal)) => return Err(refusal.into()),
             (_, other) => return Err(unexpected(&other)),
         };
@@ -71,7 +72,7 @@ impl Engine {
         if domains > 1 {
             self.within(self.demand_domains(&name), true).await?;
         }
-        Ok(resource)
+        Ok(opened)
     }
 
     /// Whether every replica is where this placement would have it.
@@ -89,7 +90,7 @@ impl Engine {
         kind: &ResourceKind,
         name: &LogicalResourceName,
         schema: &SchemaId,
-    ) -> Result<ResourceId, Error> {
+    ) -> Result<(ResourceId, Schemas), Error> {
         let wanted = name.clone();
         let find = |options: ReadConsistency| {
             let wanted = wanted.clone();
@@ -122,7 +123,7 @@ impl Engine {
             let (domain, resource) = (self.domain().to_string(), name.to_string());
             return Err(Error::DomainUnavailable { domain, resource });
         }
-        Ok(id)
+        Ok((id, Schemas::new(schema, found.schema_ids())?))
     }
 
     /// Resolves once every commit of the group reaches two failure domains.

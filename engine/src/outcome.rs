@@ -6,7 +6,7 @@ use palisade_replication::{LogTime, Offset};
 use crate::alteration::Revision;
 use crate::clients::NumberRefusal;
 use crate::refusal::Refusal;
-use crate::resource::ResourceId;
+use crate::resource::{ResourceId, SchemaId};
 
 /// The result of a completed request, and where it was completed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +44,8 @@ pub enum Branch {
 /// What the application of a record answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// The resource is open.
-    Opened { resource: ResourceId },
+    /// The resource is open. These are its schemas, in the order of their numbers.
+    Opened { resource: ResourceId, schemas: Vec<SchemaId> },
     /// The resource is altered.
     Altered { revision: Revision },
     /// The batch took effect at its offset: what each operation of the branch has said.

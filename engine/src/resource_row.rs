@@ -61,6 +61,11 @@ impl Resource {
         Refusal::Deleted { resource: self.spec.name.clone(), until }
     }
 
+    /// Its schemas, in the order of their numbers.
+    pub(crate) fn schema_ids(&self) -> Vec<SchemaId> {
+        self.schemas.iter().map(|kept| kept.id.clone()).collect()
+    }
+
     /// What of a schema's list somebody expects that is not so: that it is there, and may be written.
     pub(crate) fn schema_differs(
         &self,

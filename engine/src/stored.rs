@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use bytes::Bytes;
 
 use crate::codec::DecodeError;
+use crate::resource::SchemaId;
 
 /// A value that can be kept in a log, a map or a result. Equal values should have equal bytes.
 pub trait Stored: Sized + Send + 'static {
@@ -16,6 +17,16 @@ pub trait Stored: Sized + Send + 'static {
     /// # Errors
     /// When they are not the bytes of a value.
     fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError>;
+
+    /// The value of bytes that were written with another schema of the resource than the one that it was
+    /// opened with: see `docs/directory.md`. A type that does not say how reads none of them.
+    ///
+    /// # Errors
+    /// When it does not know the schema, or they are not the bytes of such a value.
+    fn from_schema(schema: &SchemaId, bytes: &Bytes) -> Result<Self, DecodeError> {
+        let _ = (schema, bytes);
+        Err(DecodeError { what: "value: its type reads no other schema than its own" })
+    }
 }
 
 /// A key of a map. Its bytes are in the order of the keys.

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
-    Alteration, Described, Direction, Directory, Engine, Error, FailureDomain, FenceEpoch,
-    LogicalResourceName, Offset, Placement, ReadConsistency, ReplicatedLog, ReplicatedMap,
-    ResourceKind, ResourceSpec, ResourceState, Revision, SchemaId,
+    Alteration, DecodeError, Described, Direction, Directory, Engine, Error, FailureDomain,
+    FenceEpoch, LogicalResourceName, MapRange, Offset, Placement, ReadConsistency, ReplicatedLog,
+    ReplicatedMap, ResourceKind, ResourceSpec, ResourceState, Revision, SchemaId, Stored,
+    VALUE_BYTES_MAX, WatchEvent, WatchOptions,
 };
 
 type Map = ReplicatedMap<String, u64>;
@@ -267,5 +269,118 @@ fn placement_is_altered_from_inside() {
         assert!(matches!(refused, Error::DomainUnavailable { .. }), "{refused}");
         let refused = theirs.put(&key, &2).await.unwrap_err();
         assert!(matches!(refused, Error::DomainUnavailable { .. }), "{refused}");
+    });
+}
+
+/// What an order was before it had a region: only its price.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Order {
+    price: u64,
+    region: String,
+}
+
+impl Stored for Order {
+    fn to_bytes(&self) -> Bytes {
+        [&self.price.to_be_bytes()[..], self.region.as_bytes()].concat().into()
+    }
+
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let malformed = DecodeError { what: "order" };
+        let (price, region) = bytes.split_first_chunk().ok_or(malformed)?;
+        let region = String::from_bytes(&Bytes::copy_from_slice(region))?;
+        Ok(Self { price: u64::from_be_bytes(*price), region })
+    }
+
+    fn from_schema(schema: &SchemaId, bytes: &Bytes) -> Result<Self, DecodeError> {
+        match schema.as_str() {
+            "v1" => Ok(Self { price: u64::from_bytes(bytes)?, region: "before v2".to_owned() }),
+            _ => Err(DecodeError { what: "order of a schema that this release does not know" }),
+        }
+    }
+}
+
+/// From v1 to v2 without a stop, each rule of `docs/directory.md` on the way.
+#[test]
+fn a_schema_is_changed_while_both_are_written() {
+    type Orders = ReplicatedMap<String, Order>;
+    let (mut fabric, engine, directory) = alone();
+    let (old_key, new_key) = ("old".to_owned(), "new".to_owned());
+    let order = Order { price: 9, region: "eu".to_owned() };
+    let v2 = |epoch: u64| ResourceSpec::new("orders", "v2").unwrap().epoch(FenceEpoch::new(epoch));
+    let is_incompatible = |error: Error, found_says: &str| {
+        let Error::Incompatible { found, .. } = &error else { panic!("{error}") };
+        assert!(found.contains(found_says), "{error}");
+    };
+    fabric.block_on(async {
+        let v1 = Map::open(&engine, spec("orders")).await.unwrap();
+        let log = ReplicatedLog::<u64>::open(&engine, spec("log")).await.unwrap();
+        v1.put(&old_key, &7).await.unwrap();
+        log.append(&7).await.unwrap();
+        // Not in the list: neither for writing nor for reading.
+        is_incompatible(Orders::open(&engine, v2(1)).await.map(|_| ()).unwrap_err(), "schema=v1");
+        let unknown = Orders::open_reader(&engine, &name("orders"), &schema("v2")).await;
+        is_incompatible(unknown.map(|_| ()).unwrap_err(), "schema=v1");
+
+        let add = || Alteration::AddSchema(schema("v2"));
+        directory.alter(&name("orders"), Revision::MADE, add(), "regions").await.unwrap();
+        directory.alter(&name("log"), Revision::MADE, add(), "regions").await.unwrap();
+        let new = Orders::open(&engine, v2(1)).await.unwrap();
+        new.put(&new_key, &order).await.unwrap();
+        v1.put(&"later".to_owned(), &8).await.unwrap();
+        // Who reads v2 reads all of them, who was told of v1 alone says what he misses.
+        let page = new.range(MapRange::all(), FRESH).await.unwrap().value;
+        let read: Vec<_> =
+            page.rows.iter().map(|(_, row)| (row.value.price, &*row.value.region)).collect();
+        assert_eq!(read, [(8, "before v2"), (9, "eu"), (7, "before v2")]);
+        is_incompatible(v1.get(&new_key, FRESH).await.unwrap_err(), "which was added since");
+        let v1_again = Map::open(&engine, spec("orders")).await.unwrap();
+        is_incompatible(v1_again.get(&new_key, FRESH).await.unwrap_err(), "schema=v2: malformed");
+        assert_eq!(v1_again.get(&old_key, FRESH).await.unwrap().value.unwrap().value, 7);
+        // A watch stops where it cannot read, and goes on with one who can.
+        let mut blind = v1_again.watch(Offset::ZERO, WatchOptions::default());
+        assert!(matches!(blind.next().await.unwrap(), WatchEvent::Changes { .. }));
+        is_incompatible(blind.next().await.unwrap_err(), "schema=v2");
+        let mut sees = new.watch(blind.position(), WatchOptions::default());
+        let WatchEvent::Changes { changes, .. } = sees.next().await.unwrap() else { panic!() };
+        assert_eq!(changes[0].now.as_ref().unwrap().value, order);
+        // Logs alike.
+        let orders = ReplicatedLog::<Order>::open(&engine, ResourceSpec::new("log", "v2").unwrap());
+        let orders = orders.await.unwrap();
+        orders.append(&order).await.unwrap();
+        let page = orders.scan(Offset::ZERO, Direction::Forward, 9, FRESH).await.unwrap().value;
+        let read: Vec<u64> = page.entries.iter().map(|entry| entry.value.price).collect();
+        assert_eq!(read, [7, 9]);
+
+        let retire = Alteration::RetireSchema(schema("v1"));
+        directory.alter(&name("orders"), Revision::new(1), retire, "all moved").await.unwrap();
+        is_incompatible(
+            Map::open(&engine, spec("orders")).await.map(|_| ()).unwrap_err(),
+            "schema=v1 (retired), v2",
+        );
+        Map::open_reader(&engine, &name("orders"), &schema("v1")).await.unwrap();
+        // What is open goes on, until it is fenced.
+        v1.put(&old_key, &70).await.unwrap();
+        Orders::open(&engine, v2(2)).await.unwrap();
+        let fenced = v1.put(&old_key, &71).await.unwrap_err();
+        assert!(matches!(fenced, Error::Fenced { .. }), "{fenced}");
+    });
+}
+
+/// The number of a schema takes no room from its value.
+#[test]
+fn the_longest_value_still_fits() {
+    let (mut fabric, engine, _) = alone();
+    fabric.block_on(async {
+        let map = ReplicatedMap::<String, Vec<u8>>::open(&engine, spec("a")).await.unwrap();
+        let log = ReplicatedLog::<Vec<u8>>::open(&engine, spec("b")).await.unwrap();
+        let longest = vec![7; VALUE_BYTES_MAX];
+        let (key, longer) = ("k".to_owned(), vec![7; VALUE_BYTES_MAX + 1]);
+        map.put(&"".to_owned(), &longest).await.unwrap();
+        log.append(&longest).await.unwrap();
+        let refused = map.put(&key, &longer).await.unwrap_err();
+        assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
+        let refused = log.append(&longer).await.map(|_| ()).unwrap_err();
+        assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
+        assert_eq!(map.get(&"".to_owned(), FRESH).await.unwrap().value.unwrap().value, longest);
     });
 }

@@ -18,7 +18,6 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
 use crate::handle::Handle;
-use crate::log::decode;
 use crate::projection::{ProjectionFault, RowsRead};
 use crate::projections::map::{
     self, BelowFloor, Found, History, Map, MapBounds, MapGuard, MapOp, Version, When,
@@ -26,6 +25,7 @@ use crate::projections::map::{
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
 use crate::resource::{FailureDomain, LogicalResourceName, ResourceSpec, SchemaId};
+use crate::schemas::{Schemas, decoded};
 use crate::stored::{Key, Stored};
 
 /// Most rows that one range returns.
@@ -57,9 +57,9 @@ pub struct Versioned<V> {
 }
 
 impl<V: Stored> Versioned<V> {
-    fn of(found: &Found) -> Result<Self, Error> {
+    fn of(schemas: &Schemas, found: &Found) -> Result<Self, Error> {
         let (version, ends_at) = (found.version, found.ends_at);
-        Ok(Self { value: decode(&found.value)?, version, ends_at })
+        Ok(Self { value: schemas.value(&found.value)?, version, ends_at })
     }
 }
 
@@ -225,7 +225,8 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     ) -> Result<Read<Option<Versioned<V>>>, Error> {
         let key = key.to_bytes();
         let read = self.read_when(when, options, move |rows| map::get(rows, &key, when)).await?;
-        read.try_map(|found| found.as_ref().map(Versioned::of).transpose())
+        let schemas = self.handle.schemas();
+        read.try_map(|found| found.map(|found| Versioned::of(schemas, &found)).transpose())
     }
 
     async fn get_many_when(
@@ -244,8 +245,10 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
                 keys.iter().map(|key| map::get(rows, key, when)).collect::<Result<Vec<_>, _>>()
             })
             .await?;
-        let value = |found: &Option<Found>| found.as_ref().map(Versioned::of).transpose();
-        read.try_map(|found| found.iter().map(value).collect())
+        let schemas = self.handle.schemas();
+        let value =
+            |found: Option<Found>| found.map(|found| Versioned::of(schemas, &found)).transpose();
+        read.try_map(|found| found.into_iter().map(value).collect())
     }
 
     async fn range_when(
@@ -257,8 +260,10 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         let asked = range.keys();
         let read =
             self.read_when(when, options, move |rows| map::range(rows, &asked, when)).await?;
+        let schemas = self.handle.schemas();
         let row = |(key, found): &(Vec<u8>, Found)| {
-            Ok((decode(&Bytes::copy_from_slice(key))?, Versioned::of(found)?))
+            let key = decoded(K::from_bytes(&Bytes::copy_from_slice(key)))?;
+            Ok((key, Versioned::of(schemas, found)?))
         };
         read.try_map(|page| {
             let rows = page.rows.iter().map(row).collect::<Result<_, Error>>()?;

@@ -8,9 +8,9 @@ use palisade_replication::{LogTime, Offset};
 
 use super::{ReplicatedMap, Versioned, compacted};
 use crate::error::Error;
-use crate::log::decode;
-use crate::projections::map::{self, Changed, ChangedAt};
+use crate::projections::map::{self, Changed, ChangedAt, Found};
 use crate::read::ReadConsistency;
+use crate::schemas::{Schemas, decoded};
 use crate::stored::{Key, Stored};
 
 /// What a watch is to tell.
@@ -100,7 +100,8 @@ impl<K: Key, V: Stored> Watch<K, V> {
             self.fill().await?;
         }
         // Told only once it is decoded: what cannot be read is not passed over.
-        let event = self.told.front().map(event).transpose()?;
+        let schemas = self.map.handle.schemas();
+        let event = self.told.front().map(|record| event(schemas, record)).transpose()?;
         match event {
             Some(event) => {
                 let first = self.told.pop_front().map_or(self.read, |record| record.offset);
@@ -136,12 +137,17 @@ impl<K: Key, V: Stored> Watch<K, V> {
     }
 }
 
-fn event<K: Key, V: Stored>(record: &ChangedAt) -> Result<WatchEvent<K, V>, Error> {
+fn event<K: Key, V: Stored>(
+    schemas: &Schemas,
+    record: &ChangedAt,
+) -> Result<WatchEvent<K, V>, Error> {
+    let value =
+        |found: Option<&Found>| found.map(|found| Versioned::of(schemas, found)).transpose();
     let change = |change: &Changed| {
         Ok(MapChange {
-            key: decode(&Bytes::copy_from_slice(&change.key))?,
-            now: change.now.as_ref().map(Versioned::of).transpose()?,
-            before: change.before.as_ref().map(Versioned::of).transpose()?,
+            key: decoded(K::from_bytes(&Bytes::copy_from_slice(&change.key)))?,
+            now: value(change.now.as_ref())?,
+            before: value(change.before.as_ref())?,
             ended: change.ended,
         })
     };

@@ -13,7 +13,7 @@ use crate::stored::Stored;
 pub struct LogRetention {
     /// Entries whose log time is longer ago are removed.
     pub keep_ms: Option<u64>,
-    /// Above so many bytes the oldest are removed. An entry counts with 16 more than its value has.
+    /// Above so many bytes the oldest are removed. An entry counts with 17 more than its value has: one is the number of its schema.
     pub keep_bytes: Option<u64>,
 }
 

@@ -23,7 +23,7 @@ use bytes::Bytes;
 use super::header::LogRetention;
 use super::position::LogPosition;
 use super::state::CONSUMERS_MAX;
-use crate::bounds::{BATCH_OPS_MAX, VALUE_BYTES_MAX};
+use crate::bounds::{BATCH_OPS_MAX, SCHEMA_BYTES, VALUE_BYTES_MAX};
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::error::Error;
 use crate::resource::FenceEpoch;
@@ -129,7 +129,7 @@ fn take_append(reader: &mut Reader) -> Result<LogOp, DecodeError> {
     if !(1..=APPEND_ENTRIES_MAX as u64).contains(&count) {
         return Err(DecodeError { what: "payload count" });
     }
-    let mut take = || reader.bytes(VALUE_BYTES_MAX, "payload");
+    let mut take = || reader.bytes(VALUE_BYTES_MAX + SCHEMA_BYTES, "payload");
     let payloads = (0..count).map(|_| take()).collect::<Result<_, _>>()?;
     Ok(LogOp::Append { expected, payloads })
 }

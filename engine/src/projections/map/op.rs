@@ -17,7 +17,7 @@ use palisade_replication::Offset;
 
 use super::history::History;
 use super::row::Version;
-use crate::bounds::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::bounds::{KEY_BYTES_MAX, SCHEMA_BYTES, VALUE_BYTES_MAX};
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::error::Error;
 use crate::stored::Stored;
@@ -81,7 +81,7 @@ impl Stored for MapOp {
                 guard: take_guard(&mut reader)?,
                 ttl_ms: take_maybe(&mut reader, "time to live")?,
                 key: reader.bytes(KEY_BYTES_MAX, "key")?,
-                value: reader.bytes(VALUE_BYTES_MAX, "value")?,
+                value: reader.bytes(VALUE_BYTES_MAX + SCHEMA_BYTES, "value")?,
             },
             DELETE => Self::Delete {
                 guard: take_guard(&mut reader)?,
