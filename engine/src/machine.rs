@@ -77,9 +77,9 @@ impl EngineMachine {
         keeps: bool,
         groups: &[GroupId],
     ) -> Result<Self, Error> {
-        let clients = ClientBounds::default();
-        let (groups_read, contracts) = (BTreeMap::new(), Contracts::default());
-        let mut machine = Self { store, registry, keeps, clients, groups: groups_read, contracts };
+        let (clients, none) = (ClientBounds::default(), BTreeMap::new());
+        let contracts = Contracts::default();
+        let mut machine = Self { store, registry, keeps, clients, groups: none, contracts };
         for group in groups {
             machine.load(*group)?;
         }
@@ -146,10 +146,10 @@ impl StateMachine for EngineMachine {
             let (offset, log_time) = (entry.first_offset, entry.log_time);
             let mut at = At { group, offset, log_time, index: 0 };
             for record in &entry.records {
-                let payload = record.payload.clone();
-                let (registry, clients) = (&self.registry, self.clients);
+                let (within, payload) = (self.clients, record.payload.clone());
+                let (registry, touched) = (&self.registry, &mut touched);
                 let outcome =
-                    state.record(registry, clients, &mut view, at, payload, &mut touched).map_err(
+                    state.record(registry, within, &mut view, at, payload, touched).map_err(
                         |fault| fault.within(&format!("offset={}", at.offset)).into_apply_error(),
                     )?;
                 if outcome.stands() {
@@ -240,8 +240,8 @@ impl Group {
             }
             Command::Housekeep(chores) => {
                 touched.extend(chores.iter().filter_map(|chore| match chore {
-                    Chore::Resource(id) => Some(*id),
                     Chore::Clients => None,
+                    Chore::Resource(id) => Some(*id),
                 }));
                 batch_apply::tidy(resources, registry, view, at, clients, &chores)
             }
@@ -355,7 +355,6 @@ mod tests {
     use palisade_replication::{ProposalId, Record};
 
     use super::*;
-    use crate::resource::ResourceId;
     use crate::store::MemoryStore;
 
     #[test]
