@@ -21,6 +21,9 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
 //! ```
 //!
+//! A service without a runtime opens it with [`EngineBuilder::open_blocking`], and finds the same handles in
+//! [`blocking`].
+//!
 //! The guarantees have numbers, G1 to G12; the README lists them. `docs/architecture.md` is the map
 //! of this crate.
 
@@ -31,6 +34,7 @@ mod backend;
 pub mod backup;
 mod batch;
 mod batch_apply;
+pub mod blocking;
 mod bounds;
 mod builder;
 mod caretaker;
