@@ -1,7 +1,11 @@
 //! The engine as a service without a runtime uses it: one node, real files, no future in sight.
 
 use std::convert::Infallible;
-use std::sync::mpsc;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Wake};
+use std::thread::Thread;
 use std::time::Duration;
 
 use palisade::blocking::{
@@ -157,6 +161,48 @@ fn every_handle_writes_reads_and_waits() {
     engine.close().unwrap();
 }
 
+/// A thread that knows of no tokio, and waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Arc::new(Unpark(std::thread::current())).into();
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(done) => return done,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// The engine's own handles need tokio when it is opened, and no executor of tokio's later: where it is not,
+/// nothing panics for want of it.
+#[test]
+fn another_executor_is_no_reason_to_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let none = block_on(builder(&dir).open()).map(drop);
+    assert!(matches!(none, Err(Error::InvalidArgument { .. })), "{none:?}");
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0, "nothing was begun");
+    let service = open(&dir).unwrap();
+    let (engine, key) = (palisade::Engine::clone(&service.engine), text("k"));
+    let map = async_map(&service.map);
+    block_on(async {
+        let receipt = map.put(&key, &text("v")).await.unwrap();
+        let ahead = ReadConsistency::AtLeastOffset(receipt.offset.next());
+        let ahead = ReadOptions::from(ahead).wait(Duration::from_millis(1));
+        let late = map.get(&key, ahead).await.map(drop);
+        assert!(matches!(late, Err(Error::NotYetApplied { .. })), "{late:?}");
+        assert_eq!(engine.prove(receipt.offset).await.unwrap().offset, receipt.offset.get());
+        engine.close().await.unwrap();
+    });
+}
+
 /// What a blocking handle waits for.
 fn async_map<K, V>(map: &ReplicatedMap<K, V>) -> &palisade::ReplicatedMap<K, V> {
     map
@@ -179,10 +225,10 @@ fn what_comes_after_a_close_is_told() {
         ReplicatedLog::<String>::open(&service.engine, spec("other")).map(drop),
         tail.next().unwrap().map(drop),
     ];
-    for told in told {
+    for (call, told) in told.into_iter().enumerate() {
         assert!(
             matches!(&told, Err(Error::InternalError { what }) if what.contains("closed")),
-            "{told:?}"
+            "call={call}: {told:?}"
         );
     }
     assert!(tail.next().is_none(), "it has said why");
@@ -196,8 +242,8 @@ fn a_directory_belongs_to_one_engine_and_one_cluster() {
     assert!(matches!(second, Err(Error::AlreadyExists { .. })), "{second:?}");
     service.log.append(&text("a")).unwrap();
     // The last handle closes the engine, and waits until it is closed.
-    let Service { engine, log, .. } = service;
-    drop(engine);
+    let log = service.log.clone();
+    drop(service);
     assert_eq!(log.bounds(NOW).unwrap().value.entries, 1);
     drop(log);
 

@@ -1,17 +1,17 @@
 //! Following a log or a map: an iterator that waits for what comes next.
 
 use std::future::Future;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_replication::Disposition;
+use palisade_replication::{Disposition, Offset};
 
 use super::Running;
 use crate::backend::race;
 use crate::error::Error;
 use crate::log::{LogEntry, LogTail};
 use crate::map::{Watch, WatchEvent};
+use crate::projections::log::LogPosition;
 use crate::stored::{Key, Stored};
 
 /// A tail or a watch as an iterator. It waits for each item, and ends after an error that asking again does
@@ -29,16 +29,13 @@ impl<F> Following<F> {
     }
 }
 
-/// What needs no waiting is the same.
-impl<F> Deref for Following<F> {
-    type Target = F;
-
-    fn deref(&self) -> &F {
-        &self.of
-    }
-}
-
 impl<T: Stored> Following<LogTail<T>> {
+    /// As [`LogTail::position`].
+    #[must_use]
+    pub fn position(&self) -> LogPosition {
+        self.of.position()
+    }
+
     /// The next entry, or nothing if none comes for so long. For a thread that has something else to look
     /// after too.
     ///
@@ -48,6 +45,14 @@ impl<T: Stored> Following<LogTail<T>> {
         let (engine, next) = (self.running.engine(), self.of.next());
         // The sleep begins on the runtime: its clock is that one's.
         self.running.wait(async { race(next, engine.backend().sleep(wait)).await.transpose() })
+    }
+}
+
+impl<K: Key, V: Stored> Following<Watch<K, V>> {
+    /// As [`Watch::position`].
+    #[must_use]
+    pub fn position(&self) -> Offset {
+        self.of.position()
     }
 }
 
