@@ -87,7 +87,7 @@ mod view;
 pub use alteration::{Alteration, Altered, Reason, Revision};
 pub use batch::{Batch, BatchDone, Guard, OpOutcome};
 pub use bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
-pub use builder::EngineBuilder;
+pub use builder::{EngineBuilder, READER_THREADS_MAX, STATE_MEMORY_BYTES_MIN};
 pub use chain::ChainHead;
 pub use codec::DecodeError;
 pub use digest::StateDigest;

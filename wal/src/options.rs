@@ -38,7 +38,10 @@ impl Default for WalOptions {
 
 impl WalOptions {
     /// Refuses values that cannot work together.
-    pub(crate) fn validate(&self) -> Result<(), WalError> {
+    ///
+    /// # Errors
+    /// [`WalError::InvalidArgument`], naming the rule.
+    pub fn validate(&self) -> Result<(), WalError> {
         let rules = [
             (
                 self.segment_bytes.is_multiple_of(8) && self.segment_bytes <= u64::from(u32::MAX),
