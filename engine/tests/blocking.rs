@@ -12,9 +12,10 @@ use palisade::blocking::{
     Engine, Handle, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
 };
 use palisade::{
-    Applied, At, ClusterId, Direction, EngineBuilder, Error, FenceEpoch, Fingerprint, LogPosition,
-    MapRange, Projection, ProjectionFault, ReadConsistency, ReadOptions, RequestStatus,
-    ResourceSpec, Rows, Stored, Version, WatchEvent, WatchOptions,
+    Applied, At, ClusterId, Direction, EngineBuilder, Error, FenceEpoch, Fingerprint, History,
+    LogPosition, LogRetention, LogTime, LogicalResourceName, MapRange, MemberChange, NodeId,
+    Offset, Projection, ProjectionFault, ReadConsistency, ReadOptions, RequestStatus,
+    RequestWindow, ResourceSpec, Revision, Rows, Stored, Version, WatchEvent, WatchOptions,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -158,6 +159,76 @@ fn every_handle_writes_reads_and_waits() {
     });
     let (one, two) = both.unwrap();
     assert_eq!(one, two);
+    engine.close().unwrap();
+}
+
+/// A read keeps a thread that the engine's end waits for: with the last handle in its hands, it is not kept.
+#[test]
+fn within_a_read_calls_are_refused_and_the_last_handle_may_be_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(&dir).unwrap();
+    let sum = palisade::Handle::clone(&service.sum);
+    let engine = service.engine.clone();
+    drop(service);
+    let read = sum.read(LOCAL, move |_| {
+        let told = engine.status().map(drop);
+        drop(engine);
+        Ok(told)
+    });
+    let told = block_on(read).unwrap().value;
+    assert!(matches!(told, Err(Error::InvalidArgument { .. })), "{told:?}");
+}
+
+/// Whatever a caller may name: an answer or a typed error, and the engine goes on.
+#[test]
+fn no_argument_makes_it_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let Service { engine, log, map, requests, .. } = open(&dir).unwrap();
+    let (key, last, most) = (text("k"), Offset::new(u64::MAX), u64::MAX);
+    let answered = |result: Result<(), Error>| {
+        let broken = matches!(result, Err(Error::InternalError { .. }));
+        assert!(!broken, "{result:?}");
+    };
+    log.append(&key).unwrap();
+    for position in [LogPosition::START, LogPosition::END] {
+        for direction in [Direction::Forward, Direction::Backward] {
+            for limit in [0, 1, usize::MAX] {
+                answered(log.scan(position, direction, limit, NOW).map(drop));
+            }
+        }
+        answered(log.append_if(&key, position).map(drop));
+        answered(log.tail(position.after()).next_within(Duration::ZERO).map(drop));
+        let consumer = log.consumer("c").unwrap().owned_by(FenceEpoch::new(most));
+        answered(consumer.commit(position).map(drop));
+        answered(log.trim_before(position).map(drop));
+    }
+    let retention = LogRetention { keep_ms: Some(most), keep_bytes: Some(most) };
+    answered(log.retain(retention).map(drop));
+    answered(log.append(&key).map(drop));
+    answered(map.keep(History { keep_ms: most, changes_max: most }).map(drop));
+    answered(map.put_with_ttl_ms(&key, &key, most).map(drop));
+    answered(map.put_with_ttl_ms(&key, &key, 0).map(drop));
+    answered(map.at(last).get(&key, LOCAL).map(drop));
+    answered(map.get_many(&vec![key.clone(); 100_000], LOCAL).map(drop));
+    answered(map.range(MapRange::from(&key).before(&text("a")).limit(0), LOCAL).map(drop));
+    let silent = WatchOptions { progress: Duration::ZERO, ..WatchOptions::default() };
+    answered(map.watch(last, silent).next().unwrap().map(drop));
+    answered(requests.keep(RequestWindow { retention_ms: most, requests_max: most }).map(drop));
+    let (print, owner) = (Fingerprint::of(b"r"), FenceEpoch::new(most));
+    answered(requests.reserve_issued("r", print, owner, LogTime::new(most)).map(drop));
+    answered(requests.reserve("", print, owner).map(drop));
+    answered(engine.head(last).map(drop));
+    answered(engine.prove(last).map(drop));
+    answered(engine.prove(Offset::ZERO).map(drop));
+    answered(engine.resume(&b"\xff\xff\xff".as_slice().into()).map(drop));
+    answered(engine.commit(engine.batch()).map(drop));
+    let ahead = ReadOptions::from(ReadConsistency::AtLeastOffset(last)).wait(Duration::ZERO);
+    answered(map.get(&key, ahead).map(drop));
+    answered(engine.directory().list("", None, usize::MAX, NOW).map(drop));
+    let name = LogicalResourceName::new("map").unwrap();
+    answered(engine.directory().delete(&name, Revision::new(most), most, "").map(drop));
+    answered(engine.change_members(MemberChange::Promote { node: NodeId::new(most) }).map(drop));
+    assert_eq!(map.get(&key, NOW).unwrap().value.unwrap().value, key);
     engine.close().unwrap();
 }
 

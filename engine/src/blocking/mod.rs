@@ -30,7 +30,8 @@
 //! ```
 //!
 //! Within a tokio runtime, also on a thread of its `spawn_blocking`, every call is refused with
-//! [`Error::InvalidArgument`]: there [`crate::Engine`] is what to use. Handles may be dropped anywhere. With
+//! [`Error::InvalidArgument`]: there [`crate::Engine`] is what to use. So is it within a read ([`Handle::read`]), which
+//! keeps a thread that others wait for. Handles may be dropped anywhere. With
 //! the last of them the engine is closed; within a runtime that is done by another thread.
 
 #[cfg(feature = "backup")]

@@ -8,6 +8,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::builder::EngineBuilder;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::readers::is_reader;
 
 /// An engine on a runtime of its own. It is closed when this is dropped.
 pub(crate) struct Running {
@@ -91,6 +92,9 @@ impl Drop for OwnRuntime {
 /// answer is among it. tokio would panic.
 fn outside() -> Result<(), Error> {
     match Handle::try_current() {
+        Err(_) if is_reader() => Err(Error::InvalidArgument {
+            what: "a blocking call within a read: read what it needs before".to_owned(),
+        }),
         Err(none) if none.is_missing_context() => Ok(()),
         Ok(_) => Err(Error::InvalidArgument {
             what: "a blocking call within a tokio runtime: use palisade::Engine there, which is \
