@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! alteration  kind 1 byte: 1 add schema, 2 retire schema, then the schema; 3 place, then the placement;
-//!             4 delete, then how long it is kept; 5 undelete
+//!             4 delete, then how long it is kept; 5 undelete; 6 declare, then the contract
 //! altered     offset, log time, node, domain, reason, alteration
 //! ```
 //! Numbers, byte strings and domains as everywhere.
@@ -13,11 +13,13 @@ use bytes::Bytes;
 use palisade_replication::{LogTime, NodeId, Offset};
 
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
+use crate::degradation::DegradationContract;
 use crate::refusal::Refusal;
 use crate::resource::{FailureDomain, Placement, SchemaId};
 use crate::resource_row::{Deleted, KeptSchema, Resource};
 use crate::spec_codec::{
-    put_domain, put_placement, put_schema, take_domain, take_placement, take_schema,
+    put_contract, put_domain, put_placement, put_schema, take_contract, take_domain,
+    take_placement, take_schema,
 };
 
 /// How often a resource was altered.
@@ -63,6 +65,8 @@ pub enum Alteration {
     RetireSchema(SchemaId),
     /// From where it may be used, and where its replicas may be.
     Place(Placement),
+    /// What it does when something has failed: see [`crate::degradation`]. It binds every handle at once.
+    Declare(Option<DegradationContract>),
     /// It is not there any more, and can be taken back for so many milliseconds of log time.
     Delete {
         /// At most [`Alteration::RETAIN_MS_MAX`].
@@ -95,6 +99,10 @@ impl Alteration {
                 put_number(out, *retain_ms);
             }
             Self::Undelete => out.push(5),
+            Self::Declare(contract) => {
+                out.push(6);
+                put_contract(out, contract.as_ref());
+            }
         }
     }
 
@@ -108,6 +116,7 @@ impl Alteration {
                 _ => Err(DecodeError { what: "retention" }),
             },
             5 => Ok(Self::Undelete),
+            6 => Ok(Self::Declare(take_contract(reader)?)),
             _ => Err(DecodeError { what: "alteration" }),
         }
     }
@@ -126,6 +135,7 @@ impl Alteration {
             Self::AddSchema(schema) => resource.add_schema(schema)?,
             Self::RetireSchema(schema) => resource.retire_schema(schema)?,
             Self::Place(placement) => resource.spec.placement = placement.clone(),
+            Self::Declare(contract) => resource.spec.contract = contract.clone(),
             Self::Delete { retain_ms } => {
                 let until = LogTime::new(now.get().saturating_add(*retain_ms));
                 resource.deleted = Some(Deleted { offset, until });

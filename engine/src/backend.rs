@@ -2,8 +2,8 @@
 //!
 //! Two implementations: the node of this process (`node_backend.rs`), and a node of a simulated cluster
 //! (`sim/backend.rs`). All that is decided about a request (deadlines, freshness, what an answer means)
-//! is above the seam, and so the same code in both. Time above the seam is [`Backend::sleep`] and no
-//! other clock.
+//! is above the seam, and so the same code in both. Time above the seam is [`Backend::sleep`] and
+//! [`Backend::now`], and no other clock.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -68,6 +68,9 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Resolves after so long.
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()>;
+
+    /// Time since some moment of this life, only ever rising, as [`Backend::sleep`] counts it.
+    fn now(&self) -> Duration;
 
     /// What the node's clock says: what a record would be stamped with that it leads now.
     fn wall_clock(&self) -> LogTime;

@@ -5,6 +5,7 @@ use palisade_replication::{ClusterId, LogTime};
 
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, SCHEMA_BYTES, VALUE_BYTES_MAX};
 use crate::command::{BatchCommand, Command, Op};
+use crate::degradation::Call;
 use crate::engine::{Engine, unexpected};
 use crate::error::Error;
 use crate::handle::Handle;
@@ -378,11 +379,14 @@ impl Batch {
     /// # Errors
     /// Any refusal leaves the batch without effect: [`Error::GuardFailed`] for a demand that does not
     /// hold, [`Error::VersionMismatch`], [`Error::InProgress`], [`Error::Refused`] and others for an
-    /// operation. With [`Error::Disconnected`] and an unknown outcome it may have taken effect: commit
+    /// operation. While something has failed, what the contract of a resource that it names refuses writes
+    /// with: nothing was tried then. With [`Error::Disconnected`] and an unknown outcome it may have taken effect: commit
     /// the same batch again, with the same reservation.
     pub async fn commit(self) -> Result<BatchDone, Error> {
         self.check()?;
         let Self { engine, command, kinds: [then, otherwise], .. } = self;
+        let handles = command.parts().map(|part| (part.resource, Some(part.epoch)));
+        engine.gate(handles, Call::Write, std::slice::from_ref(&command.caller)).await?;
         let (receipt, outcome) = engine.propose(&Command::Batch(command)).await?;
         match outcome {
             Outcome::Applied { branch, outcomes } => {

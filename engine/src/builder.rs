@@ -11,8 +11,10 @@ use std::time::Duration;
 use palisade_replication::{ClusterId, Member, Node, NodeId, OpenDisk, Options, WalOptions};
 use tokio::runtime::Handle;
 
-use crate::engine::{Engine, GROUP, REQUEST_TIMEOUT};
+use crate::degradation::HealthLimits;
+use crate::engine::{Engine, GROUP, REQUEST_TIMEOUT, Setup};
 use crate::error::Error;
+use crate::gatekeeper::Gatekeeper;
 use crate::machine::EngineMachine;
 use crate::node_backend::{NodeBackend, look_after};
 use crate::projection::{AnyProjection, Erased, Projection};
@@ -47,6 +49,7 @@ pub struct EngineBuilder {
     pub(crate) wal: WalOptions,
     pub(crate) disk: OpenDisk,
     pub(crate) projections: Vec<Arc<dyn AnyProjection>>,
+    limits: HealthLimits,
 }
 
 impl EngineBuilder {
@@ -68,6 +71,7 @@ impl EngineBuilder {
             wal: WalOptions::default(),
             disk: OpenDisk::default(),
             projections: Vec::new(),
+            limits: HealthLimits::default(),
         }
     }
 
@@ -176,6 +180,13 @@ impl EngineBuilder {
         self
     }
 
+    /// From when on something is a failure, for resources that declare what they do about it: see
+    /// [`crate::degradation`].
+    pub fn health_limits(mut self, limits: HealthLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Opens the engine on the current tokio runtime. What the directory holds is recovered first.
     ///
     /// # Errors
@@ -196,11 +207,18 @@ impl EngineBuilder {
         })
         .await
         .map_err(|panic| Error::InternalError { what: format!("opening the state: {panic}") })??;
+        let gatekeeper = Gatekeeper::new(machine.contracts(), self.limits);
         let id = node;
         let node = Node::open(config, machine).await?;
         let backend = NodeBackend::start(node, &store, self.reader_threads).await?;
-        let timeout = Duration::from_millis(self.request_timeout_ms);
-        let engine = Engine::new(backend, registry, cluster, id, self.domain, timeout);
+        let setup = Setup {
+            registry,
+            cluster,
+            id,
+            domain: self.domain,
+            request_timeout: Duration::from_millis(self.request_timeout_ms),
+        };
+        let engine = Engine::new(backend, gatekeeper, setup);
         #[expect(
             clippy::disallowed_methods,
             reason = "it has the engine weakly, and ends when nobody else has it or it was closed"

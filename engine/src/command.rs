@@ -212,6 +212,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::degradation::{DegradationContract, any_contract};
     use crate::profile::PlacementProfile;
     use crate::resource::{DomainRule, Placement, ReplicaPolicy, SchemaId};
 
@@ -245,6 +246,7 @@ mod tests {
             Just(Alteration::Place(placement())),
             (0..=Alteration::RETAIN_MS_MAX).prop_map(|retain_ms| Alteration::Delete { retain_ms }),
             Just(Alteration::Undelete),
+            proptest::option::of(any_contract()).prop_map(Alteration::Declare),
         ]
     }
 
@@ -358,6 +360,40 @@ mod tests {
                 caller: domain(),
             });
             assert_eq!(Command::decode(command.encode()), Ok(command));
+        }
+    }
+
+    fn open_under(contract: Option<DegradationContract>) -> Command {
+        let spec = ResourceSpec::new("orders", "order.v1").unwrap();
+        let spec = ResourceSpec { contract, ..spec };
+        let (anew, kind, version, caller) = (false, ResourceKind::LOG, 1, domain());
+        Command::Open(OpenCommand { anew, kind, version, spec, caller })
+    }
+
+    /// No contract is another thing than one without rules, which closes the resource under any failure.
+    #[test]
+    fn no_contract_is_not_one_without_rules() {
+        let [none, closed] = [None, Some(DegradationContract::default())].map(open_under);
+        assert_ne!(none.encode(), closed.encode());
+        for command in [none, closed] {
+            assert_eq!(Command::decode(command.encode()), Ok(command));
+        }
+    }
+
+    proptest! {
+        /// E8, of the contract: what `build` would refuse, or spells it otherwise, is no record.
+        #[test]
+        fn a_contract_in_a_record_has_one_form(contract in any_contract(), at: usize, byte: u8) {
+            let command = open_under(Some(contract.clone()));
+            let raw = command.encode();
+            prop_assert_eq!(Command::decode(raw.clone()), Ok(command));
+            let stored = contract.to_bytes();
+            let from = raw.windows(stored.len()).position(|part| part == stored).unwrap();
+            let mut other = raw.to_vec();
+            other[from + at % stored.len()] = byte;
+            if let Ok(read) = Command::decode(other.clone().into()) {
+                prop_assert_eq!(read.encode(), other);
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use palisade_replication::{GroupId, LogTime, Offset};
 
 use crate::alteration::{Alteration, Altered, Reason, Revision};
 use crate::command::{AlterCommand, Command};
+use crate::degradation::DegradationContract;
 use crate::engine::{Engine, unexpected};
 use crate::error::Error;
 use crate::freshness::Read;
@@ -68,6 +69,8 @@ pub struct Described {
     pub placement: Placement,
     /// Of both.
     pub policy: PolicyHash,
+    /// What it does when something has failed.
+    pub contract: Option<DegradationContract>,
     /// The record that made it.
     pub made: Offset,
     /// When that was.
@@ -122,6 +125,7 @@ impl Described {
             epoch: spec.epoch,
             replicas: spec.replicas,
             placement: spec.placement,
+            contract: spec.contract,
             made,
             made_at,
             state,

@@ -19,9 +19,11 @@ use crate::batch::Batch;
 use crate::builder::EngineBuilder;
 use crate::chain::ChainHead;
 use crate::command::Command;
+use crate::degradation::{ClusterMap, DrillReport, FailureDrill, Gate, GroupMap, ResourceMap};
 use crate::digest::{StateDigest, digest};
 use crate::error::Error;
 use crate::freshness::{Freshness, Read};
+use crate::gatekeeper::Gatekeeper;
 use crate::machine::read_position;
 use crate::outcome::Outcome;
 use crate::projection::{ProjectionFault, Registry};
@@ -58,11 +60,17 @@ impl WeakEngine {
 
 struct Inner {
     backend: Box<dyn Backend>,
-    registry: Registry,
-    cluster: ClusterId,
-    id: NodeId,
-    domain: FailureDomain,
-    request_timeout: Duration,
+    gatekeeper: Gatekeeper,
+    setup: Setup,
+}
+
+/// What an engine is, beside the node that it speaks for.
+pub(crate) struct Setup {
+    pub(crate) registry: Registry,
+    pub(crate) cluster: ClusterId,
+    pub(crate) id: NodeId,
+    pub(crate) domain: FailureDomain,
+    pub(crate) request_timeout: Duration,
 }
 
 impl Engine {
@@ -74,14 +82,10 @@ impl Engine {
     /// An engine that speaks for a node.
     pub(crate) fn new(
         backend: impl Backend + 'static,
-        registry: Registry,
-        cluster: ClusterId,
-        id: NodeId,
-        domain: FailureDomain,
-        request_timeout: Duration,
+        gatekeeper: Gatekeeper,
+        setup: Setup,
     ) -> Self {
-        let backend = Box::new(backend);
-        let inner = Inner { backend, registry, cluster, id, domain, request_timeout };
+        let inner = Inner { backend: Box::new(backend), gatekeeper, setup };
         Self { inner: Arc::new(inner), seen: None }
     }
 
@@ -93,9 +97,13 @@ impl Engine {
         &*self.inner.backend
     }
 
+    pub(crate) fn gatekeeper(&self) -> &Gatekeeper {
+        &self.inner.gatekeeper
+    }
+
     /// The projections that it was opened with.
     pub(crate) fn registry(&self) -> &Registry {
-        &self.inner.registry
+        &self.inner.setup.registry
     }
 
     /// Gives up the wait for some work, though not the work, after the time a request has.
@@ -104,7 +112,7 @@ impl Engine {
         work: impl Future<Output = Result<T, Error>>,
         outcome_unknown: bool,
     ) -> Result<T, Error> {
-        let done = race(work, self.backend().sleep(self.inner.request_timeout)).await;
+        let done = race(work, self.backend().sleep(self.inner.setup.request_timeout)).await;
         done.unwrap_or(Err(Error::Disconnected { outcome_unknown }))
     }
 
@@ -131,19 +139,19 @@ impl Engine {
     /// The cluster that this node belongs to.
     #[must_use]
     pub fn cluster(&self) -> ClusterId {
-        self.inner.cluster
+        self.inner.setup.cluster
     }
 
     /// This node's name.
     #[must_use]
     pub fn node(&self) -> NodeId {
-        self.inner.id
+        self.inner.setup.id
     }
 
     /// Where this node is.
     #[must_use]
     pub fn domain(&self) -> &FailureDomain {
-        &self.inner.domain
+        &self.inner.setup.domain
     }
 
     /// Begins a batch: operations on several resources that take effect together, at one offset.
@@ -214,6 +222,47 @@ impl Engine {
                 resource: resource.to_string(),
             }),
         }
+    }
+
+    /// A copy of the placement as this node has it: the group, its members, and the resources with what they
+    /// declare. What might be can be judged on it as well, with [`FailureDrill::judge`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for a member of whom nobody said where it is,
+    /// [`Error::PreconditionFailed`] while voters are being replaced, and as any read.
+    pub async fn cluster_map(&self) -> Result<ClusterMap, Error> {
+        let status = self.status().await?;
+        let group = GroupMap::of(GROUP, status.leader, &status.members)?;
+        let read = self.read(ReadConsistency::Local.into(), |read, group| {
+            let mut resources = Vec::new();
+            each_resource(read, group, |_, resource| {
+                if resource.deleted.is_none() {
+                    resources.push(ResourceMap::of(group, resource.spec));
+                }
+                ControlFlow::Continue(())
+            })?;
+            Ok(resources)
+        });
+        Ok(ClusterMap { groups: vec![group], resources: read.await?.value })
+    }
+
+    /// What would still be served, of each resource and by each node, if some were gone: nothing is taken
+    /// away, and nobody is asked but this node.
+    ///
+    /// ```
+    /// # use palisade::{Engine, Error, degradation::FailureDrill};
+    /// # async fn example(engine: &Engine) -> Result<(), Error> {
+    /// let zone = engine.domain().clone();
+    /// let report = engine.drill(&FailureDrill::AvailabilityZoneLoss { zone }).await?;
+    /// println!("{report}");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Engine::cluster_map`] and [`FailureDrill::judge`].
+    pub async fn drill(&self, drill: &FailureDrill) -> Result<DrillReport, Error> {
+        drill.judge(&self.cluster_map().await?)
     }
 
     /// Asks for the leadership to be handed to another voter; this node must lead, or nothing
@@ -287,10 +336,45 @@ impl Engine {
         options: ReadOptions,
         read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, ProjectionFault> + Send + 'static,
     ) -> Result<Read<T>, Error> {
+        self.read_through(&Gate::Try, options, read).await
+    }
+
+    /// The same of a resource, as its gate lets it.
+    pub(crate) async fn read_through<T: Send + 'static>(
+        &self,
+        gate: &Gate,
+        options: ReadOptions,
+        read: impl FnOnce(&dyn StateRead, GroupId) -> Result<T, ProjectionFault> + Send + 'static,
+    ) -> Result<Read<T>, Error> {
         // A halted replica may be damaged: it serves nothing, however stale (G10).
         if let Some(cause) = self.backend().stopped(GROUP) {
             return Err(cause);
         }
+        let fresh = match gate {
+            Gate::Stale => None,
+            Gate::TryElseStale => {
+                let patience = self.backend().sleep(self.gatekeeper().patience());
+                let late = Err(Error::Disconnected { outcome_unknown: false });
+                match race(self.fresh(options), patience).await.unwrap_or(late) {
+                    Err(error) if gate.stands_in_for(&error) => None,
+                    tried => Some(tried?),
+                }
+            }
+            Gate::Try => Some(self.fresh(options).await?),
+            Gate::Refuse(error) => return Err(error.clone()),
+        };
+        // What a session has seen, and what a page goes on from, stale answers do not take back either.
+        let floor = self.seen_here().max(options.at_least);
+        // What is there already is not to be taken back by a snapshot that replaces it.
+        let required = fresh.unwrap_or(floor).max(self.applied()?);
+        let mut read = self.read_state(required, read).await?;
+        read.stale = fresh.is_none();
+        self.note(read.freshness.offset);
+        Ok(read)
+    }
+
+    /// Resolves once what is asked for is applied here, and says what that is.
+    async fn fresh(&self, options: ReadOptions) -> Result<Offset, Error> {
         let asked = match options.consistency {
             ReadConsistency::Local => Offset::ZERO,
             ReadConsistency::Linearizable => {
@@ -302,17 +386,15 @@ impl Engine {
                 freshness.offset
             }
         };
-        let (seen, wait) = match &self.seen {
-            Some(seen) => (seen.of(GROUP), Session::WAIT),
-            None => (Offset::ZERO, Duration::ZERO),
-        };
-        let required = asked.max(seen).max(options.at_least);
+        let wait = if self.seen.is_some() { Session::WAIT } else { Duration::ZERO };
+        let required = asked.max(self.seen_here()).max(options.at_least);
         self.at_least(required, options.wait.unwrap_or(wait)).await?;
-        // What is there already is not to be taken back by a snapshot that replaces it.
-        let required = required.max(self.applied()?);
-        let read = self.read_state(required, read).await?;
-        self.note(read.freshness.offset);
-        Ok(read)
+        Ok(required)
+    }
+
+    /// What the session has seen of the group, if there is one.
+    fn seen_here(&self) -> Offset {
+        self.seen.as_ref().map_or(Offset::ZERO, |seen| seen.of(GROUP))
     }
 
     /// Reads one moment's state, which says itself how fresh it is (G4): a state that a snapshot is
@@ -341,7 +423,7 @@ impl Engine {
         let value = read.map_err(|fault| Error::InternalError { what: fault.to_string() })?;
         let (cluster, group, offset) = (self.cluster(), GROUP, position.offset);
         let freshness = Freshness { cluster, group, offset };
-        Ok(Read { value, freshness, log_time: position.log_time })
+        Ok(Read { value, freshness, log_time: position.log_time, stale: false })
     }
 
     /// Waits until this offset is applied here, or for so long.

@@ -86,16 +86,20 @@ impl Stored for Freshness {
 pub struct Read<T> {
     /// What was read.
     pub value: T,
-    /// The place of the state that it was read from: at or after what was asked for.
+    /// The place of the state that it was read from: at or after what was asked for, unless it is stale.
     pub freshness: Freshness,
     /// The stamp of the last record in that state.
     pub log_time: LogTime,
+    /// The resource operates under a failure, and its contract lets the replica answer with what it has:
+    /// it may lack what was asked for. `freshness` says what it reflects.
+    pub stale: bool,
 }
 
 impl<T> Read<T> {
     /// The same read with another value.
     pub(crate) fn map<U>(self, map: impl FnOnce(T) -> U) -> Read<U> {
-        Read { value: map(self.value), freshness: self.freshness, log_time: self.log_time }
+        let Self { value, freshness, log_time, stale } = self;
+        Read { value: map(value), freshness, log_time, stale }
     }
 
     /// The same read with what became of its value.
@@ -103,8 +107,8 @@ impl<T> Read<T> {
         self,
         map: impl FnOnce(T) -> Result<U, Error>,
     ) -> Result<Read<U>, Error> {
-        let Self { value, freshness, log_time } = self;
-        Ok(Read { value: map(value)?, freshness, log_time })
+        let Self { value, freshness, log_time, stale } = self;
+        Ok(Read { value: map(value)?, freshness, log_time, stale })
     }
 }
 

@@ -17,7 +17,9 @@ use palisade_replication::{
 
 use crate::alteration::{Alteration, Reason, Revision};
 use crate::command::{AlterCommand, BatchCommand, Command, Op, OpenCommand};
+use crate::degradation::{DegradationContract, DegradationMode, DegradationRule, RecoveryAction};
 use crate::digest::digest;
+use crate::failure::Failure;
 use crate::machine::EngineMachine;
 use crate::projection::Registry;
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
@@ -49,20 +51,24 @@ fn commands() -> Vec<Command> {
         rule("aws", Some("us-west-2"), None),
         rule("gcp", None, None),
     ];
-    let open_as = |kind: ResourceKind, name: &str, epoch, schema: &str| {
-        Command::Open(OpenCommand {
-            anew: false,
-            kind,
-            version: 1,
-            spec: ResourceSpec::new(name, schema)
-                .unwrap()
-                .epoch(FenceEpoch::new(epoch))
-                .replicas(ReplicaPolicy::majority(3))
-                .placement(Placement::new(rules.clone()).unwrap()),
-            caller: caller.clone(),
-        })
+    let spec = |name: &str, epoch, schema: &str| {
+        ResourceSpec::new(name, schema)
+            .unwrap()
+            .epoch(FenceEpoch::new(epoch))
+            .replicas(ReplicaPolicy::majority(3))
+            .placement(Placement::new(rules.clone()).unwrap())
     };
-    let open = |kind, name, epoch| open_as(kind, name, epoch, "golden.v1");
+    let open_as = |kind: ResourceKind, spec| {
+        let caller = caller.clone();
+        Command::Open(OpenCommand { anew: false, kind, version: 1, spec, caller })
+    };
+    let open = |kind, name, epoch| open_as(kind, spec(name, epoch, "golden.v1"));
+    let slow = RecoveryAction::Throttle { per_second: 300 };
+    let contract = DegradationContract::builder()
+        .rule(DegradationRule::new([Failure::Disconnected], DegradationMode::StaleReadsOk))
+        .rule(DegradationRule::new([Failure::Degraded], DegradationMode::DegradedOk).action(slow))
+        .build()
+        .unwrap();
     let schema = |name: &str| SchemaId::new(name).unwrap();
     let alter = |resource, expected, alteration| {
         Command::Alter(AlterCommand {
@@ -174,7 +180,11 @@ fn commands() -> Vec<Command> {
         branches(vec![op(3, 1, completed("r2"))], vec![op(1, 1, append("never"))], Vec::new()),
         batch(vec![op(1, 0, append("stale"))]),
         open(ResourceKind::LOG, "commands", 2),
-        open_as(ResourceKind::LOG, "commands", 2, "golden.v2"),
+        open_as(ResourceKind::LOG, spec("commands", 2, "golden.v2")),
+        // What a resource declares for failures.
+        open_as(ResourceKind::MAP, spec("orders", 1, "golden.v1").contract(contract.clone())),
+        alter(5, 0, Alteration::Declare(None)),
+        alter(5, 1, Alteration::Declare(Some(contract))),
     ]
 }
 

@@ -8,6 +8,7 @@ use palisade_replication::GroupId;
 
 use crate::batch::{Batch, Guard, Unproposable};
 use crate::command::Op;
+use crate::degradation::Call;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
@@ -166,16 +167,20 @@ impl<P: Projection> Handle<P> {
     /// as much as it likes, and nobody's writes wait for it.
     ///
     /// # Errors
-    /// [`Error::NotYetApplied`] and others, as the options say; [`Error::InternalError`] for a fault.
+    /// [`Error::NotYetApplied`] and others, as the options say; [`Error::InternalError`] for a fault; and,
+    /// while something has failed, what the resource's contract refuses reads with.
     pub async fn read<T: Send + 'static>(
         &self,
         options: impl Into<ReadOptions>,
         read: impl FnOnce(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + 'static,
     ) -> Result<Read<T>, Error> {
-        let (family, resource) = (self.family, self.resource);
+        let (options, family, resource) = (options.into(), self.family, self.resource);
         let own = self.engine.domain().clone();
         let domains: Vec<FailureDomain> = self.caller.iter().cloned().chain([own]).collect();
-        let read = self.engine.read(options.into(), move |state, group| {
+        let ReadOptions { consistency, refuse_stale, .. } = options;
+        let call = Call::Read { consistency, refuse_stale };
+        let gate = self.engine.gate([(resource, self.epoch)], call, &domains).await?;
+        let read = self.engine.read_through(&gate, options, move |state, group| {
             // As the state that is read has it: a placement that was narrowed binds at once.
             Ok(match misplaced(state, group, resource, &domains)? {
                 None => Ok(read(&RowsRead::new(state, family, group, resource))?),
@@ -224,9 +229,5 @@ fn misplaced(
     if found.deleted.is_some() {
         return Ok(Some(found.refusal().into()));
     }
-    let outside = domains.iter().find(|domain| !found.spec.placement.allows(domain));
-    Ok(outside.map(|domain| Error::DomainUnavailable {
-        domain: domain.to_string(),
-        resource: found.spec.name.to_string(),
-    }))
+    Ok(found.spec.misplaced(domains))
 }

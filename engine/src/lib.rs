@@ -41,6 +41,7 @@ mod caretaker;
 mod chain;
 mod codec;
 mod command;
+mod contracts;
 pub mod degradation;
 mod digest;
 mod directory;
@@ -48,6 +49,7 @@ mod engine;
 mod error;
 mod failure;
 mod freshness;
+mod gatekeeper;
 #[cfg(test)]
 mod golden;
 mod handle;
@@ -82,6 +84,7 @@ mod snapshot;
 mod spec_codec;
 mod store;
 mod stored;
+mod throttle;
 mod view;
 
 pub use alteration::{Alteration, Altered, Reason, Revision};

@@ -18,10 +18,12 @@ use crate::batch_apply;
 use crate::chain::{ChainHead, ChainLink};
 use crate::codec::{DecodeError, Reader, put_number};
 use crate::command::Command;
+use crate::contracts::Contracts;
 use crate::error::Error;
 use crate::keys;
 use crate::outcome::{Outcome, RecordOutcome};
 use crate::projection::{At, ProjectionFault, Registry};
+use crate::resource::ResourceId;
 use crate::resource_table::{LoadError, ResourceTable};
 use crate::snapshot::{self, StateExport};
 use crate::store::{FamilyId, StateRead, StateStore, StoreError, WriteSet};
@@ -37,6 +39,7 @@ pub(crate) struct EngineMachine {
     /// Whether a flush of the store survives a restart.
     keeps: bool,
     groups: BTreeMap<GroupId, Group>,
+    contracts: Contracts,
 }
 
 struct Group {
@@ -72,7 +75,8 @@ impl EngineMachine {
         keeps: bool,
         groups: &[GroupId],
     ) -> Result<Self, Error> {
-        let mut machine = Self { store, registry, keeps, groups: BTreeMap::new() };
+        let (groups_read, contracts) = (BTreeMap::new(), Contracts::default());
+        let mut machine = Self { store, registry, keeps, groups: groups_read, contracts };
         for group in groups {
             machine.load(*group)?;
         }
@@ -84,8 +88,14 @@ impl EngineMachine {
         let resources = ResourceTable::load(&*self.store, &self.registry, group)?;
         // What the store came up with was flushed: it keeps nothing else over a restart.
         let flushed = if self.keeps { position } else { AppliedPosition::ZERO };
+        self.contracts.set_all(group, resources.iter());
         self.groups.insert(group, Group { position, flushed, head, resources });
         Ok(())
+    }
+
+    /// The contracts of its resources as it has applied them; clones share them.
+    pub(crate) fn contracts(&self) -> Contracts {
+        self.contracts.clone()
     }
 
     /// Forgets what is not in the store, as a crash does.
@@ -112,6 +122,8 @@ impl StateMachine for EngineMachine {
         let state = self.groups.get_mut(&group).ok_or_else(|| failed("unknown group"))?;
         let mut view = View::new(&*store);
         let mut outcomes = Vec::new();
+        // Resources that may be another thing than before.
+        let mut touched = Vec::new();
         // Where the state stands is what was committed: a fault on the way leaves it where it was.
         let (mut position, mut head) = (state.position, state.head);
         for entry in entries {
@@ -125,8 +137,9 @@ impl StateMachine for EngineMachine {
             let (offset, log_time) = (entry.first_offset, entry.log_time);
             let mut at = At { group, offset, log_time, index: 0 };
             for record in &entry.records {
+                let payload = record.payload.clone();
                 let outcome =
-                    state.record(&self.registry, &mut view, at, record.payload.clone()).map_err(
+                    state.record(&self.registry, &mut view, at, payload, &mut touched).map_err(
                         |fault| fault.within(&format!("offset={}", at.offset)).into_apply_error(),
                     )?;
                 if outcome.stands() {
@@ -146,6 +159,9 @@ impl StateMachine for EngineMachine {
         writes.writes.push((FamilyId::META, keys::position(group), Some(row)));
         self.store.commit(writes).map_err(|error| failed(&error.to_string()))?;
         (state.position, state.head) = (position, head);
+        for resource in touched {
+            self.contracts.set(group, resource, state.resources.get(resource));
+        }
         Ok(outcomes)
     }
 
@@ -191,16 +207,27 @@ impl Group {
         view: &mut View<'_>,
         at: At,
         payload: Bytes,
+        touched: &mut Vec<ResourceId>,
     ) -> Result<Outcome, ProjectionFault> {
         match Command::decode(payload)? {
-            Command::Open(command) => self.resources.open(view, registry, at, command),
+            Command::Open(command) => {
+                let opened = self.resources.open(view, registry, at, command)?;
+                if let Outcome::Opened { resource, .. } = opened {
+                    touched.push(resource);
+                }
+                Ok(opened)
+            }
             Command::Batch(command) => {
                 batch_apply::apply(&self.resources, registry, view, at, command)
             }
             Command::Housekeep(resources) => {
+                touched.extend(&resources);
                 batch_apply::tidy(&mut self.resources, registry, view, at, &resources)
             }
-            Command::Alter(command) => Ok(self.resources.alter(view, at, command)),
+            Command::Alter(command) => {
+                touched.push(command.resource);
+                Ok(self.resources.alter(view, at, command))
+            }
         }
     }
 }
@@ -306,7 +333,6 @@ mod tests {
     use palisade_replication::{ProposalId, Record};
 
     use super::*;
-    use crate::resource::ResourceId;
     use crate::store::MemoryStore;
 
     #[test]

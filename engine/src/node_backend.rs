@@ -17,6 +17,7 @@ use palisade_replication::{
 use tokio::runtime::Handle;
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::caretaker;
@@ -39,6 +40,7 @@ pub(crate) struct NodeBackend {
     readers: Readers,
     /// Where it was opened: it carries those who ask from elsewhere.
     runtime: Handle,
+    opened: Instant,
     /// The node and the readers keep it open, and nothing else but an export under way.
     #[cfg(feature = "backup")]
     store: Weak<dyn StateStore>,
@@ -59,6 +61,7 @@ impl NodeBackend {
                 node,
                 readers,
                 runtime: Handle::current(),
+                opened: Instant::now(),
                 #[cfg(feature = "backup")]
                 store: Arc::downgrade(store),
             }),
@@ -164,6 +167,10 @@ impl Backend for NodeBackend {
 
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {
         self.on_runtime(async move { tokio::time::sleep(length).await })
+    }
+
+    fn now(&self) -> Duration {
+        self.opened.elapsed()
     }
 
     fn wall_clock(&self) -> LogTime {

@@ -20,13 +20,14 @@ pub enum ReadConsistency {
     Local,
 }
 
-/// How to read: how fresh, and how long to wait for it.
+/// How to read: how fresh, how long to wait for it, and whether a stale answer may stand in for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOptions {
     pub(crate) consistency: ReadConsistency,
     pub(crate) wait: Option<Duration>,
     /// Beside what the consistency asks for.
     pub(crate) at_least: Offset,
+    pub(crate) refuse_stale: bool,
 }
 
 impl ReadOptions {
@@ -43,11 +44,19 @@ impl ReadOptions {
         self.wait = Some(wait);
         self
     }
+
+    /// A stale answer is worth nothing to the caller: where the resource's contract would give one, the
+    /// error is wanted instead.
+    #[must_use]
+    pub fn refuse_stale(mut self) -> Self {
+        self.refuse_stale = true;
+        self
+    }
 }
 
 impl From<ReadConsistency> for ReadOptions {
     fn from(consistency: ReadConsistency) -> Self {
-        Self { consistency, wait: None, at_least: Offset::ZERO }
+        Self { consistency, wait: None, at_least: Offset::ZERO, refuse_stale: false }
     }
 }
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::degradation::DegradationContract;
 use crate::error::Error;
 use crate::profile::PlacementProfile;
 use crate::projections;
@@ -392,11 +393,13 @@ pub struct ResourceSpec {
     pub replicas: ReplicaPolicy,
     /// From where it may be used.
     pub placement: Placement,
+    /// What it does when something has failed. Nothing declared: each call is tried.
+    pub contract: Option<DegradationContract>,
 }
 
 impl ResourceSpec {
     /// A resource of this name, whose values have this schema. If nothing else is said: epoch 1, one
-    /// replica, and placed on the provider `local`.
+    /// replica, placed on the provider `local`, and no contract for failures.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] as [`LogicalResourceName::new`] and [`SchemaId::new`].
@@ -409,7 +412,15 @@ impl ResourceSpec {
             epoch: FenceEpoch::new(1),
             replicas: ReplicaPolicy::majority(1),
             placement: Placement { rules },
+            contract: None,
         })
+    }
+
+    /// Why it may not be used from one of these domains, if it may not (G9).
+    pub(crate) fn misplaced(&self, domains: &[FailureDomain]) -> Option<Error> {
+        let outside = domains.iter().find(|domain| !self.placement.allows(domain))?;
+        let (domain, resource) = (outside.to_string(), self.name.to_string());
+        Some(Error::DomainUnavailable { domain, resource })
     }
 
     /// The writer generation to open with.
@@ -430,7 +441,13 @@ impl ResourceSpec {
         Self { placement, ..self }
     }
 
-    /// Both of the above, as a profile has them.
+    /// What it does when something has failed.
+    #[must_use]
+    pub fn contract(self, contract: DegradationContract) -> Self {
+        Self { contract: Some(contract), ..self }
+    }
+
+    /// Its replicas and from where it may be used, as a profile has them.
     #[must_use]
     pub fn profile(self, profile: &PlacementProfile) -> Self {
         self.replicas(profile.replicas).placement(profile.placement.clone())

@@ -173,10 +173,9 @@ impl ResourceTable {
         self.by_id.iter().map(row).collect()
     }
 
-    /// What each resource is, with its current epoch.
-    #[cfg(all(feature = "backup", test))]
-    pub(crate) fn specs(&self) -> impl Iterator<Item = &ResourceSpec> {
-        self.by_id.values().map(|resource| &resource.spec)
+    /// All of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ResourceId, &Resource)> {
+        self.by_id.iter().map(|(id, resource)| (*id, resource))
     }
 
     /// The resource of an operation or guard, if this writer, from there, may touch it.
@@ -287,5 +286,12 @@ fn difference(wanted: &OpenCommand, found: &Resource) -> Option<(String, String)
         .or_else(|| {
             let placement = |spec: &ResourceSpec| format!("{:?}", spec.placement.rules);
             differs("placement", placement(spec), placement(kept))
+        })
+        .or_else(|| {
+            let contract = |spec: &ResourceSpec| match &spec.contract {
+                Some(contract) => contract.hash().to_string(),
+                None => "none".to_owned(),
+            };
+            differs("contract", contract(spec), contract(kept))
         })
 }

@@ -5,6 +5,7 @@ mod conduct;
 mod desk;
 mod exchange;
 mod fabric;
+mod rehearsal;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use palisade_replication::{
 };
 
 use crate::command::{BatchCommand, Command, Op, OpenCommand};
+use crate::contracts::Contracts;
 use crate::digest::digest;
 use crate::error::Error;
 use crate::machine::{EngineMachine, read_position};
@@ -72,6 +74,11 @@ impl SimEngine {
     /// The state; clones share it.
     fn store(&self) -> MemoryStore {
         self.store.clone()
+    }
+
+    /// The contracts of its resources; clones share them.
+    fn contracts(&self) -> Contracts {
+        self.machine.contracts()
     }
 
     /// What the state holds of a log: offset and payload.

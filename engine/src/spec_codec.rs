@@ -1,14 +1,16 @@
 //! The bytes of a resource's spec, in records and in the table of resources.
 //!
 //! ```text
-//! spec    name, schema, epoch, replicas, placement;
+//! spec    name, schema, epoch, replicas, placement, contract;
 //!         in replicas, from bit 32 on, the failure domains that a commit must reach beyond one
 //! placement  rules: count, each provider, region or nothing, zone or nothing
+//! contract  as `degradation::contract` says, or nothing
 //! domain  provider, region, zone
 //! ```
 //! Numbers and byte strings as in `codec`.
 
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
+use crate::degradation::DegradationContract;
 use crate::resource::{
     DomainRule, FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy,
     ResourceKind, ResourceSpec, SchemaId,
@@ -31,6 +33,19 @@ pub(crate) fn encode_spec(out: &mut Vec<u8>, spec: &ResourceSpec) {
     let beyond = u64::from(spec.replicas.domains.saturating_sub(1));
     put_number(out, u64::from(spec.replicas.replicas) | beyond << 32);
     put_placement(out, &spec.placement);
+    put_contract(out, spec.contract.as_ref());
+}
+
+pub(crate) fn put_contract(out: &mut Vec<u8>, contract: Option<&DegradationContract>) {
+    // None has no bytes, so nothing can stand for none.
+    put_bytes(out, &contract.map(DegradationContract::to_bytes).unwrap_or_default());
+}
+
+pub(crate) fn take_contract(
+    reader: &mut Reader,
+) -> Result<Option<DegradationContract>, DecodeError> {
+    let raw = reader.bytes(DegradationContract::BYTES_MAX, "degradation contract")?;
+    (!raw.is_empty()).then(|| DegradationContract::from_bytes(&raw)).transpose()
 }
 
 pub(crate) fn put_schema(out: &mut Vec<u8>, schema: &SchemaId) {
@@ -92,6 +107,7 @@ pub(crate) fn decode_spec(reader: &mut Reader) -> Result<ResourceSpec, DecodeErr
         epoch,
         replicas,
         placement,
+        contract: take_contract(reader)?,
     })
 }
 

@@ -19,6 +19,7 @@ use palisade::{
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 const LOCAL: ReadConsistency = ReadConsistency::Local;
 const NOW: ReadConsistency = ReadConsistency::Linearizable;
@@ -369,7 +370,8 @@ fn dropped_within_a_runtime_it_is_closed_by_another_thread() {
     let mut tail = palisade::ReplicatedLog::clone(&service.log).tail(LogPosition::START);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(async {
-        let read = tokio::spawn(async move {
+        let mut reads = JoinSet::new();
+        reads.spawn(async move {
             let read = sum.read(LOCAL, move |_| {
                 reading.send(()).unwrap();
                 released.recv().unwrap();
@@ -380,7 +382,7 @@ fn dropped_within_a_runtime_it_is_closed_by_another_thread() {
         begun.await.unwrap();
         drop(service);
         release.send(()).unwrap();
-        read.await.unwrap().unwrap();
+        reads.join_next().await.unwrap().unwrap().unwrap();
         let told = tail.next().await;
         assert!(
             matches!(&told, Err(Error::InternalError { what }) if what.contains("closed")),

@@ -2,96 +2,67 @@
 #![cfg(feature = "sim")]
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use palisade::degradation::{
-    Answer, ClusterMap, FailureDrill, GroupMap, MemberMap, NodeAnswers, ResourceMap,
+    Answer, ClusterMap, DegradationContract, DegradationMode, DegradationRule, FailureDrill,
+    GroupMap, MemberMap, ResourceMap,
 };
 use palisade::sim::SimFabric;
 use palisade::{
-    Engine, Error, FailureDomain, GroupId, NodeId, ReadConsistency, ReplicaPolicy, ReplicatedMap,
-    ResourceSpec,
+    Error, Failure, FailureDomain, GroupId, MemberRole, NodeId, Placement, ReplicaPolicy,
+    ReplicatedMap, ResourceSpec,
 };
 
-/// Enough for an election and what follows from it.
-const A_WHILE: Duration = Duration::from_secs(5);
+const GROUP: GroupId = GroupId::new(1);
 
-type Map = ReplicatedMap<String, String>;
-
-fn spec(replicas: ReplicaPolicy) -> ResourceSpec {
-    ResourceSpec::new("orders", "test.v1").unwrap().replicas(replicas)
+fn zone(number: u64) -> FailureDomain {
+    FailureDomain::new("aws", "r1", ["a", "b"][number as usize % 2])
 }
 
-/// A cluster with one map, open on every node, and a copy of its placement.
-struct World {
-    fabric: SimFabric,
-    maps: Vec<(NodeId, Map)>,
-    copy: ClusterMap,
+/// Nodes that are named by tens, in two zones in turn, and one resource.
+fn map(
+    voters: u32,
+    domains: u32,
+    leader: u64,
+    contract: Option<DegradationContract>,
+) -> ClusterMap {
+    let member = |number| MemberMap {
+        node: NodeId::new(10 * number),
+        domain: zone(number),
+        role: MemberRole::Voter,
+    };
+    let members = (1..=u64::from(voters)).map(member).collect();
+    let leader = Some(NodeId::new(10 * leader));
+    let spec = ResourceSpec::new("orders", "order.v1")
+        .unwrap()
+        .replicas(ReplicaPolicy::majority(voters).across_domains(domains))
+        .placement(Placement::providers(["aws"]).unwrap());
+    let orders = ResourceMap { contract, ..ResourceMap::of(GROUP, spec) };
+    let group = GroupMap { group: GROUP, leader, domains_demanded: 1, members };
+    ClusterMap { groups: vec![group], resources: vec![orders] }
 }
 
-impl World {
-    fn new(voters: u32, domains: u32, leader: NodeId) -> Self {
-        let mut fabric = SimFabric::new(voters.into());
-        let spec = spec(ReplicaPolicy::majority(voters).across_domains(domains));
-        let engines: Vec<Engine> =
-            (1..=voters).map(|number| fabric.engine(fabric.node(number.into()))).collect();
-        let mut maps = Vec::new();
-        for engine in &engines {
-            let map: Map = fabric.block_on(Map::open(engine, spec.clone())).unwrap();
-            fabric.block_on(map.put(&"k".into(), &"before".into())).unwrap();
-            maps.push((engine.node(), map));
-        }
-        let leads = fabric.leader();
-        for engine in engines.iter().filter(|engine| leads == Some(engine.node())) {
-            fabric.block_on(async { engine.transfer_leadership(leader) }).unwrap();
-        }
-        fabric.run_for(A_WHILE);
-        assert_eq!(fabric.leader(), Some(leader));
-        let status = fabric.block_on(engines[0].status()).unwrap();
-        assert_eq!(status.members.commits_across_domains(), domains == 2);
-        // Members of a simulated cluster are named by their zones alone.
-        let members = status.members.roles().map(|(node, role)| {
-            let zone = &status.members.member(node).unwrap().domain;
-            MemberMap { node, domain: FailureDomain::new("local", "local", zone), role }
-        });
-        let group = GroupMap {
-            group: GroupId::new(1),
-            leader: Some(leader),
-            domains_demanded: 1,
-            members: members.collect(),
-        };
-        let ResourceSpec { name, placement, replicas, .. } = spec;
-        let orders = ResourceMap { name, group: group.group, placement, replicas, contract: None };
-        Self { fabric, maps, copy: ClusterMap { groups: vec![group], resources: vec![orders] } }
-    }
-
-    /// What the nodes that are left answer: writes first, since a drill takes a map to be in use.
-    fn lose(mut self, lost: &BTreeSet<NodeId>) -> Vec<(NodeId, [Answer; 3])> {
-        for node in lost {
-            self.fabric.crash(*node);
-        }
-        self.fabric.run_for(A_WHILE);
-        let mut answers = Vec::new();
-        for (node, map) in self.maps.iter().filter(|(node, _)| !lost.contains(node)) {
-            let put = self.fabric.block_on(map.put(&"k".into(), &"after".into()));
-            let mut get = |how| told(&self.fabric.block_on(map.get(&"k".into(), how)));
-            let reads = [get(ReadConsistency::Linearizable), get(ReadConsistency::Local)];
-            answers.push((*node, [told(&put), reads[0], reads[1]]));
-        }
-        answers
-    }
-}
-
-fn told<T>(result: &Result<T, Error>) -> Answer {
-    result.as_ref().map_or_else(|error| Answer::Refused(error.failure()), |_| Answer::Served)
-}
-
-fn foreseen(node: &NodeAnswers) -> [Answer; 3] {
-    [node.writes, node.linearizable_reads, node.local_reads]
+/// None, and each mode that being cut off allows; with writes or without where only a domain is away.
+fn contracts() -> Vec<Option<DegradationContract>> {
+    use DegradationMode::{DegradedOk, FailClosed, Normal, ReadOnly, StaleReadsOk};
+    let pairs = [
+        (Normal, ReadOnly),
+        (ReadOnly, DegradedOk),
+        (StaleReadsOk, StaleReadsOk),
+        (FailClosed, Normal),
+    ];
+    let built = pairs.map(|(cut_off, degraded)| {
+        DegradationContract::builder()
+            .rule(DegradationRule::new([Failure::Disconnected], cut_off))
+            .rule(DegradationRule::new([Failure::Degraded], degraded))
+            .build()
+            .unwrap()
+    });
+    std::iter::once(None).chain(built.into_iter().map(Some)).collect()
 }
 
 /// Every node and every zone of clusters of one to five under every leader, with and without a demand of
-/// two zones.
+/// two zones, with and without a contract.
 #[test]
 fn what_a_drill_foresees_is_what_happens() {
     let mut seen = BTreeSet::new();
@@ -99,30 +70,94 @@ fn what_a_drill_foresees_is_what_happens() {
         if voters == 1 && domains == 2 {
             continue;
         }
-        let zones = ["zone-0", "zone-1"].map(|zone| FailureDomain::new("local", "local", zone));
-        let zones = zones.map(|zone| FailureDrill::AvailabilityZoneLoss { zone });
-        let nodes =
-            (1..=voters).map(|node| FailureDrill::NodeLoss { node: NodeId::new(node.into()) });
+        let zones = [0, 1].map(|number| FailureDrill::AvailabilityZoneLoss { zone: zone(number) });
+        let nodes = (1..=voters)
+            .map(|node| FailureDrill::NodeLoss { node: NodeId::new(10 * u64::from(node)) });
         // The only voter of all is in the second zone.
         for drill in zones.into_iter().skip(usize::from(voters == 1)).chain(nodes) {
-            for leader in (1..=voters).map(|node| NodeId::new(node.into())) {
-                let world = World::new(voters, domains, leader);
-                let report = drill.judge(&world.copy).unwrap();
-                let mut answers = world.lose(&report.lost).into_iter().peekable();
-                for node in &report.resources[0].nodes {
-                    let Some((_, found)) = answers.next_if(|(left, _)| *left == node.node) else {
-                        assert!(report.lost.contains(&node.node));
+            for leader in 1..=u64::from(voters) {
+                for contract in contracts() {
+                    let map = map(voters, domains, leader, contract.clone());
+                    let foreseen = drill.judge(&map).unwrap();
+                    let verdict = &foreseen.groups[0];
+                    let elects_who =
+                        verdict.voters_missing == 0 && !verdict.commits && !verdict.leader_left;
+                    if elects_who && contract.is_some() {
+                        // Whoever leads then may call it by another name.
                         continue;
+                    }
+                    let found = drill.rehearse(&map, 1).unwrap();
+                    assert_eq!(found, foreseen, "led by {leader}, {contract:?}: {found}{foreseen}");
+                    let left = |node: &&palisade::degradation::NodeAnswers| {
+                        !found.lost.contains(&node.node)
                     };
-                    let expected = foreseen(node);
-                    assert_eq!(found, expected, "led by {leader}, demand {domains}, {report}");
-                    seen.insert(found);
+                    let answers = found.resources[0].nodes.iter().filter(left);
+                    seen.extend(answers.map(|n| [n.writes, n.linearizable_reads, n.local_reads]));
                 }
-                assert_eq!(answers.next(), None);
             }
         }
     }
-    // All served, only reads under the old leader, only local reads: none of it went untried.
-    let writes: BTreeSet<Answer> = seen.iter().map(|answers| answers[0]).collect();
-    assert_eq!((writes.len(), seen.len()), (2, 3), "{seen:?}");
+    let all: BTreeSet<Answer> = seen.iter().flatten().copied().collect();
+    let refused = [Failure::Disconnected, Failure::Degraded].map(Answer::Refused);
+    assert_eq!(
+        all,
+        [Answer::Served, Answer::Stale].into_iter().chain(refused).collect(),
+        "{seen:?}"
+    );
+}
+
+#[test]
+fn what_can_only_be_judged_is_not_rehearsed() {
+    let drill = FailureDrill::NodeLoss { node: NodeId::new(10) };
+    let mut unled = map(3, 1, 1, None);
+    unled.groups[0].leader = None;
+    let mut learner = map(3, 1, 1, None);
+    learner.groups[0].members[2].role = MemberRole::Learner;
+    let mut two = map(3, 1, 1, None);
+    let other = GroupMap { group: GroupId::new(2), ..two.groups[0].clone() };
+    two.groups.push(other);
+    for map in [unled, learner, two] {
+        drill.judge(&map).unwrap();
+        let Err(Error::InvalidArgument { what }) = drill.rehearse(&map, 1) else {
+            panic!("{map:?}")
+        };
+        assert!(what.contains("a rehearsal is of"), "{what}");
+    }
+    let mut demanding = map(3, 1, 1, None);
+    demanding.groups[0].domains_demanded = 2;
+    let lost = FailureDrill::AvailabilityZoneLoss { zone: zone(0) };
+    let found = lost.rehearse(&demanding, 1).unwrap();
+    assert_eq!(found, lost.judge(&demanding).unwrap());
+    assert!(!found.groups[0].commits, "the demand was of the group");
+}
+
+/// The copy that a node makes of its placement is the one that a person would write.
+#[test]
+fn a_node_makes_the_copy_itself() {
+    for contract in contracts() {
+        let wanted = map(3, 2, 10, contract.clone());
+        let mut builder = SimFabric::builder(3);
+        for number in 1..=3 {
+            builder = builder.place(NodeId::new(number), zone(number));
+        }
+        let mut fabric = builder.build().unwrap();
+        let engine = fabric.engine(fabric.node(2));
+        let spec = ResourceSpec::new("orders", "order.v1")
+            .unwrap()
+            .replicas(wanted.resources[0].replicas)
+            .placement(wanted.resources[0].placement.clone());
+        let spec = contract.into_iter().fold(spec, ResourceSpec::contract);
+        fabric.block_on(ReplicatedMap::<String, String>::open(&engine, spec)).unwrap();
+        let copy = fabric.block_on(engine.cluster_map()).unwrap();
+        assert_eq!(copy.resources, wanted.resources);
+        let [group] = &copy.groups[..] else { panic!("{copy:?}") };
+        assert_eq!((group.leader, group.domains_demanded), (fabric.leader(), 2));
+        let places = |group: &GroupMap| {
+            group.members.iter().map(|member| member.domain.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(places(group), places(&wanted.groups[0]));
+        let drill = FailureDrill::AvailabilityZoneLoss { zone: zone(2) };
+        let report = fabric.block_on(engine.drill(&drill)).unwrap();
+        assert_eq!(report, drill.judge(&copy).unwrap());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use palisade::degradation::DegradationContract;
 use palisade::{
     ClusterId, Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
     LogTime, MapRange, NodeId, Offset, Placement, ReadConsistency, ReadOptions, ReplicaPolicy,
@@ -307,7 +308,8 @@ async fn replicas_and_placement_are_part_of_what_a_resource_is() {
         async |spec| ReplicatedLog::<String>::open(&service.engine, spec).await.map(|_| ());
     let none = spec("log", 1).replicas(ReplicaPolicy::majority(0));
     let wider = Placement::providers(["local", "aws"]).unwrap();
-    for other in [none, spec("log", 1).placement(wider)] {
+    let contracted = spec("log", 1).contract(DegradationContract::default());
+    for other in [none, spec("log", 1).placement(wider), contracted] {
         let refused = opened(other).await;
         assert!(matches!(refused, Err(Error::Incompatible { .. })), "{refused:?}");
     }

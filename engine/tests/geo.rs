@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use palisade::degradation::{
-    Answer, ClusterMap, DrillReport, FailureDrill, GroupMap, NodeAnswers, ResourceMap,
+    Answer, DegradationContract, DegradationMode, DegradationRule, DrillReport, FailureDrill,
+    HealthLimits, NodeAnswers,
 };
 use palisade::{
-    ClusterId, Disposition, Engine, Error, FailureDomain, GroupId, NodeId, ReadConsistency,
+    ClusterId, Disposition, Engine, Error, Failure, FailureDomain, NodeId, ReadConsistency,
     ReplicaPolicy, ReplicatedMap, ResourceSpec,
 };
 
@@ -64,11 +65,15 @@ const ACROSS: ReplicaPolicy = ReplicaPolicy::majority(3).across_domains(2);
 
 type Map = ReplicatedMap<String, String>;
 
-/// Opens as soon as somebody leads.
 async fn open_map(engine: &Engine, name: &str, replicas: ReplicaPolicy) -> Result<Map, Error> {
+    open_as(engine, spec(name, replicas)).await
+}
+
+/// Opens as soon as somebody leads.
+async fn open_as(engine: &Engine, spec: ResourceSpec) -> Result<Map, Error> {
     let opened = async {
         loop {
-            match Map::open(engine, spec(name, replicas)).await {
+            match Map::open(engine, spec.clone()).await {
                 Err(error) if error.disposition() != Disposition::Reject => {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -79,15 +84,22 @@ async fn open_map(engine: &Engine, name: &str, replicas: ReplicaPolicy) -> Resul
     tokio::time::timeout(PATIENCE, opened).await.expect("an answer")
 }
 
+async fn until<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            match look().await {
+                Some(found) => break found,
+                None => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.expect("it comes about")
+}
+
 /// What would be left without a zone, as a node knows the group.
 async fn drill(engine: &Engine, zone: &str) -> DrillReport {
-    let status = engine.status().await.unwrap();
-    let group = GroupMap::of(GroupId::new(1), status.leader, &status.members).unwrap();
-    assert_eq!(group.domains_demanded, 2);
-    let ResourceSpec { name, placement, replicas, .. } = spec("geo", ACROSS);
-    let geo = ResourceMap { name, group: group.group, placement, replicas, contract: None };
-    let map = ClusterMap { groups: vec![group], resources: vec![geo] };
-    FailureDrill::AvailabilityZoneLoss { zone: domain(zone) }.judge(&map).unwrap()
+    let drill = FailureDrill::AvailabilityZoneLoss { zone: domain(zone) };
+    engine.drill(&drill).await.unwrap()
 }
 
 /// Puts until it is acknowledged.
@@ -183,4 +195,70 @@ async fn a_write_is_acknowledged_in_two_domains_or_not_at_all() {
     for engine in [first, second, third] {
         engine.close().await.unwrap();
     }
+}
+
+/// The same loss, of a resource that says what it does then: reads say that they are stale, writes are refused
+/// before they are tried, and once the zone is back all is as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_demanded_domain_the_contract_is_obeyed() {
+    let stale = [Failure::Degraded, Failure::Disconnected];
+    let contract = DegradationContract::builder()
+        .rule(DegradationRule::new(stale, DegradationMode::StaleReadsOk))
+        .build()
+        .unwrap();
+    let nodes = Nodes::new(["a", "b", "a"]);
+    let mut engines = Vec::new();
+    for at in 0..3 {
+        engines.push(nodes.open(at, Duration::from_secs(3)).await);
+    }
+    let mut maps = Vec::new();
+    for engine in &engines {
+        maps.push(open_as(engine, spec("geo", ACROSS).contract(contract.clone())).await.unwrap());
+    }
+    put(&maps[0], "both").await;
+    let report = drill(&engines[0], "b").await;
+
+    engines.remove(1).close().await.unwrap();
+    maps.remove(1);
+    // Who leads notices that nobody in the other zone answers. A write that was tried before is of unknown
+    // outcome.
+    let map = until(async || {
+        for map in &maps {
+            let refused = map.put(&"k".into(), &"one zone".into()).await.unwrap_err();
+            if refused.disposition() != Disposition::Indeterminate {
+                assert!(stale.contains(&refused.failure()), "{refused}");
+                return Some(map);
+            }
+        }
+        None
+    })
+    .await;
+    until(async || {
+        let read = map.get(&"k".into(), ReadConsistency::Local).await.unwrap();
+        read.stale.then_some(())
+    })
+    .await;
+    let foreseen = &report.resources[0].nodes[0];
+    assert_eq!(foreseen.local_reads, Answer::Stale);
+    assert!(matches!(foreseen.writes, Answer::Refused(_)));
+
+    let back = nodes.open(1, Duration::from_secs(3)).await;
+    until(async || {
+        let read = map.get(&"k".into(), ReadConsistency::Linearizable).await;
+        read.is_ok_and(|read| !read.stale).then_some(())
+    })
+    .await;
+    put(map, "both again").await;
+    for engine in engines.into_iter().chain([back]) {
+        engine.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn limits_that_call_every_election_a_failure_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let short = HealthLimits { disconnected_after_ms: 1_000, ..HealthLimits::default() };
+    let refused = Engine::builder(dir.path()).health_limits(short).open().await.map(|_| ());
+    let Err(Error::InvalidArgument { what }) = refused else { panic!("{refused:?}") };
+    assert!(what.contains("disconnected_after_ms=1000") && what.contains("1000 ms"), "{what}");
 }

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use palisade::degradation::HealthLimits;
 use palisade::{
     ClusterId, Engine, EngineBuilder, Error, FailureDomain, NodeId, Options, READER_THREADS_MAX,
     STATE_MEMORY_BYTES_MIN, WalOptions,
@@ -78,6 +79,16 @@ refuses! {
     } => "shorten it";
     options_must_work_together: |b| b.options(Options { tick_ms: 0, ..Options::default() })
         => "tick_ms must be at least 1";
+    options_have_a_most: |b| b.options(Options { tick_ms: u64::MAX, ..Options::default() })
+        => "tick_ms must be at most 10000";
+    elections_outlast_heartbeats: |b| b.options(Options { heartbeat_ticks: u32::MAX, ..Options::default() })
+        => "election_ticks must be at least three times";
+    patience_outlasts_questions: |b| b.options(Options { resend_ticks: u32::MAX, ..Options::default() })
+        => "snapshot_patience_ticks must be more than twice";
+    limits_outlast_elections: |b| b.health_limits(HealthLimits { disconnected_after_ms: 1, ..HealthLimits::default() })
+        => "disconnected_after_ms=1 must be more";
+    a_segment_holds_a_batch: |b| b.wal(WalOptions { batch_bytes_max: usize::MAX, ..WalOptions::default() })
+        => "segment_bytes must hold";
     the_wal_must_work: |b| b.wal(WalOptions { live_multiple_max: 2, ..WalOptions::default() })
         => "live_multiple_max must be at least 3";
     the_wal_must_hold_a_round: |b| b.wal(WalOptions { batch_bytes_max: 1 << 20, ..WalOptions::default() })

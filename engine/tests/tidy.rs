@@ -450,6 +450,50 @@ fn every_crate_says_what_it_is() {
     assert!(!opens_with_docs(None));
 }
 
+// ---- what the page of guarantees names ----
+
+/// Lines of the page that begin with a file name tests in it, each of which must be there; between two
+/// headings there is at least one, or it is said that nothing promises it yet.
+fn unheld(page: &str, text_of: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let mut findings = Vec::new();
+    for section in page.split("\n## G").skip(1) {
+        let heading = section.lines().next().unwrap_or_default();
+        let named = section.lines().filter_map(|line| line.strip_prefix("- [`"));
+        let lines: Vec<(&str, &str)> = named.filter_map(|line| line.split_once("`]")).collect();
+        if lines.is_empty() && !section.contains("nothing promises it") {
+            findings.push(format!("G{heading}: no test is named"));
+        }
+        for (path, names) in lines {
+            let Some(text) = text_of(path) else {
+                findings.push(format!("G{heading}: no file {path}"));
+                continue;
+            };
+            // Every second piece is between backticks.
+            let missing = names.split('`').skip(1).step_by(2).filter(|name| {
+                !text.contains(&format!("fn {name}(")) && !text.contains(&format!("fn {name}<"))
+            });
+            findings.extend(missing.map(|name| format!("G{heading}: no fn {name} in {path}")));
+        }
+    }
+    findings
+}
+
+#[test]
+fn every_guarantee_names_tests_that_are_there() {
+    let text_of = |path: &str| fs::read_to_string(root().join(path)).ok();
+    hold(
+        "engine/docs/guarantees.md: name a test that fails when the guarantee is broken.",
+        unheld(&read("engine/docs/guarantees.md"), text_of),
+    );
+    let fake = |_: &str| Some("fn held() {".to_owned());
+    let page = |line: &str| format!("# Page\n\n## G1 durable\n\nText.\n\n{line}\n");
+    assert_eq!(unheld(&page("- [`a.rs`](a.rs): `held`"), fake), [""; 0]);
+    assert_eq!(unheld(&page("- [`a.rs`](a.rs): `held`, `gone`"), fake).len(), 1);
+    assert_eq!(unheld(&page("- [`a.rs`](a.rs): `held`"), |_| None).len(), 1);
+    assert_eq!(unheld(&page("Nothing."), fake).len(), 1);
+    assert_eq!(unheld(&page("Until then nothing promises it."), fake), [""; 0]);
+}
+
 // ---- what a source file may hold ----
 
 const SOURCE_LINES_MAX: usize = 900;

@@ -247,6 +247,30 @@ pub struct GroupStatus {
     pub proposals_count: usize,
     /// Who takes part, as far as this replica knows.
     pub members: Membership,
+    /// For how long it has known no leader, or has not heard of the one it knows. This duration and the next two are counts of its ticks, in
+    /// which a process that stood still does not count.
+    pub leaderless_ms: u64,
+    /// For how long the oldest own proposal has been waiting to be seen committed.
+    pub uncommitted_ms: u64,
+    /// For how long the oldest write under way has been with the disk, or the last one was, if it has been
+    /// done for no longer than it took.
+    pub sync_ms: u64,
+    /// The disk of the log has no room for further records.
+    pub disk_full: bool,
+    /// The voters as their leader sees them; nobody else knows, and leaves it empty.
+    pub voters: Vec<VoterStatus>,
+}
+
+/// A voter, as the leader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VoterStatus {
+    /// Which one.
+    pub node: NodeId,
+    /// It was heard of within an election timeout, or the leader has not waited for it so long yet. The
+    /// leader hears itself.
+    pub answers: bool,
+    /// How many entries of the leader's log it is not known to have.
+    pub entries_behind: u64,
 }
 
 impl Effects {

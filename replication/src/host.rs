@@ -110,6 +110,12 @@ impl Hosted {
         false
     }
 
+    /// How many of the ticks that it rests are over.
+    fn ticks_held(&self) -> u64 {
+        let ticks = |input: &Input| if let Input::Rested { ticks } = input { *ticks } else { 0 };
+        self.held.iter().map(ticks).sum()
+    }
+
     fn beat(&mut self, from: NodeId, life: Incarnation, beat: Beat) -> bool {
         let input = Input::Beat { from, life, beat };
         let holds = self.inputs.is_empty()
@@ -124,7 +130,7 @@ impl Hosted {
 
     pub(crate) fn status(&self) -> GroupStatus {
         match &self.stage {
-            Stage::Running(replica) => replica.status(),
+            Stage::Running(replica) => replica.status(self.ticks_held()),
             Stage::Repairing(repair) => repair.status(),
             Stage::Halted(status) => GroupStatus::clone(status),
             Stage::Turning => unreachable!("no step ends here"),
@@ -271,7 +277,8 @@ impl Host {
     }
 
     pub(crate) fn status(&self, group: GroupId) -> Option<GroupStatus> {
-        self.groups.get(&group).map(Hosted::status)
+        let status = self.groups.get(&group).map(Hosted::status);
+        status.map(|status| GroupStatus { disk_full: self.is_full(), ..status })
     }
 
     /// True while the wal has no room for what is owed.

@@ -44,7 +44,7 @@ mod unread;
 mod wire;
 
 pub use applier::Committed;
-pub use effects::{GroupStatus, Role};
+pub use effects::{GroupStatus, Role, VoterStatus};
 pub use entry::{AppliedPosition, CommittedEntry, ProposalId, RECORD_HEADER_BYTES, Record};
 pub use error::NodeError;
 pub use founding::Founding;

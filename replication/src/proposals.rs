@@ -30,6 +30,8 @@ enum Stage {
 #[derive(Debug)]
 struct Proposal {
     payload: Bytes,
+    /// Taken in at this tick.
+    accepted: u64,
     stage: Stage,
 }
 
@@ -45,12 +47,17 @@ pub(crate) struct Pending {
 
 impl Pending {
     /// Takes a proposal in. Sequence numbers only rise.
-    pub(crate) fn accept(&mut self, seq: u64, payload: Bytes) {
+    pub(crate) fn accept(&mut self, seq: u64, payload: Bytes, tick: u64) {
         assert!(seq > self.seq_max, "proposal numbers must rise");
         self.seq_max = seq;
         self.bytes += payload.len();
         self.waiting_count += 1;
-        self.by_seq.insert(seq, Proposal { payload, stage: Stage::Waiting });
+        self.by_seq.insert(seq, Proposal { payload, accepted: tick, stage: Stage::Waiting });
+    }
+
+    /// The tick at which the oldest of them was taken in.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        self.by_seq.first_key_value().map(|(_, proposal)| proposal.accepted)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -201,8 +208,8 @@ mod tests {
     #[test]
     fn a_record_is_sent_once_a_term_until_a_newer_term_commits() {
         let mut pending = Pending::default();
-        pending.accept(1, payload());
-        pending.accept(2, payload());
+        pending.accept(1, payload(), 0);
+        pending.accept(2, payload(), 0);
         assert_eq!(pending.send(Term::new(3), 10).len(), 2);
         assert!(pending.send(Term::new(3), 11).is_empty());
 
@@ -219,7 +226,7 @@ mod tests {
     #[test]
     fn a_copy_goes_to_the_leader_of_the_same_term_only() {
         let mut pending = Pending::default();
-        pending.accept(1, payload());
+        pending.accept(1, payload(), 0);
         assert_eq!(pending.send(Term::new(3), 10).len(), 1);
         assert!(pending.resend(Term::new(4), 100, 100).is_empty());
         assert!(pending.send(Term::new(4), 100).is_empty(), "it may yet commit in term 3");
@@ -245,10 +252,10 @@ mod tests {
     /// Three proposals, of which the first two are sent in term 3 at tick 10.
     fn two_sent() -> Pending {
         let mut pending = Pending::default();
-        pending.accept(1, payload());
-        pending.accept(2, payload());
+        pending.accept(1, payload(), 0);
+        pending.accept(2, payload(), 0);
         assert_eq!(numbers(&pending.send(Term::new(3), 10)), [1, 2]);
-        pending.accept(3, payload());
+        pending.accept(3, payload(), 0);
         pending
     }
 

@@ -224,6 +224,11 @@ impl Repair {
             offset: self.applied.offset,
             proposals_count: 0,
             members: self.register.members.clone(),
+            leaderless_ms: self.tick * self.config.options.tick_ms,
+            uncommitted_ms: 0,
+            sync_ms: 0,
+            disk_full: false,
+            voters: Vec::new(),
         }
     }
 

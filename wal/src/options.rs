@@ -48,8 +48,8 @@ impl WalOptions {
                 "segment_bytes must be a multiple of 8 below 4 GiB",
             ),
             (
-                SEGMENT_HEADER_BYTES + (self.batch_bytes_max + MARK_BYTES) as u64
-                    <= self.segment_bytes,
+                self.batch_bytes_max.saturating_add(MARK_BYTES) as u64
+                    <= self.segment_bytes.saturating_sub(SEGMENT_HEADER_BYTES),
                 "segment_bytes must hold its header, one batch of batch_bytes_max and a mark",
             ),
             (

@@ -9,6 +9,7 @@ use crate::audit::InclusionProof;
 use crate::batch::{Batch, BatchDone};
 use crate::builder::EngineBuilder;
 use crate::chain::ChainHead;
+use crate::degradation::{ClusterMap, DrillReport, FailureDrill};
 use crate::digest::StateDigest;
 use crate::directory::Described;
 use crate::error::Error;
@@ -32,6 +33,8 @@ impl Blocking<crate::Engine> {
     waiting! { "Engine":
         fn status() -> GroupStatus;
         fn change_members(change: MemberChange) -> ();
+        fn cluster_map() -> ClusterMap;
+        fn drill(drill: &FailureDrill) -> DrillReport;
         fn chain_head() -> (Offset, ChainHead);
         fn digest() -> StateDigest;
         fn head(offset: Offset) -> ChainHead;

@@ -122,4 +122,4 @@ macro_rules! waiting {
         )*
     };
 }
-pub(self) use waiting;
+use waiting;

@@ -25,7 +25,25 @@ impl EngineBuilder {
             return Err(Error::InvalidArgument { what });
         }
         config.validate()?;
+        self.check_limits()?;
         Registry::new(&self.projections)
+    }
+
+    /// Refuses limits under which nothing is ever well, or each change of leader is a failure.
+    fn check_limits(&self) -> Result<(), Error> {
+        let Self { limits, options, .. } = self;
+        limits.check()?;
+        let election_ms = 2 * u64::from(options.election_ticks) * options.tick_ms;
+        if limits.disconnected_after_ms > election_ms {
+            return Ok(());
+        }
+        Err(Error::InvalidArgument {
+            what: format!(
+                "disconnected_after_ms={} must be more than an election takes, which is up to twice \
+                 election_ticks, {election_ms} ms",
+                limits.disconnected_after_ms
+            ),
+        })
     }
 
     fn check_bounds(&self) -> Option<String> {

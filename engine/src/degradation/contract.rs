@@ -297,7 +297,7 @@ pub(super) mod tests {
     }
 
     /// Contracts of any kind.
-    pub(in crate::degradation) fn contract() -> impl Strategy<Value = DegradationContract> {
+    pub(crate) fn contract() -> impl Strategy<Value = DegradationContract> {
         rules().prop_map(|rules| built(&rules).expect("the rules were chosen to fit"))
     }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use palisade_replication::NodeId;
 
 use super::gate::{Call, Gate, gate};
-use super::health::{GroupHealth, HealthLimits};
+use super::health::{GroupHealth, HealthLimits, VoterHealth};
 use super::map::{ClusterMap, GroupMap, MemberMap, ResourceMap};
 use super::report::{Answer, DrillReport, GroupVerdict, NodeAnswers, ResourceVerdict};
 use crate::error::Error;
@@ -131,7 +131,8 @@ impl FailureDrill {
         let resources = map.resources.iter().map(|resource| {
             let at = map.groups.iter().position(|group| group.group == resource.group);
             let at = at.expect("the map was checked: a resource's group is in it");
-            self.judge_resource(resource, &map.groups[at], &groups[at])
+            let demanded = map.domains_demanded(&map.groups[at]);
+            self.judge_resource(resource, &map.groups[at], demanded, &groups[at])
         });
         let resources = resources.collect();
         Ok(DrillReport { drill: self.clone(), lost, groups, resources })
@@ -191,6 +192,7 @@ impl FailureDrill {
         &self,
         resource: &ResourceMap,
         group: &GroupMap,
+        demanded: u32,
         verdict: &GroupVerdict,
     ) -> ResourceVerdict {
         let left = u32::try_from(verdict.voters_left).unwrap_or(u32::MAX);
@@ -201,7 +203,10 @@ impl FailureDrill {
             nodes: group
                 .members
                 .iter()
-                .map(|member| self.judge_node(resource, member, verdict))
+                .map(|member| {
+                    let observed = self.what_is_seen(resource, member, group, demanded, verdict);
+                    self.judge_node(resource, member, observed.as_ref(), verdict)
+                })
                 .collect(),
         }
     }
@@ -210,6 +215,7 @@ impl FailureDrill {
         &self,
         resource: &ResourceMap,
         member: &MemberMap,
+        observed: Option<&Error>,
         group: &GroupVerdict,
     ) -> NodeAnswers {
         let all = |answer| NodeAnswers {
@@ -228,9 +234,8 @@ impl FailureDrill {
         if !resource.placement.allows(&member.domain) {
             return all(Answer::Refused(Failure::DomainUnavailable));
         }
-        let observed = what_is_seen(member.node, group).observe(&HealthLimits::default());
         let answer = |call, works| {
-            let gate = gate(resource.contract.as_ref(), observed.as_ref(), call);
+            let gate = gate(resource.contract.as_ref(), observed, call);
             let failed = Error::Disconnected { outcome_unknown: false };
             match &gate {
                 Gate::Refuse(error) => Answer::Refused(error.failure()),
@@ -248,13 +253,40 @@ impl FailureDrill {
             ..all(Answer::Served)
         }
     }
-}
 
-/// How a node that is left sees its group, once it has waited as long as it takes.
-fn what_is_seen(node: NodeId, group: &GroupVerdict) -> GroupHealth {
-    // A record waits in any group that is in use.
-    let uncommitted_ms = if group.commits { 0 } else { u64::MAX };
-    GroupHealth { uncommitted_ms, ..GroupHealth::well(node) }
+    /// What is observed by a node that is left, once it has waited as long as it takes.
+    fn what_is_seen(
+        &self,
+        resource: &ResourceMap,
+        member: &MemberMap,
+        group: &GroupMap,
+        demanded: u32,
+        verdict: &GroupVerdict,
+    ) -> Option<Error> {
+        if verdict.commits {
+            return None;
+        }
+        let (well, limits) = (GroupHealth::well(member.node), HealthLimits::default());
+        // A record waits in any group that is in use.
+        let waits = GroupHealth { uncommitted_ms: u64::MAX, ..well.clone() }.observe(&limits);
+        if group.leader != Some(member.node) || verdict.voters_missing > 0 {
+            return waits;
+        }
+        // The leader that stays knows who is away, before any record waits.
+        let voter = |voter: &MemberMap| VoterHealth {
+            node: voter.node,
+            domain: voter.domain.to_string(),
+            answers: !self.takes(voter),
+            records_behind: 0,
+        };
+        let voters = group.voters().map(voter).collect();
+        let seen = GroupHealth { leads: true, voters, domains_demanded: demanded, ..well };
+        let seen = seen.observe(&limits);
+        let mode = seen.as_ref().zip(resource.contract.as_ref());
+        let refused =
+            mode.is_some_and(|(seen, contract)| !contract.mode(&seen.failure()).takes_writes());
+        if refused { seen } else { waits }
+    }
 }
 
 #[cfg(test)]

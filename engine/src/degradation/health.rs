@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use palisade_replication::NodeId;
+use palisade_replication::{GroupStatus, NodeId, Offset, Role, VoterStatus};
 
 use crate::error::Error;
 use crate::resource::FenceEpoch;
@@ -132,6 +132,28 @@ impl GroupHealth {
         }
     }
 
+    /// What a node sees that has applied so much of its group.
+    pub(crate) fn seen(node: NodeId, status: &GroupStatus, applied: Offset) -> Self {
+        let domain = |node| status.members.member(node).map(|member| member.domain.clone());
+        let voter = |voter: &VoterStatus| VoterHealth {
+            node: voter.node,
+            domain: domain(voter.node).unwrap_or_default(),
+            answers: voter.answers,
+            records_behind: voter.entries_behind,
+        };
+        Self {
+            leads: status.role == Role::Leader,
+            leaderless_ms: status.leaderless_ms,
+            uncommitted_ms: status.uncommitted_ms,
+            disk_full: status.disk_full,
+            sync_ms: status.sync_ms,
+            records_behind: status.offset.get().saturating_sub(applied.get()),
+            domains_demanded: if status.members.commits_across_domains() { 2 } else { 1 },
+            voters: status.voters.iter().map(voter).collect(),
+            ..Self::well(node)
+        }
+    }
+
     /// The failure that this is, if it is one, as the error that says so; [`Error::failure`] is its name.
     /// Of several the gravest: what is final before what may pass, what stops everything before what
     /// slows it down. The error is never [`Indeterminate`](crate::Disposition::Indeterminate): it is
@@ -153,14 +175,20 @@ impl GroupHealth {
         self.lacking(limits).map(|what| Error::Degraded { what })
     }
 
-    /// What there is less of than there should be.
-    fn lacking(&self, limits: &HealthLimits) -> Option<String> {
-        let demanded = self.domains_demanded;
+    /// The failure domains that answer, if they are fewer than demanded.
+    pub(super) fn lacking_domains(&self) -> Option<BTreeSet<&String>> {
         let answering = self.voters.iter().filter(|voter| voter.answers);
         let named = answering.map(|voter| &voter.domain).filter(|domain| !domain.is_empty());
         let domains: BTreeSet<&String> = named.collect();
+        let demanded = self.domains_demanded as usize;
         // One domain is no demand, and who does not lead does not know who answers.
-        if demanded > 1 && !self.voters.is_empty() && domains.len() < demanded as usize {
+        (demanded > 1 && !self.voters.is_empty() && domains.len() < demanded).then_some(domains)
+    }
+
+    /// What there is less of than there should be.
+    fn lacking(&self, limits: &HealthLimits) -> Option<String> {
+        if let Some(domains) = self.lacking_domains() {
+            let demanded = self.domains_demanded;
             return Some(format!(
                 "too few failure domains answer, demanded={demanded} answering={domains:?}"
             ));

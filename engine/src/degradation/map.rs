@@ -7,7 +7,7 @@ use palisade_replication::{GroupId, MemberRole, Membership, NodeId};
 
 use super::contract::DegradationContract;
 use crate::error::Error;
-use crate::resource::{FailureDomain, LogicalResourceName, Placement, ReplicaPolicy};
+use crate::resource::{FailureDomain, LogicalResourceName, Placement, ReplicaPolicy, ResourceSpec};
 
 /// Groups, their members, and the resources in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +56,25 @@ pub struct ResourceMap {
     pub replicas: ReplicaPolicy,
     /// What was declared for failures.
     pub contract: Option<DegradationContract>,
+}
+
+impl ResourceMap {
+    /// The resource of this spec, in this group.
+    ///
+    /// ```
+    /// use palisade::degradation::ResourceMap;
+    /// use palisade::{GroupId, ResourceSpec};
+    ///
+    /// let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// let map = ResourceMap::of(GroupId::new(1), spec.clone());
+    /// assert_eq!((map.name, map.contract), (spec.name, None));
+    /// # Ok::<(), palisade::Error>(())
+    /// ```
+    #[must_use]
+    pub fn of(group: GroupId, spec: ResourceSpec) -> Self {
+        let ResourceSpec { name, placement, replicas, contract, .. } = spec;
+        Self { name, group, placement, replicas, contract }
+    }
 }
 
 impl GroupMap {

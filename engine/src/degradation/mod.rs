@@ -6,8 +6,8 @@
 //!                                             \--policy--> what else is due: failover, throttle, a plan
 //! a copy of the placement --drill--> the same question, asked of every node that would be left
 //! ```
-//! Everything here is a function of its arguments: no clock, no state, no I/O. `docs/degradation.md` has
-//! the reasons, and the tables that the tests of this module read.
+//! Everything here is a function of its arguments: no clock, no state, no I/O. Handles obey it through
+//! `gatekeeper.rs`. `docs/degradation.md` has the reasons, and the tables that the tests of this module read.
 //!
 //! ```
 //! use palisade::degradation::{
@@ -39,6 +39,9 @@ mod policy;
 mod report;
 mod rule;
 
+pub use crate::gatekeeper::ResourceCondition;
+#[cfg(test)]
+pub(crate) use contract::tests::contract as any_contract;
 pub use contract::{DegradationContract, DegradationContractBuilder};
 pub use drill::FailureDrill;
 pub use gate::{Call, Gate, gate};

@@ -102,11 +102,14 @@ impl DegradationContract {
 fn due(action: RecoveryAction, health: &GroupHealth) -> Option<PolicyAction> {
     let (up, away): (Vec<&VoterHealth>, Vec<&VoterHealth>) =
         health.voters.iter().partition(|voter| voter.answers);
+    let majority = health.voters.len() / 2 < up.len();
     match action {
         RecoveryAction::Failover => {
             let others = up.into_iter().filter(|voter| voter.node != health.node);
             let best = others.min_by_key(|voter| (voter.records_behind, voter.node))?;
-            health.leads.then_some(PolicyAction::Failover { to: best.node })
+            // A new leader must commit before it can do anything: where it could not, the old one stays.
+            let can = health.leads && majority && health.lacking_domains().is_none();
+            can.then_some(PolicyAction::Failover { to: best.node })
         }
         RecoveryAction::Throttle { per_second } => Some(PolicyAction::Throttle { per_second }),
         RecoveryAction::ReplicaAdd => {
@@ -117,8 +120,7 @@ fn due(action: RecoveryAction, health: &GroupHealth) -> Option<PolicyAction> {
         RecoveryAction::ReplicaRemove => {
             let nodes = away.iter().map(|voter| voter.node).collect();
             let plan = RewritePlan::ReplicaRemove { nodes };
-            let sure = health.voters.len() / 2 < up.len();
-            (sure && !away.is_empty()).then_some(PolicyAction::Plan(plan))
+            (majority && !away.is_empty()).then_some(PolicyAction::Plan(plan))
         }
         RecoveryAction::TierDown => Some(PolicyAction::Plan(RewritePlan::TierDown)),
         RecoveryAction::TierUp => Some(PolicyAction::Plan(RewritePlan::TierUp)),
@@ -165,6 +167,21 @@ mod tests {
         assert_eq!(failover(&health(&[Some(0), None, None])), None, "not to itself");
         let follower = GroupHealth { leads: false, ..health(&[Some(0), Some(0)]) };
         assert_eq!(failover(&follower), None);
+    }
+
+    /// Whoever is elected must commit first. The old leader at least confirms reads.
+    #[test]
+    fn leadership_goes_to_nobody_who_could_not_commit() {
+        let failover = |health: &GroupHealth| evaluate(RecoveryAction::Failover, health);
+        let few = health(&[Some(0), Some(0), None, None]);
+        assert_eq!(failover(&few), None);
+        let mut zones = health(&[Some(0), Some(0), None]);
+        zones.voters[1].domain = "a".to_owned();
+        assert!(failover(&zones).is_some());
+        zones.domains_demanded = 2;
+        assert_eq!(failover(&zones), None);
+        zones.voters[1].domain = "b".to_owned();
+        assert!(failover(&zones).is_some());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::naive::{Action, Batch, Demand, Here, Model, On, Said};
 use super::{KINDS, Step};
 use crate::alteration::{Alteration, Reason, Revision};
 use crate::command::{AlterCommand, OpenCommand};
+use crate::degradation::DegradationContract;
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
 use crate::projections::map::{History, MapGuard, MapOp, Version};
@@ -212,9 +213,10 @@ fn any_open() -> impl Strategy<Value = Said> {
     let allowed = prop::bool::weighted(0.95).prop_map(domain);
     let kind = prop_oneof![8 => Just(None), 2 => (0_usize..3).prop_map(Some)];
     let anew = prop::bool::weighted(0.1);
-    (allowed, anew, kind, 0_usize..3, 1_u64..4, any_schema()).prop_map(
-        |(caller, anew, kind, name, epoch, schema)| {
-            let spec = ResourceSpec { schema, ..spec(&KINDS[name], epoch) };
+    let declared = prop_oneof![9 => Just(None), 1 => any_declared()];
+    (allowed, anew, kind, 0_usize..3, 1_u64..4, any_schema(), declared).prop_map(
+        |(caller, anew, kind, name, epoch, schema, contract)| {
+            let spec = ResourceSpec { schema, contract, ..spec(&KINDS[name], epoch) };
             let kind = KINDS[kind.unwrap_or(name)].clone();
             Said::Open(OpenCommand { anew, kind, version: 1, spec, caller })
         },
@@ -229,6 +231,10 @@ fn any_schema() -> impl Strategy<Value = SchemaId> {
     )
 }
 
+fn any_declared() -> impl Strategy<Value = Option<DegradationContract>> {
+    prop_oneof![2 => Just(None), 1 => Just(Some(DegradationContract::default()))]
+}
+
 fn any_alteration() -> impl Strategy<Value = Alteration> {
     let placed = |providers: &[&str]| {
         Just(Alteration::Place(Placement::providers(providers.iter().copied()).unwrap()))
@@ -238,6 +244,7 @@ fn any_alteration() -> impl Strategy<Value = Alteration> {
         2 => any_schema().prop_map(Alteration::RetireSchema),
         1 => placed(&["aws", "gcp"]),
         1 => placed(&["aws"]),
+        1 => any_declared().prop_map(Alteration::Declare),
         4 => (0_usize..3)
             .prop_map(|at| Alteration::Delete { retain_ms: [0, 700, DAY_MS][at] }),
         2 => Just(Alteration::Undelete),

@@ -120,6 +120,15 @@ fn entries(history: &[Step], joins: &[bool]) -> Vec<CommittedEntry> {
     entries
 }
 
+/// Handles find the contracts of the resources that can be used, as they were declared last.
+fn assert_contracts(machine: &EngineMachine, model: &Model) {
+    let found = machine.contracts().all(GROUP).into_iter().map(|(id, spec)| (id.0, spec));
+    let wanted = model.table.resources.iter();
+    let wanted = wanted.filter(|(_, kept)| kept.deleted.is_none() && kept.spec.contract.is_some());
+    let wanted = wanted.map(|(id, kept)| (*id, Arc::new(kept.spec.clone())));
+    assert_eq!(found.collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
+}
+
 /// Everything that the model knows is stored, and nothing else.
 fn assert_state(read: &dyn StateRead, model: &Model) {
     let applied = read_position(read, GROUP).unwrap().0.offset;
@@ -326,6 +335,7 @@ proptest! {
             .collect();
         prop_assert_eq!(&outcomes, &wanted);
         assert_state(&*plain.store, &model);
+        assert_contracts(&plain.machine, &model);
 
         // Commits of several entries, with flushes and crashes between them.
         let mut rough = Replica::open(Arc::new(MemoryStore::default()));
@@ -352,6 +362,9 @@ proptest! {
             }
         }
         prop_assert_eq!(rough.digest(), plain.digest());
+        assert_contracts(&rough.machine, &model);
+        rough = Replica::open(rough.store);
+        assert_contracts(&rough.machine, &model);
 
         // A shorter prefix has another digest: the chain alone tells.
         let cut = cut.index(entries.len());

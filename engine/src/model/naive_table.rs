@@ -99,6 +99,11 @@ impl NaiveTable {
             let [wanted, kept] =
                 [&spec.placement, &found.spec.placement].map(|p| format!("{:?}", p.rules()));
             Some(differs("placement", &wanted, &kept))
+        } else if found.spec.contract != spec.contract {
+            let [wanted, kept] = [&spec.contract, &found.spec.contract].map(|contract| {
+                contract.as_ref().map_or("none".to_owned(), |kept| kept.hash().to_string())
+            });
+            Some(differs("contract", &wanted, &kept))
         } else if spec.epoch < found.spec.epoch {
             Some(Refusal::Fenced { current: found.spec.epoch })
         } else {
@@ -156,6 +161,7 @@ impl NaiveTable {
                 kept.unwrap().1 = true;
             }
             Alteration::Place(placement) => found.spec.placement = placement.clone(),
+            Alteration::Declare(contract) => found.spec.contract = contract.clone(),
             Alteration::Delete { retain_ms } => {
                 found.deleted = Some((here.offset, here.now + retain_ms));
             }

@@ -113,6 +113,10 @@ impl Backend for SimBackend {
         Box::pin(async move { woken.await.unwrap_or_default() })
     }
 
+    fn now(&self) -> Duration {
+        Duration::from_micros(self.desk.now_us())
+    }
+
     fn wall_clock(&self) -> LogTime {
         self.desk.clock(self.life.node)
     }

@@ -15,6 +15,7 @@ use palisade_replication::{
 use tokio::sync::oneshot;
 
 use super::RecordOutcome;
+use crate::contracts::Contracts;
 use crate::error::Error;
 use crate::store::MemoryStore;
 
@@ -86,6 +87,7 @@ struct Inner {
 
 struct Seat {
     store: MemoryStore,
+    contracts: Contracts,
     runs: bool,
     clock: LogTime,
     /// Why the group has halted there, while the node goes on.
@@ -117,11 +119,12 @@ impl From<End> for Error {
 
 impl Desk {
     /// A node with this state begins its first life.
-    pub(super) fn seat(&self, node: NodeId, store: MemoryStore) {
+    pub(super) fn seat(&self, node: NodeId, store: MemoryStore, contracts: Contracts) {
         self.lock().seats.insert(
             node,
             Seat {
                 store,
+                contracts,
                 runs: true,
                 clock: LogTime::new(0),
                 halted_group: None,
@@ -134,6 +137,11 @@ impl Desk {
     pub(super) fn life(&self, node: NodeId) -> Life {
         let seat = &self.lock().seats[&node];
         Life { node, number: if seat.runs { seat.ends.len() } else { seat.ends.len() - 1 } }
+    }
+
+    /// The contracts of a node's resources.
+    pub(super) fn contracts(&self, node: NodeId) -> Contracts {
+        self.lock().seats[&node].contracts.clone()
     }
 
     /// The next life of a node begins.
@@ -201,6 +209,11 @@ impl Desk {
         let until_us = inner.now_us.saturating_add(us);
         inner.sleepers.push(Sleeper { until_us, wake });
         woken
+    }
+
+    /// Simulated time.
+    pub(super) fn now_us(&self) -> u64 {
+        self.lock().now_us
     }
 
     /// The questions since the last call, in order.

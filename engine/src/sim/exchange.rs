@@ -131,7 +131,11 @@ impl Exchange {
                 waiting.answer(completion, self.desk.ended(life));
             }
         }
-        self.waiting.retain(|_, (_, waiting)| !waiting.is_given_up());
+        // As a node does: what nobody waits for is not waiting.
+        for (op, (life, _)) in self.waiting.extract_if(.., |_, (_, waiting)| waiting.is_given_up())
+        {
+            cluster.abandon(life.node, op);
+        }
         for (life, group, at_least, answer) in std::mem::take(&mut self.behind) {
             match self.reaches(life, group, at_least) {
                 _ if answer.is_closed() => {}

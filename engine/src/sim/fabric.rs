@@ -45,8 +45,10 @@ use super::exchange::Exchange;
 use super::{CLUSTER, GROUP, SimCluster, SimEngine, SimOptions};
 use crate::backend::BoxFuture;
 use crate::caretaker::{self, ROUND};
-use crate::engine::{Engine, REQUEST_TIMEOUT};
+use crate::degradation::HealthLimits;
+use crate::engine::{Engine, REQUEST_TIMEOUT, Setup};
 use crate::error::Error;
+use crate::gatekeeper::Gatekeeper;
 use crate::projection::{AnyProjection, Erased, Projection, Registry};
 use crate::resource::FailureDomain;
 
@@ -59,6 +61,7 @@ pub struct SimFabric {
     desk: Desk,
     exchange: Exchange,
     registry: Registry,
+    limits: HealthLimits,
     /// What nodes do by themselves, as their processes would.
     chores: Vec<BoxFuture<'static, ()>>,
     next_chores_us: u64,
@@ -72,6 +75,8 @@ pub struct SimFabricBuilder {
     seed: u64,
     nodes: u64,
     projections: Vec<Arc<dyn AnyProjection>>,
+    limits: HealthLimits,
+    placed: BTreeMap<NodeId, FailureDomain>,
 }
 
 impl SimFabricBuilder {
@@ -87,12 +92,28 @@ impl SimFabricBuilder {
         self
     }
 
+    /// Where a node is, as a member too: see [`crate::EngineBuilder::voter_in`].
+    pub fn place(mut self, node: NodeId, domain: FailureDomain) -> Self {
+        self.placed.insert(node, domain);
+        self
+    }
+
+    /// From when on its nodes call something a failure: see [`crate::EngineBuilder::health_limits`].
+    pub fn health_limits(mut self, limits: HealthLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Starts the cluster, and waits for its first leader.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for projections with names that are not plain or there twice.
+    /// [`Error::InvalidArgument`] for projections with names that are not plain or there twice, and for
+    /// limits under which nothing is ever well; and for a domain with an empty name.
     pub fn build(self) -> Result<SimFabric, Error> {
-        Ok(SimFabric::open(self.seed, self.nodes, Registry::new(&self.projections)?))
+        self.limits.check()?;
+        self.placed.values().try_for_each(FailureDomain::check)?;
+        let registry = Registry::new(&self.projections)?;
+        Ok(SimFabric::open(self, registry))
     }
 }
 
@@ -106,17 +127,27 @@ impl SimFabric {
     /// The same with another order of things.
     #[must_use]
     pub fn from_seed(seed: u64, nodes: u64) -> Self {
-        Self::open(seed, nodes, Registry::new(&[]).expect("no name is wrong"))
+        let registry = Registry::new(&[]).expect("no name is wrong");
+        Self::open(Self::builder(nodes).seed(seed), registry)
     }
 
     /// The same with kinds of resources of one's own, as [`crate::EngineBuilder::projection`] adds them.
     pub fn builder(nodes: u64) -> SimFabricBuilder {
-        SimFabricBuilder { seed: 1, nodes, projections: Vec::new() }
+        SimFabricBuilder {
+            seed: 1,
+            nodes,
+            projections: Vec::new(),
+            limits: HealthLimits::default(),
+            placed: BTreeMap::new(),
+        }
     }
 
-    fn open(seed: u64, nodes: u64, registry: Registry) -> Self {
+    fn open(builder: SimFabricBuilder, registry: Registry) -> Self {
+        let SimFabricBuilder { seed, nodes, limits, placed, .. } = builder;
+        let domains = placed.iter().map(|(node, domain)| (*node, domain.to_string())).collect();
         let options = SimOptions {
             nodes,
+            domains,
             // Room for the largest records that production takes.
             wal: WalOptions::default(),
             ..SimOptions::calm()
@@ -125,7 +156,7 @@ impl SimFabric {
         let (seats, registered) = (desk.clone(), registry.clone());
         let cluster = SimCluster::new(seed, options, move |node| {
             let engine = SimEngine::with_registry(node, &[GROUP], registered.clone());
-            seats.seat(node, engine.store());
+            seats.seat(node, engine.store(), engine.contracts());
             engine
         });
         let exchange = Exchange::new(desk.clone());
@@ -134,9 +165,10 @@ impl SimFabric {
             desk,
             exchange,
             registry,
+            limits,
             chores: Vec::new(),
             next_chores_us: 0,
-            placed: BTreeMap::new(),
+            placed,
         };
         while fabric.leader().is_none() {
             fabric.pass(10 * STEP_US);
@@ -176,8 +208,14 @@ impl SimFabric {
             life: self.desk.life(node),
             incarnation: self.cluster.incarnation(node),
         };
-        let registry = self.registry.clone();
-        Engine::new(backend, registry, CLUSTER, node, self.domain(node), REQUEST_TIMEOUT)
+        let setup = Setup {
+            registry: self.registry.clone(),
+            cluster: CLUSTER,
+            id: node,
+            domain: self.domain(node),
+            request_timeout: REQUEST_TIMEOUT,
+        };
+        Engine::new(backend, Gatekeeper::new(self.desk.contracts(node), self.limits), setup)
     }
 
     /// Where a node is: what placement judges for engines that are taken from now on. As a member, whose
@@ -277,6 +315,21 @@ impl SimFabric {
         }
     }
 
+    /// The disk of a node takes so many times as long from now on, up to three seconds for a sync.
+    pub fn slow_disk(&mut self, node: NodeId, times: u64) {
+        self.cluster.slow_disk(node, times);
+    }
+
+    /// The disk of a node does not come back from syncs.
+    pub fn hold_disk(&mut self, node: NodeId) {
+        self.cluster.hold_syncs(node);
+    }
+
+    /// The disk of a node has no room left.
+    pub fn fill_disk(&mut self, node: NodeId) {
+        self.cluster.fill_disk(node);
+    }
+
     /// Mends all ways and disks, and lets stopped processes go on.
     pub fn heal(&mut self) {
         self.cluster.heal();
@@ -348,11 +401,16 @@ impl Wake for Woken {
 mod tests {
     use palisade_wal::sim::SimFaults;
 
+    use palisade_replication::Offset;
+
     use super::*;
+    use crate::degradation::{DegradationContract, DegradationMode, DegradationRule};
     use crate::error::Error;
+    use crate::failure::Failure;
     use crate::log::ReplicatedLog;
     use crate::read::ReadConsistency;
     use crate::resource::{ReplicaPolicy, ResourceSpec};
+    use crate::session::Seen;
 
     /// G10: whoever is still asked says why it has halted, and serves nothing, however stale.
     #[test]
@@ -383,5 +441,26 @@ mod tests {
         fabric.restart(node);
         let log = open(&mut fabric);
         fabric.block_on(log.append(&"kept".to_owned())).unwrap();
+    }
+
+    /// A stale answer may lack what its own call asks for, and nothing that the session has seen.
+    #[test]
+    fn a_stale_answer_takes_nothing_back_from_a_session() {
+        let rule = DegradationRule::new([Failure::Disconnected], DegradationMode::StaleReadsOk);
+        let contract = DegradationContract::builder().rule(rule).build().unwrap();
+        let spec = ResourceSpec::new("log", "test.v1").unwrap().contract(contract);
+        let mut fabric = SimFabric::new(3);
+        let (node, seen) = (fabric.node(3), Seen::default());
+        let engine = fabric.engine(node).with_session(seen.clone());
+        let log = fabric.block_on(ReplicatedLog::<String>::open(&engine, spec)).unwrap();
+        fabric.partition(&[node]);
+        fabric.run_for(Duration::from_secs(5));
+        let read = |fabric: &mut SimFabric| {
+            fabric.block_on(log.bounds(ReadConsistency::Local)).map(|read| read.stale)
+        };
+        assert!(read(&mut fabric).unwrap());
+        seen.note(GROUP, Offset::new(engine.applied().unwrap().get() + 1));
+        let refused = read(&mut fabric).unwrap_err();
+        assert!(matches!(refused, Error::NotYetApplied { .. }), "{refused}");
     }
 }

@@ -18,6 +18,8 @@ use crate::wire::{Body, FORWARDED_HEADER_BYTES, Forward};
 #[derive(Debug)]
 pub(super) struct Leading {
     pub(super) term: Term,
+    /// The tick at which it began.
+    pub(super) since: u64,
     pub(super) next_offset: Offset,
     log_time: LogTime,
     proposed: ProposedInTerm,
@@ -74,6 +76,7 @@ impl Replica {
             let (offset, log_time) = store.tail(store.last())?;
             self.leading = Some(Leading {
                 term,
+                since: self.tick,
                 next_offset: offset.next(),
                 log_time,
                 proposed: ProposedInTerm::default(),
@@ -318,12 +321,12 @@ mod tests {
         let to = three.ids().into_iter().find(|id| *id != leader).unwrap();
         let replica = three.replica(leader);
         let next_offset = replica.leading.as_ref().unwrap().next_offset;
-        let last_index = replica.status().last_index;
+        let last_index = replica.status(0).last_index;
         replica.on_transfer(to);
         replica.propose_entry(WallTime::from_ms(1)).unwrap();
         assert_eq!(waiting(replica), [1, 2, 3]);
         assert_eq!(replica.leading.as_ref().unwrap().next_offset, next_offset);
-        assert_eq!(replica.status().last_index, last_index);
+        assert_eq!(replica.status(0).last_index, last_index);
         replica.raw.raft.abort_leader_transfer();
         assert_eq!(proposed(replica), [1, 2]);
         assert_eq!(waiting(replica), [3]);

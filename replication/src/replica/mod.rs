@@ -19,7 +19,8 @@
 //! The parts: `open` takes a replica up, `leading` is what a leader does with proposals, `members`
 //! changes the membership, `barriers` asks raft what reads have to wait for, `domains` makes commits reach two failure domains, `newborn` makes a first
 //! voter out of a node with nothing, `ready` turns what raft wants into effects, `rest` says which ticks
-//! it can do without, `snapshots` helps those whom the log can help no more.
+//! it can do without, `snapshots` helps those whom the log can help no more, `vitals` tells how long things
+//! have been taking.
 
 mod barriers;
 mod domains;
@@ -36,6 +37,7 @@ mod scenarios;
 mod snapshots;
 #[cfg(test)]
 mod unsynced;
+mod vitals;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -64,6 +66,7 @@ pub(crate) use probation::Parts;
 use probation::Probation;
 pub(crate) use rest::Rest;
 use snapshots::{Incoming, Outgoing};
+use vitals::Vitals;
 
 /// What the log adds to an entry, at most.
 const STORED_ENTRY_BYTES: usize = 64;
@@ -149,6 +152,7 @@ pub(crate) struct Replica {
     disk_waits_since: Option<u64>,
     /// It has room for promises and trims, and for no further entries.
     disk_is_full: bool,
+    vitals: Vitals,
     /// Names this life of its log: what it confirms bears it.
     stand: u64,
     /// It lost something that it had confirmed, and has not made up for it yet.
@@ -229,7 +233,7 @@ impl Replica {
             Input::Peer { envelope, life } => return self.on_peer(envelope, life, effects),
             Input::Recognized { by, same } => self.on_recognized(by, same)?,
             Input::Beat { from, life, beat } => return self.on_beat(from, life, beat, effects),
-            Input::Propose { seq, payload } => self.pending.accept(seq, payload),
+            Input::Propose { seq, payload } => self.pending.accept(seq, payload, self.tick),
             Input::Abandon { seq } => {
                 self.pending.resolve(seq);
             }
@@ -248,10 +252,12 @@ impl Replica {
         Ok(())
     }
 
-    /// How this replica sees its group.
+    /// How this replica sees its group, so many ticks after those that it was given.
     #[must_use]
-    pub(crate) fn status(&self) -> GroupStatus {
+    pub(crate) fn status(&self, ticks_held: u64) -> GroupStatus {
         let raft = &self.raw.raft;
+        let (tick, tick_ms) = (self.tick + ticks_held, self.config.options.tick_ms);
+        let waits = self.pending.oldest().map_or(0, |since| tick - since);
         GroupStatus {
             role: match raft.state {
                 StateRole::Leader => Role::Leader,
@@ -273,6 +279,11 @@ impl Replica {
             offset: self.emitted.offset,
             proposals_count: self.pending.count(),
             members: self.members.clone(),
+            leaderless_ms: self.vitals.leaderless(tick) * tick_ms,
+            uncommitted_ms: waits * tick_ms,
+            sync_ms: self.vitals.writing(tick) * tick_ms,
+            disk_full: self.disk_is_full,
+            voters: self.voters(),
         }
     }
 
@@ -402,6 +413,8 @@ impl Replica {
         }
         self.mind_snapshots(effects);
         self.mind_disk();
+        let is_led = self.leader().is_some_and(|id| id == self.config.node || self.hears(id));
+        self.vitals.tick(self.tick, is_led, !self.outstanding.is_empty());
         if self.disk_is_full && self.tick.is_multiple_of(patience) {
             self.want_flush(effects);
         }
@@ -654,6 +667,7 @@ impl Replica {
         if !self.disk_is_full {
             self.disk_waits_since = None;
         }
+        self.vitals.written(self.tick);
         while self
             .outstanding
             .front()

@@ -9,6 +9,7 @@ use super::domains::demand_of;
 use super::probation::{Probation, stand};
 use super::raft_codec;
 use super::snapshots::Outgoing;
+use super::vitals::Vitals;
 use super::{Replica, ReplicaConfig, invariant};
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
@@ -103,6 +104,7 @@ impl Replica {
             outgoing: Outgoing::default(),
             incoming: None,
             disk_waits_since: None,
+            vitals: Vitals::default(),
             disk_is_full: false,
             written: register.clone(),
             stand: stand(config.session, 0),

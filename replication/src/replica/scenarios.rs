@@ -203,11 +203,11 @@ fn who_has_much_to_apply_does_not_campaign() {
 
     three.cut_off = Some(slow);
     three.tick(60);
-    assert_eq!(three.nodes[&slow].replica.status().role, Role::Follower);
+    assert_eq!(three.nodes[&slow].replica.status(0).role, Role::Follower);
     let position = three.nodes[&slow].replica.emitted;
     three.input(slow, Input::Applied { position });
     three.tick(60);
-    assert_eq!(three.nodes[&slow].replica.status().role, Role::Candidate);
+    assert_eq!(three.nodes[&slow].replica.status(0).role, Role::Candidate);
 }
 
 /// G12: what is forwarded goes in messages of a bounded size, in order; what is longer goes alone.
@@ -292,13 +292,13 @@ fn a_leader_proposes_while_its_disk_keeps_up() {
         owed.push(three.perform(leader, effects));
         assert_eq!(batch_count(three.replica(leader)), waiting, "after {seq}");
     }
-    let last = three.replica(leader).status().last_index;
+    let last = three.replica(leader).status(0).last_index;
     let is_durable = |input: &Input| matches!(input, Input::Durable { .. });
     let (_, durable) =
         owed.swap_remove(0).into_iter().find(|(_, input)| is_durable(input)).unwrap();
     three.input(leader, durable);
     assert_eq!(batch_count(three.replica(leader)), 0, "one append is done");
-    assert_eq!(three.replica(leader).status().last_index, last.next(), "they share an entry");
+    assert_eq!(three.replica(leader).status(0).last_index, last.next(), "they share an entry");
 }
 
 /// G12: a leader proposes up to the bound of what its state has to apply, and no further.

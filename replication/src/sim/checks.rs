@@ -63,7 +63,7 @@ impl<M: SimMachine> SimCluster<M> {
             if replica.is_on_probation() {
                 continue;
             }
-            let last = replica.status().last_index;
+            let last = replica.status(0).last_index;
             assert!(
                 *kept <= last,
                 "G10: node={id} group={group} had kept index={kept}, ends at {last} and says nothing"

@@ -57,6 +57,8 @@ pub struct SimOptions {
     pub nodes: u64,
     /// How many groups. They are numbered from 1.
     pub groups: u64,
+    /// The failure domains of nodes as members; of others zone-0 or zone-1, by their numbers.
+    pub domains: BTreeMap<NodeId, String>,
     /// Of a thousand messages, how many are lost.
     pub loss_per_mille: u64,
     /// Of a thousand messages, how many arrive twice.
@@ -107,6 +109,7 @@ impl Default for SimOptions {
         Self {
             nodes: 3,
             groups: 1,
+            domains: BTreeMap::new(),
             loss_per_mille: 20,
             duplicate_per_mille: 20,
             corrupt_per_mille: 2,
@@ -244,8 +247,8 @@ impl<M: SimMachine> SimCluster<M> {
         };
         let first: BTreeMap<NodeId, Member> = (1..=cluster.options.nodes)
             .map(|id| {
-                let domain = format!("zone-{}", id % 2);
-                (NodeId::new(id), Member { domain, ..Member::default() })
+                let id = NodeId::new(id);
+                (id, Member { domain: cluster.domain(id), ..Member::default() })
             })
             .collect();
         let first = Membership::of_voters(first);
@@ -301,8 +304,13 @@ impl<M: SimMachine> SimCluster<M> {
     /// Who a node is now.
     #[must_use]
     pub fn describe(&self, id: NodeId) -> (NodeId, Member) {
-        let domain = format!("zone-{}", id.get() % 2);
-        (id, Member { incarnation: Some(self.incarnation(id)), domain, address: None })
+        let (incarnation, domain) = (Some(self.incarnation(id)), self.domain(id));
+        (id, Member { incarnation, domain, address: None })
+    }
+
+    fn domain(&self, id: NodeId) -> String {
+        let named = self.options.domains.get(&id).cloned();
+        named.unwrap_or_else(|| format!("zone-{}", id.get() % 2))
     }
 
     /// Makes a node that waits to be made a member, and starts it. Says who it is.
@@ -594,6 +602,16 @@ impl<M: SimMachine> SimCluster<M> {
         };
         self.completions.extend(refusal.map(|refusal| (op, Completion::Refused(refusal))));
         op
+    }
+
+    /// Whoever gave the record to the node waits for it no longer. It may be committed all the same.
+    pub fn abandon(&mut self, id: NodeId, op: OpId) {
+        let Some(running) = self.nodes.get_mut(&id).and_then(|node| node.running.as_mut()) else {
+            return;
+        };
+        if let Some((group, seq)) = running.give_up(op) {
+            self.input(id, group, Input::Abandon { seq });
+        }
     }
 
     /// Asks a node for a linearizable read. Its completion comes later.

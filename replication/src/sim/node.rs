@@ -107,6 +107,13 @@ impl Running {
         self.proposals.insert((group, self.next_seq), op);
         Ok(self.next_seq)
     }
+
+    /// Nobody waits for this proposal any more. Says which one it is.
+    pub(super) fn give_up(&mut self, op: OpId) -> Option<(GroupId, u64)> {
+        let proposal = *self.proposals.iter().find(|(_, of)| **of == op)?.0;
+        self.proposals.remove(&proposal);
+        Some(proposal)
+    }
 }
 
 impl<M: SimMachine> SimCluster<M> {

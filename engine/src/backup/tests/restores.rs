@@ -81,7 +81,7 @@ async fn restored(
 
 fn epochs(store: &MemoryStore) -> Vec<(String, u64)> {
     let table = ResourceTable::load(store, &registry(), GROUP).unwrap();
-    table.specs().map(|spec| (spec.name.to_string(), spec.epoch.get())).collect()
+    table.iter().map(|(_, found)| (found.spec.name.to_string(), found.spec.epoch.get())).collect()
 }
 
 /// G8: a state that is restored at an offset is that of a machine that applied just that prefix; behind it

@@ -69,14 +69,19 @@ fn naive(
         if works { Answer::Served } else { Answer::Refused(Failure::Disconnected) }
     };
     let or_stale = |works: bool| if works { Answer::Served } else { Answer::Stale };
-    let mode = match &resource.contract {
-        Some(contract) if !commits => {
-            let rule = contract.rules().iter().find(|r| r.when.contains(&Failure::Disconnected));
-            rule.map_or(DegradationMode::FailClosed, |rule| rule.mode)
-        }
-        _ => DegradationMode::Normal,
+    let mode_under = |contract: &DegradationContract, failure| {
+        let rule = contract.rules().iter().find(|r| r.when.contains(&failure));
+        rule.map_or(DegradationMode::FailClosed, |rule| rule.mode)
     };
-    let no = Answer::Refused(Failure::Disconnected);
+    let stays = group.leader == Some(member.node) && some_set(&left, voters.len(), 1);
+    let (mode, failure) = match &resource.contract {
+        Some(contract) if !commits => match mode_under(contract, Failure::Degraded) {
+            mode if stays && !mode.takes_writes() => (mode, Failure::Degraded),
+            _ => (mode_under(contract, Failure::Disconnected), Failure::Disconnected),
+        },
+        _ => (DegradationMode::Normal, Failure::Disconnected),
+    };
+    let no = Answer::Refused(failure);
     match mode {
         DegradationMode::Normal => [tried(commits), tried(reads), Answer::Served],
         DegradationMode::ReadOnly => [no, tried(reads), Answer::Served],
