@@ -146,6 +146,12 @@ fn every_handle_writes_reads_and_waits() {
     assert_eq!(u64::from_bytes(&last).unwrap(), 8);
 
     // What is of no single resource.
+    assert_eq!(
+        engine.conditions().unwrap().len(),
+        0,
+        "nobody has declared what to do under a failure"
+    );
+    assert_eq!(engine.cluster_map().unwrap().groups.len(), 1);
     let session = engine.session();
     let mine = ReplicatedMap::<String, String>::open(&session.engine(), spec("map")).unwrap();
     mine.put(&key, &one).unwrap();

@@ -9,7 +9,7 @@ use crate::audit::InclusionProof;
 use crate::batch::{Batch, BatchDone};
 use crate::builder::EngineBuilder;
 use crate::chain::ChainHead;
-use crate::degradation::{ClusterMap, DrillReport, FailureDrill};
+use crate::degradation::{ClusterMap, DrillReport, FailureDrill, ResourceCondition};
 use crate::digest::StateDigest;
 use crate::directory::Described;
 use crate::error::Error;
@@ -40,6 +40,14 @@ impl Blocking<crate::Engine> {
         fn head(offset: Offset) -> ChainHead;
         fn prove(offset: Offset) -> InclusionProof;
         fn close() -> ();
+    }
+
+    /// Waits for [`Engine::conditions`](crate::Engine::conditions).
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] within a tokio runtime.
+    pub fn conditions(&self) -> Result<Vec<ResourceCondition>, Error> {
+        self.wait(async { Ok(self.of.conditions().await) })
     }
 
     /// Commits a batch that was begun with [`crate::Engine::batch`], and waits for that.
