@@ -1,14 +1,15 @@
 //! How an engine is opened: settings with their defaults, checked together before anything is touched.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_replication::{
-    ClusterId, DOMAIN_BYTES_MAX, Member, Node, NodeConfig, NodeId, OpenDisk, Options, WalOptions,
-};
+use palisade_replication::{ClusterId, Member, Node, NodeId, OpenDisk, Options, WalOptions};
+use tokio::runtime::Handle;
 
 use crate::degradation::HealthLimits;
 use crate::engine::{Engine, GROUP, REQUEST_TIMEOUT, Setup};
@@ -16,9 +17,17 @@ use crate::error::Error;
 use crate::gatekeeper::Gatekeeper;
 use crate::machine::EngineMachine;
 use crate::node_backend::{NodeBackend, look_after};
-use crate::projection::{AnyProjection, Erased, Projection, Registry};
+use crate::projection::{AnyProjection, Erased, Projection};
 use crate::resource::FailureDomain;
-use crate::store::{Families, StateStore};
+use crate::store::{Families, StateMemory, StateStore};
+
+/// Threads that read the state if nothing else is said.
+const READER_THREADS: usize = 2;
+/// Most threads that [`EngineBuilder::reader_threads`] may ask for.
+pub const READER_THREADS_MAX: usize = 64;
+/// Least memory that [`EngineBuilder::state_cache_bytes`] and
+/// [`EngineBuilder::state_write_buffer_bytes`] may be set to.
+pub const STATE_MEMORY_BYTES_MIN: usize = 1 << 20;
 
 /// How an engine is to be opened. Begins with a single voter that speaks to nobody.
 #[derive(Clone)]
@@ -31,7 +40,11 @@ pub struct EngineBuilder {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) voters: BTreeMap<NodeId, Member>,
     pub(crate) joins: bool,
-    request_timeout: Duration,
+    request_timeout_ms: u64,
+    reader_threads: usize,
+    pub(crate) memory: StateMemory,
+    /// A voter that was named more than once.
+    twice: Option<NodeId>,
     options: Options,
     pub(crate) wal: WalOptions,
     pub(crate) disk: OpenDisk,
@@ -50,7 +63,10 @@ impl EngineBuilder {
             listen: None,
             voters: BTreeMap::new(),
             joins: false,
-            request_timeout: REQUEST_TIMEOUT,
+            request_timeout_ms: REQUEST_TIMEOUT.as_millis() as u64,
+            reader_threads: READER_THREADS,
+            memory: StateMemory::default(),
+            twice: None,
             options: Options::default(),
             wal: WalOptions::default(),
             disk: OpenDisk::default(),
@@ -85,17 +101,21 @@ impl EngineBuilder {
 
     /// Names a first voter and where it listens; to be said for every one, this node among them.
     /// Once the engine has run, its log says who takes part.
-    pub fn voter(mut self, node: NodeId, address: SocketAddr) -> Self {
-        self.voters.insert(node, Member { address: Some(address), ..Member::default() });
-        self
+    pub fn voter(self, node: NodeId, address: SocketAddr) -> Self {
+        self.first_voter(node, Member { address: Some(address), ..Member::default() })
     }
 
     /// As [`EngineBuilder::voter`], and says where the voter is: what fails together with it. A resource
     /// that demands commits across domains needs this of every voter.
-    pub fn voter_in(mut self, node: NodeId, address: SocketAddr, domain: &FailureDomain) -> Self {
+    pub fn voter_in(self, node: NodeId, address: SocketAddr, domain: &FailureDomain) -> Self {
         let domain = domain.to_string();
-        let member = Member { address: Some(address), domain, ..Member::default() };
-        self.voters.insert(node, member);
+        self.first_voter(node, Member { address: Some(address), domain, ..Member::default() })
+    }
+
+    fn first_voter(mut self, node: NodeId, member: Member) -> Self {
+        if self.voters.insert(node, member).is_some() {
+            self.twice = Some(node);
+        }
         self
     }
 
@@ -107,8 +127,30 @@ impl EngineBuilder {
 
     /// How long a request waits for its quorum before its outcome is called unknown; 10 seconds
     /// if never said.
-    pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
-        self.request_timeout = request_timeout;
+    pub fn request_timeout_ms(mut self, request_timeout_ms: u64) -> Self {
+        self.request_timeout_ms = request_timeout_ms;
+        self
+    }
+
+    /// Threads that read the state, 1 to [`READER_THREADS_MAX`]; 2 if never said. Reads of more callers
+    /// than that wait for one another.
+    pub fn reader_threads(mut self, reader_threads: usize) -> Self {
+        self.reader_threads = reader_threads;
+        self
+    }
+
+    /// Memory for parts of the state that were read, over all kinds of resources; 64 MiB if never said, and
+    /// at least [`STATE_MEMORY_BYTES_MIN`]. Without the feature `rocksdb` all of the state is in memory,
+    /// however much it is.
+    pub fn state_cache_bytes(mut self, state_cache_bytes: usize) -> Self {
+        self.memory.cache_bytes = state_cache_bytes;
+        self
+    }
+
+    /// Memory for changes of the state that are not on disk yet, over all kinds of resources; 64 MiB if never
+    /// said, and at least [`STATE_MEMORY_BYTES_MIN`]. It bounds nothing without the feature `rocksdb`.
+    pub fn state_write_buffer_bytes(mut self, state_write_buffer_bytes: usize) -> Self {
+        self.memory.write_buffer_bytes = state_write_buffer_bytes;
         self
     }
 
@@ -152,59 +194,29 @@ impl EngineBuilder {
     /// if the directory is open in another process, [`Error::Incompatible`] if it belongs to
     /// another node or was written by a newer release, [`Error::InternalError`] if it is damaged.
     pub async fn open(self) -> Result<Engine, Error> {
-        self.domain.check()?;
-        check_limits(&self.limits, &self.options)?;
-        let mut voters = self.voters;
-        if self.joins && !voters.is_empty() {
-            return Err(Error::InvalidArgument {
-                what: "a node that joins names no first voters".to_owned(),
-            });
-        }
-        if self.listen.is_none() && (self.joins || voters.len() > 1) {
-            return Err(Error::InvalidArgument {
-                what: "a node among several needs an address to listen on".to_owned(),
-            });
-        }
-        if let Some(long) = voters.values().find(|v| v.domain.len() > DOMAIN_BYTES_MAX) {
-            return Err(Error::InvalidArgument {
-                what: format!("domain={} is longer than {DOMAIN_BYTES_MAX} bytes", long.domain),
-            });
-        }
-        if voters.is_empty() && !self.joins {
-            let domain = self.domain.to_string();
-            voters.insert(self.node, Member { domain, ..Member::default() });
-        }
-        let registry = Registry::new(&self.projections)?;
-        let (dir, cluster, node) = (self.dir.clone(), self.cluster, self.node);
+        let registry = self.check()?;
+        on_a_runtime()?;
+        let config = self.config();
+        let (dir, cluster, node, memory) = (self.dir, self.cluster, self.node, self.memory);
         let registered = registry.clone();
         let (store, machine) = tokio::task::spawn_blocking(move || {
-            let (store, keeps) = open_store(&dir, registered.families().clone())?;
+            let (store, keeps) = open_store(&dir, registered.families().clone(), memory)?;
             let shared = Arc::clone(&store);
             let machine = EngineMachine::open(shared, registered, keeps, cluster, node, &[GROUP])?;
             Ok::<_, Error>((store, machine))
         })
         .await
         .map_err(|panic| Error::InternalError { what: format!("opening the state: {panic}") })??;
-        let config = NodeConfig {
-            cluster: self.cluster,
-            node: self.node,
-            data_dir: self.dir,
-            groups: vec![GROUP],
-            voters,
-            listen: self.listen,
-            options: self.options,
-            wal: self.wal,
-            disk: self.disk,
-        };
         let gatekeeper = Gatekeeper::new(machine.contracts(), self.limits);
+        let id = node;
         let node = Node::open(config, machine).await?;
-        let backend = NodeBackend::start(node, &store).await?;
+        let backend = NodeBackend::start(node, &store, self.reader_threads).await?;
         let setup = Setup {
             registry,
-            cluster: self.cluster,
-            id: self.node,
+            cluster,
+            id,
             domain: self.domain,
-            request_timeout: self.request_timeout,
+            request_timeout: Duration::from_millis(self.request_timeout_ms),
         };
         let engine = Engine::new(backend, gatekeeper, setup);
         #[expect(
@@ -216,36 +228,35 @@ impl EngineBuilder {
     }
 }
 
-/// Refuses limits under which nothing is ever well, or each change of leader is a failure.
-fn check_limits(limits: &HealthLimits, options: &Options) -> Result<(), Error> {
-    limits.check()?;
-    let election_ms = 2 * u64::from(options.election_ticks) * options.tick_ms;
-    if limits.disconnected_after_ms > election_ms {
-        return Ok(());
+/// Refuses to begin what tokio carries where it is not there, which it would answer with a panic.
+pub(crate) fn on_a_runtime() -> Result<(), Error> {
+    match Handle::try_current() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::InvalidArgument {
+            what: "this begins on a tokio runtime; without one, use palisade::blocking".to_owned(),
+        }),
     }
-    Err(Error::InvalidArgument {
-        what: format!(
-            "disconnected_after_ms={} must be more than an election takes, which is up to twice \
-             election_ticks, {election_ms} ms",
-            limits.disconnected_after_ms
-        ),
-    })
 }
 
 #[cfg(feature = "rocksdb")]
 pub(crate) fn open_store(
     dir: &Path,
     families: Families,
+    memory: StateMemory,
 ) -> Result<(Arc<dyn StateStore>, bool), Error> {
     std::fs::create_dir_all(dir).map_err(|error| Error::InternalError {
         what: format!("could not create {}: {error}", dir.display()),
     })?;
-    let store = crate::store::RocksStore::open(&dir.join("state"), families)?;
+    let store = crate::store::RocksStore::open(&dir.join("state"), families, memory)?;
     Ok((Arc::new(store), true))
 }
 
 #[cfg(not(feature = "rocksdb"))]
 #[allow(clippy::unnecessary_wraps, reason = "the other store can fail to open")]
-fn open_store(_dir: &Path, families: Families) -> Result<(Arc<dyn StateStore>, bool), Error> {
+pub(crate) fn open_store(
+    _dir: &Path,
+    families: Families,
+    _memory: StateMemory,
+) -> Result<(Arc<dyn StateStore>, bool), Error> {
     Ok((Arc::new(crate::store::MemoryStore::new(families)), false))
 }

@@ -21,6 +21,9 @@
 //! # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
 //! ```
 //!
+//! A service without a runtime opens it with [`EngineBuilder::open_blocking`], and finds the same handles in
+//! [`blocking`].
+//!
 //! The guarantees have numbers, G1 to G12; the README lists them. `docs/architecture.md` is the map
 //! of this crate.
 
@@ -31,6 +34,7 @@ mod backend;
 pub mod backup;
 mod batch;
 mod batch_apply;
+pub mod blocking;
 mod bounds;
 mod builder;
 mod caretaker;
@@ -87,7 +91,7 @@ mod view;
 pub use alteration::{Alteration, Altered, Reason, Revision};
 pub use batch::{Batch, BatchDone, Guard, OpOutcome};
 pub use bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
-pub use builder::EngineBuilder;
+pub use builder::{EngineBuilder, READER_THREADS_MAX, STATE_MEMORY_BYTES_MIN};
 pub use chain::ChainHead;
 pub use clients::{CLIENT_COMMANDS_MAX, CLIENT_TTL_MAX, ClientId, CommandNumber, REPLY_BYTES_MAX};
 pub use codec::DecodeError;

@@ -1,6 +1,7 @@
 //! The node of this process behind an engine: threads that replicate, threads that read, tokio's clock.
 
 use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 #[cfg(feature = "backup")]
 use std::sync::Weak;
@@ -13,6 +14,7 @@ use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, Node,
     NodeError, NodeId, Offset, PeerFault, RecordRun,
 };
+use tokio::runtime::Handle;
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -31,13 +33,13 @@ use crate::store::StateStore;
 /// Chunks of a state that were read and are not taken yet.
 #[cfg(feature = "backup")]
 const EXPORT_CHUNKS_MAX: usize = 2;
-/// Threads that read the state.
-const READER_THREADS: usize = 2;
 
 /// A running node and the readers of its state.
 pub(crate) struct NodeBackend {
     node: Node<EngineMachine>,
     readers: Readers,
+    /// Where it was opened: it carries those who ask from elsewhere.
+    runtime: Handle,
     opened: Instant,
     /// The node and the readers keep it open, and nothing else but an export under way.
     #[cfg(feature = "backup")]
@@ -52,11 +54,13 @@ impl NodeBackend {
     pub(crate) async fn start(
         node: Node<EngineMachine>,
         store: &Arc<dyn StateStore>,
+        reader_threads: usize,
     ) -> Result<Self, Error> {
-        match Readers::start(store, READER_THREADS) {
+        match Readers::start(store, reader_threads) {
             Ok(readers) => Ok(Self {
                 node,
                 readers,
+                runtime: Handle::current(),
                 opened: Instant::now(),
                 #[cfg(feature = "backup")]
                 store: Arc::downgrade(store),
@@ -68,6 +72,20 @@ impl NodeBackend {
                 Err(error)
             }
         }
+    }
+}
+
+impl NodeBackend {
+    /// A future for callers on any executor: on none of tokio's, its threads and timers are not found.
+    fn on_runtime<'a, T>(
+        &'a self,
+        future: impl Future<Output = T> + Send + 'a,
+    ) -> BoxFuture<'a, T> {
+        let mut future = Box::pin(future);
+        Box::pin(poll_fn(move |context| {
+            let _entered = Handle::try_current().is_err().then(|| self.runtime.enter());
+            future.as_mut().poll(context)
+        }))
     }
 }
 
@@ -98,7 +116,8 @@ impl Backend for NodeBackend {
     }
 
     fn applied(&self, group: GroupId) -> Result<Offset, Error> {
-        Ok(self.node.applied(group)?.offset)
+        let stopped = self.stopped(group);
+        stopped.map_or_else(|| Ok(self.node.applied(group)?.offset), Err)
     }
 
     fn wait_applied(&self, group: GroupId, at_least: Offset) -> BoxFuture<'_, Result<(), Error>> {
@@ -118,7 +137,7 @@ impl Backend for NodeBackend {
         from: Offset,
         bytes_max: usize,
     ) -> BoxFuture<'_, Result<Result<Vec<RecordRun>, Offset>, Error>> {
-        Box::pin(async move {
+        self.on_runtime(async move {
             match self.node.records(group, from, bytes_max).await {
                 Ok(runs) => Ok(Ok(runs)),
                 Err(NodeError::RecordsTrimmed { first }) => Ok(Err(first)),
@@ -132,7 +151,7 @@ impl Backend for NodeBackend {
         let store = self.store.upgrade().ok_or(NodeError::Closed)?;
         let (chunks, taken) = mpsc::channel(EXPORT_CHUNKS_MAX);
         let mut export = StateExport { store, group };
-        tokio::task::spawn_blocking(move || {
+        self.runtime.spawn_blocking(move || {
             let exported = export.run(&mut |_, chunk| {
                 let gone = |_| ApplyError::of_node("nobody takes the state any more");
                 chunks.blocking_send(Ok(chunk)).map_err(gone)
@@ -147,7 +166,7 @@ impl Backend for NodeBackend {
     }
 
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {
-        Box::pin(tokio::time::sleep(length))
+        self.on_runtime(async move { tokio::time::sleep(length).await })
     }
 
     fn now(&self) -> Duration {
@@ -195,7 +214,7 @@ impl Backend for NodeBackend {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
+        self.on_runtime(async move {
             let closed = self.node.close().await;
             self.readers.close().await;
             Ok(closed?)

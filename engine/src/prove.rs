@@ -70,7 +70,9 @@ impl Engine {
             }
         })
         .await?;
-        let (log_time, payload) = found.expect("the records up to the anchor were read");
+        let (log_time, payload) = found.ok_or_else(|| Error::InternalError {
+            what: format!("the record at offset={offset} was not read"),
+        })?;
         Ok(InclusionProof {
             offset: offset.get(),
             log_time: log_time.get(),

@@ -1,5 +1,6 @@
 //! Threads that read the store, so that no caller's runtime ever waits for it.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -17,6 +18,15 @@ use crate::store::{StateStore, StoreError};
 const QUEUE_MAX: usize = 8192;
 /// When to come back if too many wait.
 const RETRY_AFTER_MS: u64 = 10;
+
+thread_local! {
+    static READS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is one that reads: what it waits for may wait for it.
+pub(crate) fn is_reader() -> bool {
+    READS.with(Cell::get)
+}
 
 struct Job {
     read: ReadJob,
@@ -81,11 +91,14 @@ impl Readers {
 }
 
 impl Drop for Readers {
-    /// As the node's threads: they must not outlive the handle.
+    /// As the node's threads: they must not outlive the handle. One that is dropped by a read, with the
+    /// last handle, ends after it.
     fn drop(&mut self) {
         if let Some(Running { jobs, threads }) = self.running().take() {
             drop(jobs);
-            threads.into_iter().for_each(|thread| drop(thread.join()));
+            let own = std::thread::current().id();
+            let others = threads.into_iter().filter(|thread| thread.thread().id() != own);
+            others.for_each(|thread| drop(thread.join()));
         }
     }
 }
@@ -95,6 +108,7 @@ fn ended() -> Error {
 }
 
 fn serve(store: &dyn StateStore, queue: &Mutex<Receiver<Job>>) {
+    READS.set(true);
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match job {
@@ -126,5 +140,23 @@ mod tests {
         readers.read(Box::new(|_| Ok(()))).await.unwrap();
         readers.close().await;
         assert!(readers.read(Box::new(|_| Ok(()))).await.is_err());
+    }
+
+    /// A thread that waits for itself would wait for ever, or panic.
+    #[tokio::test]
+    async fn a_read_that_drops_the_readers_waits_for_others_only() {
+        let store: Arc<dyn StateStore> = Arc::new(MemoryStore::default());
+        let readers = Arc::new(Readers::start(&store, 2).unwrap());
+        let (owned, last) = std::sync::mpsc::channel::<Arc<Readers>>();
+        let (dropped, ended) = oneshot::channel();
+        let read = Box::new(move |_: &dyn crate::store::StateRead| {
+            drop(last.recv());
+            let _ = dropped.send(is_reader());
+            Ok(())
+        });
+        // Polled once, it is on its way; given up, it holds nothing.
+        assert!(crate::backend::race(readers.read(read), Box::pin(async {})).await.is_none());
+        owned.send(readers).unwrap();
+        assert!(ended.await.unwrap());
     }
 }

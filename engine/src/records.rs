@@ -41,7 +41,11 @@ impl<'a> RecordReader<'a> {
             return Err(Error::NotYetApplied { required: self.next, applied });
         }
         for run in &mut runs {
-            assert_eq!(run.first_offset, self.next, "records come in order");
+            let (found, expected) = (run.first_offset, self.next);
+            if found != expected {
+                let what = format!("records are out of order, found={found} expected={expected}");
+                return Err(Error::InternalError { what });
+            }
             let left = (self.up_to.get() + 1 - self.next.get()) as usize;
             run.payloads.truncate(left);
             self.next = Offset::new(self.next.get() + run.payloads.len() as u64);

@@ -24,7 +24,7 @@ async fn open(dir: &Path, addresses: &[SocketAddr], at: usize) -> Engine {
         .node(NodeId::new(at as u64 + 1))
         .listen(addresses[at])
         .wal(wal)
-        .request_timeout(Duration::from_secs(6));
+        .request_timeout_ms(6_000);
     for (number, address) in addresses.iter().enumerate() {
         builder = builder.voter(NodeId::new(number as u64 + 1), *address);
     }

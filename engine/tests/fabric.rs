@@ -16,7 +16,7 @@ use palisade::{
     VALUE_BYTES_MAX,
 };
 
-/// How long a request waits, as `EngineBuilder::request_timeout` says.
+/// How long a request waits, as `EngineBuilder::request_timeout_ms` says.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// More than a write takes in a cluster that behaves, and far less than a request waits.
 const SOON: Duration = Duration::from_secs(1);

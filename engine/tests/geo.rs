@@ -41,7 +41,7 @@ impl Nodes {
             .node(NodeId::new(at as u64 + 1))
             .listen(self.addresses[at])
             .domain(domain(self.zones[at]))
-            .request_timeout(request_timeout);
+            .request_timeout_ms(request_timeout.as_millis() as u64);
         for (number, (address, zone)) in self.addresses.iter().zip(self.zones).enumerate() {
             let node = NodeId::new(number as u64 + 1);
             builder = match zone {

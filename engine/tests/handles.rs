@@ -4,29 +4,49 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use palisade::{
-    Batch, Consumer, Engine, EngineBuilder, Error, LogPosition, LogRetention, MapRange,
-    ReadConsistency, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec,
-    Session,
+    Batch, Consumer, Directory, Engine, EngineBuilder, Error, Guard, Handle, LogPosition,
+    LogRetention, LogTail, MapAt, MapRange, ReadConsistency, ReplicatedIdempotencyStore,
+    ReplicatedLog, ReplicatedMap, ResourceSpec, Session, Watch, blocking,
 };
 
 const fn handle<T: Clone + Send + Sync + 'static>() {}
 const fn sent<T: Send + Sync + 'static>() {}
+const fn moved<T: Send + 'static>() {}
 const fn task<T: Send>(_: &T) {}
 
 /// Whatever it is a handle of.
 #[test]
 fn every_handle_can_be_cloned_shared_and_sent() {
     handle::<Engine>();
+    handle::<Directory>();
+    handle::<Session>();
+    handle::<Handle<Rc<()>>>();
     handle::<ReplicatedLog<Rc<()>>>();
     handle::<Consumer>();
     handle::<ReplicatedMap<Rc<()>, Rc<()>>>();
+    handle::<MapAt<Rc<()>, Rc<()>>>();
     handle::<ReplicatedIdempotencyStore>();
+    handle::<Guard>();
     handle::<EngineBuilder>();
     handle::<ResourceSpec>();
-    handle::<Session>();
     handle::<Error>();
     // Once committed, a batch is gone.
     sent::<Batch>();
+    // One reader has it.
+    moved::<LogTail<String>>();
+    moved::<Watch<String, String>>();
+
+    handle::<blocking::Engine>();
+    handle::<blocking::Directory>();
+    handle::<blocking::Session>();
+    handle::<blocking::Handle<Rc<()>>>();
+    handle::<blocking::ReplicatedLog<Rc<()>>>();
+    handle::<blocking::Consumer>();
+    handle::<blocking::ReplicatedMap<Rc<()>, Rc<()>>>();
+    handle::<blocking::MapAt<Rc<()>, Rc<()>>>();
+    handle::<blocking::ReplicatedIdempotencyStore>();
+    moved::<blocking::LogTail<String>>();
+    moved::<blocking::Watch<String, String>>();
 }
 
 /// What a handle returns can be awaited by a task of any runtime thread.

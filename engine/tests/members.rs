@@ -49,7 +49,7 @@ impl Nodes {
             .listen(self.addresses[at])
             .wal(wal)
             .options(options)
-            .request_timeout(Duration::from_secs(20))
+            .request_timeout_ms(20_000)
     }
 
     async fn open_voter(&self, at: usize) -> Engine {

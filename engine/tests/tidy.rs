@@ -8,6 +8,8 @@
 mod deny;
 #[path = "tidy/tree.rs"]
 mod tree;
+#[path = "tidy/twins.rs"]
+mod twins;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -68,6 +68,34 @@ pub struct NodeConfig {
     pub disk: OpenDisk,
 }
 
+impl NodeConfig {
+    /// Refuses values that cannot work together. Nothing is touched.
+    ///
+    /// # Errors
+    /// [`NodeError::InvalidArgument`], naming the rule.
+    pub fn validate(&self) -> Result<(), NodeError> {
+        let invalid = |what: String| Err(NodeError::InvalidArgument { what });
+        self.options.validate()?;
+        if let Err(error) = self.wal.validate() {
+            return invalid(format!("wal: {error}"));
+        }
+        // All that one round takes in may be one batch.
+        let batch_bytes = ROUND_BYTES_MAX + self.options.append_bytes_limit();
+        if self.wal.batch_bytes_max < batch_bytes {
+            return invalid(format!(
+                "batch_bytes_max of the wal must be at least {batch_bytes}: 4 MiB and twice \
+                 message_bytes_max, or 12 MiB if that is more"
+            ));
+        }
+        if self.groups.contains(&NO_GROUP) {
+            return invalid(format!(
+                "group={NO_GROUP} is no number for a group: choose a lower one"
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// A handle to a running node; cheap to clone. The node stops when the last one is dropped, or
 /// when it is closed.
 pub struct Node<M: StateMachine> {
@@ -125,22 +153,7 @@ impl<M: StateMachine> Node<M> {
     /// When the directory is someone else's or in use, when the log is damaged, or when the
     /// address cannot be listened on.
     pub async fn open(config: NodeConfig, machine: M) -> Result<Self, NodeError> {
-        config.options.validate()?;
-        // All that one round takes in may be one batch.
-        let batch_bytes = ROUND_BYTES_MAX + config.options.append_bytes_limit();
-        if config.wal.batch_bytes_max < batch_bytes {
-            return Err(NodeError::InvalidArgument {
-                what: format!(
-                    "batch_bytes_max of the wal must be at least {batch_bytes}: 4 MiB and twice \
-                     message_bytes_max, or 12 MiB if that is more"
-                ),
-            });
-        }
-        if config.groups.contains(&NO_GROUP) {
-            return Err(NodeError::InvalidArgument {
-                what: format!("group={NO_GROUP} is no number for a group: choose a lower one"),
-            });
-        }
+        config.validate()?;
         let listener = match config.listen {
             None => None,
             Some(address) => {

@@ -103,20 +103,21 @@ impl Options {
     pub fn validate(&self) -> Result<(), NodeError> {
         let rules = [
             (self.tick_ms >= 1, "tick_ms must be at least 1"),
+            (self.tick_ms <= TICK_MS_LIMIT, "tick_ms must be at most 10000, which is ten seconds"),
             (self.heartbeat_ticks >= 1, "heartbeat_ticks must be at least 1"),
             (
-                self.election_ticks >= 3 * self.heartbeat_ticks,
+                self.election_ticks >= self.heartbeat_ticks.saturating_mul(3),
                 "election_ticks must be at least three times heartbeat_ticks",
             ),
             (self.resend_ticks >= 1, "resend_ticks must be at least 1"),
             (self.report_ticks >= 1, "report_ticks must be at least 1"),
             (self.slow_disk_ticks >= 1, "slow_disk_ticks must be at least 1"),
             (
-                self.snapshot_patience_ticks > 2 * self.resend_ticks,
+                self.snapshot_patience_ticks > self.resend_ticks.saturating_mul(2),
                 "snapshot_patience_ticks must be more than twice resend_ticks",
             ),
             (
-                self.snapshot_bytes_per_second * self.tick_ms >= 1000,
+                self.snapshot_bytes_per_second.saturating_mul(self.tick_ms) >= 1000,
                 "snapshot_bytes_per_second must be at least one byte a tick",
             ),
             (self.record_bytes_max >= 1, "record_bytes_max must be at least 1"),
@@ -165,6 +166,8 @@ impl Options {
     }
 }
 
+/// What `tick_ms` may be raised to.
+const TICK_MS_LIMIT: u64 = 10_000;
 /// What `record_bytes_max` and `entry_bytes_target` may be raised to.
 pub(crate) const RECORD_BYTES_LIMIT: usize = 4 << 20;
 /// What `message_bytes_max` may be raised to: raft does not count what its encoding adds to each

@@ -38,15 +38,18 @@ impl Default for WalOptions {
 
 impl WalOptions {
     /// Refuses values that cannot work together.
-    pub(crate) fn validate(&self) -> Result<(), WalError> {
+    ///
+    /// # Errors
+    /// [`WalError::InvalidArgument`], naming the rule.
+    pub fn validate(&self) -> Result<(), WalError> {
         let rules = [
             (
                 self.segment_bytes.is_multiple_of(8) && self.segment_bytes <= u64::from(u32::MAX),
                 "segment_bytes must be a multiple of 8 below 4 GiB",
             ),
             (
-                SEGMENT_HEADER_BYTES + (self.batch_bytes_max + MARK_BYTES) as u64
-                    <= self.segment_bytes,
+                self.batch_bytes_max.saturating_add(MARK_BYTES) as u64
+                    <= self.segment_bytes.saturating_sub(SEGMENT_HEADER_BYTES),
                 "segment_bytes must hold its header, one batch of batch_bytes_max and a mark",
             ),
             (

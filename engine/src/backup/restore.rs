@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use palisade_replication::{DOMAIN_BYTES_MAX, Founding, Member, Offset};
+use palisade_replication::{Founding, Member, Offset};
 
 use super::layout::Contents;
 use super::rebuild::{Rebuild, Restored, on_thread, refuse_unregistered};
@@ -51,11 +51,6 @@ fn check(
             "a restored node is the only voter: the others join it once it is open".to_owned(),
         );
     }
-    builder.domain.check()?;
-    let domain = builder.domain.to_string();
-    if DOMAIN_BYTES_MAX < domain.len() {
-        return invalid(format!("domain={domain} is longer than {DOMAIN_BYTES_MAX} bytes"));
-    }
     Ok(at)
 }
 
@@ -86,12 +81,13 @@ pub async fn restore(
 ) -> Result<Restored, BackupError> {
     let chain = place.chain(id).await?;
     let at = check(builder, to, &chain)?;
-    let registry = Registry::new(&builder.projections)?;
+    let registry = builder.check()?;
     refuse_unregistered(&chain, &registry)?;
-    let (dir, families) = (builder.dir.clone(), registry.families().clone());
+    let (dir, memory) = (builder.dir.clone(), builder.memory);
+    let families = registry.families().clone();
     let store = on_thread(move || {
         make_empty(&dir)?;
-        let (store, _) = open_store(&dir, families)?;
+        let (store, _) = open_store(&dir, families, memory)?;
         Ok(store)
     })
     .await?;

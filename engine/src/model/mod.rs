@@ -400,7 +400,7 @@ mod rocks {
     use proptest::test_runner::{Config, TestRunner};
 
     use super::*;
-    use crate::store::{Families, RocksStore};
+    use crate::store::{Families, RocksStore, StateMemory};
 
     #[test]
     fn both_stores_come_to_the_same_digest() {
@@ -416,7 +416,8 @@ mod rocks {
             let open = || {
                 let families = Families::new(&[]).unwrap();
                 Replica::open(Arc::new(
-                    RocksStore::open(&dir.path().join("state"), families).unwrap(),
+                    RocksStore::open(&dir.path().join("state"), families, StateMemory::default())
+                        .unwrap(),
                 ))
             };
             let mut rocks = open();

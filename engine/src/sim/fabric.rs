@@ -194,7 +194,7 @@ impl SimFabric {
     }
 
     /// The engine of a node: the handle that a service holds there, with the deadline of 10 seconds that
-    /// [`crate::EngineBuilder::request_timeout`] begins with. It belongs to the life that the node is in,
+    /// [`crate::EngineBuilder::request_timeout_ms`] begins with. It belongs to the life that the node is in,
     /// as a handle belongs to its process: after [`SimFabric::crash`] it says that it has stopped, for
     /// ever, and [`SimFabric::restart`] is followed by another call of this. Of a node that is down, it
     /// says so at once. Dropping it stops nothing.

@@ -21,6 +21,21 @@ pub(crate) use rocks::RocksStore;
 pub(crate) use walk::Rest;
 pub use walk::{Direction, EachRow, Walk};
 
+/// Memory that a store on disk may take, over all families.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StateMemory {
+    /// For blocks, indexes and filters that were read.
+    pub(crate) cache_bytes: usize,
+    /// For rows that are not flushed yet.
+    pub(crate) write_buffer_bytes: usize,
+}
+
+impl Default for StateMemory {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, write_buffer_bytes: 64 << 20 }
+    }
+}
+
 /// Changes that are committed together: ranges are cleared first, then rows are written, later ones
 /// over earlier ones.
 #[derive(Clone, Debug, Default)]

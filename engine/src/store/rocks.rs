@@ -15,14 +15,11 @@ use rocksdb::{
 };
 
 use super::{
-    Direction, EachRow, Families, FamilyId, Rest, StateRead, StateStore, StoreError, Walk, WriteSet,
+    Direction, EachRow, Families, FamilyId, Rest, StateMemory, StateRead, StateStore, StoreError,
+    Walk, WriteSet,
 };
 use crate::error::Error;
 
-/// Memory for rows that are not flushed yet, over all families.
-const WRITE_BUFFER_BYTES: usize = 64 << 20;
-/// Memory for blocks, indexes and filters that were read, over all families.
-const BLOCK_CACHE_BYTES: usize = 64 << 20;
 /// Files that are kept open; others are opened again when they are read.
 const OPEN_FILES_MAX: i32 = 512;
 /// Filter bits for each key: one look-up in a hundred of a key that is not there reads a block.
@@ -44,17 +41,17 @@ impl RocksStore {
     /// # Errors
     /// [`Error::Incompatible`] if there is a family that is none of these: its rows are part of the
     /// state, and would be left out of digests and snapshots.
-    pub(crate) fn open(dir: &Path, families: Families) -> Result<Self, Error> {
+    pub(crate) fn open(dir: &Path, families: Families, memory: StateMemory) -> Result<Self, Error> {
         let lock = lock(dir)?;
         refuse_unknown(dir, &families)?;
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         options.set_atomic_flush(true);
-        options.set_db_write_buffer_size(WRITE_BUFFER_BYTES);
+        options.set_db_write_buffer_size(memory.write_buffer_bytes);
         options.set_max_open_files(OPEN_FILES_MAX);
         options.set_keep_log_file_num(2);
-        let cache = Cache::new_lru_cache(BLOCK_CACHE_BYTES);
+        let cache = Cache::new_lru_cache(memory.cache_bytes);
         let described = families.ids().map(|family| {
             let mut blocks = BlockBasedOptions::default();
             blocks.set_block_cache(&cache);
@@ -68,7 +65,7 @@ impl RocksStore {
             let mut options = Options::default();
             options.set_block_based_table_factory(&blocks);
             options.set_compression_type(DBCompressionType::Lz4);
-            options.set_write_buffer_size(WRITE_BUFFER_BYTES / 2);
+            options.set_write_buffer_size(memory.write_buffer_bytes / 2);
             ColumnFamilyDescriptor::new(families.name(family), options)
         });
         let default = ColumnFamilyDescriptor::new(DEFAULT_FAMILY, Options::default());
@@ -265,19 +262,22 @@ mod tests {
     use super::*;
 
     fn open(dir: &Path) -> Result<RocksStore, Error> {
-        RocksStore::open(dir, Families::new(&[]).unwrap())
+        RocksStore::open(dir, Families::new(&[]).unwrap(), StateMemory::default())
     }
 
     #[test]
     fn rocks_store_conforms_and_is_held_by_one() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("state");
-        let store = RocksStore::open(&dir, conformance::families()).unwrap();
+        let store =
+            RocksStore::open(&dir, conformance::families(), StateMemory::default()).unwrap();
         conformance::run(&store);
-        let second = RocksStore::open(&dir, conformance::families()).map(|_| ());
+        let second =
+            RocksStore::open(&dir, conformance::families(), StateMemory::default()).map(|_| ());
         assert!(matches!(second, Err(Error::AlreadyExists { .. })), "{second:?}");
         drop(store);
-        let reopened = RocksStore::open(&dir, conformance::families()).unwrap();
+        let reopened =
+            RocksStore::open(&dir, conformance::families(), StateMemory::default()).unwrap();
         assert_eq!(reopened.get(FamilyId::MAP, b"bb").unwrap().as_deref(), Some(&b"5"[..]));
     }
 
@@ -287,19 +287,36 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("state");
         drop(open(&dir).unwrap());
-        drop(RocksStore::open(&dir, Families::new(&["stock", "inventory"]).unwrap()).unwrap());
-        let refused =
-            |known: &[&'static str]| match RocksStore::open(&dir, Families::new(known).unwrap())
-                .map(|_| ())
-            {
-                Err(Error::Incompatible { expected, found }) => (expected, found),
-                other => panic!("{other:?}"),
-            };
+        drop(
+            RocksStore::open(
+                &dir,
+                Families::new(&["stock", "inventory"]).unwrap(),
+                StateMemory::default(),
+            )
+            .unwrap(),
+        );
+        let refused = |known: &[&'static str]| match RocksStore::open(
+            &dir,
+            Families::new(known).unwrap(),
+            StateMemory::default(),
+        )
+        .map(|_| ())
+        {
+            Err(Error::Incompatible { expected, found }) => (expected, found),
+            other => panic!("{other:?}"),
+        };
         assert!(refused(&[]).1.contains("not registered"));
         let (expected, found) = refused(&["inventory"]);
         assert!(expected.contains("idempotency, inventory"), "{expected}");
         assert!(found.contains("projection=stock"), "{found}");
-        drop(RocksStore::open(&dir, Families::new(&["inventory", "stock"]).unwrap()).unwrap());
+        drop(
+            RocksStore::open(
+                &dir,
+                Families::new(&["inventory", "stock"]).unwrap(),
+                StateMemory::default(),
+            )
+            .unwrap(),
+        );
     }
 
     /// Where the killed process of the next test keeps its store.

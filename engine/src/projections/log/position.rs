@@ -31,13 +31,10 @@ impl LogPosition {
     /// After every entry: where a scan backward begins.
     pub const END: Self = Self { offset: Offset::new(u64::MAX), index: u16::MAX };
 
-    /// The place right after the entry at this one.
-    ///
-    /// # Panics
-    /// For [`LogPosition::END`], which nothing is after.
+    /// The place right after the entry at this one; nothing is after [`LogPosition::END`].
     #[must_use]
     pub fn after(self) -> Self {
-        self.place().after().into()
+        if self == Self::END { self } else { self.place().after().into() }
     }
 
     fn place(self) -> Place {

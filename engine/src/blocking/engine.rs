@@ -1,0 +1,115 @@
+//! The engine itself, and what is of no single resource: directory, sessions, batches.
+
+use bytes::Bytes;
+use palisade_replication::{GroupStatus, MemberChange, Offset};
+
+use super::{Blocking, Directory, Engine, Running, Session, waiting};
+use crate::alteration::{Alteration, Altered, Revision};
+use crate::audit::InclusionProof;
+use crate::batch::{Batch, BatchDone};
+use crate::builder::EngineBuilder;
+use crate::chain::ChainHead;
+use crate::degradation::{ClusterMap, DrillReport, FailureDrill, ResourceCondition};
+use crate::digest::StateDigest;
+use crate::directory::Described;
+use crate::error::Error;
+use crate::freshness::Read;
+use crate::read::ReadOptions;
+use crate::receipt::Receipt;
+use crate::resource::{LogicalResourceName, ResourceKind, ResourceSpec};
+
+impl EngineBuilder {
+    /// Opens the engine on a runtime of its own, for services that have none: see [`crate::blocking`].
+    ///
+    /// # Errors
+    /// As [`EngineBuilder::open`], and [`Error::InvalidArgument`] within a tokio runtime.
+    pub fn open_blocking(self) -> Result<Engine, Error> {
+        let (of, running) = Running::open(self)?;
+        Ok(Blocking { of, running })
+    }
+}
+
+impl Blocking<crate::Engine> {
+    waiting! { "Engine":
+        fn status() -> GroupStatus;
+        fn change_members(change: MemberChange) -> ();
+        fn cluster_map() -> ClusterMap;
+        fn drill(drill: &FailureDrill) -> DrillReport;
+        fn chain_head() -> (Offset, ChainHead);
+        fn digest() -> StateDigest;
+        fn head(offset: Offset) -> ChainHead;
+        fn prove(offset: Offset) -> InclusionProof;
+        fn close() -> ();
+    }
+
+    /// Waits for [`Engine::conditions`](crate::Engine::conditions).
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] within a tokio runtime.
+    pub fn conditions(&self) -> Result<Vec<ResourceCondition>, Error> {
+        self.wait(async { Ok(self.of.conditions().await) })
+    }
+
+    /// Commits a batch that was begun with [`crate::Engine::batch`], and waits for that.
+    ///
+    /// # Errors
+    /// As [`Batch::commit`], and [`Error::InvalidArgument`] within a tokio runtime.
+    pub fn commit(&self, batch: Batch) -> Result<BatchDone, Error> {
+        self.wait(batch.commit())
+    }
+
+    /// The resources that there are, and how they are changed.
+    pub fn directory(&self) -> Directory {
+        self.beside(self.of.directory())
+    }
+
+    /// Begins a session: see [`crate::Engine::session`].
+    pub fn session(&self) -> Session {
+        self.beside(self.of.session())
+    }
+
+    /// Goes on with a session: see [`crate::Engine::resume`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn resume(&self, token: &Bytes) -> Result<Session, Error> {
+        Ok(self.beside(self.of.resume(token)?))
+    }
+}
+
+impl Blocking<crate::Session> {
+    /// The engine, for handles that carry the session.
+    pub fn engine(&self) -> Engine {
+        self.beside(self.of.engine().clone())
+    }
+}
+
+impl Blocking<crate::Directory> {
+    waiting! { "Directory":
+        fn create(kind: &ResourceKind, spec: ResourceSpec) -> Described;
+        fn describe(name: &LogicalResourceName, options: impl Into<ReadOptions>) -> Read<Described>;
+        fn list(
+            prefix: &str,
+            after: Option<&LogicalResourceName>,
+            limit: usize,
+            options: impl Into<ReadOptions>
+        ) -> Read<Vec<Described>>;
+        fn alterations(
+            name: &LogicalResourceName,
+            options: impl Into<ReadOptions>
+        ) -> Read<Vec<Altered>>;
+        fn alter(
+            name: &LogicalResourceName,
+            expected: Revision,
+            alteration: Alteration,
+            reason: &str
+        ) -> Receipt;
+        fn delete(
+            name: &LogicalResourceName,
+            expected: Revision,
+            retain_ms: u64,
+            reason: &str
+        ) -> Receipt;
+        fn undelete(name: &LogicalResourceName, expected: Revision, reason: &str) -> Receipt;
+    }
+}

@@ -1,0 +1,86 @@
+//! Following a log or a map: an iterator that waits for what comes next.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use palisade_replication::{Disposition, Offset};
+
+use super::Running;
+use crate::backend::race;
+use crate::error::Error;
+use crate::log::{LogEntry, LogTail};
+use crate::map::{Watch, WatchEvent};
+use crate::projections::log::LogPosition;
+use crate::stored::{Key, Stored};
+
+/// A tail or a watch as an iterator. It waits for each item, and ends after an error that asking again does
+/// not help against; another can go on from its position.
+#[must_use = "nothing is read until it is asked"]
+pub struct Following<F> {
+    of: F,
+    running: Arc<Running>,
+    ended: bool,
+}
+
+impl<F> Following<F> {
+    pub(super) fn new(of: F, running: &Arc<Running>) -> Self {
+        Self { of, running: Arc::clone(running), ended: false }
+    }
+}
+
+impl<T: Stored> Following<LogTail<T>> {
+    /// As [`LogTail::position`].
+    #[must_use]
+    pub fn position(&self) -> LogPosition {
+        self.of.position()
+    }
+
+    /// The next entry, or nothing if none comes for so long. For a thread that has something else to look
+    /// after too.
+    ///
+    /// # Errors
+    /// As [`LogTail::next`], and [`Error::InvalidArgument`] within a tokio runtime.
+    pub fn next_within(&mut self, wait: Duration) -> Result<Option<LogEntry<T>>, Error> {
+        let (engine, next) = (self.running.engine(), self.of.next());
+        // The sleep begins on the runtime: its clock is that one's.
+        self.running.wait(async { race(next, engine.backend().sleep(wait)).await.transpose() })
+    }
+}
+
+impl<K: Key, V: Stored> Following<Watch<K, V>> {
+    /// As [`Watch::position`].
+    #[must_use]
+    pub fn position(&self) -> Offset {
+        self.of.position()
+    }
+}
+
+impl<T: Stored> Iterator for Following<LogTail<T>> {
+    type Item = Result<LogEntry<T>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        step(&self.running, &mut self.ended, self.of.next())
+    }
+}
+
+impl<K: Key, V: Stored> Iterator for Following<Watch<K, V>> {
+    type Item = Result<WatchEvent<K, V>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        step(&self.running, &mut self.ended, self.of.next())
+    }
+}
+
+fn step<T>(
+    running: &Running,
+    ended: &mut bool,
+    next: impl Future<Output = Result<T, Error>>,
+) -> Option<Result<T, Error>> {
+    if *ended {
+        return None;
+    }
+    let item = running.wait(next);
+    *ended = item.as_ref().is_err_and(|error| error.disposition() != Disposition::Retry);
+    Some(item)
+}
