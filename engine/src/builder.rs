@@ -253,7 +253,7 @@ pub(crate) fn open_store(
 
 #[cfg(not(feature = "rocksdb"))]
 #[allow(clippy::unnecessary_wraps, reason = "the other store can fail to open")]
-pub(crate) fn open_store(
+fn open_store(
     _dir: &Path,
     families: Families,
     _memory: StateMemory,

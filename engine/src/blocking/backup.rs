@@ -2,9 +2,10 @@
 
 use super::running::OwnRuntime;
 use super::{Blocking, Engine};
-use crate::backup::{
-    BackupError, BackupId, BackupPlace, BackupSummary, ListedBackup, RestoreTo, Restored,
-};
+use crate::backup::{BackupError, BackupId, BackupPlace, BackupSummary, ListedBackup};
+#[cfg(feature = "rocksdb")]
+use crate::backup::{RestoreTo, Restored};
+#[cfg(feature = "rocksdb")]
 use crate::builder::EngineBuilder;
 
 /// A backup that is about to be taken: see [`crate::backup::Backup`].
@@ -64,6 +65,7 @@ pub fn verify(place: &BackupPlace, id: &BackupId) -> Result<Vec<BackupSummary>, 
 ///
 /// # Errors
 /// The same, and [`Error::InvalidArgument`](crate::Error::InvalidArgument) within a tokio runtime.
+#[cfg(feature = "rocksdb")]
 pub fn restore(
     place: &BackupPlace,
     id: &BackupId,
