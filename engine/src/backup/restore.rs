@@ -10,7 +10,6 @@ use super::{BackupError, BackupId, BackupPlace};
 use crate::builder::{EngineBuilder, open_store};
 use crate::engine::GROUP;
 use crate::error::Error;
-use crate::projection::Registry;
 
 /// Up to where a backup is restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
