@@ -4,7 +4,8 @@ use bytes::Bytes;
 use palisade_replication::{ClusterId, LogTime};
 
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, SCHEMA_BYTES, VALUE_BYTES_MAX};
-use crate::command::{BatchCommand, Command, Op};
+use crate::clients::CommandNumber;
+use crate::command::{BatchCommand, Op};
 use crate::degradation::Call;
 use crate::engine::{Engine, unexpected};
 use crate::error::Error;
@@ -67,6 +68,8 @@ pub(crate) struct Unproposable {
 #[must_use = "a batch does nothing until it is committed"]
 pub struct Batch {
     engine: Engine,
+    /// Which command of which client it is.
+    number: Option<CommandNumber>,
     command: BatchCommand,
     /// Of each operation of either branch, the name of its projection.
     kinds: [Vec<&'static str>; 2],
@@ -131,18 +134,33 @@ impl OpOutcome {
 impl Batch {
     pub(crate) fn new(engine: Engine) -> Self {
         let command = BatchCommand {
+            number: None,
             caller: engine.domain().clone(),
             guards: Vec::new(),
             then: Vec::new(),
             otherwise: Vec::new(),
         };
         let kinds = [Vec::new(), Vec::new()];
-        Self { engine, command, kinds, branch: Branch::Then, bytes: 0, broken: None }
+        let branch = Branch::Then;
+        Self { engine, number: None, command, kinds, branch, bytes: 0, broken: None }
     }
 
     /// On whose behalf: the domain that placement is judged by. This node's own if never said.
     pub fn caller(mut self, domain: FailureDomain) -> Self {
         self.command.caller = domain;
+        self
+    }
+
+    /// Says which command of which client this is: sent again, it has no further effect, and is answered as
+    /// the first time, be it done or refused. See [`Engine::register_client`], and `docs/sessions.md` for the
+    /// order in which it is judged.
+    ///
+    /// [`Batch::commit`] then has further errors: [`Error::ClientEvicted`] if the client is not known any
+    /// more, [`Error::IdempotencyConflict`] if the number is that of another command,
+    /// [`Error::InvalidArgument`] if it is not in the client's window or the answer is longer than
+    /// [`crate::REPLY_BYTES_MAX`], [`Error::Incompatible`] for a client of another cluster.
+    pub fn numbered(mut self, number: CommandNumber) -> Self {
+        self.number = Some(number);
         self
     }
 
@@ -384,10 +402,11 @@ impl Batch {
     /// the same batch again, with the same reservation.
     pub async fn commit(self) -> Result<BatchDone, Error> {
         self.check()?;
-        let Self { engine, command, kinds: [then, otherwise], .. } = self;
+        let Self { engine, number, mut command, kinds: [then, otherwise], .. } = self;
+        command.number = number.map(|number| number.of(&engine)).transpose()?;
         let handles = command.parts().map(|part| (part.resource, Some(part.epoch)));
         engine.gate(handles, Call::Write, std::slice::from_ref(&command.caller)).await?;
-        let (receipt, outcome) = engine.propose(&Command::Batch(command)).await?;
+        let (receipt, outcome) = engine.submit(command).await?;
         match outcome {
             Outcome::Applied { branch, outcomes } => {
                 let kinds = if branch == Branch::Then { then } else { otherwise };
@@ -406,7 +425,7 @@ impl Batch {
     }
 
     fn check(&self) -> Result<(), Error> {
-        let BatchCommand { caller, guards, then, otherwise } = &self.command;
+        let BatchCommand { caller, guards, then, otherwise, .. } = &self.command;
         caller.check()?;
         let most = guards.len().max(then.len()).max(otherwise.len());
         let broken = if self.broken.is_some() {

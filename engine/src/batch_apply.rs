@@ -10,11 +10,11 @@
 
 use bytes::Bytes;
 
-use crate::command::{BatchCommand, Op};
+use crate::clients::{ClientBounds, ClientTable};
+use crate::command::{BatchCommand, Chore, Op};
 use crate::outcome::{Branch, Outcome};
 use crate::projection::{At, Kind, ProjectionFault, Registry, Repeated, Rows, RowsRead, Step};
 use crate::refusal::Refusal;
-use crate::resource::ResourceId;
 use crate::resource_table::ResourceTable;
 use crate::view::View;
 
@@ -44,24 +44,32 @@ pub(crate) fn apply(
     desk.done(view, branch, ops)
 }
 
-/// Most things that are done for one resource by one record of housekeeping.
+/// Most things that are done for one resource, or rows of clients that are taken, by one record of housekeeping.
 const TIDIED_MAX: usize = 256;
 
-/// Does what time asks for in these resources. Nobody is asked whether he may: it follows from the log.
+/// Does what time asks for there. Nobody is asked whether he may: it follows from the log.
 pub(crate) fn tidy(
     resources: &mut ResourceTable,
     registry: &Registry,
     view: &mut View<'_>,
     at: At,
-    due: &[ResourceId],
+    clients: ClientBounds,
+    due: &[Chore],
 ) -> Result<Outcome, ProjectionFault> {
-    for id in due {
-        let Some(found) = resources.get(*id) else { continue };
+    for chore in due {
+        let id = match chore {
+            Chore::Clients => {
+                ClientTable::load(view, at, clients)?.tidy(TIDIED_MAX)?;
+                continue;
+            }
+            Chore::Resource(id) => *id,
+        };
+        let Some(found) = resources.get(id) else { continue };
         let Some(kind) = registry.find(found.kind.as_str()) else { continue };
         if found.deleted.is_some() {
-            resources.bury(view, kind.family, at, *id);
+            resources.bury(view, kind.family, at, id);
         } else {
-            let mut rows = Rows::new(view, kind.family, at.group, *id);
+            let mut rows = Rows::new(view, kind.family, at.group, id);
             kind.projection.tidy(at, &mut rows, TIDIED_MAX)?;
         }
     }
@@ -117,7 +125,9 @@ impl<'a> Desk<'a> {
             let kind = self.kind(op)?;
             match kind.projection.repeats(&op.body, &self.rows(view, kind, op))? {
                 None => {}
-                Some(Repeated::Completed(first)) => return Ok(Some(Outcome::Duplicate(first))),
+                Some(Repeated::Completed(first)) => {
+                    return Ok(Some(Outcome::Duplicate(first.stamp())));
+                }
                 Some(Repeated::Refused(detail)) => {
                     return Ok(Some(Outcome::Refused(refused(kind, number, detail))));
                 }

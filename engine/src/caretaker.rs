@@ -1,5 +1,5 @@
 //! What time alone asks for: whoever leads looks once a second what is due, and writes a record that says
-//! which resources are to be tidied. What is done then is decided where the record is applied, by its log
+//! where: in which resources, and whether among the clients. What is done then is decided where the record is applied, by its log
 //! time. A group where nothing is due is left in peace.
 
 use std::ops::ControlFlow;
@@ -7,13 +7,13 @@ use std::ops::ControlFlow;
 use palisade_replication::{GroupId, LogTime, Role};
 
 use crate::backend::race;
-use crate::command::{Command, HOUSEKEEP_RESOURCES_MAX};
+use crate::clients;
+use crate::command::{CHORES_MAX, Chore, Command};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::machine::read_position;
 use crate::projection::{ProjectionFault, Registry, RowsRead};
 use crate::read::ReadConsistency;
-use crate::resource::ResourceId;
 use crate::resource_row::each_resource;
 use crate::store::StateRead;
 
@@ -42,9 +42,9 @@ pub(crate) async fn round(engine: &Engine) -> Result<(), Error> {
         if due.is_empty() || due == before {
             return Ok(());
         }
-        let mut resources: Vec<ResourceId> = due.iter().map(|(_, id)| *id).collect();
-        resources.sort_unstable();
-        let command = Command::Housekeep(resources);
+        let mut chores: Vec<Chore> = due.iter().map(|(_, chore)| *chore).collect();
+        chores.sort_unstable();
+        let command = Command::Housekeep(chores);
         let wait = engine.backend().sleep(PATIENCE);
         let Some(done) = race(engine.propose(&command), wait).await else { return Ok(()) };
         done?;
@@ -53,18 +53,21 @@ pub(crate) async fn round(engine: &Engine) -> Result<(), Error> {
     Ok(())
 }
 
-/// The resources where something is due, and since when: those that wait longest, as many as a record
-/// takes. One that cannot say it is left out, and keeps none of the others waiting.
+/// Where something is due, and since when: what waits longest, as much as a record takes. A resource that
+/// cannot say it is left out, and keeps none of the others waiting.
 fn due(
     read: &dyn StateRead,
     registry: &Registry,
     group: GroupId,
     now: LogTime,
-) -> Result<Vec<(LogTime, ResourceId)>, ProjectionFault> {
+) -> Result<Vec<(LogTime, Chore)>, ProjectionFault> {
     let (position, _) = read_position(read, group)?;
     // A record that is written now is stamped with the later of the two.
     let now = now.max(position.log_time);
     let mut due = Vec::new();
+    if let Some(from) = clients::due(read, group)?.filter(|from| *from <= now) {
+        due.push((from, Chore::Clients));
+    }
     each_resource(read, group, |id, resource| {
         let kind = registry.find(resource.kind.as_str());
         let from = match (resource.deleted, kind) {
@@ -73,7 +76,7 @@ fn due(
             (None, None) => Ok(None),
         };
         match from {
-            Ok(Some(from)) if from <= now => due.push((from, id)),
+            Ok(Some(from)) if from <= now => due.push((from, Chore::Resource(id))),
             Ok(_) => {}
             Err(fault) => {
                 tracing::warn!(%group, resource = id.0, %fault, "cannot tell what is due");
@@ -82,6 +85,6 @@ fn due(
         ControlFlow::Continue(())
     })?;
     due.sort_unstable();
-    due.truncate(HOUSEKEEP_RESOURCES_MAX);
+    due.truncate(CHORES_MAX);
     Ok(due)
 }

@@ -1,18 +1,20 @@
 //! Commands: what a record says, and its bytes.
 //!
 //! ```text
-//! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter), then
-//! open    1 if it must not be there, resource kind, version of its projection, spec, caller
-//! alter   resource, expected revision, node, caller, reason, alteration: `alteration.rs`
-//! housekeep  resources: count, each
-//! batch   caller, guards: count, each as an operation; operations: count, each resource, epoch, body;
-//!         operations otherwise, in the same way
+//! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter, 5 register), then
+//! open       1 if it must not be there, resource kind, version of its projection, spec, caller
+//! batch      client or 0, and if there is one: number, acked up to; caller,
+//!            guards: count, each as an operation; operations: count, each resource, epoch, body;
+//!            operations otherwise, in the same way
+//! housekeep  chores: count, each a resource, or 0 for the clients
+//! alter      resource, expected revision, node, caller, reason, alteration: `alteration.rs`
+//! register   milliseconds that the client is known without a command
 //! ```
 //! Numbers and byte strings as in `codec`, spec and caller (a domain) as in `spec_codec`. What a body
 //! says is the projection's, whose resource it is for.
 
 use bytes::Bytes;
-use palisade_replication::NodeId;
+use palisade_replication::{NodeId, Offset};
 
 use crate::alteration::{Alteration, Reason, Revision};
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
@@ -29,9 +31,22 @@ pub(crate) const BODY_BYTES_MAX: usize = VALUE_BYTES_MAX + KEY_BYTES_MAX + 256;
 pub(crate) enum Command {
     Open(OpenCommand),
     Batch(BatchCommand),
-    /// Does what time asks for, in these resources: `caretaker.rs`.
-    Housekeep(Vec<ResourceId>),
+    /// Does what time asks for: `caretaker.rs`.
+    Housekeep(Vec<Chore>),
     Alter(AlterCommand),
+    /// Makes a client, which is known for so long without a command.
+    Register {
+        ttl_ms: u64,
+    },
+}
+
+/// Where time may ask for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Chore {
+    /// Among the clients of the group.
+    Clients,
+    /// In a resource.
+    Resource(ResourceId),
 }
 
 /// Makes a resource, or opens it for a writer generation.
@@ -61,6 +76,8 @@ pub(crate) struct AlterCommand {
 /// Operations that take effect together (G7).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BatchCommand {
+    /// Which command of which client it is.
+    pub(crate) number: Option<Number>,
     pub(crate) caller: FailureDomain,
     /// What must be so for `then`. Their bodies are guards.
     pub(crate) guards: Vec<Op>,
@@ -76,6 +93,15 @@ impl BatchCommand {
     }
 }
 
+/// Which command of a client of the group: `docs/sessions.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Number {
+    /// The record that registered the client: never 0.
+    pub(crate) client: Offset,
+    pub(crate) seq: u64,
+    pub(crate) acked_up_to: u64,
+}
+
 /// An operation on one resource, or a guard on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Op {
@@ -88,8 +114,9 @@ const OPEN: u8 = 1;
 const BATCH: u8 = 2;
 const HOUSEKEEP: u8 = 3;
 const ALTER: u8 = 4;
-/// Most resources that are tidied by one record.
-pub(crate) const HOUSEKEEP_RESOURCES_MAX: usize = 16;
+const REGISTER: u8 = 5;
+/// Most chores of one record.
+pub(crate) const CHORES_MAX: usize = 16;
 
 impl Command {
     pub(crate) fn encode(&self) -> Bytes {
@@ -104,18 +131,29 @@ impl Command {
                 encode_spec(&mut out, spec);
                 put_domain(&mut out, caller);
             }
-            Self::Batch(BatchCommand { caller, guards, then, otherwise }) => {
+            Self::Batch(BatchCommand { number, caller, guards, then, otherwise }) => {
                 out.push(BATCH);
+                put_command_number(&mut out, *number);
                 put_domain(&mut out, caller);
                 for ops in [guards, then, otherwise] {
                     put_number(&mut out, ops.len() as u64);
                     ops.iter().for_each(|op| put_op(&mut out, op));
                 }
             }
-            Self::Housekeep(resources) => {
+            Self::Housekeep(chores) => {
                 out.push(HOUSEKEEP);
-                put_number(&mut out, resources.len() as u64);
-                resources.iter().for_each(|resource| put_number(&mut out, resource.0.into()));
+                put_number(&mut out, chores.len() as u64);
+                for chore in chores {
+                    let resource = match chore {
+                        Chore::Clients => ResourceId(0),
+                        Chore::Resource(id) => *id,
+                    };
+                    put_number(&mut out, resource.0.into());
+                }
+            }
+            Self::Register { ttl_ms } => {
+                out.push(REGISTER);
+                put_number(&mut out, *ttl_ms);
             }
             Self::Alter(AlterCommand { resource, expected, node, caller, reason, alteration }) => {
                 out.push(ALTER);
@@ -149,6 +187,7 @@ impl Command {
                 caller: take_domain(&mut reader)?,
             }),
             BATCH => {
+                let number = take_command_number(&mut reader)?;
                 let caller = take_domain(&mut reader)?;
                 let guards = take_ops(&mut reader)?;
                 let then = take_ops(&mut reader)?;
@@ -156,15 +195,17 @@ impl Command {
                 if then.is_empty() && otherwise.is_empty() {
                     return Err(DecodeError { what: "batch without operations" });
                 }
-                Self::Batch(BatchCommand { caller, guards, then, otherwise })
+                Self::Batch(BatchCommand { number, caller, guards, then, otherwise })
             }
             HOUSEKEEP => {
-                let count = reader.number("resource count")?;
-                if !(1..=HOUSEKEEP_RESOURCES_MAX as u64).contains(&count) {
-                    return Err(DecodeError { what: "resource count" });
+                let count = reader.number("chore count")?;
+                if !(1..=CHORES_MAX as u64).contains(&count) {
+                    return Err(DecodeError { what: "chore count" });
                 }
-                let resources = (0..count).map(|_| take_resource(&mut reader));
-                Self::Housekeep(resources.collect::<Result<_, _>>()?)
+                let chore =
+                    |id| if id == ResourceId(0) { Chore::Clients } else { Chore::Resource(id) };
+                let chores = (0..count).map(|_| take_resource(&mut reader).map(chore));
+                Self::Housekeep(chores.collect::<Result<_, _>>()?)
             }
             ALTER => Self::Alter(AlterCommand {
                 resource: take_resource(&mut reader)?,
@@ -174,6 +215,7 @@ impl Command {
                 reason: Reason::take(&mut reader)?,
                 alteration: Alteration::take(&mut reader)?,
             }),
+            REGISTER => Self::Register { ttl_ms: reader.number("client ttl")? },
             _ => return Err(DecodeError { what: "command kind" }),
         };
         reader.end("command")?;
@@ -193,6 +235,26 @@ fn take_ops(reader: &mut Reader) -> Result<Vec<Op>, DecodeError> {
         return Err(DecodeError { what: "operation count" });
     }
     (0..count).map(|_| take_op(reader)).collect()
+}
+
+fn put_command_number(out: &mut Vec<u8>, number: Option<Number>) {
+    match number {
+        None => put_number(out, 0),
+        Some(Number { client, seq, acked_up_to }) => {
+            put_number(out, client.get());
+            put_number(out, seq);
+            put_number(out, acked_up_to);
+        }
+    }
+}
+
+fn take_command_number(reader: &mut Reader) -> Result<Option<Number>, DecodeError> {
+    let client = Offset::new(reader.number("client")?);
+    if client == Offset::ZERO {
+        return Ok(None);
+    }
+    let seq = reader.number("command number")?;
+    Ok(Some(Number { client, seq, acked_up_to: reader.number("acked up to")? }))
 }
 
 fn take_resource(reader: &mut Reader) -> Result<ResourceId, DecodeError> {
@@ -231,9 +293,17 @@ mod tests {
 
     fn batch() -> impl Strategy<Value = Command> {
         let ops = || vec(op(), 0..4);
-        (ops(), op(), ops(), ops()).prop_map(|(guards, first, rest, otherwise)| {
+        let number =
+            (1_u64.., any::<u64>(), any::<u64>()).prop_map(|(client, seq, acked_up_to)| Number {
+                client: Offset::new(client),
+                seq,
+                acked_up_to,
+            });
+        let number = proptest::option::of(number);
+        (number, ops(), op(), ops(), ops()).prop_map(|(number, guards, first, rest, otherwise)| {
             let then = std::iter::once(first).chain(rest).collect();
-            Command::Batch(BatchCommand { caller: domain(), guards, then, otherwise })
+            let caller = domain();
+            Command::Batch(BatchCommand { number, caller, guards, then, otherwise })
         })
     }
 
@@ -271,6 +341,18 @@ mod tests {
             prop_assert_eq!(Command::decode(command.encode()), Ok(command));
         }
 
+        #[test]
+        fn chores_and_clients_round_trip(chores in vec(0_u32..3, 1..CHORES_MAX), ttl_ms: u64) {
+            let chore = |id| match id {
+                0 => Chore::Clients,
+                id => Chore::Resource(ResourceId(id)),
+            };
+            let chores = Command::Housekeep(chores.into_iter().map(chore).collect());
+            for command in [chores, Command::Register { ttl_ms }] {
+                prop_assert_eq!(Command::decode(command.encode()), Ok(command));
+            }
+        }
+
         /// E8: whatever is read is written the same again, so a record has one form.
         #[test]
         fn what_is_read_has_one_form(command in prop_oneof![batch(), alter()], changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
@@ -294,16 +376,13 @@ mod tests {
     }
 
     #[test]
-    fn housekeeping_names_some_resources_and_not_too_many() {
-        let command = |count| Command::Housekeep(vec![ResourceId(7); count]);
-        for count in [1, HOUSEKEEP_RESOURCES_MAX] {
+    fn housekeeping_has_some_chores_and_not_too_many() {
+        let command = |count| Command::Housekeep(vec![Chore::Resource(ResourceId(7)); count]);
+        for count in [1, CHORES_MAX] {
             assert_eq!(Command::decode(command(count).encode()), Ok(command(count)));
         }
-        for count in [0, HOUSEKEEP_RESOURCES_MAX + 1] {
-            assert_eq!(
-                Command::decode(command(count).encode()).unwrap_err().what,
-                "resource count"
-            );
+        for count in [0, CHORES_MAX + 1] {
+            assert_eq!(Command::decode(command(count).encode()).unwrap_err().what, "chore count");
         }
     }
 
@@ -313,7 +392,8 @@ mod tests {
         let refused = |guards: usize, then: usize, otherwise: usize| {
             let [guards, then, otherwise] =
                 [guards, then, otherwise].map(|count| vec![op.clone(); count]);
-            let batch = BatchCommand { caller: domain(), guards, then, otherwise };
+            let (number, caller) = (None, domain());
+            let batch = BatchCommand { number, caller, guards, then, otherwise };
             Command::decode(Command::Batch(batch).encode()).map_err(|error| error.what).err()
         };
         assert_eq!(refused(0, 1, 0), None);

@@ -18,6 +18,7 @@ use crate::backend::{Backend, race};
 use crate::batch::Batch;
 use crate::builder::EngineBuilder;
 use crate::chain::ChainHead;
+use crate::clients::ClientNumbers;
 use crate::command::Command;
 use crate::degradation::{ClusterMap, DrillReport, FailureDrill, Gate, GroupMap, ResourceMap};
 use crate::digest::{StateDigest, digest};
@@ -45,6 +46,8 @@ pub struct Engine {
     inner: Arc<Inner>,
     /// The session that its handles carry, if they carry one.
     seen: Option<Seen>,
+    /// Who numbers what is written through its handles, if somebody does.
+    numbers: Option<Arc<ClientNumbers>>,
 }
 
 /// An engine that is not kept open by this.
@@ -54,7 +57,7 @@ pub(crate) struct WeakEngine {
 
 impl WeakEngine {
     pub(crate) fn upgrade(&self) -> Option<Engine> {
-        Some(Engine { inner: self.inner.upgrade()?, seen: None })
+        Some(Engine { inner: self.inner.upgrade()?, seen: None, numbers: None })
     }
 }
 
@@ -86,7 +89,7 @@ impl Engine {
         setup: Setup,
     ) -> Self {
         let inner = Inner { backend: Box::new(backend), gatekeeper, setup };
-        Self { inner: Arc::new(inner), seen: None }
+        Self { inner: Arc::new(inner), seen: None, numbers: None }
     }
 
     pub(crate) fn downgrade(&self) -> WeakEngine {
@@ -117,14 +120,38 @@ impl Engine {
     }
 
     /// The same engine, whose handles carry a session.
-    pub(crate) fn with_session(&self, seen: Seen) -> Self {
-        Self { inner: Arc::clone(&self.inner), seen: Some(seen) }
+    pub(crate) fn with_session(&self, seen: Seen, numbers: Option<Arc<ClientNumbers>>) -> Self {
+        Self { inner: Arc::clone(&self.inner), seen: Some(seen), numbers }
+    }
+
+    /// Who numbers what is written.
+    pub(crate) fn numbers(&self) -> Option<&ClientNumbers> {
+        self.numbers.as_deref()
+    }
+
+    /// How long a request waits.
+    pub(crate) fn request_timeout(&self) -> Duration {
+        self.inner.setup.request_timeout
     }
 
     /// Begins a session: handles that are opened through it read what they have written and seen.
     #[must_use]
     pub fn session(&self) -> Session {
-        Session::new(self)
+        Session::new(self, None)
+    }
+
+    /// Begins a session that also numbers what is written through its handles and in its engine's batches,
+    /// so that each write takes effect at most once (G6): it repeats by itself what may have been lost, and
+    /// one that comes back with its [`Session::token`] can repeat its last write, as the example there does.
+    /// At most 64 writes of it are under way, more of them wait. The group knows it for `ttl` without a
+    /// write: see [`Engine::register_client`].
+    ///
+    /// # Errors
+    /// As [`Engine::register_client`].
+    pub async fn client_session(&self, ttl: Duration) -> Result<Session, Error> {
+        let numbers = Arc::new(ClientNumbers::new(ttl, None));
+        numbers.register(self).await?;
+        Ok(Session::new(self, Some(numbers)))
     }
 
     /// Goes on with a session where [`Session::token`] was taken, on whichever replica that was.

@@ -77,8 +77,8 @@ pub enum Error {
         /// What was to be made.
         what: String,
     },
-    /// The request id was used before, for another request. Use a new one.
-    #[error("the request id was used before for another request")]
+    /// The request id, or the number of the command, was used before for something else. Use a new one.
+    #[error("the request id or command number was used before for something else")]
     IdempotencyConflict,
     /// The resource may not be used from there. It is not tried anywhere else.
     #[error("resource={resource} may not be used from domain={domain}")]
@@ -143,6 +143,13 @@ pub enum Error {
         /// Requests that were reserved up to this log time may be forgotten.
         floor: LogTime,
     },
+    /// The client is not known any more, and with it what it has done. This attempt had no effect, but **an
+    /// earlier one of the same command may have had**: look for what it was to do, register anew.
+    #[error("the client is not known any more, client={client}")]
+    ClientEvicted {
+        /// The record that registered it.
+        client: Offset,
+    },
     /// The request is reserved by an owner of a higher epoch.
     #[error("the request is in progress, owner_epoch={owner} age_ms={age_ms}")]
     InProgress {
@@ -172,7 +179,9 @@ impl Error {
             | Self::Degraded { .. }
             | Self::NotYetApplied { .. }
             | Self::Disconnected { outcome_unknown: false } => Disposition::Retry,
-            Self::Disconnected { outcome_unknown: true } => Disposition::Indeterminate,
+            Self::Disconnected { outcome_unknown: true } | Self::ClientEvicted { .. } => {
+                Disposition::Indeterminate
+            }
             Self::LeaseExpired
             | Self::Revoked
             | Self::WindowExpired { .. }
@@ -206,6 +215,10 @@ impl Error {
             Self::WindowExpired { .. } => {
                 "it may have taken effect long ago: look for what it was to do before making a new request"
             }
+            Self::ClientEvicted { .. } => {
+                "an earlier attempt may have taken effect: look for what it was to do, and register anew \
+                 for what comes next; ask for a longer ttl if this was a pause"
+            }
             Self::Fenced { .. } => {
                 "stop writing: another writer took over; to take over in turn, open the resource \
                  with a higher epoch"
@@ -214,7 +227,7 @@ impl Error {
                 "nothing happened; try again, and check that a majority of the nodes is up"
             }
             Self::Disconnected { outcome_unknown: true } => {
-                "it may have taken effect; repeat it with the same request id, or look the request up"
+                "it may have taken effect; repeat it with the same request id or command number, or look it up"
             }
             Self::Degraded { .. } => "try again, or ask another node",
             Self::Incompatible { .. } => {
@@ -237,7 +250,7 @@ impl Error {
             }
             Self::AlreadyExists { .. } => "use the one that is there, or choose another name",
             Self::IdempotencyConflict => {
-                "use a new request id for a new request; repeat an old one unchanged"
+                "use a new id or number for a new request; repeat an old one unchanged"
             }
             Self::DomainUnavailable { .. } => {
                 "call from a domain that the placement names; nothing is tried elsewhere"

@@ -16,7 +16,7 @@ use palisade_replication::{
 };
 
 use crate::alteration::{Alteration, Reason, Revision};
-use crate::command::{AlterCommand, BatchCommand, Command, Op, OpenCommand};
+use crate::command::{AlterCommand, BatchCommand, Chore, Command, Number, Op, OpenCommand};
 use crate::degradation::{DegradationContract, DegradationMode, DegradationRule, RecoveryAction};
 use crate::digest::digest;
 use crate::failure::Failure;
@@ -85,8 +85,14 @@ fn commands() -> Vec<Command> {
         epoch: FenceEpoch::new(epoch),
         body,
     };
-    let branches = |guards, then, otherwise| {
-        Command::Batch(BatchCommand { caller: caller.clone(), guards, then, otherwise })
+    let numbered = |number, guards, then, otherwise| {
+        let caller = caller.clone();
+        Command::Batch(BatchCommand { number, caller, guards, then, otherwise })
+    };
+    let branches = |guards, then, otherwise| numbered(None, guards, then, otherwise);
+    let command = |seq, acked_up_to, guards, then| {
+        let number = Number { client: Offset::new(35), seq, acked_up_to };
+        numbered(Some(number), guards, then, Vec::new())
     };
     let batch = |ops| branches(Vec::new(), ops, Vec::new());
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
@@ -163,7 +169,7 @@ fn commands() -> Vec<Command> {
         batch(vec![op(1, 1, append_two(Some(place(8, 1))).to_bytes())]),
         batch(vec![op(2, 1, put_for(1_000, "ends", "soon"))]),
         batch(vec![op(2, 1, keep(3_600_000, 4))]),
-        Command::Housekeep(vec![ResourceId(2)]),
+        Command::Housekeep(vec![Chore::Resource(ResourceId(2))]),
         batch(vec![op(3, 1, window(60_000, 9))]),
         // What a resource is, altered.
         open(ResourceKind::MAP, "gone", 1),
@@ -171,7 +177,7 @@ fn commands() -> Vec<Command> {
         alter(1, 1, Alteration::RetireSchema(schema("golden.v1"))),
         alter(2, 0, Alteration::Place(Placement::new(rules[..2].to_vec()).unwrap())),
         alter(4, 0, Alteration::Delete { retain_ms: 0 }),
-        Command::Housekeep(vec![ResourceId(4)]),
+        Command::Housekeep(vec![Chore::Resource(ResourceId(4))]),
         alter(3, 0, Alteration::Delete { retain_ms: 86_400_000 }),
         alter(3, 1, Alteration::Undelete),
         alter(2, 0, Alteration::Delete { retain_ms: 1_000 }),
@@ -185,6 +191,17 @@ fn commands() -> Vec<Command> {
         open_as(ResourceKind::MAP, spec("orders", 1, "golden.v1").contract(contract.clone())),
         alter(5, 0, Alteration::Declare(None)),
         alter(5, 1, Alteration::Declare(Some(contract))),
+        // A client: commands that are done, refused, told again, and not let through.
+        Command::Register { ttl_ms: 3_600_000 },
+        command(1, 0, Vec::new(), vec![op(1, 2, append("once")), op(1, 2, append("and again"))]),
+        command(2, 0, vec![op(3, 1, completed("r2"))], vec![op(1, 2, append("never"))]),
+        command(2, 0, vec![op(3, 1, completed("r2"))], vec![op(1, 2, append("never"))]),
+        command(2, 0, Vec::new(), vec![op(1, 2, append("another"))]),
+        command(99, 0, Vec::new(), vec![op(1, 2, append("too far"))]),
+        command(3, 1, Vec::new(), vec![op(3, 1, reserve("r1"))]),
+        command(4, 1, Vec::new(), vec![op(3, 1, complete("r2", "never"))]),
+        command(5, 1, Vec::new(), vec![op(2, 1, put(None, "deleted", ""))]),
+        Command::Housekeep(vec![Chore::Clients, Chore::Resource(ResourceId(1))]),
     ]
 }
 

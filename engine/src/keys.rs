@@ -5,6 +5,7 @@
 //! meta               'o'                                    whose state this is, and its format
 //!                    'p' group                              applied position and chain head
 //! resources          group, then as `resource_row.rs` says  which resources there are
+//! sessions           group row                              clients: `docs/sessions.md`
 //! of a projection    group resource row                     what the projection keeps there
 //! ```
 //! The rows of each projection are told in its own file. Where a user's key is in the middle of one, it

@@ -16,8 +16,9 @@ use palisade_replication::{
 
 use crate::batch_apply;
 use crate::chain::{ChainHead, ChainLink};
+use crate::clients::{ClientBounds, ClientTable, numbered};
 use crate::codec::{DecodeError, Reader, put_number};
-use crate::command::Command;
+use crate::command::{Chore, Command};
 use crate::contracts::Contracts;
 use crate::error::Error;
 use crate::keys;
@@ -38,6 +39,7 @@ pub(crate) struct EngineMachine {
     registry: Registry,
     /// Whether a flush of the store survives a restart.
     keeps: bool,
+    clients: ClientBounds,
     groups: BTreeMap<GroupId, Group>,
     contracts: Contracts,
 }
@@ -75,12 +77,19 @@ impl EngineMachine {
         keeps: bool,
         groups: &[GroupId],
     ) -> Result<Self, Error> {
-        let (groups_read, contracts) = (BTreeMap::new(), Contracts::default());
-        let mut machine = Self { store, registry, keeps, groups: groups_read, contracts };
+        let (clients, none) = (ClientBounds::default(), BTreeMap::new());
+        let contracts = Contracts::default();
+        let mut machine = Self { store, registry, keeps, clients, groups: none, contracts };
         for group in groups {
             machine.load(*group)?;
         }
         Ok(machine)
+    }
+
+    /// The same with other bounds.
+    #[cfg(test)]
+    pub(crate) fn with_clients(self, clients: ClientBounds) -> Self {
+        Self { clients, ..self }
     }
 
     fn load(&mut self, group: GroupId) -> Result<(), LoadError> {
@@ -137,9 +146,10 @@ impl StateMachine for EngineMachine {
             let (offset, log_time) = (entry.first_offset, entry.log_time);
             let mut at = At { group, offset, log_time, index: 0 };
             for record in &entry.records {
-                let payload = record.payload.clone();
+                let (within, payload) = (self.clients, record.payload.clone());
+                let (registry, touched) = (&self.registry, &mut touched);
                 let outcome =
-                    state.record(&self.registry, &mut view, at, payload, &mut touched).map_err(
+                    state.record(registry, within, &mut view, at, payload, touched).map_err(
                         |fault| fault.within(&format!("offset={}", at.offset)).into_apply_error(),
                     )?;
                 if outcome.stands() {
@@ -204,30 +214,42 @@ impl Group {
     fn record(
         &mut self,
         registry: &Registry,
+        clients: ClientBounds,
         view: &mut View<'_>,
         at: At,
         payload: Bytes,
         touched: &mut Vec<ResourceId>,
     ) -> Result<Outcome, ProjectionFault> {
+        let resources = &mut self.resources;
         match Command::decode(payload)? {
             Command::Open(command) => {
-                let opened = self.resources.open(view, registry, at, command)?;
+                let opened = resources.open(view, registry, at, command)?;
                 if let Outcome::Opened { resource, .. } = opened {
                     touched.push(resource);
                 }
                 Ok(opened)
             }
             Command::Batch(command) => {
-                batch_apply::apply(&self.resources, registry, view, at, command)
+                let apply = |view: &mut View<'_>, command| {
+                    batch_apply::apply(resources, registry, view, at, command)
+                };
+                match command.number {
+                    None => apply(view, command),
+                    Some(number) => numbered(view, registry, at, clients, number, command, apply),
+                }
             }
-            Command::Housekeep(resources) => {
-                touched.extend(&resources);
-                batch_apply::tidy(&mut self.resources, registry, view, at, &resources)
+            Command::Housekeep(chores) => {
+                touched.extend(chores.iter().filter_map(|chore| match chore {
+                    Chore::Clients => None,
+                    Chore::Resource(id) => Some(*id),
+                }));
+                batch_apply::tidy(resources, registry, view, at, clients, &chores)
             }
             Command::Alter(command) => {
                 touched.push(command.resource);
-                Ok(self.resources.alter(view, at, command))
+                Ok(resources.alter(view, at, command))
             }
+            Command::Register { ttl_ms } => ClientTable::load(view, at, clients)?.register(ttl_ms),
         }
     }
 }
@@ -380,7 +402,7 @@ mod tests {
             first_offset: Offset::new(number),
             records: vec![Record { id: ProposalId { session: 1, seq: number }, payload }],
         };
-        let known = Command::Housekeep(vec![ResourceId(7)]).encode();
+        let known = Command::Housekeep(vec![Chore::Resource(ResourceId(7))]).encode();
         machine.apply(group, &[entry(1, known.clone())]).unwrap();
         let stands = machine.applied(group);
         let entries = [entry(2, known.clone()), entry(3, Bytes::from_static(b"unreadable"))];

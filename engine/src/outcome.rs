@@ -4,6 +4,7 @@ use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
 use crate::alteration::Revision;
+use crate::clients::NumberRefusal;
 use crate::refusal::Refusal;
 use crate::resource::{ResourceId, SchemaId};
 
@@ -16,6 +17,19 @@ pub struct Completion {
     pub log_time: LogTime,
     /// What the completing record said.
     pub result: Bytes,
+}
+
+/// Where a record is, and the leader's stamp on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) offset: Offset,
+    pub(crate) log_time: LogTime,
+}
+
+impl Completion {
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp { offset: self.offset, log_time: self.log_time }
+    }
 }
 
 /// Which operations of a batch were done.
@@ -36,8 +50,14 @@ pub(crate) enum Outcome {
     Altered { revision: Revision },
     /// The batch took effect at its offset: what each operation of the branch has said.
     Applied { branch: Branch, outcomes: Vec<Bytes> },
-    /// A request of the batch was completed before: no effect now, the first result again.
-    Duplicate(Completion),
+    /// A request of the batch was completed before, there: no effect now.
+    Duplicate(Stamp),
+    /// The client is known.
+    Registered { client: Offset },
+    /// A numbered command that was answered before, there: no effect now, the first answer again.
+    Repeated { first: Stamp, outcome: Box<Outcome> },
+    /// A numbered command that its number does not let through: no effect.
+    Unnumbered(NumberRefusal),
     /// No effect.
     Refused(Refusal),
 }
@@ -45,7 +65,13 @@ pub(crate) enum Outcome {
 impl Outcome {
     /// Whether what the record wrote stands.
     pub(crate) fn stands(&self) -> bool {
-        matches!(self, Self::Opened { .. } | Self::Altered { .. } | Self::Applied { .. })
+        matches!(
+            self,
+            Self::Opened { .. }
+                | Self::Altered { .. }
+                | Self::Applied { .. }
+                | Self::Registered { .. }
+        )
     }
 }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use palisade_replication::LogTime;
 
 use crate::alteration::Revision;
+use crate::clients::REPLY_BYTES_MAX;
 use crate::error::Error;
 use crate::projection::OUTCOME_BYTES_MAX;
 use crate::projections::{idempotency, log, map};
@@ -39,6 +40,8 @@ pub(crate) enum Refusal {
     ByProjection { projection: &'static str, op: usize, detail: Bytes },
     /// What an operation would answer is too long.
     OutcomeTooLong { op: usize, bytes: usize },
+    /// What a numbered batch would answer is too long to be kept.
+    ReplyTooLong { bytes: usize },
 }
 
 impl From<Refusal> for Error {
@@ -78,6 +81,12 @@ impl From<Refusal> for Error {
             Refusal::OutcomeTooLong { op, bytes } => Self::InvalidArgument {
                 what: format!(
                     "the outcome of operation {op} has {bytes} bytes, at most {OUTCOME_BYTES_MAX} \
+                     are allowed"
+                ),
+            },
+            Refusal::ReplyTooLong { bytes } => Self::InvalidArgument {
+                what: format!(
+                    "the outcomes of a numbered batch have {bytes} bytes, at most {REPLY_BYTES_MAX} \
                      are allowed"
                 ),
             },

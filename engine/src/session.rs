@@ -7,13 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_replication::{GroupId, Offset};
 
+use crate::clients::{ClientId, ClientNumbers, Counts};
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Freshness;
 use crate::stored::Stored;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Most groups of a token: those of one cluster.
 const GROUPS_MAX: u64 = 65;
 /// How long a read waits for what the session has seen, if nothing else is said.
@@ -50,8 +51,14 @@ impl Seen {
 /// - a replica that is behind is waited for, up to a second or as long as the read says, and then
 ///   answers [`Error::NotYetApplied`].
 ///
+/// One that was begun with [`Engine::client_session`] also numbers what is written through it: each write then
+/// takes effect at most once (G6), and is repeated by itself where it is not known what became of it. If the group
+/// has forgotten its client, the calls that were under way say [`Error::ClientEvicted`] and are not repeated,
+/// and later calls are those of a new client.
+///
 /// [`Session::token`] takes it to another process or replica, [`Engine::resume`] goes on there. Tokens can
-/// be kept for ever, and given to others: who resumes sees at least as much.
+/// be kept for ever, and given to others: who resumes sees at least as much. Only one at a time may write
+/// with those of a client session.
 ///
 /// ```
 /// # use palisade::*;
@@ -73,12 +80,13 @@ impl Seen {
 pub struct Session {
     engine: Engine,
     seen: Seen,
+    numbers: Option<Arc<ClientNumbers>>,
 }
 
 impl Session {
-    pub(crate) fn new(engine: &Engine) -> Self {
+    pub(crate) fn new(engine: &Engine, numbers: Option<Arc<ClientNumbers>>) -> Self {
         let seen = Seen::default();
-        Self { engine: engine.with_session(seen.clone()), seen }
+        Self { engine: engine.with_session(seen.clone(), numbers.clone()), seen, numbers }
     }
 
     /// Goes on where a token was taken.
@@ -86,8 +94,10 @@ impl Session {
         let malformed = |error: DecodeError| Error::InvalidArgument {
             what: format!("the bytes are no token of a session: {error}"),
         };
-        let session = Self::new(engine);
-        for freshness in decode(token).map_err(malformed)? {
+        let (seen, counts) = decode(token).map_err(malformed)?;
+        let numbers = counts.map(|counts| counts.resume(engine)).transpose()?;
+        let session = Self::new(engine, numbers.map(Arc::new));
+        for freshness in seen {
             freshness.check(engine.cluster(), freshness.group)?;
             session.seen.note(freshness.group, freshness.offset);
         }
@@ -108,21 +118,68 @@ impl Session {
         self.seen.all().into_iter().map(token).collect()
     }
 
+    /// The client that numbers what is written through it. Nothing in a session that numbers nothing, and
+    /// while one that was told [`Error::ClientEvicted`] could not be registered anew.
+    #[must_use]
+    pub fn client(&self) -> Option<ClientId> {
+        Some(self.numbers.as_ref()?.client()?.0)
+    }
+
     /// The same as bytes: see [`Engine::resume`].
+    ///
+    /// Of a client session, with the number of its next command. A process that stores it before a write,
+    /// with no other under way, can make that write again when it comes back, and it takes effect once:
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// # use palisade::sim::SimFabric;
+    /// # use std::time::Duration;
+    /// # let mut fabric = SimFabric::new(3);
+    /// # let [engine, other] = [1, 2].map(|number| fabric.engine(fabric.node(number)));
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?.replicas(ReplicaPolicy::majority(3));
+    /// let order = "an apple".to_owned();
+    /// # let (stored, first) = fabric.block_on(async {
+    /// let session = engine.client_session(Duration::from_secs(3600)).await?;
+    /// let orders: ReplicatedLog<String> = ReplicatedLog::open(session.engine(), spec.clone()).await?;
+    /// let stored = session.token(); // to a file of the process
+    /// let first = orders.append(&order).await?.receipt;
+    /// # Ok::<_, Error>((stored, first))
+    /// # })?;
+    /// # fabric.crash(engine.node());
+    /// # fabric.block_on(async {
+    /// // ... the process dies before it has noted the answer, and comes back, perhaps elsewhere.
+    /// let session = other.resume(&stored)?;
+    /// let orders: ReplicatedLog<String> = ReplicatedLog::open(session.engine(), spec).await?;
+    /// let again = orders.append(&order).await?.receipt;
+    /// assert!(again.duplicate && again.offset == first.offset);
+    /// # Ok::<_, Error>(())
+    /// # })?;
+    /// # Ok::<(), Error>(())
+    /// ```
     #[must_use]
     pub fn token(&self) -> Bytes {
-        let tokens = self.freshness();
-        let mut out = vec![VERSION];
-        put_number(&mut out, tokens.len() as u64);
-        tokens.iter().for_each(|token| put_bytes(&mut out, &token.to_bytes()));
-        out.into()
+        encode(&self.freshness(), self.numbers.as_ref().map(|numbers| Counts::of(numbers)))
     }
 
     /// How long its reads wait for a replica that is behind, if they do not say.
     pub(crate) const WAIT: Duration = SESSION_WAIT;
 }
 
-fn decode(token: &Bytes) -> Result<Vec<Freshness>, DecodeError> {
+/// The bytes of a token.
+///
+/// ```text
+/// version 1 byte (2), groups: count, each a freshness token; time to live of the client in ms, or 0 for a
+/// session without; and if there is one: the client, how many numbers were given; or nothing
+/// ```
+fn encode(seen: &[Freshness], counts: Option<Counts>) -> Bytes {
+    let mut out = vec![VERSION];
+    put_number(&mut out, seen.len() as u64);
+    seen.iter().for_each(|token| put_bytes(&mut out, &token.to_bytes()));
+    Counts::put(counts, &mut out);
+    out.into()
+}
+
+fn decode(token: &Bytes) -> Result<(Vec<Freshness>, Option<Counts>), DecodeError> {
     const FRESHNESS_BYTES_MAX: usize = 1 + 16 + 2 * 10;
     let mut reader = Reader::new(token.clone());
     if reader.byte("session version")? != VERSION {
@@ -134,6 +191,49 @@ fn decode(token: &Bytes) -> Result<Vec<Freshness>, DecodeError> {
     }
     let mut take = || Freshness::from_bytes(&reader.bytes(FRESHNESS_BYTES_MAX, "freshness")?);
     let tokens = (0..count).map(|_| take()).collect::<Result<_, _>>()?;
+    let counts = Counts::take(&mut reader)?;
     reader.end("session")?;
-    Ok(tokens)
+    Ok((tokens, counts))
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_replication::ClusterId;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn tokens_have_one_form(
+            seen in proptest::collection::vec((0_u64..3, 1_u64..300), 0..3),
+            client in proptest::option::of((1_u64..1_000, proptest::option::of((1_u64..300, 0_u64..300)))),
+            at: usize,
+            byte: u8,
+        ) {
+            let cluster = ClusterId::new(7);
+            let seen: Vec<_> = seen
+                .into_iter()
+                .map(|(group, offset)| {
+                    let (group, offset) = (GroupId::new(group), Offset::new(offset));
+                    Freshness { cluster, group, offset }
+                })
+                .collect();
+            let counts = client.map(|(ttl, client)| {
+                let client = client.map(|(offset, given)| {
+                    let (group, offset) = (GroupId::new(1), Offset::new(offset));
+                    (ClientId { cluster, group, offset }, given)
+                });
+                Counts::of(&ClientNumbers::new(Duration::from_millis(ttl), client))
+            });
+            let token = encode(&seen, counts);
+            prop_assert_eq!(decode(&token), Ok((seen, counts)));
+            let mut raw = token.to_vec();
+            let at = at % raw.len();
+            raw[at] = byte;
+            if let Ok((seen, counts)) = decode(&raw.clone().into()) {
+                prop_assert_eq!(encode(&seen, counts), raw);
+            }
+        }
+    }
 }

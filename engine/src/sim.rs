@@ -199,7 +199,8 @@ fn batch(
     let op = |(resource, body)| Op { resource, epoch, body };
     let then = ops.into_iter().map(op).collect();
     let (guards, otherwise) = (Vec::new(), Vec::new());
-    Command::Batch(BatchCommand { caller: caller.clone(), guards, then, otherwise }).encode()
+    let (number, caller) = (None, caller.clone());
+    Command::Batch(BatchCommand { number, caller, guards, then, otherwise }).encode()
 }
 
 /// A submission as the report service makes it: reserve, append, put and complete in one batch.
@@ -305,6 +306,9 @@ impl From<&RecordOutcome> for SimOutcome {
                 Error::VersionMismatch { .. } => Self::VersionMismatch,
                 other => Self::Refused(other.to_string()),
             },
+            Outcome::Repeated { first, .. } => Self::Duplicate(first.offset.get()),
+            // Records of this file have no number.
+            other => Self::Refused(format!("{other:?}")),
         }
     }
 }

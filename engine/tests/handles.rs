@@ -1,6 +1,7 @@
 //! What the types of the handles promise, checked by the compiler.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use palisade::{
     Batch, Consumer, Directory, Engine, EngineBuilder, Error, Guard, Handle, LogPosition,
@@ -62,6 +63,8 @@ fn futures_are_sent(
     task(&engine.chain_head());
     task(&engine.digest());
     task(&engine.close());
+    task(&engine.register_client(Duration::ZERO));
+    task(&engine.client_session(Duration::ZERO));
     task(&engine.batch().commit());
     task(&ReplicatedLog::<String>::open(engine, spec));
     task(&log.append(&text));

@@ -61,7 +61,7 @@ impl Rebuild {
         Ok(())
     }
 
-    /// Reads a chain into a store, up to an offset, and raises its epochs. The end is left: whose it is.
+    /// Reads a chain into a store, up to an offset, raises its epochs and forgets its clients. The end is left: whose it is.
     pub(super) async fn run(
         place: &BackupPlace,
         chain: &[Contents],
@@ -165,11 +165,15 @@ impl Rebuild {
         digest(&*self.store.snapshot(), self.group).map_err(broken)
     }
 
-    /// Raises every epoch, and makes it all durable.
+    /// Raises every epoch and forgets all clients, and makes it all durable.
     pub(super) fn fence(&self) -> Result<(), Error> {
         let table = ResourceTable::load(&*self.store, &self.registry, self.group);
         let table = table.map_err(Error::from)?;
-        self.store.commit(WriteSet::rows(table.raised(self.group))).map_err(broken)?;
+        let mut writes = WriteSet::rows(table.raised(self.group));
+        // What they are told has no place here: their commands may be in the future that is lost.
+        let clients = keys::of_group(FamilyId::SESSIONS, self.group);
+        writes.cleared.extend(clients.map(|(from, end)| (FamilyId::SESSIONS, from, end)));
+        self.store.commit(writes).map_err(broken)?;
         self.store.flush().map_err(broken)
     }
 

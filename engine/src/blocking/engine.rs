@@ -1,5 +1,7 @@
 //! The engine itself, and what is of no single resource: directory, sessions, batches.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use palisade_replication::{GroupStatus, MemberChange, Offset};
 
@@ -9,6 +11,7 @@ use crate::audit::InclusionProof;
 use crate::batch::{Batch, BatchDone};
 use crate::builder::EngineBuilder;
 use crate::chain::ChainHead;
+use crate::clients::ClientId;
 use crate::degradation::{ClusterMap, DrillReport, FailureDrill, ResourceCondition};
 use crate::digest::StateDigest;
 use crate::directory::Described;
@@ -39,6 +42,7 @@ impl Blocking<crate::Engine> {
         fn digest() -> StateDigest;
         fn head(offset: Offset) -> ChainHead;
         fn prove(offset: Offset) -> InclusionProof;
+        fn register_client(ttl: Duration) -> ClientId;
         fn close() -> ();
     }
 
@@ -66,6 +70,15 @@ impl Blocking<crate::Engine> {
     /// Begins a session: see [`crate::Engine::session`].
     pub fn session(&self) -> Session {
         self.beside(self.of.session())
+    }
+
+    /// Begins a session whose commands are numbered: see [`crate::Engine::client_session`].
+    ///
+    /// # Errors
+    /// The same, and [`Error::InvalidArgument`] within a tokio runtime.
+    pub fn client_session(&self, ttl: Duration) -> Result<Session, Error> {
+        let session = self.wait(self.of.client_session(ttl))?;
+        Ok(self.beside(session))
     }
 
     /// Goes on with a session: see [`crate::Engine::resume`].

@@ -4,11 +4,12 @@ use bytes::Bytes;
 use palisade_replication::{LogTime, NodeId, Offset};
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::Index;
 
 use super::naive::{Action, Batch, Demand, Here, Model, On, Said};
 use super::{KINDS, Step};
 use crate::alteration::{Alteration, Reason, Revision};
-use crate::command::{AlterCommand, OpenCommand};
+use crate::command::{AlterCommand, Chore, Number, OpenCommand};
 use crate::degradation::DegradationContract;
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
@@ -42,7 +43,7 @@ pub(super) fn opened() -> Vec<Step> {
 
 pub(super) fn batch(then: Vec<On<Action>>) -> Said {
     let (guards, otherwise) = (Vec::new(), Vec::new());
-    Said::Batch(Batch { caller: domain(true), guards, then, otherwise })
+    Said::Batch(Batch { number: None, caller: domain(true), guards, then, otherwise })
 }
 
 fn on<T>(resource: u32, what: T) -> On<T> {
@@ -199,13 +200,35 @@ fn any_batch() -> impl Strategy<Value = Said> {
     let allowed = prop::bool::weighted(0.95).prop_map(domain);
     let plain = (Just(Vec::new()), vec(any_op(), 1..6), Just(Vec::new()));
     let guarded = (vec(any_guard(), 1..4), vec(any_op(), 0..4), vec(any_op(), 0..4));
-    (allowed, prop_oneof![3 => plain, 2 => guarded])
-        .prop_filter("it does something", |(_, (_, then, otherwise))| {
+    let number = proptest::option::weighted(0.4, any_number());
+    (number, allowed, prop_oneof![3 => plain, 2 => guarded])
+        .prop_filter("it does something", |(_, _, (_, then, otherwise))| {
             !then.is_empty() || !otherwise.is_empty()
         })
-        .prop_map(|(caller, (guards, then, otherwise))| {
-            Said::Batch(Batch { caller, guards, then, otherwise })
+        .prop_map(|(number, caller, (guards, then, otherwise))| {
+            Said::Batch(Batch { number, caller, guards, then, otherwise })
         })
+}
+
+/// Mostly of the clients that a history begins with, and in order.
+fn any_number() -> impl Strategy<Value = Number> {
+    let client = prop_oneof![8 => 4_u64..6, 1 => 1_u64..40].prop_map(Offset::new);
+    let seq = prop_oneof![8 => 1_u64..6, 1 => 0_u64..70];
+    let acked = prop_oneof![4 => Just(0), 2 => 0_u64..4, 1 => 0_u64..70];
+    (client, seq, acked).prop_map(|(client, seq, acked_up_to)| Number { client, seq, acked_up_to })
+}
+
+/// The same command once more: perhaps with more answers taken, from elsewhere, or by another epoch.
+fn again(batch: &Batch, acked: Option<u64>, allowed: bool, epoch: Option<u64>) -> Batch {
+    let mut batch = Batch { caller: domain(allowed), ..batch.clone() };
+    if let (Some(number), Some(acked)) = (&mut batch.number, acked) {
+        number.acked_up_to = acked;
+    }
+    if let Some(epoch) = epoch {
+        let ops = batch.then.iter_mut().chain(&mut batch.otherwise);
+        ops.for_each(|op| op.epoch = FenceEpoch::new(epoch));
+    }
+    batch
 }
 
 /// Mostly of the kind that the name says, since what was made as another is in the way of everybody.
@@ -268,7 +291,16 @@ fn any_alter() -> impl Strategy<Value = Said> {
 }
 
 fn any_housekeeping() -> impl Strategy<Value = Said> {
-    vec((0_u32..5).prop_map(ResourceId), 1..4).prop_map(Said::Housekeep)
+    let chore = |id| match id {
+        0 => Chore::Clients,
+        id => Chore::Resource(ResourceId(id)),
+    };
+    vec((0_u32..5).prop_map(chore), 1..4).prop_map(Said::Housekeep)
+}
+
+fn any_registration() -> impl Strategy<Value = Said> {
+    let ttl_ms = proptest::sample::select(vec![1_000, 90_000, DAY_MS]);
+    ttl_ms.prop_map(|ttl_ms| Said::Register { ttl_ms })
 }
 
 /// What was said of the first, second and third kind is said of the newest resource of that kind, as the
@@ -284,8 +316,14 @@ fn settle(steps: Vec<Step>) -> Vec<Step> {
             id.0 = newest.unwrap_or(if kind.is_some() { id.0 } else { 1_000 });
         };
         match &mut step.said {
-            Said::Open(_) => {}
-            Said::Housekeep(resources) => resources.iter_mut().for_each(newest),
+            Said::Open(_) | Said::Register { .. } => {}
+            Said::Housekeep(chores) => {
+                let resources = chores.iter_mut().filter_map(|chore| match chore {
+                    Chore::Clients => None,
+                    Chore::Resource(id) => Some(id),
+                });
+                resources.for_each(newest);
+            }
             Said::Batch(batch) => {
                 batch.guards.iter_mut().map(|on| &mut on.resource).for_each(newest);
                 let ops = batch.then.iter_mut().chain(&mut batch.otherwise);
@@ -308,13 +346,39 @@ fn settle(steps: Vec<Step>) -> Vec<Step> {
 }
 
 pub(super) fn any_history() -> impl Strategy<Value = Vec<Step>> {
-    let later = prop_oneof![6 => Just(0), 3 => 1..1_000_u64, 1 => Just(DAY_MS / 2 + 1)];
+    let later = prop_oneof![
+        12 => Just(0),
+        6 => 1..1_000_u64,
+        2 => 20_000..90_000_u64,
+        1 => Just(DAY_MS / 2 + 1),
+    ];
     let said = prop_oneof![
         20 => any_batch(),
         2 => any_open(),
         2 => any_alter(),
         3 => any_housekeeping(),
+        1 => any_registration(),
     ];
     let step = (later, said).prop_map(|(later_ms, said)| Step { later_ms, said });
-    vec(step, 0..60).prop_map(|steps| settle(opened().into_iter().chain(steps).collect()))
+    let acked = proptest::option::weighted(0.2, 0_u64..4);
+    let epoch = proptest::option::weighted(0.2, 1_u64..4);
+    let repeats = (any::<Index>(), acked, prop::bool::weighted(0.8), epoch);
+    let repeats = proptest::option::weighted(0.25, repeats);
+    (vec(any_registration(), 2), vec((step, repeats), 0..60)).prop_map(|(clients, steps)| {
+        let mut history = opened();
+        history.extend(clients.into_iter().map(|said| Step { later_ms: 0, said }));
+        for (mut step, repeats) in steps {
+            let numbered = history.iter().filter_map(|step| match &step.said {
+                Said::Batch(batch) => batch.number.map(|_| batch),
+                _ => None,
+            });
+            let numbered: Vec<&Batch> = numbered.collect();
+            if let (Some((which, acked, allowed, epoch)), false) = (repeats, numbered.is_empty()) {
+                let first = numbered[which.index(numbered.len())];
+                step.said = Said::Batch(again(first, acked, allowed, epoch));
+            }
+            history.push(step);
+        }
+        settle(history)
+    })
 }

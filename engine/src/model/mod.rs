@@ -3,6 +3,7 @@
 
 mod histories;
 mod naive;
+mod naive_clients;
 mod naive_log;
 mod naive_map;
 mod naive_table;
@@ -22,9 +23,11 @@ use proptest::sample::Index;
 
 use self::histories::{CONSUMERS, any_history, append, batch, complete, opened, put_if, reserve};
 use self::naive::{Model, Said};
+use self::naive_clients::{BOUNDS, NaiveClients};
 use self::naive_log::NaiveLog;
 use self::naive_map::{Held, NaiveMap};
 use self::naive_table::NaiveTable;
+use crate::clients::check::clients;
 use crate::command::{BatchCommand, Command};
 use crate::digest::{StateDigest, digest};
 use crate::directory;
@@ -58,8 +61,10 @@ impl Said {
         match self {
             Self::Open(command) => Command::Open(command.clone()),
             Self::Alter(command) => Command::Alter(command.clone()),
-            Self::Housekeep(resources) => Command::Housekeep(resources.clone()),
+            Self::Housekeep(chores) => Command::Housekeep(chores.clone()),
+            Self::Register { ttl_ms } => Command::Register { ttl_ms: *ttl_ms },
             Self::Batch(batch) => Command::Batch(BatchCommand {
+                number: batch.number,
                 caller: batch.caller.clone(),
                 guards: batch.guards.iter().map(|on| on.op(on.what.body())).collect(),
                 then: batch.then.iter().map(|on| on.op(on.what.body())).collect(),
@@ -81,7 +86,7 @@ impl<S: StateStore> Replica<S> {
         let shared = Arc::<S>::clone(&store);
         let registry = Registry::new(&[]).unwrap();
         let machine = EngineMachine::open(shared, registry, true, cluster, node, &[GROUP]).unwrap();
-        Self { store, machine }
+        Self { store, machine: machine.with_clients(BOUNDS) }
     }
 
     fn digest(&self) -> StateDigest {
@@ -153,6 +158,7 @@ fn assert_state(read: &dyn StateRead, model: &Model) {
         let rows = RowsRead::new(read, FamilyId::IDEMPOTENCY, GROUP, ResourceId(*id));
         assert_eq!(Window::load(&rows).unwrap().floor.get(), *floor);
     }
+    assert_clients(read, &model.clients);
     assert_eq!(requests, model.requests.len());
     for ((id, key), request) in &model.requests {
         let rows = RowsRead::new(read, FamilyId::IDEMPOTENCY, GROUP, ResourceId(*id));
@@ -161,6 +167,20 @@ fn assert_state(read: &dyn StateRead, model: &Model) {
         assert_eq!((found.owner, found.since.get()), (request.owner, request.since));
         assert_eq!(found.completion, request.done);
     }
+}
+
+/// All clients with their answers, in rows that are as they must be.
+fn assert_clients(read: &dyn StateRead, wanted: &NaiveClients) {
+    let found = clients(read, &Registry::new(&[]).unwrap(), GROUP);
+    let found = found.into_iter().map(|(id, (client, answers))| {
+        (id.get(), (client.acked_up_to, answers.into_iter().collect::<Vec<_>>()))
+    });
+    let wanted = wanted.0.iter().map(|(id, client)| {
+        let answers = client.answers.iter();
+        let answers = answers.map(|(seq, (_, stamp, outcome))| (*seq, (*stamp, outcome.clone())));
+        (*id, (client.acked_up_to, answers.collect::<Vec<_>>()))
+    });
+    assert_eq!(found.collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
 }
 
 /// Every resource that is not gone, and nothing of those that are.
@@ -475,10 +495,10 @@ fn only_a_higher_owner_takes_over_and_only_the_holder_completes() {
         refused(RequestRefusal::Fenced { current }),
         refused(RequestRefusal::NotReserved),
         applied(),
-        Outcome::Duplicate(completed.clone()),
+        Outcome::Duplicate(completed.stamp()),
         refused(RequestRefusal::CompletedOtherwise { at: completed.offset }),
         refused(RequestRefusal::Fenced { current }),
-        Outcome::Duplicate(completed),
+        Outcome::Duplicate(completed.stamp()),
         refused(RequestRefusal::Conflict),
     ];
     assert_eq!(outcomes, wanted);

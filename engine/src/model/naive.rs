@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
-use crate::command::{AlterCommand, Op, OpenCommand};
-use crate::outcome::{Branch, Completion, Outcome};
+use crate::command::{AlterCommand, Chore, Number, Op, OpenCommand};
+use crate::outcome::{Branch, Completion, Outcome, Stamp};
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::idempotency::{NAME as REQUESTS, RequestRefusal};
 use crate::projections::log::{LogGuard, LogOp, NAME as LOG};
@@ -16,6 +16,7 @@ use crate::resource::{FailureDomain, FenceEpoch, ResourceId};
 use crate::stored::Stored;
 
 use super::Step;
+use super::naive_clients::NaiveClients;
 use super::naive_log::NaiveLog;
 use super::naive_map::NaiveMap;
 use super::naive_table::NaiveTable;
@@ -42,11 +43,13 @@ pub(super) enum Said {
     Open(OpenCommand),
     Alter(AlterCommand),
     Batch(Batch),
-    Housekeep(Vec<ResourceId>),
+    Housekeep(Vec<Chore>),
+    Register { ttl_ms: u64 },
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
+    pub(super) number: Option<Number>,
     pub(super) caller: FailureDomain,
     pub(super) guards: Vec<On<Demand>>,
     pub(super) then: Vec<On<Action>>,
@@ -105,6 +108,7 @@ pub(super) struct Model {
     pub(super) requests: BTreeMap<(u32, Bytes), Request>,
     /// How long requests are kept, and when the youngest was reserved that is gone.
     pub(super) windows: BTreeMap<u32, (RequestWindow, u64)>,
+    pub(super) clients: NaiveClients,
 }
 
 /// Where a record stands.
@@ -126,7 +130,7 @@ impl Here {
 
 /// Why a batch ends early.
 enum End {
-    Duplicate(Completion),
+    Duplicate(Stamp),
     Refused(Refusal),
 }
 
@@ -147,8 +151,12 @@ impl Model {
         let outcome = match said {
             Said::Open(command) => self.table.open(here, command),
             Said::Alter(command) => self.table.alter(here, command),
-            Said::Housekeep(resources) => {
-                for id in resources {
+            Said::Housekeep(chores) => {
+                for chore in chores {
+                    let Chore::Resource(id) = chore else {
+                        self.clients.tidy(here.now);
+                        continue;
+                    };
                     let (deleted, gone) = self.table.tidy(here, *id);
                     if gone {
                         self.bury(id.0);
@@ -166,14 +174,24 @@ impl Model {
                 }
                 Outcome::Applied { branch: Branch::Then, outcomes: Vec::new() }
             }
-            Said::Batch(batch) => match self.batch(here, batch) {
-                Ok((branch, outcomes)) => Outcome::Applied { branch, outcomes },
-                Err(End::Duplicate(first)) => Outcome::Duplicate(first),
-                Err(End::Refused(refusal)) => Outcome::Refused(refusal),
+            Said::Register { ttl_ms } => self.clients.register(here, *ttl_ms),
+            Said::Batch(batch) => match batch.number.and_then(|n| self.clients.told(n, batch)) {
+                Some(told) => told,
+                None => match self.batch(here, batch) {
+                    Ok((branch, outcomes)) => Outcome::Applied { branch, outcomes },
+                    Err(End::Duplicate(first)) => Outcome::Duplicate(first),
+                    Err(End::Refused(refusal)) => Outcome::Refused(refusal),
+                },
             },
         };
         if matches!(outcome, Outcome::Duplicate(_) | Outcome::Refused(_)) {
             *self = before;
+        }
+        let told = matches!(outcome, Outcome::Repeated { .. } | Outcome::Unnumbered(_));
+        if let Said::Batch(batch @ Batch { number: Some(number), .. }) = said
+            && !told
+        {
+            self.clients.answered(here, *number, batch, &outcome);
         }
         outcome
     }
@@ -186,7 +204,7 @@ impl Model {
     }
 
     fn batch(&mut self, here: Here, batch: &Batch) -> Result<(Branch, Vec<Bytes>), End> {
-        let Batch { caller, guards, then, otherwise } = batch;
+        let Batch { caller, guards, then, otherwise, .. } = batch;
         for guard in guards {
             self.admit(guard, caller)?;
         }
@@ -224,14 +242,14 @@ impl Model {
                 Some(found) if found.fingerprint != *fingerprint => {
                     Err(request_refused(number, RequestRefusal::Conflict))
                 }
-                Some(Request { done: Some(done), .. }) => Err(End::Duplicate(done.clone())),
+                Some(Request { done: Some(done), .. }) => Err(End::Duplicate(done.stamp())),
                 _ => Ok(()),
             },
             Action::Request(RequestOp::Complete { owner, key, result }) => match known(key) {
                 Some(Request { owner: holder, done: Some(done), .. })
                     if holder == owner && done.result == *result =>
                 {
-                    Err(End::Duplicate(done.clone()))
+                    Err(End::Duplicate(done.stamp()))
                 }
                 _ => Ok(()),
             },

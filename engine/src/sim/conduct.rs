@@ -211,6 +211,7 @@ fn entries<P: Projection>(bodies: &[Bytes], random: &mut SimRandom) -> Vec<Commi
         let epoch = FenceEpoch::new(1);
         let op = |body: &Bytes| Op { resource: ResourceId(1), epoch, body: body.clone() };
         commands.push(Command::Batch(BatchCommand {
+            number: None,
             caller: caller.clone(),
             guards: Vec::new(),
             then: now.iter().map(op).collect(),

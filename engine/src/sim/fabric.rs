@@ -451,7 +451,7 @@ mod tests {
         let spec = ResourceSpec::new("log", "test.v1").unwrap().contract(contract);
         let mut fabric = SimFabric::new(3);
         let (node, seen) = (fabric.node(3), Seen::default());
-        let engine = fabric.engine(node).with_session(seen.clone());
+        let engine = fabric.engine(node).with_session(seen.clone(), None);
         let log = fabric.block_on(ReplicatedLog::<String>::open(&engine, spec)).unwrap();
         fabric.partition(&[node]);
         fabric.run_for(Duration::from_secs(5));

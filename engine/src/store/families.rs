@@ -27,6 +27,8 @@ impl FamilyId {
     /// Requests of idempotency stores.
     #[cfg(any(feature = "rocksdb", test))]
     pub(crate) const IDEMPOTENCY: Self = Self(4);
+    /// Clients that number their commands, and what they were answered.
+    pub(crate) const SESSIONS: Self = Self(5);
 
     pub(crate) fn index(self) -> usize {
         usize::from(self.0)
@@ -34,7 +36,7 @@ impl FamilyId {
 }
 
 /// Names of the families above. Persisted: a name may be retired, never reused.
-const BUILT_IN: [&str; 5] = ["meta", "resources", "log", "map", "idempotency"];
+const BUILT_IN: [&str; 6] = ["meta", "resources", "log", "map", "idempotency", "sessions"];
 
 /// The families of a store, in an order that is the same at every node of a release.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +111,7 @@ mod tests {
         assert_eq!(named(FamilyId::LOG), "log");
         assert_eq!(named(FamilyId::MAP), "map");
         assert_eq!(named(FamilyId::IDEMPOTENCY), "idempotency");
+        assert_eq!(named(FamilyId::SESSIONS), "sessions");
         let names: Vec<_> = families.ids().skip(BUILT_IN.len()).map(named).collect();
         assert_eq!(names, ["inventory", "a-2_b"]);
         assert_eq!(families.find(b"log"), Some(FamilyId::LOG));
@@ -128,6 +131,6 @@ mod tests {
         assert!(refused(&["a", "a"]).contains("twice"));
         let many: Vec<&'static str> =
             (0..=FAMILIES_MAX).map(|n| &*format!("p{n}").leak()).collect();
-        assert!(refused(&many).contains("more than 123"));
+        assert!(refused(&many).contains("more than 122"));
     }
 }

@@ -58,8 +58,8 @@ impl RocksStore {
             // In the cache, and so within its bound.
             blocks.set_cache_index_and_filter_blocks(true);
             blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-            if family == FamilyId::IDEMPOTENCY {
-                // Every new request looks up its key, which is not there.
+            if matches!(family, FamilyId::IDEMPOTENCY | FamilyId::SESSIONS) {
+                // Every new request looks up its key, and every new command its number, which is not there.
                 blocks.set_bloom_filter(FILTER_BITS_PER_KEY, false);
             }
             let mut options = Options::default();

@@ -36,7 +36,7 @@ fn spec(name: &str, epoch: u64) -> ResourceSpec {
     ResourceSpec::new(name, "test.v1").unwrap().epoch(FenceEpoch::new(epoch))
 }
 
-/// A service with something of each kind.
+/// A service with something of each kind, which numbers what it writes.
 struct Service {
     engine: Engine,
     log: ReplicatedLog<String>,
@@ -46,6 +46,8 @@ struct Service {
 
 impl Service {
     async fn of(engine: Engine) -> Self {
+        let session = engine.client_session(std::time::Duration::from_secs(3600)).await.unwrap();
+        let engine = session.engine().clone();
         Self {
             log: ReplicatedLog::open(&engine, spec("log", 1)).await.unwrap(),
             map: ReplicatedMap::open(&engine, spec("map", 1)).await.unwrap(),
