@@ -9,14 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_replication::{ClusterId, Member, Node, NodeId, OpenDisk, Options, WalOptions};
-use tokio::runtime::Handle;
 
 use crate::degradation::HealthLimits;
 use crate::engine::{Engine, GROUP, REQUEST_TIMEOUT, Setup};
 use crate::error::Error;
 use crate::gatekeeper::Gatekeeper;
 use crate::machine::EngineMachine;
-use crate::node_backend::{NodeBackend, look_after};
+use crate::node_backend::{Carrier, NodeBackend, apart, look_after};
 use crate::projection::{AnyProjection, Erased, Projection};
 use crate::resource::FailureDomain;
 use crate::store::{Families, StateMemory, StateStore};
@@ -195,7 +194,7 @@ impl EngineBuilder {
     /// another node or was written by a newer release, [`Error::InternalError`] if it is damaged.
     pub async fn open(self) -> Result<Engine, Error> {
         let registry = self.check()?;
-        on_a_runtime()?;
+        let carrier = Carrier::here().await?;
         let config = self.config();
         let (dir, cluster, node, memory) = (self.dir, self.cluster, self.node, self.memory);
         let registered = registry.clone();
@@ -209,8 +208,9 @@ impl EngineBuilder {
         .map_err(|panic| Error::InternalError { what: format!("opening the state: {panic}") })??;
         let gatekeeper = Gatekeeper::new(machine.contracts(), self.limits);
         let id = node;
-        let node = Node::open(config, machine).await?;
-        let backend = NodeBackend::start(node, &store, self.reader_threads).await?;
+        // For want of sockets in this runtime it panics.
+        let node = apart(Node::open(config, machine)).await?.map_err(Error::from)?;
+        let backend = NodeBackend::start(node, &store, self.reader_threads, carrier).await?;
         let setup = Setup {
             registry,
             cluster,
@@ -225,16 +225,6 @@ impl EngineBuilder {
         )]
         tokio::spawn(look_after(engine.downgrade()));
         Ok(engine)
-    }
-}
-
-/// Refuses to begin what tokio carries where it is not there, which it would answer with a panic.
-pub(crate) fn on_a_runtime() -> Result<(), Error> {
-    match Handle::try_current() {
-        Ok(_) => Ok(()),
-        Err(_) => Err(Error::InvalidArgument {
-            what: "this begins on a tokio runtime; without one, use palisade::blocking".to_owned(),
-        }),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The node of this process behind an engine: threads that replicate, threads that read, tokio's clock.
 
+mod carrier;
+
 use std::collections::BTreeMap;
-use std::future::{Future, poll_fn};
 use std::sync::Arc;
 #[cfg(feature = "backup")]
 use std::sync::Weak;
@@ -14,11 +15,11 @@ use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, Node,
     NodeError, NodeId, Offset, PeerFault, RecordRun,
 };
-use tokio::runtime::Handle;
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+pub(crate) use self::carrier::{Carrier, apart};
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::caretaker;
 use crate::engine::{GROUP, WeakEngine};
@@ -38,8 +39,7 @@ const EXPORT_CHUNKS_MAX: usize = 2;
 pub(crate) struct NodeBackend {
     node: Node<EngineMachine>,
     readers: Readers,
-    /// Where it was opened: it carries those who ask from elsewhere.
-    runtime: Handle,
+    carrier: Carrier,
     opened: Instant,
     /// The node and the readers keep it open, and nothing else but an export under way.
     #[cfg(feature = "backup")]
@@ -55,12 +55,13 @@ impl NodeBackend {
         node: Node<EngineMachine>,
         store: &Arc<dyn StateStore>,
         reader_threads: usize,
+        carrier: Carrier,
     ) -> Result<Self, Error> {
         match Readers::start(store, reader_threads) {
             Ok(readers) => Ok(Self {
                 node,
                 readers,
-                runtime: Handle::current(),
+                carrier,
                 opened: Instant::now(),
                 #[cfg(feature = "backup")]
                 store: Arc::downgrade(store),
@@ -72,20 +73,6 @@ impl NodeBackend {
                 Err(error)
             }
         }
-    }
-}
-
-impl NodeBackend {
-    /// A future for callers on any executor: on none of tokio's, its threads and timers are not found.
-    fn on_runtime<'a, T>(
-        &'a self,
-        future: impl Future<Output = T> + Send + 'a,
-    ) -> BoxFuture<'a, T> {
-        let mut future = Box::pin(future);
-        Box::pin(poll_fn(move |context| {
-            let _entered = Handle::try_current().is_err().then(|| self.runtime.enter());
-            future.as_mut().poll(context)
-        }))
     }
 }
 
@@ -137,7 +124,7 @@ impl Backend for NodeBackend {
         from: Offset,
         bytes_max: usize,
     ) -> BoxFuture<'_, Result<Result<Vec<RecordRun>, Offset>, Error>> {
-        self.on_runtime(async move {
+        self.carrier.carry(async move {
             match self.node.records(group, from, bytes_max).await {
                 Ok(runs) => Ok(Ok(runs)),
                 Err(NodeError::RecordsTrimmed { first }) => Ok(Err(first)),
@@ -151,7 +138,7 @@ impl Backend for NodeBackend {
         let store = self.store.upgrade().ok_or(NodeError::Closed)?;
         let (chunks, taken) = mpsc::channel(EXPORT_CHUNKS_MAX);
         let mut export = StateExport { store, group };
-        self.runtime.spawn_blocking(move || {
+        self.carrier.spawn_blocking(move || {
             let exported = export.run(&mut |_, chunk| {
                 let gone = |_| ApplyError::of_node("nobody takes the state any more");
                 chunks.blocking_send(Ok(chunk)).map_err(gone)
@@ -166,7 +153,7 @@ impl Backend for NodeBackend {
     }
 
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {
-        self.on_runtime(async move { tokio::time::sleep(length).await })
+        self.carrier.sleep(length)
     }
 
     fn now(&self) -> Duration {
@@ -214,7 +201,7 @@ impl Backend for NodeBackend {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
-        self.on_runtime(async move {
+        self.carrier.carry(async move {
             let closed = self.node.close().await;
             self.readers.close().await;
             Ok(closed?)

@@ -13,7 +13,7 @@ use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreTo, restore, v
 use palisade::{
     Applied, At, ClusterId, Direction, Engine, EngineBuilder, Error, FenceEpoch, Freshness, Handle,
     Member, MemberChange, NodeId, Offset, OpenDisk, Options, Projection, ProjectionFault,
-    ReadConsistency, ReplicatedLog, ResourceSpec, Rows, Stored,
+    ReadConsistency, ReplicatedLog, ResourceSpec, Rows, Stored, blocking,
 };
 
 const OLD: ClusterId = ClusterId::new(7);
@@ -288,4 +288,27 @@ async fn others_join_a_restored_node() {
     assert_eq!((a.offset, a.projections), (b.offset, b.projections));
     two.close().await.unwrap();
     one.close().await.unwrap();
+}
+
+/// The same without a runtime.
+#[test]
+fn a_service_without_a_runtime_backs_up_and_restores() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("backups")).unwrap();
+    let place = place(&dir.path().join("backups"));
+    let old = Engine::builder(dir.path().join("old")).cluster(OLD).open_blocking().unwrap();
+    let log = blocking::ReplicatedLog::<String>::open(&old, spec("log", 1)).unwrap();
+    log.append(&"one".to_owned()).unwrap();
+    let full = old.backup(&place).bytes_per_second(1 << 30).full(&id("full")).unwrap();
+    log.append(&"two".to_owned()).unwrap();
+    let last = old.backup(&place).incremental(&id("last"), &id("full")).unwrap();
+    assert_eq!(blocking::backup::verify(&place, &id("last")).unwrap(), [full, last]);
+    assert_eq!(blocking::backup::list(&place).unwrap().len(), 2);
+    old.close().unwrap();
+    let builder = anew(&dir.path().join("new"));
+    blocking::backup::restore(&place, &id("last"), &builder, RestoreTo::End).unwrap();
+    let new = builder.open_blocking().unwrap();
+    let log = blocking::ReplicatedLog::<String>::open(&new, spec("log", 2)).unwrap();
+    assert_eq!(log.bounds(ReadConsistency::Linearizable).unwrap().value.entries, 2);
+    new.close().unwrap();
 }

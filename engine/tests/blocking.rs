@@ -267,7 +267,12 @@ fn another_executor_is_no_reason_to_panic() {
     let none = block_on(builder(&dir).open()).map(drop);
     assert!(matches!(none, Err(Error::InvalidArgument { .. })), "{none:?}");
     assert_eq!(dir.path().read_dir().unwrap().count(), 0, "nothing was begun");
+    let bare = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let none = bare.block_on(builder(&dir).open()).map(drop);
+    assert!(matches!(none, Err(Error::InvalidArgument { .. })), "no timers: {none:?}");
+    assert_eq!(dir.path().read_dir().unwrap().count(), 0, "nothing was begun");
     let service = open(&dir).unwrap();
+    bare.block_on(async_map(&service.map).put(&text("bare"), &text("v"))).unwrap();
     let (engine, key) = (palisade::Engine::clone(&service.engine), text("k"));
     let map = async_map(&service.map);
     block_on(async {
@@ -279,6 +284,30 @@ fn another_executor_is_no_reason_to_panic() {
         assert_eq!(engine.prove(receipt.offset).await.unwrap().offset, receipt.offset.get());
         engine.close().await.unwrap();
     });
+}
+
+/// A runtime may end before the engine that was opened on it: what needs a clock is over at once.
+#[test]
+fn an_engine_outlives_its_runtime() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let engine = runtime.block_on(builder(&dir).open()).unwrap();
+    let map = palisade::ReplicatedMap::<String, String>::open(&engine, spec("map"));
+    let map = runtime.block_on(map).unwrap();
+    let key = text("k");
+    let ahead = ReadConsistency::AtLeastOffset(Offset::new(u64::MAX));
+    let ahead = ReadOptions::from(ahead).wait(Duration::from_secs(3600));
+    let wait = map.get(&key, ahead);
+    std::thread::scope(|threads| {
+        let waiting = threads.spawn(|| block_on(wait).map(drop));
+        drop(runtime);
+        let late = waiting.join().expect("it does not panic");
+        assert!(matches!(late, Err(Error::NotYetApplied { .. })), "{late:?}");
+    });
+    let again = tokio::runtime::Runtime::new().unwrap();
+    again.block_on(map.put(&key, &key)).unwrap();
+    assert_eq!(block_on(map.get(&key, LOCAL)).unwrap().value.unwrap().value, key);
+    again.block_on(engine.close()).unwrap();
 }
 
 /// What a blocking handle waits for.

@@ -10,6 +10,7 @@ use super::{BackupError, BackupId, BackupPlace};
 use crate::builder::{EngineBuilder, open_store};
 use crate::engine::GROUP;
 use crate::error::Error;
+use crate::node_backend::Carrier;
 
 /// Up to where a backup is restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,7 @@ pub async fn restore(
     builder: &EngineBuilder,
     to: RestoreTo,
 ) -> Result<Restored, BackupError> {
+    Carrier::here().await?;
     let chain = place.chain(id).await?;
     let at = check(builder, to, &chain)?;
     let registry = builder.check()?;
