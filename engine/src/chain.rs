@@ -5,6 +5,10 @@ use palisade_replication::{LogTime, Offset};
 
 use crate::audit;
 
+/// The head at each offset that this divides is kept in the state for ever, and a proof leads up to one of
+/// them, so it has less than so many links.
+pub(crate) const ANCHORS_EVERY: u64 = 1024;
+
 /// Head of the chain of records: equal heads at equal offsets mean equal logs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ChainHead(pub(crate) [u8; 32]);

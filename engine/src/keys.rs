@@ -6,13 +6,14 @@
 //!                    'p' group                              applied position and chain head
 //! resources          group, then as `resource_row.rs` says  which resources there are
 //! sessions           group row                              clients: `docs/sessions.md`
+//! heads              group offset                           head of the chain at each 1024th offset
 //! of a projection    group resource row                     what the projection keeps there
 //! ```
 //! The rows of each projection are told in its own file. Where a user's key is in the middle of one, it
 //! is escaped: every zero byte as `00 ff` and `00 01` at its end, so that keys keep their order and none
 //! is the beginning of another.
 
-use palisade_replication::GroupId;
+use palisade_replication::{GroupId, Offset};
 
 use crate::resource::ResourceId;
 use crate::store::FamilyId;
@@ -76,6 +77,11 @@ pub(crate) fn alterations(group: GroupId, resource: ResourceId) -> (Vec<u8>, Vec
     let from = tagged(group, b'a', &resource.0.to_be_bytes());
     let end = after(&from);
     (from, end)
+}
+
+/// The head of the chain at an offset.
+pub(crate) fn head(group: GroupId, offset: Offset) -> Vec<u8> {
+    [group.get().to_be_bytes(), offset.get().to_be_bytes()].concat()
 }
 
 /// Everything that a family holds of a group, from and end; nothing of the family that says where the

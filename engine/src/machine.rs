@@ -15,7 +15,7 @@ use palisade_replication::{
 };
 
 use crate::batch_apply;
-use crate::chain::{ChainHead, ChainLink};
+use crate::chain::{ANCHORS_EVERY, ChainHead, ChainLink};
 use crate::clients::{ClientBounds, ClientTable, numbered};
 use crate::codec::{DecodeError, Reader, put_number};
 use crate::command::{Chore, Command};
@@ -133,6 +133,7 @@ impl StateMachine for EngineMachine {
         let mut outcomes = Vec::new();
         // Resources that may be another thing than before.
         let mut touched = Vec::new();
+        let mut heads = Vec::new();
         // Where the state stands is what was committed: a fault on the way leaves it where it was.
         let (mut position, mut head) = (state.position, state.head);
         for entry in entries {
@@ -159,12 +160,17 @@ impl StateMachine for EngineMachine {
                 }
                 let link = ChainLink::of(at.offset, at.log_time, &record.payload);
                 head = head.next(link);
+                if at.offset.get().is_multiple_of(ANCHORS_EVERY) {
+                    let kept = Bytes::copy_from_slice(&head.0);
+                    heads.push((FamilyId::HEADS, keys::head(group, at.offset), Some(kept)));
+                }
                 outcomes.push(RecordOutcome(outcome));
                 at.offset = at.offset.next();
             }
             position = entry.end();
         }
         let mut writes = view.into_writes();
+        writes.writes.extend(heads);
         let row = encode_position(position, head);
         writes.writes.push((FamilyId::META, keys::position(group), Some(row)));
         self.store.commit(writes).map_err(|error| failed(&error.to_string()))?;

@@ -1,29 +1,29 @@
 //! Heads of the chain, and proofs that a record is in it, computed from the records of this node's log.
 //!
-//! Neither heads nor links are kept in the state yet. So a head is computed from the first record on, and
-//! only while the log still has that one: `Options::kept_entries` says how much of it stays. A node that
-//! began with a restored state, or with a snapshot, never had it. The heads that backups name stay.
+//! The state keeps the head at each offset that 1024 divides, at every replica and in every snapshot and
+//! backup. Another head is computed from the records behind the one before it, while the log still has
+//! them: `Options::kept_entries` says how much of it stays.
 
 use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
 use crate::audit::InclusionProof;
-use crate::chain::{ChainHead, ChainLink};
+use crate::chain::{ANCHORS_EVERY, ChainHead, ChainLink};
 use crate::engine::{Engine, GROUP};
 use crate::error::Error;
+use crate::keys;
+use crate::read::ReadConsistency;
 use crate::records::RecordReader;
-
-/// A proof leads up to the next offset that this divides, so it has less than so many links.
-const ANCHORS_EVERY: u64 = 1024;
+use crate::store::{Direction, FamilyId, Walk};
 
 impl Engine {
     /// The head of the chain of records up to an offset: with the offset an
-    /// [`Anchor`](crate::audit::Anchor). It costs a read of the whole log up to there, unless the offset
-    /// is the last one applied.
+    /// [`Anchor`](crate::audit::Anchor). Those at offsets that 1024 divides are there for ever; another
+    /// one costs a read of up to 1023 records.
     ///
     /// # Errors
     /// [`Error::NotYetApplied`] if this node is not there yet, [`Error::NotFound`] if the log no longer
-    /// goes back to its first record: it says to where.
+    /// has the records that it takes: it says where the log begins.
     pub async fn head(&self, offset: Offset) -> Result<ChainHead, Error> {
         let (applied, head) = self.chain_head().await?;
         if offset == applied {
@@ -32,8 +32,8 @@ impl Engine {
         if applied < offset {
             return Err(Error::NotYetApplied { required: offset, applied });
         }
-        let mut head = ChainHead::ZERO;
-        self.each_record(offset, |at, log_time, payload| {
+        let (from, mut head) = self.kept_head(offset).await?;
+        self.each_record(from, offset, |at, log_time, payload| {
             head = head.next(ChainLink::of(at, log_time, &payload));
         })
         .await?;
@@ -56,10 +56,10 @@ impl Engine {
         }
         let anchor = offset.get().checked_next_multiple_of(ANCHORS_EVERY);
         let anchor = anchor.map_or(applied, |anchor| applied.min(Offset::new(anchor)));
-        let mut head_before = ChainHead::ZERO;
+        let (from, mut head_before) = self.kept_head(Offset::new(offset.get() - 1)).await?;
         let mut found = None;
         let mut links = Vec::new();
-        self.each_record(anchor, |at, log_time, payload| {
+        self.each_record(from, anchor, |at, log_time, payload| {
             let link = ChainLink::of(at, log_time, &payload);
             if at < offset {
                 head_before = head_before.next(link);
@@ -81,13 +81,32 @@ impl Engine {
             links,
         })
     }
-    /// Shows all records from the first up to an offset.
+
+    /// The last head that is kept up to an offset, and where it is.
+    async fn kept_head(&self, up_to: Offset) -> Result<(Offset, ChainHead), Error> {
+        let read = self.read(ReadConsistency::Local.into(), move |read, group| {
+            let end = keys::head(group, Offset::new(up_to.get().saturating_add(1)));
+            let from = keys::head(group, Offset::ZERO);
+            let mut kept = (Offset::ZERO, ChainHead::ZERO);
+            read.walk(FamilyId::HEADS, &from, &end, Direction::Backward, &mut |key, raw| {
+                if let (Some(at), Ok(head)) = (key.last_chunk(), raw.try_into()) {
+                    kept = (Offset::new(u64::from_be_bytes(*at)), ChainHead(head));
+                }
+                Walk::Stop
+            })?;
+            Ok(kept)
+        });
+        Ok(read.await?.value)
+    }
+
+    /// Shows all records behind one offset, up to another.
     async fn each_record(
         &self,
+        after: Offset,
         up_to: Offset,
         mut each: impl FnMut(Offset, LogTime, Bytes),
     ) -> Result<(), Error> {
-        let mut reader = RecordReader::new(self.backend(), GROUP, Offset::ZERO, up_to);
+        let mut reader = RecordReader::new(self.backend(), GROUP, after, up_to);
         loop {
             let runs = reader.next().await?.map_err(|first| Error::NotFound {
                 what: format!("records before offset={first}: the log begins there"),

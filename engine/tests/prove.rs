@@ -1,5 +1,7 @@
 //! Heads and proofs of a real node's log, judged by the auditor's verifier.
 
+use std::time::Duration;
+
 use palisade::audit::{Anchor, verify};
 use palisade::sim::SimFabric;
 use palisade::{Engine, Error, Offset, ReplicatedLog, ResourceSpec};
@@ -98,4 +100,34 @@ fn a_trimmed_log_says_where_it_begins() {
         fabric.block_on(engine.head(last)).unwrap(),
         fabric.block_on(engine.chain_head()).unwrap().1
     );
+}
+
+/// The heads at whole anchors outlive the records before them, and later records are proven from there.
+#[test]
+fn what_is_behind_a_kept_head_is_proven_without_what_is_before() {
+    let mut fabric = SimFabric::new(3);
+    let leader = fabric.leader().unwrap();
+    let engine = fabric.engine(leader);
+    let log = fabric.block_on(log(&engine));
+    let early = fabric.block_on(async {
+        for n in 0..1_030 {
+            log.append(&format!("entry {n}")).await.unwrap();
+        }
+        anchor(&engine, 1_024).await
+    });
+    fabric.block_on(async {
+        for n in 0..300 {
+            log.append(&format!("later entry {n}")).await.unwrap();
+        }
+        let (last, head) = engine.chain_head().await.unwrap();
+        let gone = engine.head(Offset::new(1_023)).await.unwrap_err();
+        assert!(matches!(gone, Error::NotFound { .. }), "{gone}");
+        assert_eq!(anchor(&engine, 1_024).await, early);
+        assert_eq!(engine.head(last).await.unwrap(), head);
+    });
+    // Every replica keeps the same, also one that has it from a snapshot.
+    let follower = [1, 2, 3].map(|n| fabric.node(n)).into_iter().find(|node| *node != leader);
+    let other = fabric.engine(follower.unwrap());
+    fabric.run_for(Duration::from_secs(2));
+    assert_eq!(fabric.block_on(anchor(&other, 1_024)), early);
 }
