@@ -180,7 +180,8 @@ impl Directory {
         };
         let name = spec.name.clone();
         self.engine.open_resource(kind.clone(), version, spec, true).await?;
-        Ok(self.describe(&name, ReadConsistency::Linearizable).await?.value)
+        // It was applied here. To ask others as well could fail, and say that nothing had happened.
+        Ok(self.describe(&name, ReadConsistency::Local).await?.value)
     }
 
     /// Says what a resource is. One that is deleted is described as long as it can be taken back.

@@ -1,5 +1,6 @@
 //! Resources over their lives: made, listed, altered, deleted, taken back, gone (`docs/directory.md`).
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -91,6 +92,26 @@ fn what_is_made_is_listed_by_name_and_described() {
         assert!(found.made > Offset::ZERO);
         assert_eq!(found.to_string(), "a kind=map group=1 revision=0 epoch=4 schemas=v1");
     });
+}
+
+/// Who is told that nothing happened makes it again, and is told that somebody else did.
+#[test]
+fn what_was_made_is_said_also_by_a_node_that_is_cut_off_by_then() {
+    let mut fabric = SimFabric::new(3);
+    let leader = fabric.leader().unwrap();
+    let cut_off = [1, 2].map(|number| fabric.node(number)).into_iter().find(|id| *id != leader);
+    let engine = fabric.engine(cut_off.unwrap());
+    let (directory, before) = (engine.directory(), engine.applied().unwrap());
+    let mut making = pin!(directory.create(&ResourceKind::MAP, spec("a")));
+    let made = loop {
+        if let Some(made) = fabric.block_on_for(Duration::from_millis(1), making.as_mut()) {
+            break made.unwrap();
+        }
+        if engine.applied().unwrap() > before {
+            fabric.partition(&[engine.node()]);
+        }
+    };
+    assert_eq!((made.name, made.made), (name("a"), before.next()));
 }
 
 /// G3 of people: two who alter at once do not overwrite each other, and all of it is kept.

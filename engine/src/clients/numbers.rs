@@ -49,6 +49,8 @@ struct Ticket<'a> {
     numbers: &'a ClientNumbers,
     client: ClientId,
     number: Number,
+    /// It was given back, and may be another's by now.
+    is_back: bool,
 }
 
 impl ClientNumbers {
@@ -108,7 +110,7 @@ impl ClientNumbers {
         at_deadline: &Mutex<Error>,
     ) -> Result<(Receipt, Outcome), Error> {
         let tell = |error| *at_deadline.lock().unwrap_or_else(PoisonError::into_inner) = error;
-        let ticket = self.ticket(engine).await?;
+        let mut ticket = self.ticket(engine).await?;
         tell(Error::Disconnected { outcome_unknown: true });
         let command = Command::Batch(BatchCommand { number: Some(ticket.number), ..batch });
         let mut unknown = false;
@@ -166,7 +168,7 @@ impl ClientNumbers {
         state.given = seq;
         state.under_way.insert(seq);
         let number = Number { client: client.offset, seq, acked_up_to };
-        Some(Ok(Ticket { numbers: self, client, number }))
+        Some(Ok(Ticket { numbers: self, client, number, is_back: false }))
     }
 
     /// The group does not know the client any more.
@@ -180,10 +182,12 @@ impl ClientNumbers {
 
 impl Ticket<'_> {
     /// The number was never used: the next command has it, if none has come in between.
-    fn give_back(&self) {
+    fn give_back(&mut self) {
         let mut state = self.numbers.state();
         if state.client == Some(self.client) && state.given == self.number.seq {
             state.given -= 1;
+            state.under_way.remove(&self.number.seq);
+            self.is_back = true;
         }
     }
 }
@@ -192,7 +196,7 @@ impl Ticket<'_> {
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         let mut state = self.numbers.state();
-        if state.client == Some(self.client) {
+        if state.client == Some(self.client) && !self.is_back {
             state.under_way.remove(&self.number.seq);
         }
         self.numbers.freed.notify_waiters();
@@ -241,14 +245,26 @@ mod tests {
     #[test]
     fn a_number_that_was_never_used_is_given_again_unless_there_is_a_later_one() {
         let numbers = ClientNumbers::new(Duration::from_secs(1), Some((client(5), 0)));
-        let unused = take(&numbers).unwrap();
+        let mut unused = take(&numbers).unwrap();
         unused.give_back();
         drop(unused);
-        let [first, second] = [(); 2].map(|()| take(&numbers).unwrap());
+        let [mut first, second] = [(); 2].map(|()| take(&numbers).unwrap());
         assert_eq!((first.number.seq, second.number.seq), (1, 2));
         first.give_back();
         drop(first);
         assert_eq!(take(&numbers).unwrap().number.seq, 3);
+    }
+
+    /// Whoever has the number next keeps it, whenever it is that the first lets go of it.
+    #[test]
+    fn a_number_that_is_given_again_is_under_way_until_it_is_answered() {
+        let numbers = ClientNumbers::new(Duration::from_secs(1), Some((client(5), 0)));
+        let mut unused = take(&numbers).unwrap();
+        unused.give_back();
+        let _again = take(&numbers).unwrap();
+        drop(unused);
+        let later = take(&numbers).unwrap();
+        assert_eq!((later.number.seq, later.number.acked_up_to), (2, 0));
     }
 
     #[test]
