@@ -59,7 +59,7 @@ impl fmt::Display for Revision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Alteration {
-    /// Its values may have this schema, too.
+    /// Its values may have this schema, too; again, if it was retired.
     AddSchema(SchemaId),
     /// Nobody opens it for writing with this schema any more.
     RetireSchema(SchemaId),
@@ -156,8 +156,14 @@ impl Resource {
     pub(crate) const SCHEMAS_MAX: usize = 32;
 
     fn add_schema(&mut self, schema: &SchemaId) -> Result<(), Refusal> {
-        if self.schemas.iter().any(|kept| kept.id == *schema) {
-            return Err(unalterable(format!("schema={schema} is there already")));
+        match self.schemas.iter_mut().find(|kept| kept.id == *schema) {
+            // It has its number still: who goes back to it reads what it wrote.
+            Some(kept) if kept.retired => {
+                kept.retired = false;
+                return Ok(());
+            }
+            Some(_) => return Err(unalterable(format!("schema={schema} is there already"))),
+            None => {}
         }
         if self.schemas.len() >= Self::SCHEMAS_MAX {
             let most = Self::SCHEMAS_MAX;

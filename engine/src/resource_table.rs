@@ -101,7 +101,8 @@ impl ResourceTable {
         if self.by_id.len() >= RESOURCES_MAX {
             return Err(Refusal::TooManyResources { most: RESOURCES_MAX });
         }
-        let id = ResourceId(self.last.0.checked_add(1).expect("resource ids overflow"));
+        let next = self.last.0.checked_add(1).map(ResourceId);
+        let id = next.ok_or(Refusal::TooManyResources { most: RESOURCES_MAX })?;
         self.last = id;
         let raw = Bytes::copy_from_slice(&id.0.to_be_bytes());
         view.put(FamilyId::RESOURCES, keys::last_resource(at.group), raw.clone());

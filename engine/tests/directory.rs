@@ -136,30 +136,33 @@ fn an_alteration_needs_the_revision_that_was_seen() {
         retire(1, "v1").await.unwrap();
         is_precondition(retire(2, "v1").await, "retired already");
         is_precondition(retire(2, "v2").await, "the last that may be written");
+        // Back to the first, which has its number still, and forth again.
+        add(Revision::new(2), "v1").await.unwrap();
+        retire(3, "v1").await.unwrap();
         let found = describe(&directory, "a").await.unwrap();
         assert_eq!(
             found.to_string(),
-            "a kind=map group=1 revision=2 epoch=1 schemas=v1(retired),v2"
+            "a kind=map group=1 revision=4 epoch=1 schemas=v1(retired),v2"
         );
 
         let trail = directory.alterations(&name("a"), FRESH).await.unwrap().value;
         let told: Vec<_> =
             trail.iter().map(|each| (each.revision.get(), each.reason.as_str())).collect();
-        assert_eq!(told, [(1, "a test"), (2, "old")]);
+        assert_eq!(told, [(1, "a test"), (2, "old"), (3, "a test"), (4, "old")]);
         assert_eq!(trail[0].alteration, Alteration::AddSchema(schema("v2")));
         assert_eq!((trail[0].offset, trail[0].log_time), (receipt.offset, receipt.log_time));
         assert_eq!(trail[0].node.get(), 1);
 
-        let undelete = directory.undelete(&name("a"), Revision::new(2), "why").await;
+        let undelete = directory.undelete(&name("a"), Revision::new(4), "why").await;
         is_precondition(undelete, "it is not deleted");
         for reason in ["", &"a".repeat(257)] {
             let refused =
-                directory.undelete(&name("a"), Revision::new(2), reason).await.unwrap_err();
+                directory.undelete(&name("a"), Revision::new(4), reason).await.unwrap_err();
             assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
         }
         let too_long = Alteration::RETAIN_MS_MAX + 1;
         let refused =
-            directory.delete(&name("a"), Revision::new(2), too_long, "why").await.unwrap_err();
+            directory.delete(&name("a"), Revision::new(4), too_long, "why").await.unwrap_err();
         assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
     });
 }

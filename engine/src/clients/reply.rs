@@ -145,6 +145,8 @@ impl Stamp {
 
 const FENCED: u8 = 1;
 const NOT_OPENED: u8 = 2;
+/// Stands for the name of a projection that is not known here any more.
+const UNREGISTERED: &str = "not registered";
 const UNKNOWN_RESOURCE: u8 = 3;
 const ELSEWHERE: u8 = 4;
 const GUARD: u8 = 5;
@@ -228,12 +230,13 @@ fn take_refusal(reader: &mut Reader, registry: &Registry) -> Result<Refusal, Dec
         GUARD => Refusal::GuardFailed { guard: size(reader, "guard")? },
         BY_PROJECTION => {
             let name = reader.bytes(u8::MAX.into(), "projection")?;
-            let name = std::str::from_utf8(&name).ok();
-            let kind = name.and_then(|name| registry.find(name));
-            let kind = kind.ok_or(DecodeError { what: "projection" })?;
+            let name = std::str::from_utf8(&name);
+            let kind = registry.find(name.map_err(|_| DecodeError { what: "projection" })?);
+            // The last resource of a kind may be gone, and the kind with it: the answer stays.
+            let projection = kind.map_or(UNREGISTERED, |kind| kind.projection.name());
             let op = size(reader, "operation")?;
             let detail = reader.bytes(OUTCOME_BYTES_MAX, "detail")?;
-            Refusal::ByProjection { projection: kind.projection.name(), op, detail }
+            Refusal::ByProjection { projection, op, detail }
         }
         OUTCOME_TOO_LONG => {
             let op = size(reader, "operation")?;
@@ -326,7 +329,9 @@ mod tests {
             let mut raw = raw.to_vec();
             let at = at % raw.len();
             raw[at] = byte;
-            if let Ok(reply) = Reply::decode(raw.clone().into(), &registry) {
+            if let Ok(reply) = Reply::decode(raw.clone().into(), &registry)
+                && !is_of_nobody(&reply)
+            {
                 prop_assert_eq!(reply.encode().unwrap(), raw);
             }
         }
@@ -335,6 +340,30 @@ mod tests {
         fn decoding_never_panics(raw in vec(any::<u8>(), 0..60)) {
             let _ = Reply::decode(raw.into(), &Registry::new(&[]).unwrap());
         }
+    }
+
+    fn is_of_nobody(reply: &Reply) -> bool {
+        let refusal = match &reply.outcome {
+            Outcome::Refused(Refusal::ByProjection { projection, .. }) => *projection,
+            _ => "",
+        };
+        refusal == UNREGISTERED
+    }
+
+    /// G6: a kind may be gone with its last resource, and what it has answered is still told.
+    #[test]
+    fn an_answer_outlives_the_kind_that_gave_it() {
+        let stamp = Stamp { offset: Offset::new(1), log_time: LogTime::new(1) };
+        let detail = Bytes::from("why");
+        let refusal = Refusal::ByProjection { projection: "gone", op: 3, detail: detail.clone() };
+        let outcome = Outcome::Refused(refusal);
+        let raw = Reply { stamp, digest: CommandDigest::default(), outcome }.encode().unwrap();
+        let told = Reply::decode(raw, &Registry::new(&[]).unwrap()).unwrap();
+        assert!(is_of_nobody(&told));
+        let Outcome::Refused(Refusal::ByProjection { op, detail: found, .. }) = told.outcome else {
+            panic!("{:?}", told.outcome)
+        };
+        assert_eq!((op, found), (3, detail));
     }
 
     #[test]

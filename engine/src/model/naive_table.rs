@@ -141,10 +141,13 @@ impl NaiveTable {
         let unalterable = |what: String| Err(Refusal::Unalterable { what });
         match alteration {
             Alteration::AddSchema(schema) => {
-                if found.schemas.iter().any(|(known, _)| known == schema) {
+                if found.is_written(schema) {
                     return unalterable(format!("schema={schema} is there already"));
                 }
-                found.schemas.push((schema.clone(), false));
+                match found.schemas.iter_mut().find(|(known, _)| known == schema) {
+                    Some((_, retired)) => *retired = false,
+                    None => found.schemas.push((schema.clone(), false)),
+                }
             }
             Alteration::RetireSchema(schema) => {
                 if !found.is_written(schema) {
