@@ -204,7 +204,7 @@ impl<T: Stored> ReplicatedLog<T> {
     /// # Errors
     /// [`Error::Trimmed`] if some of it was removed: forward from below `first`; backward from `first` or
     /// below it, once anything was. [`Error::NotYetApplied`] and others, as the options say;
-    /// [`Error::Incompatible`] for a value that is no `T`.
+    /// [`Error::Incompatible`] if the first value is no `T`; before a later one the page ends.
     pub async fn scan(
         &self,
         from: impl Into<LogPosition>,
@@ -216,13 +216,23 @@ impl<T: Stored> ReplicatedLog<T> {
         let read =
             self.handle.read(options, move |rows| log::scan(rows, from, direction, limit)).await?;
         let schemas = self.handle.schemas();
-        let entry = |RawEntry { position, log_time, payload }| {
-            Ok(LogEntry { position, log_time, value: schemas.value(&payload)? })
-        };
         read.try_map(|found| {
             let Scanned { page, header } = found?;
-            let entries = page.rows.into_iter().map(entry).collect::<Result<_, Error>>()?;
-            Ok(LogPage { entries, next: page.next, first: header.first, tail: header.tail })
+            let mut entries: Vec<LogEntry<T>> = Vec::with_capacity(page.rows.len());
+            let mut next = page.next;
+            for RawEntry { position, log_time, payload } in page.rows {
+                match (schemas.value(&payload), entries.last()) {
+                    (Ok(value), _) => entries.push(LogEntry { position, log_time, value }),
+                    (Err(error), None) => return Err(error),
+                    // What can be read is told first, and the other to whoever goes on.
+                    (Err(_), Some(last)) => {
+                        let forward = direction == Direction::Forward;
+                        next = Some(if forward { position } else { last.position });
+                        break;
+                    }
+                }
+            }
+            Ok(LogPage { entries, next, first: header.first, tail: header.tail })
         })
     }
 

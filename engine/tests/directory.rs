@@ -7,9 +7,9 @@ use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
     Alteration, DecodeError, Described, Direction, Directory, Engine, Error, FailureDomain,
-    FenceEpoch, LogicalResourceName, MapRange, Offset, Placement, ReadConsistency, ReplicatedLog,
-    ReplicatedMap, ResourceKind, ResourceSpec, ResourceState, Revision, SchemaId, Stored,
-    VALUE_BYTES_MAX, WatchEvent, WatchOptions,
+    FenceEpoch, LogPosition, LogicalResourceName, MapRange, Offset, Placement, ReadConsistency,
+    ReplicatedLog, ReplicatedMap, ResourceKind, ResourceSpec, ResourceState, Revision, SchemaId,
+    Stored, VALUE_BYTES_MAX, WatchEvent, WatchOptions,
 };
 
 type Map = ReplicatedMap<String, u64>;
@@ -374,6 +374,21 @@ fn a_schema_is_changed_while_both_are_written() {
         let page = orders.scan(Offset::ZERO, Direction::Forward, 9, FRESH).await.unwrap().value;
         let read: Vec<u64> = page.entries.iter().map(|entry| entry.value.price).collect();
         assert_eq!(read, [7, 9]);
+        // Who reads v1 alone comes as far as it goes, either way, and is told there.
+        let places: Vec<LogPosition> = page.entries.iter().map(|entry| entry.position).collect();
+        log.append(&8).await.unwrap();
+        let page = log.scan(Offset::ZERO, Direction::Forward, 9, FRESH).await.unwrap().value;
+        assert_eq!((page.entries.len(), page.next), (1, Some(places[1])));
+        let blind = log.scan(places[1], Direction::Forward, 9, FRESH).await;
+        is_incompatible(blind.map(|_| ()).unwrap_err(), "which was added since");
+        let page = log.scan(LogPosition::END, Direction::Backward, 9, FRESH).await.unwrap().value;
+        assert_eq!(page.entries[0].value, 8);
+        assert_eq!((page.entries.len(), page.next), (1, Some(page.entries[0].position)));
+        let blind = log.scan(page.next.unwrap(), Direction::Backward, 9, FRESH).await;
+        is_incompatible(blind.map(|_| ()).unwrap_err(), "which was added since");
+        let mut tail = log.tail(Offset::ZERO);
+        assert_eq!(tail.next().await.unwrap().value, 7);
+        is_incompatible(tail.next().await.map(|_| ()).unwrap_err(), "which was added since");
 
         let retire = Alteration::RetireSchema(schema("v1"));
         directory.alter(&name("orders"), Revision::new(1), retire, "all moved").await.unwrap();
