@@ -60,9 +60,7 @@ impl fmt::Display for Freshness {
 impl Stored for Freshness {
     fn to_bytes(&self) -> Bytes {
         let mut out = vec![VERSION];
-        out.extend_from_slice(&self.cluster.get().to_le_bytes());
-        put_number(&mut out, self.group.get());
-        put_number(&mut out, self.offset.get());
+        put_record(&mut out, self.cluster, self.group, self.offset);
         out.into()
     }
 
@@ -71,14 +69,25 @@ impl Stored for Freshness {
         if reader.byte("freshness version")? != VERSION {
             return Err(DecodeError { what: "freshness version" });
         }
-        let freshness = Self {
-            cluster: ClusterId::new(u128::from_le_bytes(reader.array("cluster")?)),
-            group: GroupId::new(reader.number("group")?),
-            offset: Offset::new(reader.number("offset")?),
-        };
+        let (cluster, group, offset) = take_record(&mut reader)?;
         reader.end("freshness")?;
-        Ok(freshness)
+        Ok(Self { cluster, group, offset })
     }
+}
+
+/// Which record of which group of which cluster: what every token that leaves a process names.
+pub(crate) fn put_record(out: &mut Vec<u8>, cluster: ClusterId, group: GroupId, offset: Offset) {
+    out.extend_from_slice(&cluster.get().to_le_bytes());
+    put_number(out, group.get());
+    put_number(out, offset.get());
+}
+
+pub(crate) fn take_record(
+    reader: &mut Reader,
+) -> Result<(ClusterId, GroupId, Offset), DecodeError> {
+    let cluster = ClusterId::new(u128::from_le_bytes(reader.array("cluster")?));
+    let group = GroupId::new(reader.number("group")?);
+    Ok((cluster, group, Offset::new(reader.number("offset")?)))
 }
 
 /// What was read, and of when.

@@ -1,7 +1,9 @@
 //! Backups of a real node to real files, and a node that is made of them.
 #![cfg(all(feature = "backup", feature = "rocksdb"))]
 
-use std::convert::Infallible;
+#[path = "support/sum.rs"]
+mod sum;
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,10 +13,12 @@ use object_store::local::LocalFileSystem;
 use palisade::audit::{Anchor, verify as verify_proof};
 use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreTo, restore, verify};
 use palisade::{
-    Applied, At, ClusterId, Direction, Engine, EngineBuilder, Error, FenceEpoch, Freshness, Handle,
-    Member, MemberChange, NodeId, Offset, OpenDisk, Options, Projection, ProjectionFault,
-    ReadConsistency, ReplicatedLog, ResourceSpec, Rows, Stored, blocking,
+    ClusterId, Direction, Engine, EngineBuilder, Error, FenceEpoch, Freshness, Handle, Member,
+    MemberChange, NodeId, Offset, OpenDisk, Options, ReadConsistency, ReplicatedLog, ResourceSpec,
+    blocking,
 };
+
+use self::sum::Sum;
 
 const OLD: ClusterId = ClusterId::new(7);
 const NEW: ClusterId = ClusterId::new(8);
@@ -36,29 +40,6 @@ fn spec(name: &str, epoch: u64) -> ResourceSpec {
 
 async fn log(engine: &Engine, epoch: u64) -> Result<ReplicatedLog<String>, Error> {
     ReplicatedLog::open(engine, spec("log", epoch)).await
-}
-
-/// A kind of resource that only its host knows.
-struct Sum;
-
-impl Projection for Sum {
-    const NAME: &'static str = "sum";
-    const VERSION: u32 = 1;
-    type Op = u64;
-    type Outcome = u64;
-    type Refusal = ();
-    type Guard = Infallible;
-
-    fn apply(
-        &self,
-        _: At,
-        add: u64,
-        rows: &mut Rows<'_, '_>,
-    ) -> Result<Applied<u64, ()>, ProjectionFault> {
-        let held = rows.get(b"sum")?.map_or(Ok(0), |raw| u64::from_bytes(&raw))?;
-        rows.put(b"sum", (held + add).to_bytes())?;
-        Ok(Applied::Done(held + add))
-    }
 }
 
 /// What a host adds up is restored by a host that knows how, and by no other.

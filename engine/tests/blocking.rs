@@ -1,6 +1,8 @@
 //! The engine as a service without a runtime uses it: one node, real files, no future in sight.
 
-use std::convert::Infallible;
+#[path = "support/sum.rs"]
+mod sum;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, mpsc};
@@ -12,40 +14,20 @@ use palisade::blocking::{
     Engine, Handle, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
 };
 use palisade::{
-    Applied, At, ClusterId, Direction, EngineBuilder, Error, FenceEpoch, Fingerprint, History,
-    LogPosition, LogRetention, LogTime, LogicalResourceName, MapRange, MemberChange, NodeId,
-    Offset, Projection, ProjectionFault, ReadConsistency, ReadOptions, RequestStatus,
-    RequestWindow, ResourceSpec, Revision, Rows, Stored, Version, WatchEvent, WatchOptions,
+    ClusterId, Direction, EngineBuilder, Error, FenceEpoch, Fingerprint, History, LogPosition,
+    LogRetention, LogTime, LogicalResourceName, MapRange, MemberChange, NodeId, Offset,
+    ReadConsistency, ReadOptions, RequestStatus, RequestWindow, ResourceSpec, Revision, Stored,
+    Version, WatchEvent, WatchOptions,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
+use self::sum::Sum;
+
 const LOCAL: ReadConsistency = ReadConsistency::Local;
 const NOW: ReadConsistency = ReadConsistency::Linearizable;
 const OWNER: FenceEpoch = FenceEpoch::new(1);
-
-/// A kind of resource that only its host knows.
-struct Sum;
-
-impl Projection for Sum {
-    const NAME: &'static str = "sum";
-    const VERSION: u32 = 1;
-    type Op = u64;
-    type Outcome = u64;
-    type Refusal = ();
-    type Guard = Infallible;
-
-    fn apply(
-        &self,
-        _: At,
-        op: u64,
-        rows: &mut Rows<'_, '_>,
-    ) -> Result<Applied<u64, ()>, ProjectionFault> {
-        rows.put(b"last", op.to_bytes())?;
-        Ok(Applied::Done(op))
-    }
-}
 
 fn builder(dir: &TempDir) -> EngineBuilder {
     palisade::Engine::builder(dir.path()).projection(Sum)
@@ -141,9 +123,9 @@ fn every_handle_writes_reads_and_waits() {
     assert_eq!(tail.next_within(Duration::from_secs(60)).unwrap().unwrap().value, "d");
     let status = requests.status("r", fresh).unwrap().value;
     assert!(matches!(status, RequestStatus::Completed(_)), "{status:?}");
-    assert_eq!(sum.submit(&8).unwrap().outcome, 8);
-    let last = sum.read(NOW, |rows| rows.get(b"last")).unwrap().value.unwrap();
-    assert_eq!(u64::from_bytes(&last).unwrap(), 8);
+    assert_eq!(sum.submit(&8).unwrap().outcome, 15);
+    let held = sum.read(NOW, |rows| rows.get(b"sum")).unwrap().value.unwrap();
+    assert_eq!(u64::from_bytes(&held).unwrap(), 15);
 
     // What is of no single resource.
     assert_eq!(

@@ -21,7 +21,8 @@ pub(crate) use self::numbers::ClientNumbers;
 #[cfg(test)]
 pub(crate) use self::reply::counted_bytes;
 pub(crate) use self::table::{ClientBounds, ClientTable, NumberRefusal, due, numbered};
-use crate::codec::{DecodeError, Reader, put_number};
+use crate::codec::{DecodeError, Reader};
+use crate::freshness::{put_record, take_record};
 use crate::stored::Stored;
 
 /// Most commands of one client whose answers are kept, and so most that it can have under way.
@@ -57,9 +58,7 @@ impl fmt::Display for ClientId {
 impl Stored for ClientId {
     fn to_bytes(&self) -> Bytes {
         let mut out = vec![VERSION];
-        out.extend_from_slice(&self.cluster.get().to_le_bytes());
-        put_number(&mut out, self.group.get());
-        put_number(&mut out, self.offset.get());
+        put_record(&mut out, self.cluster, self.group, self.offset);
         out.into()
     }
 
@@ -68,13 +67,9 @@ impl Stored for ClientId {
         if reader.byte("client version")? != VERSION {
             return Err(DecodeError { what: "client version" });
         }
-        let client = Self {
-            cluster: ClusterId::new(u128::from_le_bytes(reader.array("cluster")?)),
-            group: GroupId::new(reader.number("group")?),
-            offset: Offset::new(reader.number("offset")?),
-        };
+        let (cluster, group, offset) = take_record(&mut reader)?;
         reader.end("client")?;
-        Ok(client)
+        Ok(Self { cluster, group, offset })
     }
 }
 
