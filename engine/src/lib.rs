@@ -53,6 +53,7 @@ mod freshness;
 mod gatekeeper;
 #[cfg(test)]
 mod golden;
+mod group;
 mod handle;
 mod idempotency;
 mod keys;
@@ -101,6 +102,7 @@ pub use engine::Engine;
 pub use error::Error;
 pub use failure::Failure;
 pub use freshness::{Freshness, Read};
+pub use group::Group;
 pub use handle::{Done, Handle};
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
 pub use log::{
