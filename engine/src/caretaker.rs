@@ -9,7 +9,8 @@ use palisade_replication::{GroupId, LogTime, Role};
 use crate::backend::race;
 use crate::clients;
 use crate::command::{CHORES_MAX, Chore, Command};
-use crate::engine::Engine;
+use crate::comparing;
+use crate::engine::{Engine, GROUP};
 use crate::error::Error;
 use crate::machine::read_position;
 use crate::projection::{ProjectionFault, Registry, RowsRead};
@@ -29,7 +30,9 @@ const RECORDS_MAX: usize = 16;
 /// # Errors
 /// As any write; the next round tries again.
 pub(crate) async fn round(engine: &Engine) -> Result<(), Error> {
-    if engine.status().await?.role != Role::Leader {
+    let status = engine.status().await?;
+    comparing::round(engine, GROUP, &status).await;
+    if status.role != Role::Leader {
         return Ok(());
     }
     let now = engine.backend().wall_clock();

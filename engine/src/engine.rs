@@ -20,6 +20,7 @@ use crate::builder::EngineBuilder;
 use crate::chain::ChainHead;
 use crate::clients::ClientNumbers;
 use crate::command::Command;
+use crate::comparing::{Divergence, Scrub, divergences};
 use crate::degradation::{ClusterMap, DrillReport, FailureDrill, Gate, GroupMap, ResourceMap};
 use crate::digest::{StateDigest, digest};
 use crate::error::Error;
@@ -74,6 +75,7 @@ pub(crate) struct Setup {
     pub(crate) id: NodeId,
     pub(crate) domain: FailureDomain,
     pub(crate) request_timeout: Duration,
+    pub(crate) scrub: Scrub,
 }
 
 impl Engine {
@@ -107,6 +109,11 @@ impl Engine {
     /// The projections that it was opened with.
     pub(crate) fn registry(&self) -> &Registry {
         &self.inner.setup.registry
+    }
+
+    /// How far it has looked whether rows are what they were.
+    pub(crate) fn scrub(&self) -> &Scrub {
+        &self.inner.setup.scrub
     }
 
     /// Gives up the wait for some work, though not the work, after the time a request has.
@@ -324,6 +331,17 @@ impl Engine {
     /// As for any read.
     pub async fn digest(&self) -> Result<StateDigest, Error> {
         Ok(self.read_state(self.applied()?, |read, group| Ok(digest(read, group)?)).await?.value)
+    }
+
+    /// Replicas whose states were found to differ from what a majority agreed on, the newest first, at most 64
+    /// of them: each named with the first range of rows that differs. Any replica tells that has applied the
+    /// record that showed it, but not the one it is about: that has halted, and its calls say why.
+    ///
+    /// # Errors
+    /// As any read of this replica alone.
+    pub async fn divergences(&self) -> Result<Vec<Divergence>, Error> {
+        let found = self.read(ReadConsistency::Local.into(), |read, group| divergences(read, group));
+        Ok(found.await?.value)
     }
 
     /// Stops the node; everything is on stable storage when this returns.

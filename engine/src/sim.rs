@@ -143,6 +143,10 @@ impl StateMachine for SimEngine {
         self.machine.apply(group, entries)
     }
 
+    fn halted(&self, group: GroupId) -> Option<ApplyError> {
+        self.machine.halted(group)
+    }
+
     fn flushed(&self, group: GroupId) -> AppliedPosition {
         self.machine.flushed(group)
     }

@@ -45,6 +45,7 @@ use super::exchange::Exchange;
 use super::{CLUSTER, GROUP, SimCluster, SimEngine, SimOptions};
 use crate::backend::BoxFuture;
 use crate::caretaker::{self, ROUND};
+use crate::comparing::{SCRUB_BYTES_PER_SECOND, Scrub};
 use crate::degradation::HealthLimits;
 use crate::engine::{Engine, REQUEST_TIMEOUT, Setup};
 use crate::error::Error;
@@ -67,6 +68,8 @@ pub struct SimFabric {
     next_chores_us: u64,
     /// Where nodes are, if it was said.
     placed: BTreeMap<NodeId, FailureDomain>,
+    /// How far each has looked at its rows.
+    scrubs: BTreeMap<NodeId, Scrub>,
 }
 
 /// A cluster in the making: see [`SimFabric::builder`].
@@ -160,6 +163,8 @@ impl SimFabric {
             engine
         });
         let exchange = Exchange::new(desk.clone());
+        let scrub = |node| (node, Scrub::new(SCRUB_BYTES_PER_SECOND));
+        let scrubs = cluster.node_ids().into_iter().map(scrub).collect();
         let mut fabric = Self {
             cluster,
             desk,
@@ -169,6 +174,7 @@ impl SimFabric {
             chores: Vec::new(),
             next_chores_us: 0,
             placed,
+            scrubs,
         };
         while fabric.leader().is_none() {
             fabric.pass(10 * STEP_US);
@@ -214,6 +220,7 @@ impl SimFabric {
             id: node,
             domain: self.domain(node),
             request_timeout: REQUEST_TIMEOUT,
+            scrub: self.scrubs[&node].clone(),
         };
         Engine::new(backend, Gatekeeper::new(self.desk.contracts(node), self.limits), setup)
     }
