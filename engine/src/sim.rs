@@ -6,6 +6,7 @@ mod desk;
 mod exchange;
 mod fabric;
 mod rehearsal;
+mod rot;
 
 use std::sync::Arc;
 

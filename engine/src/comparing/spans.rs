@@ -32,7 +32,7 @@ const ANEW_SPANS: usize = 1024;
 /// Length of a group in a key.
 const GROUP_BYTES: usize = 8;
 
-/// Commits changes of one group's rows, and with them the sums of their spans (E9).
+/// Commits changes of one group's rows, and with them the sums of their spans (C1).
 pub(crate) fn commit(
     store: &dyn StateStore,
     group: GroupId,
@@ -508,7 +508,7 @@ fn unreadable(error: crate::codec::DecodeError) -> StoreError {
 pub(crate) mod check {
     use super::*;
 
-    /// E9: the sums are those of the rows, and there are no others.
+    /// C1: the sums are those of the rows, and there are no others.
     pub(crate) fn assert_sums(read: &dyn StateRead, group: GroupId) {
         let mut wanted = Vec::new();
         for family in summed(read, group) {

@@ -37,12 +37,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use palisade_replication::{NodeId, WalOptions};
 
 use super::backend::SimBackend;
 use super::desk::{Desk, End};
 use super::exchange::Exchange;
-use super::{CLUSTER, GROUP, SimCluster, SimEngine, SimOptions};
+use super::{CLUSTER, GROUP, SimCluster, SimEngine, SimOptions, rot};
 use crate::backend::BoxFuture;
 use crate::caretaker::{self, ROUND};
 use crate::comparing::{SCRUB_BYTES_PER_SECOND, Scrub};
@@ -359,6 +360,16 @@ impl SimFabric {
     /// The process of a node stands still for so long, and then goes on.
     pub fn pause(&mut self, node: NodeId, length: Duration) {
         self.cluster.pause(node, micros(length));
+    }
+
+    /// One bit of a stored row of a node is another from now on, for good. With `unnoticed` the node takes it for
+    /// what it wrote itself, as if it had applied a record otherwise than the others. Gives the key of the row,
+    /// without its group; the row is the `nth` of its projection, or another if there are not so many.
+    ///
+    /// # Panics
+    /// When there is no such projection or node, or no row.
+    pub fn flip_bit(&mut self, node: NodeId, projection: &str, nth: usize, unnoticed: bool) -> Bytes {
+        rot::flip_bit(&self.desk.store(self.desk.life(node)).expect("it is up"), projection, nth, unnoticed)
     }
 
     /// The wall clock of a node jumps.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::check::assert_sums;
 use super::*;
-use crate::store::{Families, MemoryStore};
+use crate::store::MemoryStore;
 
 const GROUP: GroupId = GroupId::new(255);
 const OTHER: GroupId = GroupId::new(256);
@@ -85,7 +85,7 @@ fn all_rows(read: &dyn StateRead) -> Vec<(Vec<u8>, Bytes)> {
 }
 
 proptest! {
-    /// E9: after every commit, whatever splits, joins, comes and goes; and equal rows have equal sums.
+    /// C1: after every commit, whatever splits, joins, comes and goes; and equal rows have equal sums.
     #[test]
     fn sums_follow_the_rows(commits in vec(vec(any_change(), 1..12), 1..12)) {
         let store = MemoryStore::default();
