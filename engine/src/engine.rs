@@ -340,7 +340,8 @@ impl Engine {
     /// # Errors
     /// As any read of this replica alone.
     pub async fn divergences(&self) -> Result<Vec<Divergence>, Error> {
-        let found = self.read(ReadConsistency::Local.into(), |read, group| divergences(read, group));
+        let found =
+            self.read(ReadConsistency::Local.into(), |read, group| divergences(read, group));
         Ok(found.await?.value)
     }
 

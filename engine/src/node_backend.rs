@@ -195,7 +195,8 @@ impl Backend for NodeBackend {
             let cause = what.clone();
             // Before it stops: after it, nobody would know.
             let set = tokio::task::spawn_blocking(move || latch::set(&*store, group, &cause));
-            let set = set.await.map_err(|panic| Error::InternalError { what: panic.to_string() })?;
+            let set =
+                set.await.map_err(|panic| Error::InternalError { what: panic.to_string() })?;
             set.map_err(|error| stopped(&error))?;
             Ok(self.node.halt(group, what)?)
         })

@@ -118,10 +118,8 @@ pub(crate) fn install(
 ) -> Result<(), ApplyError> {
     let mark = keys::position(group);
     // What this replica came to before is of another state.
-    let own = vec![
-        (FamilyId::META, mark.clone(), None),
-        (FamilyId::META, keys::own_sums(group), None),
-    ];
+    let own =
+        vec![(FamilyId::META, mark.clone(), None), (FamilyId::META, keys::own_sums(group), None)];
     let mut gone = WriteSet::rows(own);
     let (from, end) = keys::spans(group);
     gone.cleared.push((FamilyId::SPANS, from, end));

@@ -108,8 +108,7 @@ impl StateSums {
         names.dedup();
         let none = Vec::new();
         names.into_iter().find_map(|name| {
-            let [own, other] =
-                [&own, &other].map(|sums| sums.families.get(name).unwrap_or(&none));
+            let [own, other] = [&own, &other].map(|sums| sums.families.get(name).unwrap_or(&none));
             let (from, end) = differing(own, other)?;
             let is_in = |fold: &&Fold| end.as_ref().is_none_or(|end| fold.start < *end);
             let last = own.iter().chain(other).filter(is_in).map(|fold| fold.start.clone()).max();

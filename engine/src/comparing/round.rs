@@ -83,7 +83,8 @@ impl Owed {
             return Ok(Some(CompareCommand::Report { node: self.node, mark: mark.offset, sums }));
         }
         let (position, _) = read_position(read, group)?;
-        let work = mark.as_ref().map_or(position.offset.get(), |mark| mark.work_since(position.offset));
+        let work =
+            mark.as_ref().map_or(position.offset.get(), |mark| mark.work_since(position.offset));
         let since = mark.map_or(0, |mark| mark.log_time.get());
         let now = self.now.max(position.log_time).get();
         let is_due = MARK_RECORDS <= work || (0 < work && since + MARK_MS <= now);

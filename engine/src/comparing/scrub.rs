@@ -90,11 +90,7 @@ struct Stepped {
 }
 
 /// Looks at one span.
-fn step(
-    read: &dyn StateRead,
-    group: GroupId,
-    at: Option<Place>,
-) -> Result<Stepped, StoreError> {
+fn step(read: &dyn StateRead, group: GroupId, at: Option<Place>) -> Result<Stepped, StoreError> {
     let family = |after| next_summed(read, group, after).map(|family| (family, Vec::new()));
     let Some((of, from)) = at.or_else(|| family(None)) else {
         return Ok(Stepped { bytes: 0, fault: None, next: None });
@@ -106,7 +102,9 @@ fn step(
         let id = id.map(|raw| ResourceId(u32::from_be_bytes(*raw)));
         let resource = id.and_then(|id| resource_row::stored(read, group, id).ok()?);
         let resource = resource.map_or("?".to_owned(), |found| found.spec.name.to_string());
-        format!("the state is damaged, projection={projection} resource={resource} {range}: {fault}")
+        format!(
+            "the state is damaged, projection={projection} resource={resource} {range}: {fault}"
+        )
     });
     let next = end.map(|end| (of, end)).or_else(|| family(Some(of)));
     Ok(Stepped { bytes, fault, next })

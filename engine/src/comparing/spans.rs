@@ -445,12 +445,7 @@ pub(crate) struct Looked {
 
 /// Looks at the rows of the span that begins at this key, without the group. All rows up to the next span are
 /// taken for its own, and those before the first for one without rows: so a row that is in none is found, too.
-pub(crate) fn look(
-    read: &dyn StateRead,
-    group: GroupId,
-    family: FamilyId,
-    from: &[u8],
-) -> Looked {
+pub(crate) fn look(read: &dyn StateRead, group: GroupId, family: FamilyId, from: &[u8]) -> Looked {
     let (mut end, mut bytes) = (None, 0);
     let fault = match compare(read, group, family, from, &mut end, &mut bytes) {
         Err(error) => Some(format!("it cannot be read, {error}")),

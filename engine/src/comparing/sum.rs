@@ -169,7 +169,8 @@ mod tests {
     #[test]
     fn zeros_are_as_frequent_as_they_should_be() {
         let many = |zeros_min: u32| {
-            let keys = (0_u64..1 << 18).map(|n| [&[0, 0, 0, 3, b'e'][..], &n.to_be_bytes()].concat());
+            let keys =
+                (0_u64..1 << 18).map(|n| [&[0, 0, 0, 3, b'e'][..], &n.to_be_bytes()].concat());
             keys.filter(|key| zeros(key) >= zeros_min).count()
         };
         for (zeros_min, wanted) in [(6, 4096), (10, 256)] {

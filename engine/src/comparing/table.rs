@@ -452,7 +452,8 @@ pub(super) fn range_text(from: &[u8], end: Option<&[u8]>) -> String {
 
 impl std::fmt::Display for Divergence {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let whose = if self.has_majority { "the majority's" } else { "others', and none is agreed on" };
+        let whose =
+            if self.has_majority { "the majority's" } else { "others', and none is agreed on" };
         let Self { compared, projection, .. } = self;
         let resource = self.resource.as_ref().map_or("?", LogicalResourceName::as_str);
         let range = range_text(&self.from, self.end.as_deref());

@@ -368,8 +368,19 @@ impl SimFabric {
     ///
     /// # Panics
     /// When there is no such projection or node, or no row.
-    pub fn flip_bit(&mut self, node: NodeId, projection: &str, nth: usize, unnoticed: bool) -> Bytes {
-        rot::flip_bit(&self.desk.store(self.desk.life(node)).expect("it is up"), projection, nth, unnoticed)
+    pub fn flip_bit(
+        &mut self,
+        node: NodeId,
+        projection: &str,
+        nth: usize,
+        unnoticed: bool,
+    ) -> Bytes {
+        rot::flip_bit(
+            &self.desk.store(self.desk.life(node)).expect("it is up"),
+            projection,
+            nth,
+            unnoticed,
+        )
     }
 
     /// The wall clock of a node jumps.

@@ -168,7 +168,8 @@ fn damaged(read: &dyn StateRead) -> Vec<Range> {
 fn sums_are_made_anew_where_there_are_none() {
     let store = MemoryStore::default();
     let rows = (0..20_000_u32).map(|row| {
-        let key = [&keys::of_resource(GROUP, crate::resource::ResourceId(2))[..], &row.to_be_bytes()];
+        let key =
+            [&keys::of_resource(GROUP, crate::resource::ResourceId(2))[..], &row.to_be_bytes()];
         (FamilyId::MAP, key.concat(), Some(Bytes::from_static(b"x")))
     });
     store.commit(WriteSet::rows(rows.collect())).unwrap();
