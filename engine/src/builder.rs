@@ -121,7 +121,7 @@ impl EngineBuilder {
         self
     }
 
-    /// This node is to be made a member by those who are: see [`Engine::change_members`].
+    /// This node is to be made a member by those who are: see [`crate::Group::change_members`].
     pub fn joins(mut self) -> Self {
         self.joins = true;
         self

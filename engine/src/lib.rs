@@ -54,6 +54,7 @@ mod freshness;
 mod gatekeeper;
 #[cfg(test)]
 mod golden;
+mod group;
 mod handle;
 mod idempotency;
 mod keys;
@@ -103,6 +104,7 @@ pub use engine::Engine;
 pub use error::Error;
 pub use failure::Failure;
 pub use freshness::{Freshness, Read};
+pub use group::Group;
 pub use handle::{Done, Handle};
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
 pub use log::{

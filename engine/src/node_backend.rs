@@ -21,7 +21,7 @@ pub(crate) use self::carrier::{Carrier, apart};
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::caretaker;
 use crate::comparing::latch;
-use crate::engine::{GROUP, WeakEngine};
+use crate::engine::WeakEngine;
 use crate::error::Error;
 use crate::machine::{EngineMachine, stopped};
 use crate::outcome::RecordOutcome;
@@ -78,11 +78,10 @@ pub(crate) async fn look_after(engine: WeakEngine) {
     loop {
         tokio::time::sleep(caretaker::ROUND).await;
         let Some(engine) = engine.upgrade() else { return };
-        match caretaker::round(&engine).await {
-            Err(_) if engine.backend().stopped(GROUP).is_some() => return,
-            Err(error) => tracing::debug!(%error, "housekeeping will be tried again"),
-            Ok(()) => {}
+        if engine.groups().iter().all(|group| group.stopped().is_some()) {
+            return;
         }
+        caretaker::look_after(&engine).await;
     }
 }
 

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use palisade::sim::{SimFabric, SimRandom};
-use palisade::{Divergence, Engine, Error, ReadConsistency, ReplicatedMap, ResourceSpec};
+use palisade::sim::{GROUP, SimFabric, SimRandom};
+use palisade::{Divergence, Engine, Error, Group, ReadConsistency, ReplicatedMap, ResourceSpec};
 
 type Map = ReplicatedMap<String, u64>;
 
@@ -47,9 +47,13 @@ fn write(fabric: &mut SimFabric, number: u64, length: Duration) {
     }
 }
 
+fn group(fabric: &SimFabric, number: u64) -> Group {
+    fabric.engine(fabric.node(number)).group(GROUP).unwrap()
+}
+
 fn halted(fabric: &mut SimFabric, number: u64) -> Option<String> {
-    let engine = fabric.engine(fabric.node(number));
-    match fabric.block_on(engine.divergences()) {
+    let group = group(fabric, number);
+    match fabric.block_on(group.divergences()) {
         Err(Error::InternalError { what }) => Some(what),
         Ok(_) => None,
         Err(error) => panic!("{error}"),
@@ -57,8 +61,8 @@ fn halted(fabric: &mut SimFabric, number: u64) -> Option<String> {
 }
 
 fn found(fabric: &mut SimFabric, number: u64) -> Vec<Divergence> {
-    let engine = fabric.engine(fabric.node(number));
-    fabric.block_on(engine.divergences()).unwrap()
+    let group = group(fabric, number);
+    fabric.block_on(group.divergences()).unwrap()
 }
 
 /// A replica that has applied something otherwise halts, alone, and everybody else can say where it differs.
@@ -165,7 +169,7 @@ fn nobody_halts_who_is_right() {
 fn an_idle_group_is_silent() {
     let (mut fabric, map) = written(1, 3);
     fabric.run_for(TWO_MARKS);
-    let engine = fabric.engine(fabric.node(1));
+    let engine = group(&fabric, 1);
     let idle = engine.applied().unwrap();
     fabric.run_for(Duration::from_secs(120));
     assert_eq!(engine.applied().unwrap(), idle);

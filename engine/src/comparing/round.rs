@@ -12,8 +12,8 @@ use super::table::{CompareCommand, Mark, own_sums};
 use crate::backend::race;
 use crate::codec::Reader;
 use crate::command::Command;
-use crate::engine::Engine;
 use crate::error::Error;
+use crate::group::Group;
 use crate::machine::read_position;
 use crate::projection::ProjectionFault;
 use crate::read::ReadConsistency;
@@ -28,34 +28,35 @@ const FIRST_MARK: Duration = Duration::from_millis(MARK_MS);
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One round for a group.
-pub(crate) async fn round(engine: &Engine, group: GroupId, status: &GroupStatus) {
+pub(crate) async fn round(group: &Group, status: &GroupStatus) {
     if status.role == Role::Halted {
         return;
     }
     // Neither keeps the other from its turn; what could not be done now is done in a later round.
-    if let Err(error) = scrub::round(engine, engine.scrub(), group).await {
+    if let Err(error) = scrub::round(group).await {
         tracing::debug!(%group, %error, "rows will be looked at later");
     }
-    if let Err(error) = talk(engine, status).await {
+    if let Err(error) = talk(group, status).await {
         tracing::debug!(%group, %error, "a mark or a report will be tried again");
     }
 }
 
 /// Proposes what is owed, if anything is.
-async fn talk(engine: &Engine, status: &GroupStatus) -> Result<(), Error> {
+async fn talk(group: &Group, status: &GroupStatus) -> Result<(), Error> {
     let votes = |(node, role): (NodeId, MemberRole)| (node, role == MemberRole::Voter);
+    let backend = group.engine.backend();
     let owed = Owed {
-        node: engine.node(),
+        node: group.engine.node(),
         members: status.members.roles().map(votes).collect(),
-        makes_marks: status.role == Role::Leader && FIRST_MARK <= engine.backend().now(),
-        now: engine.backend().wall_clock(),
+        makes_marks: status.role == Role::Leader && FIRST_MARK <= backend.now(),
+        now: backend.wall_clock(),
     };
     let look = move |read: &dyn StateRead, group| owed.look(read, group);
-    let Some(command) = engine.read(ReadConsistency::Local.into(), look).await?.value else {
+    let Some(command) = group.read(ReadConsistency::Local.into(), look).await?.value else {
         return Ok(());
     };
     let command = Command::Compare(command);
-    match race(engine.propose(&command), engine.backend().sleep(PATIENCE)).await {
+    match race(group.propose(&command), backend.sleep(PATIENCE)).await {
         Some(Err(error)) => Err(error),
         Some(Ok(_)) | None => Ok(()),
     }

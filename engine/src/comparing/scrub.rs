@@ -11,8 +11,8 @@ use palisade_replication::GroupId;
 
 use super::spans::{Looked, look, next_summed};
 use super::table::range_text;
-use crate::engine::Engine;
 use crate::error::Error;
+use crate::group::Group;
 use crate::read::ReadConsistency;
 use crate::resource::ResourceId;
 use crate::resource_row;
@@ -53,25 +53,27 @@ impl Scrub {
     }
 }
 
-/// Looks at as much of a group as a second is for. What is found to be wrong halts the group.
+/// Looks at as much of a group as its part of a second is for. What is found to be wrong halts the group.
 ///
 /// # Errors
 /// As any read; what was not looked at is looked at in a later round.
-pub(super) async fn round(engine: &Engine, scrub: &Scrub, group: GroupId) -> Result<(), Error> {
-    let mut pass = scrub.passes().get(&group).cloned().unwrap_or_default();
-    let (mut bytes, now) = (0, engine.backend().now());
+pub(super) async fn round(group: &Group) -> Result<(), Error> {
+    let (scrub, backend) = (group.engine.scrub(), group.engine.backend());
+    let bytes_max = scrub.bytes_per_second / group.engine.groups().len().max(1) as u64;
+    let mut pass = scrub.passes().get(&group.id()).cloned().unwrap_or_default();
+    let (mut bytes, now) = (0, backend.now());
     if pass.at.is_none() {
         if now < pass.next {
             return Ok(());
         }
         pass.next = now + PASS_EVERY;
     }
-    while bytes < scrub.bytes_per_second {
+    while bytes <= bytes_max {
         let at = pass.at.take();
         let step = move |read: &dyn StateRead, group| Ok(step(read, group, at)?);
-        let stepped = engine.read(ReadConsistency::Local.into(), step).await?.value;
+        let stepped = group.read(ReadConsistency::Local.into(), step).await?.value;
         if let Some(fault) = stepped.fault {
-            return engine.backend().halt(group, fault).await;
+            return backend.halt(group.id(), fault).await;
         }
         bytes += stepped.bytes;
         pass.at = stepped.next;
@@ -79,7 +81,7 @@ pub(super) async fn round(engine: &Engine, scrub: &Scrub, group: GroupId) -> Res
             break;
         }
     }
-    scrub.passes().insert(group, pass);
+    scrub.passes().insert(group.id(), pass);
     Ok(())
 }
 

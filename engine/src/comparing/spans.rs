@@ -11,6 +11,7 @@
 //! without rows has no row here.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -179,9 +180,9 @@ impl<'a> Spans<'a> {
     }
 
     fn note(&mut self, start: Vec<u8>, raw: &[u8]) -> Result<(), StoreError> {
-        if !self.known.contains_key(&start) {
+        if let Entry::Vacant(vacant) = self.known.entry(start) {
             let sum = RowsSum::decode(Bytes::copy_from_slice(raw)).map_err(unreadable)?;
-            self.known.insert(start, Known { sum: Some(sum), is_changed: false });
+            vacant.insert(Known { sum: Some(sum), is_changed: false });
         }
         Ok(())
     }
