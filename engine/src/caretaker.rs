@@ -9,6 +9,7 @@ use palisade_replication::{GroupId, LogTime, Role};
 use crate::backend::{all, race};
 use crate::clients;
 use crate::command::{CHORES_MAX, Chore, Command};
+use crate::comparing;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::group::Group;
@@ -40,7 +41,9 @@ pub(crate) async fn look_after(engine: &Engine) {
 /// # Errors
 /// As any write; the next round tries again.
 async fn round(group: &Group) -> Result<(), Error> {
-    if group.status().await?.role != Role::Leader {
+    let status = group.status().await?;
+    comparing::round(group, &status).await;
+    if status.role != Role::Leader {
         return Ok(());
     }
     let now = group.engine.backend().wall_clock();

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::chain::ChainHead;
 use crate::keys;
 use crate::machine::read_position;
-use crate::store::{Direction, FamilyId, StateRead, StoreError, Walk};
+use crate::store::{Direction, StateRead, StoreError, Walk};
 
 /// What a replica's state amounts to at one offset. Equal offsets must have equal digests (G8).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,16 +42,12 @@ pub(crate) fn digest(read: &dyn StateRead, group: GroupId) -> Result<StateDigest
     let mut projections = Vec::new();
     for family in read.families().ids() {
         // Where a replica stands is its own affair: entries without records move it too.
-        if family == FamilyId::META {
-            continue;
-        }
+        let Some((from, end)) = keys::of_group(family, group) else { continue };
         let mut digest = FamilyDigest::default();
-        if let Some((from, end)) = keys::of_group(family, group) {
-            read.walk(family, &from, &end, Direction::Forward, &mut |key, value| {
-                digest.row(key, value);
-                Walk::Next
-            })?;
-        }
+        read.walk(family, &from, &end, Direction::Forward, &mut |key, value| {
+            digest.row(key, value);
+            Walk::Next
+        })?;
         projections.push((read.families().name(family), digest.finish()));
     }
     Ok(StateDigest { offset: position.offset, head, projections })

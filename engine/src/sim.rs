@@ -6,6 +6,7 @@ mod desk;
 mod exchange;
 mod fabric;
 mod rehearsal;
+mod rot;
 
 use std::sync::Arc;
 
@@ -141,6 +142,10 @@ impl StateMachine for SimEngine {
         entries: &[CommittedEntry],
     ) -> Result<Vec<RecordOutcome>, ApplyError> {
         self.machine.apply(group, entries)
+    }
+
+    fn halted(&self, group: GroupId) -> Option<ApplyError> {
+        self.machine.halted(group)
     }
 
     fn flushed(&self, group: GroupId) -> AppliedPosition {

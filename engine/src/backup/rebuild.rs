@@ -15,6 +15,7 @@ use palisade_replication::{
 use super::layout::{Contents, FileName, GroupPart, decode_records, decode_state};
 use super::verify::Follows;
 use super::{BackupError, BackupPlace, place, sum};
+use crate::comparing::spans;
 use crate::digest::{StateDigest, digest};
 use crate::engine::GROUP;
 use crate::error::Error;
@@ -173,7 +174,7 @@ impl Rebuild {
         // What they are told has no place here: their commands may be in the future that is lost.
         let clients = keys::of_group(FamilyId::SESSIONS, self.group);
         writes.cleared.extend(clients.map(|(from, end)| (FamilyId::SESSIONS, from, end)));
-        self.store.commit(writes).map_err(broken)?;
+        spans::commit(&*self.store, self.group, writes).map_err(broken)?;
         self.store.flush().map_err(broken)
     }
 

@@ -31,6 +31,17 @@ impl FamilyId {
     pub(crate) const SESSIONS: Self = Self(5);
     /// Heads of the chain of records, one for each so many.
     pub(crate) const HEADS: Self = Self(6);
+    /// What replicas said of their states, and what came of it.
+    pub(crate) const REPORTS: Self = Self(7);
+    /// Sums of the rows of the others, which follow from them.
+    pub(crate) const SPANS: Self = Self(8);
+
+    /// Whether its rows are those of resources.
+    pub(crate) fn is_of_resources(self) -> bool {
+        let others =
+            [Self::META, Self::RESOURCES, Self::SESSIONS, Self::HEADS, Self::REPORTS, Self::SPANS];
+        !others.contains(&self)
+    }
 
     pub(crate) fn index(self) -> usize {
         usize::from(self.0)
@@ -38,7 +49,8 @@ impl FamilyId {
 }
 
 /// Names of the families above. Persisted: a name may be retired, never reused.
-const BUILT_IN: [&str; 7] = ["meta", "resources", "log", "map", "idempotency", "sessions", "heads"];
+const BUILT_IN: [&str; 9] =
+    ["meta", "resources", "log", "map", "idempotency", "sessions", "heads", "reports", "spans"];
 
 /// The families of a store, in an order that is the same at every node of a release.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +127,8 @@ mod tests {
         assert_eq!(named(FamilyId::IDEMPOTENCY), "idempotency");
         assert_eq!(named(FamilyId::SESSIONS), "sessions");
         assert_eq!(named(FamilyId::HEADS), "heads");
+        assert_eq!(named(FamilyId::REPORTS), "reports");
+        assert_eq!(named(FamilyId::SPANS), "spans");
         let names: Vec<_> = families.ids().skip(BUILT_IN.len()).map(named).collect();
         assert_eq!(names, ["inventory", "a-2_b"]);
         assert_eq!(families.find(b"log"), Some(FamilyId::LOG));
