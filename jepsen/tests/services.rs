@@ -135,7 +135,11 @@ async fn until_known(
     loop {
         let session = world.engine(random).resume(&token).unwrap();
         match attempt(&session, work, told).await {
-            Ok(()) => return session.token(),
+            Ok(()) => {
+                let token = session.token();
+                reads_own(&world.engine(random), &token, work).await;
+                return token;
+            }
             Err(Error::VersionMismatch { .. }) if matches!(work, Work::Count { .. }) => {
                 told.overtaken += 1;
                 return session.token();
@@ -148,6 +152,17 @@ async fn until_known(
             },
         }
         pause(20 + random.below(200)).await;
+    }
+}
+
+/// F2: who has written reads it wherever he goes on, without the others being asked, or is told to wait.
+async fn reads_own(engine: &Engine, token: &Bytes, work: &Work) {
+    let Work::Order { number } = work else { return };
+    let session = engine.resume(token).unwrap();
+    let (name, schema) = (spec("map").name, spec("map").schema);
+    let Ok(map) = Map::open_reader(session.engine(), &name, &schema).await else { return };
+    if let Ok(read) = map.get(number, ReadConsistency::Local).await {
+        assert!(read.value.is_some(), "F2: order {number} is not there");
     }
 }
 
@@ -165,11 +180,6 @@ async fn attempt(session: &Session, work: &Work, told: &mut Told) -> Result<(), 
             let done = batch.complete(&requests, &key, owner, Bytes::new()).commit().await?;
             told.repeated += u64::from(done.receipt.duplicate);
             told.orders.insert(*number, done.receipt.offset);
-            // F2: who has written reads it, without asking anybody else.
-            let read = map.get(number, ReadConsistency::Local).await;
-            if let Ok(read) = read {
-                assert!(read.value.is_some(), "F2: order {number} is not there");
-            }
         }
         Work::Count { found, version } => {
             let batch = engine.batch().put_if(&map, &COUNTER, &(found + 1), *version);
