@@ -356,7 +356,7 @@ fn a_fenced_writer_writes_nothing_and_reads_as_declared() {
         assert_eq!(world.told(|world| world.get(2, LINEARIZABLE)), read);
         assert_eq!(world.told(|world| world.get(2, LOCAL)), read);
         let after = world.fabric.block_on(put(&newer, "newer")).unwrap();
-        assert_eq!(after, before.next(), "the old writer's record is nowhere");
+        assert_eq!(after.offset, before.next(), "the old writer's record is nowhere");
         world.fabric.run_for(A_WHILE);
         let ResourceSpec { name, schema, .. } = declared();
         let reader = Map::open_reader(&world.engines[2], &name, &schema);
