@@ -78,7 +78,7 @@ pub(crate) async fn look_after(engine: WeakEngine) {
     loop {
         tokio::time::sleep(caretaker::ROUND).await;
         let Some(engine) = engine.upgrade() else { return };
-        if engine.groups().iter().all(|group| group.stopped().is_some()) {
+        if engine.backend().ended() {
             return;
         }
         caretaker::look_after(&engine).await;
@@ -184,6 +184,10 @@ impl Backend for NodeBackend {
         Ok(self.node.transfer_leadership(group, to)?)
     }
 
+    fn ended(&self) -> bool {
+        self.node.stopped().is_some()
+    }
+
     fn stopped(&self, group: GroupId) -> Option<Error> {
         self.node.stopped().or_else(|| self.node.halted(group)).map(Error::from)
     }
@@ -199,6 +203,10 @@ impl Backend for NodeBackend {
             set.map_err(|error| stopped(&error))?;
             Ok(self.node.halt(group, what)?)
         })
+    }
+
+    fn rebuild(&self, group: GroupId) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move { Ok(self.node.rebuild(group).await?) })
     }
 
     fn incarnation(&self) -> Incarnation {

@@ -163,6 +163,18 @@ impl Group {
         Ok(found.await?.value)
     }
 
+    /// Makes this replica's state anew from a snapshot of the leader, after it has halted because its state is
+    /// wrong: its state and its log are given up for it. Resolves once the replica is as far as it was, and serves
+    /// again. A crash on the way leaves a replica that has halted: call it again. The node votes only once it
+    /// holds again all that it had confirmed.
+    ///
+    /// # Errors
+    /// [`Error::PreconditionFailed`] with the reason where it cannot be done: the replica has not halted, or is the
+    /// only voter, which is restored from a backup. The cause, if it halts once more.
+    pub async fn rebuild_replica(&self) -> Result<(), Error> {
+        self.engine.backend().rebuild(self.id).await
+    }
+
     /// Why nothing more is served of it, if so.
     pub(crate) fn stopped(&self) -> Option<Error> {
         self.engine.backend().stopped(self.id)

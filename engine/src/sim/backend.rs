@@ -61,6 +61,9 @@ impl Backend for SimBackend {
     }
 
     fn applied(&self, group: GroupId) -> Result<Offset, Error> {
+        if let Some(cause) = self.stopped(group) {
+            return Err(cause);
+        }
         let store = self.desk.store(self.life)?;
         let (position, _) = read_position(&store, group).map_err(|error| stopped(&error))?;
         Ok(position.offset)
@@ -139,6 +142,10 @@ impl Backend for SimBackend {
         self.desk.lay(self.life, Question::Transfer { group, to })
     }
 
+    fn ended(&self) -> bool {
+        self.desk.ended(self.life).is_some()
+    }
+
     fn stopped(&self, _group: GroupId) -> Option<Error> {
         self.desk.stopped(self.life)
     }
@@ -149,6 +156,10 @@ impl Backend for SimBackend {
             latch::set(&store, group, &what).map_err(|error| stopped(&error))?;
             self.desk.lay(self.life, Question::Halt { group, what })
         })
+    }
+
+    fn rebuild(&self, group: GroupId) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.ask(move |answer| Question::Rebuild { group, answer }, NodeError::Closed))
     }
 
     fn incarnation(&self) -> Incarnation {
