@@ -106,7 +106,7 @@ impl EngineMachine {
         let (position, head) = read_position(&*self.store, group)?;
         let resources = match &latch {
             // It is not gone on with, and may not be readable.
-            Some(Latch::Wrong(_)) => ResourceTable::default(),
+            Some(Latch::Wrong(_) | Latch::Unreadable(_)) => ResourceTable::default(),
             // What it had is still to be cleared.
             Some(Latch::Anew(_)) if position == AppliedPosition::ZERO => ResourceTable::default(),
             _ => ResourceTable::load(&*self.store, &self.registry, group)?,
@@ -370,7 +370,8 @@ pub(crate) fn decode_position(raw: Bytes) -> Result<(AppliedPosition, ChainHead)
 /// What becomes of a fault in a record. A state that is found to be wrong is not served after a restart,
 /// either.
 fn halting(store: &dyn StateStore, at: At, fault: ProjectionFault) -> ApplyError {
-    let latched = fault.wrong_state().map_or(Ok(()), |what| latch::set(store, at.group, what));
+    let wrong = fault.wrong_state().map(|what| Latch::Wrong(what.to_owned()));
+    let latched = wrong.map_or(Ok(()), |wrong| latch::set(store, at.group, &wrong));
     match latched {
         Ok(()) => fault.within(&format!("offset={}", at.offset)).into_apply_error(),
         Err(error) => failed(&error.to_string()),

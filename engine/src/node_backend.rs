@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub(crate) use self::carrier::{Carrier, apart};
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::caretaker;
-use crate::comparing::latch;
+use crate::comparing::latch::{self, Latch};
 use crate::engine::WeakEngine;
 use crate::error::Error;
 use crate::machine::{EngineMachine, stopped};
@@ -192,12 +192,12 @@ impl Backend for NodeBackend {
         self.node.stopped().or_else(|| self.node.halted(group)).map(Error::from)
     }
 
-    fn halt(&self, group: GroupId, what: String) -> BoxFuture<'_, Result<(), Error>> {
+    fn halt(&self, group: GroupId, latch: Latch) -> BoxFuture<'_, Result<(), Error>> {
         self.carrier.carry(async move {
             let store = self.store.upgrade().ok_or(NodeError::Closed)?;
-            let cause = what.clone();
+            let what = latch.cause();
             // Before it stops: after it, nobody would know.
-            let set = tokio::task::spawn_blocking(move || latch::set(&*store, group, &cause));
+            let set = tokio::task::spawn_blocking(move || latch::set(&*store, group, &latch));
             let set =
                 set.await.map_err(|panic| Error::InternalError { what: panic.to_string() })?;
             set.map_err(|error| stopped(&error))?;

@@ -187,5 +187,8 @@ async fn a_block_that_cannot_be_read_halts_its_replica_alone() {
     let what = cluster.halted(1).await;
     assert!(what.contains("the state is damaged, projection=map"), "{what}");
     assert!(what.contains("it cannot be read"), "{what}");
-    cluster.is_made_anew(1).await;
+    let go_on = cluster.map(0).await;
+    go_on.put(&"after".to_owned(), &"the others go on".to_owned()).await.unwrap();
+    let refused = cluster.engine(1).group(GROUP).unwrap().rebuild_replica().await.unwrap_err();
+    assert!(refused.to_string().contains("replace the node"), "{refused}");
 }

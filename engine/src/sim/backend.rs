@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::RecordOutcome;
 use super::desk::{Answer, Desk, End, Life, Question};
 use crate::backend::{Backend, BoxFuture, ReadJob};
-use crate::comparing::latch;
+use crate::comparing::latch::{self, Latch};
 use crate::error::Error;
 use crate::machine::{read_position, stopped};
 #[cfg(feature = "backup")]
@@ -150,10 +150,11 @@ impl Backend for SimBackend {
         self.desk.stopped(self.life)
     }
 
-    fn halt(&self, group: GroupId, what: String) -> BoxFuture<'_, Result<(), Error>> {
+    fn halt(&self, group: GroupId, latch: Latch) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let store = self.desk.store(self.life)?;
-            latch::set(&store, group, &what).map_err(|error| stopped(&error))?;
+            latch::set(&store, group, &latch).map_err(|error| stopped(&error))?;
+            let what = latch.cause();
             self.desk.lay(self.life, Question::Halt { group, what })
         })
     }
