@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_replication::{ClusterId, NodeId};
 
+use crate::backend::race;
 use crate::digest::StateDigest;
 use crate::engine::{Engine, GROUP};
 use crate::error::Error;
@@ -20,6 +21,8 @@ use crate::store::{
 };
 
 const KEYS: u64 = 300;
+/// More than anything takes here.
+const A_MINUTE: Duration = Duration::from_secs(60);
 const NEEDLE: &[u8] = b"the value of key 150";
 
 struct Cluster {
@@ -74,22 +77,23 @@ impl Cluster {
 
     /// Why the group has halted there, once it has.
     async fn halted(&self, at: usize) -> String {
+        let backend = self.engine(at).backend();
         let halts = async {
             loop {
-                match self.engine(at).group(GROUP).unwrap().applied() {
+                match backend.applied(GROUP) {
                     Err(Error::InternalError { what }) => return what,
-                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                    _ => backend.sleep(Duration::from_millis(20)).await,
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), halts).await.unwrap()
+        race(halts, backend.sleep(A_MINUTE)).await.unwrap()
     }
 
     /// What the state comes to, once a node has applied as much as another.
     async fn digest(&self, at: usize, other: usize) -> StateDigest {
         let group = self.engine(at).group(GROUP).unwrap();
         let wanted = self.engine(other).group(GROUP).unwrap().applied().unwrap();
-        group.wait_applied(wanted, Duration::from_secs(60)).await.unwrap();
+        group.wait_applied(wanted, A_MINUTE).await.unwrap();
         group.digest().await.unwrap()
     }
 
@@ -107,13 +111,13 @@ impl Cluster {
             let same = async {
                 while self.digest(victim, other).await != self.digest(other, victim).await {}
             };
-            tokio::time::timeout(Duration::from_secs(60), same).await.unwrap();
+            race(same, self.engine(other).backend().sleep(A_MINUTE)).await.unwrap();
         }
         let restarted = self.engine(victim).group(GROUP).unwrap().applied().unwrap();
         self.close(victim).await;
         self.open(victim).await;
         let group = self.engine(victim).group(GROUP).unwrap();
-        group.wait_applied(restarted, Duration::from_secs(60)).await.unwrap();
+        group.wait_applied(restarted, A_MINUTE).await.unwrap();
         assert!(group.stopped().is_none(), "it is whole for good");
     }
 }
