@@ -23,9 +23,9 @@ use crate::store::{
     Direction, EachRow, FamilyId, StateRead, StateStore, StoreError, Walk, WriteSet,
 };
 
-/// A key with so many zeros begins a span, which is 1024 rows long on average; in tests of this crate 4, so
+/// A key with so many zeros begins a span, which is 4096 rows long on average; in tests of this crate 4, so
 /// that few rows have many spans.
-const SPAN_ZEROS: u32 = if cfg!(test) { 2 } else { 10 };
+const SPAN_ZEROS: u32 = if cfg!(test) { 2 } else { 12 };
 /// Which sums they are, in the row that says that a group has them: another is made anew when it is opened.
 const SUMS_VERSION: u8 = 1;
 /// Spans that are made anew in one commit.
