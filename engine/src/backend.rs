@@ -19,6 +19,7 @@ use palisade_replication::{
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
 
+use crate::comparing::latch::Latch;
 use crate::error::Error;
 use crate::outcome::RecordOutcome;
 use crate::store::{StateRead, StoreError};
@@ -88,11 +89,17 @@ pub(crate) trait Backend: Send + Sync {
     /// Asks for the leadership to be handed over.
     fn transfer(&self, group: GroupId, to: NodeId) -> Result<(), Error>;
 
+    /// Whether the node has stopped, with all of its groups.
+    fn ended(&self) -> bool;
+
     /// Why the node serves nothing more of the group, if one of the two has stopped.
     fn stopped(&self, group: GroupId) -> Option<Error>;
 
     /// The state of the group is wrong here: it is not served any more, also after a restart.
-    fn halt(&self, group: GroupId, what: String) -> BoxFuture<'_, Result<(), Error>>;
+    fn halt(&self, group: GroupId, latch: Latch) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Gives the state of a group up that has halted here, for one of the leader's. Resolves once it is whole.
+    fn rebuild(&self, group: GroupId) -> BoxFuture<'_, Result<(), Error>>;
 
     /// Which life of its data directory the node is in.
     fn incarnation(&self) -> Incarnation;

@@ -301,6 +301,7 @@ impl From<NodeError> for Error {
                 _ => Self::InternalError { what: wal.to_string() },
             },
             NodeError::RecordsTrimmed { .. } => Self::NotFound { what: error.to_string() },
+            NodeError::Rebuild(_) => Self::PreconditionFailed { what: error.to_string() },
             NodeError::Change(refusal) => Self::PreconditionFailed { what: refusal.to_string() },
             other => Self::InternalError { what: other.to_string() },
         }

@@ -19,7 +19,8 @@ use crate::chain::{ANCHORS_EVERY, ChainHead, ChainLink};
 use crate::clients::{ClientBounds, ClientTable, numbered};
 use crate::codec::{DecodeError, Reader, put_number};
 use crate::command::{Chore, Command};
-use crate::comparing::{self, latch, spans};
+use crate::comparing::latch::{self, Latch};
+use crate::comparing::{self, spans};
 use crate::contracts::Contracts;
 use crate::error::Error;
 use crate::keys;
@@ -49,7 +50,7 @@ pub(crate) struct EngineMachine {
 
 struct Group {
     /// Why it must not be served, if it must not.
-    wrong: Option<String>,
+    latch: Option<Latch>,
     position: AppliedPosition,
     flushed: AppliedPosition,
     head: ChainHead,
@@ -101,13 +102,19 @@ impl EngineMachine {
 
     fn load(&mut self, group: GroupId) -> Result<(), LoadError> {
         spans::ensure(&*self.store, group)?;
-        let wrong = latch::cause(&*self.store, group)?;
+        let latch = Latch::load(&*self.store, group)?;
         let (position, head) = read_position(&*self.store, group)?;
-        let resources = ResourceTable::load(&*self.store, &self.registry, group)?;
+        let resources = match &latch {
+            // It is not gone on with, and may not be readable.
+            Some(Latch::Wrong(_) | Latch::Unreadable(_)) => ResourceTable::default(),
+            // What it had is still to be cleared.
+            Some(Latch::Anew(_)) if position == AppliedPosition::ZERO => ResourceTable::default(),
+            _ => ResourceTable::load(&*self.store, &self.registry, group)?,
+        };
         // What the store came up with was flushed: it keeps nothing else over a restart.
         let flushed = if self.keeps { position } else { AppliedPosition::ZERO };
         self.contracts.set_all(group, resources.iter());
-        self.groups.insert(group, Group { wrong, position, flushed, head, resources });
+        self.groups.insert(group, Group { latch, position, flushed, head, resources });
         Ok(())
     }
 
@@ -181,6 +188,9 @@ impl StateMachine for EngineMachine {
         let mut writes = view.into_writes();
         let row = encode_position(position, head);
         writes.writes.push((FamilyId::META, keys::position(group), Some(row)));
+        if state.latch.take_if(|latch| latch.ends_at(position.offset)).is_some() {
+            writes.writes.push(latch::removal(group));
+        }
         spans::commit(&*self.store, group, writes).map_err(|error| failed(&error.to_string()))?;
         (state.position, state.head) = (position, head);
         for resource in touched {
@@ -190,8 +200,14 @@ impl StateMachine for EngineMachine {
     }
 
     fn halted(&self, group: GroupId) -> Option<ApplyError> {
-        let wrong = self.groups.get(&group)?.wrong.as_ref();
-        wrong.map(ApplyError::of_group)
+        let latch = self.groups.get(&group)?.latch.as_ref();
+        latch.map(|latch| ApplyError::of_group(latch.cause()))
+    }
+
+    fn give_up(&mut self, group: GroupId) -> Result<(), ApplyError> {
+        let stood = self.applied(group).offset;
+        latch::give_up(&*self.store, group, stood).map_err(|error| failed(&error.to_string()))?;
+        self.load(group).map_err(|error| failed(&error.to_string()))
     }
 
     fn flushed(&self, group: GroupId) -> AppliedPosition {
@@ -354,7 +370,8 @@ pub(crate) fn decode_position(raw: Bytes) -> Result<(AppliedPosition, ChainHead)
 /// What becomes of a fault in a record. A state that is found to be wrong is not served after a restart,
 /// either.
 fn halting(store: &dyn StateStore, at: At, fault: ProjectionFault) -> ApplyError {
-    let latched = fault.wrong_state().map_or(Ok(()), |what| latch::set(store, at.group, what));
+    let wrong = fault.wrong_state().map(|what| Latch::Wrong(what.to_owned()));
+    let latched = wrong.map_or(Ok(()), |wrong| latch::set(store, at.group, &wrong));
     match latched {
         Ok(()) => fault.within(&format!("offset={}", at.offset)).into_apply_error(),
         Err(error) => failed(&error.to_string()),

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 pub(crate) use self::carrier::{Carrier, apart};
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::caretaker;
-use crate::comparing::latch;
+use crate::comparing::latch::{self, Latch};
 use crate::engine::WeakEngine;
 use crate::error::Error;
 use crate::machine::{EngineMachine, stopped};
@@ -78,7 +78,7 @@ pub(crate) async fn look_after(engine: WeakEngine) {
     loop {
         tokio::time::sleep(caretaker::ROUND).await;
         let Some(engine) = engine.upgrade() else { return };
-        if engine.groups().iter().all(|group| group.stopped().is_some()) {
+        if engine.backend().ended() {
             return;
         }
         caretaker::look_after(&engine).await;
@@ -184,21 +184,29 @@ impl Backend for NodeBackend {
         Ok(self.node.transfer_leadership(group, to)?)
     }
 
+    fn ended(&self) -> bool {
+        self.node.stopped().is_some()
+    }
+
     fn stopped(&self, group: GroupId) -> Option<Error> {
         self.node.stopped().or_else(|| self.node.halted(group)).map(Error::from)
     }
 
-    fn halt(&self, group: GroupId, what: String) -> BoxFuture<'_, Result<(), Error>> {
+    fn halt(&self, group: GroupId, latch: Latch) -> BoxFuture<'_, Result<(), Error>> {
         self.carrier.carry(async move {
             let store = self.store.upgrade().ok_or(NodeError::Closed)?;
-            let cause = what.clone();
+            let what = latch.cause();
             // Before it stops: after it, nobody would know.
-            let set = tokio::task::spawn_blocking(move || latch::set(&*store, group, &cause));
+            let set = tokio::task::spawn_blocking(move || latch::set(&*store, group, &latch));
             let set =
                 set.await.map_err(|panic| Error::InternalError { what: panic.to_string() })?;
             set.map_err(|error| stopped(&error))?;
             Ok(self.node.halt(group, what)?)
         })
+    }
+
+    fn rebuild(&self, group: GroupId) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move { Ok(self.node.rebuild(group).await?) })
     }
 
     fn incarnation(&self) -> Incarnation {

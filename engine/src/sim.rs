@@ -148,6 +148,10 @@ impl StateMachine for SimEngine {
         self.machine.halted(group)
     }
 
+    fn give_up(&mut self, group: GroupId) -> Result<(), ApplyError> {
+        self.machine.give_up(group)
+    }
+
     fn flushed(&self, group: GroupId) -> AppliedPosition {
         self.machine.flushed(group)
     }

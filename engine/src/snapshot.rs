@@ -4,9 +4,11 @@
 //! chunk   version 1, then of one sort or the other:
 //!           'f', length 1, name                         the rows that follow are of this family
 //!           'r', key length 4, value length 4, key, value
+//!           's', length 4, sums                         what all of it comes to: `comparing/folds.rs`
 //! ```
-//! Little-endian. Rows come in the order of families and keys, the position last: whoever has it has
-//! all of the state. While a state is being replaced it has no position, and is not served.
+//! Little-endian. Rows come in the order of families and keys, then what the sender has always taken them to
+//! come to, the position last: whoever has it has all of the state. Rows that come to something else rotted
+//! where they come from: they are refused. While a state is being replaced it has no position, and is not served.
 //!
 //! Families are named, because their numbers are only those of a store that is open: its replicas
 //! may know others. A state with a family that is not known here is refused.
@@ -18,17 +20,20 @@ use palisade_replication::{
     AppliedPosition, ApplyError, CHUNK_BYTES_TARGET, Export, GroupId, TakeChunk,
 };
 
-use crate::comparing::spans;
+use crate::codec::Reader;
+use crate::comparing::latch::{self, Latch};
+use crate::comparing::{StateSums, spans};
 use crate::keys;
 use crate::machine::read_position;
 use crate::store::{
     Direction, Families, FamilyId, StateRead, StateStore, StoreError, Walk, WriteSet,
 };
 
-/// 1 had numbers for families.
-const VERSION: u8 = 2;
+/// 1 had numbers for families, 2 no sums.
+const VERSION: u8 = 3;
 const FAMILY_TAG: u8 = b'f';
 const ROW_TAG: u8 = b'r';
+const SUMS_TAG: u8 = b's';
 const ROW_LENGTHS_BYTES: usize = 4 + 4;
 
 /// Writes out a group's state as it stands when it is run.
@@ -64,6 +69,7 @@ fn export(
             taken?;
         }
     }
+    chunk.put_sums(&StateSums::of(read, group).map_err(failed)?);
     let key = keys::position(group);
     if let Some(value) = read.get(FamilyId::META, &key).map_err(failed)? {
         chunk.put(FamilyId::META, &key, &value);
@@ -100,6 +106,14 @@ impl<'a> Chunk<'a> {
         self.raw.put_slice(value);
     }
 
+    fn put_sums(&mut self, sums: &StateSums) {
+        let mut raw = Vec::new();
+        sums.put(&mut raw);
+        self.raw.put_u8(SUMS_TAG);
+        self.raw.put_u32_le(raw.len() as u32);
+        self.raw.put_slice(&raw);
+    }
+
     fn is_full(&self) -> bool {
         self.raw.len() >= CHUNK_BYTES_TARGET
     }
@@ -128,12 +142,24 @@ pub(crate) fn install(
         gone.cleared.extend(range.map(|(from, end)| (family, from, end)));
     }
     store.commit(gone).map_err(failed)?;
-    let mut last = None;
+    let (mut last, mut sums) = (None, None);
     for chunk in chunks {
-        last = put_chunk(store, group, chunk?)?.or(last);
+        let end = put_chunk(store, group, chunk?)?;
+        (last, sums) = (end.position.or(last), end.sums.or(sums));
     }
     let last = last.ok_or_else(|| broken("it has no position"))?;
-    let writes = vec![(FamilyId::META, mark, Some(last))];
+    if sums != Some(StateSums::of(store, group).map_err(failed)?) {
+        return Err(ApplyError::of_group(
+            "a snapshot has other rows than its sender took them for: the sender's state is damaged",
+        ));
+    }
+    let mut writes = vec![(FamilyId::META, mark, Some(last))];
+    if Latch::load(store, group)
+        .map_err(failed)?
+        .is_some_and(|latch| latch.ends_at(position.offset))
+    {
+        writes.push(latch::removal(group));
+    }
     store.commit(WriteSet::rows(writes)).map_err(failed)?;
     let (found, _) = read_position(store, group).map_err(failed)?;
     if found != position {
@@ -142,15 +168,25 @@ pub(crate) fn install(
     store.flush().map_err(failed)
 }
 
-/// Commits the rows of a chunk, but for the position, which it returns.
+/// What the last chunk has beside rows.
+#[derive(Default)]
+pub(crate) struct End {
+    /// The row that says where the state stands.
+    pub(crate) position: Option<Bytes>,
+    /// What the sender takes the rows for.
+    pub(crate) sums: Option<StateSums>,
+}
+
+/// Commits the rows of a chunk, and returns what else it has.
 pub(crate) fn put_chunk(
     store: &dyn StateStore,
     group: GroupId,
     chunk: Bytes,
-) -> Result<Option<Bytes>, ApplyError> {
+) -> Result<End, ApplyError> {
     let mark = keys::position(group);
     let (mut position, mut writes) = (None, Vec::new());
-    for (family, key, value) in rows(store.families(), chunk)? {
+    let (rows, sums) = rows(store.families(), chunk)?;
+    for (family, key, value) in rows {
         let range = keys::of_group(family, group);
         if family == FamilyId::META && key == mark {
             position = Some(value);
@@ -161,13 +197,13 @@ pub(crate) fn put_chunk(
         }
     }
     spans::commit(store, group, WriteSet::rows(writes)).map_err(failed)?;
-    Ok(position)
+    Ok(End { position, sums })
 }
 
 type Row = (FamilyId, Vec<u8>, Bytes);
 
-fn rows(families: &Families, chunk: Bytes) -> Result<Vec<Row>, ApplyError> {
-    let (mut rows, mut family) = (Vec::new(), None);
+fn rows(families: &Families, chunk: Bytes) -> Result<(Vec<Row>, Option<StateSums>), ApplyError> {
+    let (mut rows, mut family, mut sums) = (Vec::new(), None, None);
     read_chunk(chunk, |part| {
         match part {
             Part::Family(name) => {
@@ -181,10 +217,18 @@ fn rows(families: &Families, chunk: Bytes) -> Result<Vec<Row>, ApplyError> {
                 let family = family.ok_or_else(|| broken("a row is of no family"))?;
                 rows.push((family, key.to_vec(), value));
             }
+            Part::Sums(raw) => {
+                let mut reader = Reader::new(raw);
+                let read = StateSums::take(&mut reader).and_then(|sums| {
+                    reader.end("sums of a state")?;
+                    Ok(sums)
+                });
+                sums = Some(read.map_err(|error| broken(&error.to_string()))?);
+            }
         }
         Ok(())
     })?;
-    Ok(rows)
+    Ok((rows, sums))
 }
 
 /// What a chunk is made of.
@@ -193,6 +237,8 @@ pub(crate) enum Part {
     Family(Bytes),
     /// Key and value.
     Row(Bytes, Bytes),
+    /// What the rows come to, as the sender has it.
+    Sums(Bytes),
 }
 
 /// Takes a chunk apart.
@@ -224,6 +270,13 @@ pub(crate) fn read_chunk(
                 }
                 let key = chunk.split_to(key);
                 each(Part::Row(key, chunk.split_to(value)))?;
+            }
+            SUMS_TAG => {
+                let length = chunk.try_get_u32_le().map_err(|_| short())? as usize;
+                if chunk.remaining() < length {
+                    return Err(short());
+                }
+                each(Part::Sums(chunk.split_to(length)))?;
             }
             tag => return Err(broken(&format!("a chunk has an unknown tag={tag}"))),
         }
@@ -268,14 +321,14 @@ mod tests {
     fn put(store: &MemoryStore, family: &str, key: &[u8], value: &'static str) {
         let family = store.families().find(family.as_bytes()).unwrap();
         let row = (family, key.to_vec(), Some(Bytes::from(value)));
-        store.commit(WriteSet::rows(vec![row])).unwrap();
+        spans::commit(store, GROUP, WriteSet::rows(vec![row])).unwrap();
     }
 
     fn key(last: u8) -> Vec<u8> {
         [&GROUP.get().to_be_bytes()[..], &[last]].concat()
     }
 
-    /// Format 2, byte by byte. A change that is meant gets another version.
+    /// Format 3, byte by byte. A change that is meant gets another version.
     #[test]
     fn a_chunk_names_its_families() {
         let store = store(&["stock"]);
@@ -283,13 +336,19 @@ mod tests {
         put(&store, "log", &key(7), "l");
         put(&store, "stock", &key(9), "");
         let wanted = [
-            &b"\x02f\x03log"[..],
+            &b"\x03f\x03log"[..],
             b"r\x09\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\x01\x07l",
             b"f\x05stock",
             b"r\x09\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\x01\x08s",
             b"r\x09\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x09",
         ];
-        assert_eq!(exported(&store), [wanted.concat()]);
+        let [found] = &exported(&store)[..] else { panic!("it is small") };
+        let rows = wanted.concat();
+        assert_eq!(found[..rows.len()], rows);
+        let mut sums = Vec::new();
+        StateSums::of(&store, GROUP).unwrap().put(&mut sums);
+        let length = (sums.len() as u32).to_le_bytes();
+        assert_eq!(found[rows.len()..], [&b"s"[..], &length, &sums].concat());
     }
 
     /// The numbers of families differ, their names do not.
@@ -331,7 +390,7 @@ mod tests {
         let stock = from.families().find(b"stock").unwrap();
         let value = |n| Bytes::from(vec![n; CHUNK_BYTES_TARGET / 3]);
         writes.extend((0..10).map(|n| (stock, key(n), Some(value(n)))));
-        from.commit(WriteSet::rows(writes)).unwrap();
+        spans::commit(&from, GROUP, WriteSet::rows(writes)).unwrap();
         let chunks = exported(&from);
         assert_eq!(chunks.len(), 4);
         let to = store(&["stock"]);
@@ -345,14 +404,38 @@ mod tests {
         let refused =
             |raw: &[u8]| rows(&families, Bytes::copy_from_slice(raw)).unwrap_err().to_string();
         assert!(refused(b"").contains("ends early"));
-        assert!(refused(b"\x01\x02").contains("version=1, known=2"));
-        let row = b"\x02r\x01\0\0\0\0\0\0\0k";
+        assert!(refused(b"\x01\x02").contains("version=1, known=3"));
+        let row = b"\x03r\x01\0\0\0\0\0\0\0k";
         assert!(refused(row).contains("of no family"));
         assert!(refused(&row[..2]).contains("ends early"));
-        assert!(refused(b"\x02f\x03lo").contains("ends early"));
-        assert!(refused(b"\x02x").contains("unknown tag=120"));
-        assert!(refused(b"\x02f\x03logr\x01\0\0\0").contains("ends early"));
-        assert!(refused(b"\x02f\x03logr\x01\0\0\0\x01\0\0\0k").contains("ends early"));
+        assert!(refused(b"\x03f\x03lo").contains("ends early"));
+        assert!(refused(b"\x03x").contains("unknown tag=120"));
+        assert!(refused(b"\x03f\x03logr\x01\0\0\0").contains("ends early"));
+        assert!(refused(b"\x03f\x03logr\x01\0\0\0\x01\0\0\0k").contains("ends early"));
+        assert!(refused(b"\x03s\x01\0\0").contains("ends early"));
+        assert!(refused(b"\x03s\x01\0\0\0").contains("ends early"));
+        assert!(refused(b"\x03s\x01\0\0\0\0").contains("malformed"));
+    }
+
+    /// A row that rotted at the sender is given to nobody.
+    #[test]
+    fn rows_that_do_not_come_to_their_sums_are_refused() {
+        let from = store(&[]);
+        put(&from, "map", &key(1), "v");
+        let position = AppliedPosition { offset: Offset::new(5), ..AppliedPosition::ZERO };
+        let at = |value: &'static str| {
+            let row = encode_position(position, ChainHead::ZERO);
+            let rotten = (FamilyId::MAP, key(1), Some(Bytes::from(value)));
+            vec![(FamilyId::META, keys::position(GROUP), Some(row)), rotten]
+        };
+        from.commit(WriteSet::rows(at("w"))).unwrap();
+        let to = store(&[]);
+        let take = || install(&to, GROUP, position, &mut exported(&from).into_iter().map(Ok));
+        let refused = take().unwrap_err();
+        assert!(refused.to_string().contains("the sender's state is damaged"), "{refused}");
+        assert_eq!(read_position(&to, GROUP).unwrap().0, AppliedPosition::ZERO);
+        from.commit(WriteSet::rows(at("v"))).unwrap();
+        take().unwrap();
     }
 
     proptest! {
@@ -360,7 +443,7 @@ mod tests {
         fn rows_never_panics(raw in proptest::collection::vec(any::<u8>(), 0..200)) {
             let families = Families::new(&[]).unwrap();
             let _ = rows(&families, Bytes::from(raw.clone()));
-            for start in [&[VERSION][..], b"\x02f\x03log"] {
+            for start in [&[VERSION][..], b"\x03f\x03log"] {
                 let mut versioned = start.to_vec();
                 versioned.extend(&raw);
                 let _ = rows(&families, Bytes::from(versioned));

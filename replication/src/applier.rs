@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use palisade_wal::{GroupId, LogIndex};
 use tokio::sync::oneshot;
 
 use crate::driver::Event;
 use crate::effects::Apply;
-use crate::entry::CommittedEntry;
+use crate::entry::{AppliedPosition, CommittedEntry};
 use crate::error::NodeError;
 use crate::identity::{LogTime, Offset};
 use crate::inbox::Inbox;
@@ -40,12 +40,12 @@ pub(crate) struct GroupShared<O> {
     /// Callers who wait for the outcome of their record, by its number in this session.
     waiters: Mutex<BTreeMap<u64, Reply<O>>>,
     /// Why the group stopped here, if it did.
-    halted: OnceLock<NodeError>,
+    halted: Mutex<Option<NodeError>>,
 }
 
 impl<O> GroupShared<O> {
     pub(crate) fn new(tracker: Tracker) -> Self {
-        Self { tracker, waiters: Mutex::new(BTreeMap::new()), halted: OnceLock::new() }
+        Self { tracker, waiters: Mutex::new(BTreeMap::new()), halted: Mutex::new(None) }
     }
 
     pub(crate) fn wait(&self, seq: u64, reply: Reply<O>) {
@@ -77,12 +77,21 @@ impl<O> GroupShared<O> {
 
     /// The group stops, for the first cause that is given.
     pub(crate) fn halt(&self, cause: NodeError) {
-        let _ = self.halted.set(cause);
+        let mut halted = self.halted.lock().unwrap_or_else(PoisonError::into_inner);
+        if halted.as_ref().is_none_or(is_rebuilding) {
+            *halted = Some(cause);
+        }
+        drop(halted);
         self.stop();
     }
 
-    pub(crate) fn halted(&self) -> Option<&NodeError> {
-        self.halted.get()
+    pub(crate) fn halted(&self) -> Option<NodeError> {
+        self.halted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why the group is not served changes, or it is served again.
+    fn set_halted(&self, cause: Option<NodeError>) {
+        *self.halted.lock().unwrap_or_else(PoisonError::into_inner) = cause;
     }
 
     /// The node stops: what became of these is not known here.
@@ -104,6 +113,18 @@ impl<O> GroupShared<O> {
 pub(crate) struct ApplyJob {
     pub(crate) group: GroupId,
     pub(crate) steps: Vec<Apply>,
+    /// Before all of it, the state is given up.
+    pub(crate) gives_up: bool,
+}
+
+/// The cause of a group that is being made anew.
+pub(crate) fn rebuilding(group: GroupId) -> NodeError {
+    NodeError::GroupHalted { group: group.get(), cause: Arc::new(NodeError::Rebuilding) }
+}
+
+/// Whether that is the cause.
+pub(crate) fn is_rebuilding(cause: &NodeError) -> bool {
+    matches!(cause, NodeError::GroupHalted { cause, .. } if matches!(**cause, NodeError::Rebuilding))
 }
 
 pub(crate) struct Applier<M: StateMachine> {
@@ -116,6 +137,8 @@ pub(crate) struct Applier<M: StateMachine> {
     pub(crate) flush_bytes_target: usize,
     /// Groups that take nothing in any more.
     pub(crate) halted: BTreeSet<GroupId>,
+    /// Groups whose state is being made anew.
+    pub(crate) rebuilding: BTreeSet<GroupId>,
 }
 
 impl<M: StateMachine> Applier<M> {
@@ -128,7 +151,7 @@ impl<M: StateMachine> Applier<M> {
             let mut bytes = job_bytes(&job);
             while bytes < APPLY_BYTES_TARGET {
                 match self.jobs.try_recv() {
-                    Ok(next) if next.group == job.group => {
+                    Ok(next) if next.group == job.group && !next.gives_up => {
                         bytes += job_bytes(&next);
                         job.steps.extend(next.steps);
                     }
@@ -140,12 +163,16 @@ impl<M: StateMachine> Applier<M> {
                 }
             }
             let group = job.group;
+            if job.gives_up {
+                self.give_up(group)?;
+            }
             if self.halted.contains(&group) {
                 continue;
             }
             match self.take(job) {
                 Err(NodeError::Apply(cause)) if cause.scope == HaltScope::Group => {
                     self.halted.insert(group);
+                    self.rebuilding.remove(&group);
                     self.inbox.report(Event::Halt { group, cause: NodeError::Apply(cause) });
                 }
                 taken => taken?,
@@ -182,11 +209,35 @@ impl<M: StateMachine> Applier<M> {
         self.apply(group, &entries)
     }
 
+    /// Lets go of the state of a group that has halted; one that is received takes its place.
+    fn give_up(&mut self, group: GroupId) -> Result<(), NodeError> {
+        self.machine.give_up(group)?;
+        let shared = &self.groups[&group];
+        shared.set_halted(Some(rebuilding(group)));
+        shared.tracker.fall_back(self.machine.applied(group));
+        self.halted.remove(&group);
+        self.rebuilding.insert(group);
+        self.inbox.report(Event::GivenUp { group });
+        Ok(())
+    }
+
+    /// The state has come so far. One that was given up is served again once it is whole.
+    fn advance(&mut self, group: GroupId) -> AppliedPosition {
+        let (shared, position) = (&self.groups[&group], self.machine.applied(group));
+        shared.tracker.advance(position);
+        if self.rebuilding.contains(&group) && self.machine.halted(group).is_none() {
+            self.rebuilding.remove(&group);
+            shared.set_halted(None);
+            shared.tracker.go_on();
+            self.inbox.report(Event::Whole { group });
+        }
+        position
+    }
+
     /// Puts a received snapshot in place of the state.
     fn install(&mut self, group: GroupId, index: LogIndex) -> Result<(), NodeError> {
         install(&mut self.machine, &self.shelf, group, index)?;
-        let position = self.machine.applied(group);
-        self.groups[&group].tracker.advance(position);
+        let position = self.advance(group);
         self.inbox.report(Event::Applied { group, position });
         let index = self.machine.flushed(group).index;
         self.inbox.report(Event::Flushed { group, index });
@@ -195,12 +246,11 @@ impl<M: StateMachine> Applier<M> {
 
     fn apply(&mut self, group: GroupId, entries: &[CommittedEntry]) -> Result<(), NodeError> {
         let Some(last) = entries.last() else { return Ok(()) };
-        let shared = &self.groups[&group];
         let outcomes = self.machine.apply(group, entries)?;
-        let position = self.machine.applied(group);
-        assert_eq!(position.index, last.index, "the state machine stands where it applied to");
         // The position first: whoever holds a receipt reads at least at it.
-        shared.tracker.advance(position);
+        let position = self.advance(group);
+        assert_eq!(position.index, last.index, "the state machine stands where it applied to");
+        let shared = &self.groups[&group];
         let mut outcomes = outcomes.into_iter();
         let mut replies = Vec::new();
         {

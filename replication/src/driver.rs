@@ -60,6 +60,10 @@ pub(crate) enum Event<O> {
         group: GroupId,
         to: NodeId,
     },
+    Rebuild {
+        group: GroupId,
+        reply: oneshot::Sender<Result<(), NodeError>>,
+    },
     Status {
         group: GroupId,
         reply: oneshot::Sender<GroupStatus>,
@@ -92,6 +96,14 @@ pub(crate) enum Event<O> {
         group: GroupId,
         cause: NodeError,
     },
+    /// A group has no state any more, and is to get one.
+    GivenUp {
+        group: GroupId,
+    },
+    /// It is as far as it was.
+    Whole {
+        group: GroupId,
+    },
     /// A thread of the node cannot go on.
     Failed(NodeError),
     Close,
@@ -114,6 +126,8 @@ pub(crate) struct Callers<O> {
     next_token: u64,
     reads: BTreeMap<u64, oneshot::Sender<Result<LogIndex, NodeError>>>,
     changes: BTreeMap<u64, oneshot::Sender<Result<(), NodeError>>>,
+    /// Who waits for the state to be made anew.
+    rebuild: Option<oneshot::Sender<Result<(), NodeError>>>,
 }
 
 impl<O> Callers<O> {
@@ -124,6 +138,7 @@ impl<O> Callers<O> {
             next_token: 0,
             reads: BTreeMap::new(),
             changes: BTreeMap::new(),
+            rebuild: None,
         }
     }
 }
@@ -218,6 +233,13 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
                 self.host.input(group, Input::Change { token, change });
             }
             Event::Transfer { group, to } => self.host.input(group, Input::Transfer { to }),
+            Event::Rebuild { group, reply } => self.on_rebuild(group, reply),
+            Event::GivenUp { group } => self.host.rebuild(group),
+            Event::Whole { group } => {
+                tracing::info!(%group, "the state was made anew");
+                // Who gave up the wait is told nothing.
+                self.callers(group).rebuild.take().map(|reply| reply.send(Ok(())));
+            }
             Event::Status { group, reply } => {
                 if let Some(status) = self.host.status(group) {
                     let _ = reply.send(status);
@@ -247,14 +269,28 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
     /// Why there is no replica to ask.
     fn absence(&self, group: GroupId) -> NodeError {
         let halted = self.callers.get(&group).and_then(|callers| callers.shared.halted());
-        halted.cloned().unwrap_or(NodeError::Unavailable)
+        halted.unwrap_or(NodeError::Unavailable)
+    }
+
+    /// The state goes first: without a log it could not be taken up, nor without it be followed.
+    fn on_rebuild(&mut self, group: GroupId, reply: oneshot::Sender<Result<(), NodeError>>) {
+        if let Err(refusal) = self.host.may_rebuild(group) {
+            let _ = reply.send(Err(NodeError::Rebuild(refusal)));
+            return;
+        }
+        self.callers(group).rebuild = Some(reply);
+        let _ = self.jobs.send(ApplyJob { group, steps: Vec::new(), gives_up: true });
     }
 
     fn halt(&mut self, group: GroupId, cause: NodeError) {
         tracing::error!(%group, %cause, "the group halts on this node");
         let cause = NodeError::GroupHalted { group: group.get(), cause: Arc::new(cause) };
         let effects = self.host.halt(group);
-        self.callers(group).shared.halt(cause);
+        let callers = self.callers(group);
+        callers.shared.halt(cause.clone());
+        if let Some(reply) = callers.rebuild.take() {
+            let _ = reply.send(Err(cause));
+        }
         self.perform(group, effects);
     }
 
@@ -302,7 +338,7 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
     fn perform(&mut self, group: GroupId, effects: Effects) {
         if !effects.apply.is_empty() {
             // The applier only ends before this thread when it failed, which it has reported.
-            let _ = self.jobs.send(ApplyJob { group, steps: effects.apply });
+            let _ = self.jobs.send(ApplyJob { group, steps: effects.apply, gives_up: false });
         }
         for work in effects.shelf {
             if let Some(refused) = self.shelf.offer(group, work) {

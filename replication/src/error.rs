@@ -99,6 +99,12 @@ pub enum NodeError {
         #[source]
         cause: Arc<NodeError>,
     },
+    /// The state of the group is not made anew.
+    #[error("the state is not made anew: {0}")]
+    Rebuild(RebuildRefusal),
+    /// The state of the group is being made anew: the group serves again when it is as far as it was.
+    #[error("the state is being made anew from a snapshot")]
+    Rebuilding,
     /// The node was closed.
     #[error("the node is closed")]
     Closed,
@@ -109,12 +115,15 @@ impl NodeError {
     #[must_use]
     pub fn disposition(&self) -> Disposition {
         match self {
-            Self::Backpressure { .. } | Self::Unavailable | Self::Closed => Disposition::Retry,
+            Self::Backpressure { .. } | Self::Unavailable | Self::Rebuilding | Self::Closed => {
+                Disposition::Retry
+            }
             Self::Indeterminate => Disposition::Indeterminate,
             Self::InvalidArgument { .. }
             | Self::UnknownGroup { .. }
             | Self::Foreign { .. }
-            | Self::RecordsTrimmed { .. } => Disposition::Reject,
+            | Self::RecordsTrimmed { .. }
+            | Self::Rebuild(_) => Disposition::Reject,
             Self::Change(refusal) => refusal.disposition(),
             Self::Wal(error) => error.disposition(),
             Self::Damaged { .. }
@@ -125,6 +134,21 @@ impl NodeError {
             | Self::GroupHalted { .. } => Disposition::Halt,
         }
     }
+}
+
+/// Why a replica's state is not made anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RebuildRefusal {
+    /// The replica has not halted.
+    #[error("the replica has not halted, and its state is as good as any")]
+    Running,
+    /// Nobody else has the state.
+    #[error("this is the only voter, and nobody else has the state: restore it from a backup")]
+    OnlyVoter,
+    /// Its log was being repaired when it halted.
+    #[error("its log was being repaired when it halted: start the node again, and ask then")]
+    Repairing,
 }
 
 impl From<WalError> for NodeError {

@@ -14,10 +14,10 @@ use palisade_wal::{BatchSeq, GroupId, Recovered, WalError, WalOptions, WalReader
 
 use crate::effects::{Effects, GroupStatus, Input, Role, Ticket, WallTime};
 use crate::entry::AppliedPosition;
-use crate::error::NodeError;
+use crate::error::{NodeError, RebuildRefusal};
 use crate::identity::{Incarnation, NodeId, Term};
 use crate::repair::{Repair, is_unreadable, lost_its_end, unreadable};
-use crate::replica::{Replica, ReplicaConfig, Rest};
+use crate::replica::{Parts, Replica, ReplicaConfig, Rest};
 use crate::wire::{Beat, Body, Envelope, NO_GROUP};
 
 /// Writes of several groups share a batch of the wal up to about this size, or half of what it takes.
@@ -44,9 +44,16 @@ enum Stage {
     Running(Box<Replica>),
     Repairing(Box<Repair>),
     /// It stopped, and this is how it saw itself last. What it hears is lost on it.
-    Halted(Box<GroupStatus>),
+    Halted(Box<Halted>),
     /// Between two others.
     Turning,
+}
+
+/// A group that has stopped.
+struct Halted {
+    status: GroupStatus,
+    /// What its state can be made anew with; nothing if its log was under repair.
+    parts: Option<Parts>,
 }
 
 impl Hosted {
@@ -132,7 +139,7 @@ impl Hosted {
         match &self.stage {
             Stage::Running(replica) => replica.status(self.ticks_held()),
             Stage::Repairing(repair) => repair.status(),
-            Stage::Halted(status) => GroupStatus::clone(status),
+            Stage::Halted(halted) => halted.status.clone(),
             Stage::Turning => unreachable!("no step ends here"),
         }
     }
@@ -175,11 +182,38 @@ impl Hosted {
         let mut effects = unanswered(self.inputs.drain(..).chain(self.held.drain(..)));
         self.owed = None;
         self.rest = Rest::default();
-        let before = std::mem::replace(&mut self.stage, Stage::Halted(Box::new(status)));
-        if let Stage::Running(replica) = before {
-            effects.extend(replica.into_parts().unanswered());
-        }
+        let parts = match std::mem::replace(&mut self.stage, Stage::Turning) {
+            Stage::Running(replica) => {
+                let parts = replica.into_parts();
+                effects.extend(parts.unanswered());
+                Some(parts)
+            }
+            Stage::Halted(before) => before.parts,
+            Stage::Repairing(_) | Stage::Turning => None,
+        };
+        self.stage = Stage::Halted(Box::new(Halted { status, parts }));
         effects
+    }
+
+    fn may_rebuild(&self, node: NodeId) -> Result<(), RebuildRefusal> {
+        let Stage::Halted(halted) = &self.stage else { return Err(RebuildRefusal::Running) };
+        let parts = halted.parts.as_ref().ok_or(RebuildRefusal::Repairing)?;
+        let mut others = parts.register.members.other_voters(node);
+        others.next().map(drop).ok_or(RebuildRefusal::OnlyVoter)
+    }
+
+    /// A group that has halted gets what it is to hold from the others.
+    fn rebuild(&mut self) {
+        let stage = std::mem::replace(&mut self.stage, Stage::Turning);
+        self.stage = match stage {
+            Stage::Halted(halted) => match *halted {
+                Halted { parts: Some(parts), .. } => {
+                    Stage::Repairing(Box::new(Repair::of_state(parts)))
+                }
+                halted => Stage::Halted(Box::new(halted)),
+            },
+            other => other,
+        };
     }
 
     /// A replica that cannot read an entry repairs it, if there is anybody to ask.
@@ -302,6 +336,19 @@ impl Host {
     /// The group stops here, and the others go on. Gives what its callers are owed.
     pub(crate) fn halt(&mut self, group: GroupId) -> Effects {
         self.groups.get_mut(&group).map(Hosted::halt).unwrap_or_default()
+    }
+
+    /// Why the state of a group cannot be made anew, if it cannot.
+    pub(crate) fn may_rebuild(&self, group: GroupId) -> Result<(), RebuildRefusal> {
+        let hosted = self.groups.get(&group).ok_or(RebuildRefusal::Running)?;
+        hosted.may_rebuild(self.node)
+    }
+
+    /// A group that has halted gets what it is to hold from the others. Its state was given up.
+    pub(crate) fn rebuild(&mut self, group: GroupId) {
+        if let Some(hosted) = self.groups.get_mut(&group) {
+            hosted.rebuild();
+        }
     }
 
     /// The group has stopped here.

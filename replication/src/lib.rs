@@ -46,7 +46,7 @@ mod wire;
 pub use applier::Committed;
 pub use effects::{GroupStatus, Role, VoterStatus};
 pub use entry::{AppliedPosition, CommittedEntry, ProposalId, RECORD_HEADER_BYTES, Record};
-pub use error::NodeError;
+pub use error::{NodeError, RebuildRefusal};
 pub use founding::Founding;
 pub use identity::{ClusterId, Incarnation, LogTime, NodeId, Offset, Term};
 pub use membership::{

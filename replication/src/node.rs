@@ -300,6 +300,7 @@ impl<M: StateMachine> Node<M> {
             inbox: inbox.clone(),
             flush_bytes_target: config.options.flush_bytes_target,
             halted,
+            rebuilding: BTreeSet::new(),
         };
         let driver = Driver {
             outbox,
@@ -475,7 +476,7 @@ impl<M: StateMachine> Node<M> {
     /// Why this node's replica of the group stopped, if it has and the node has not.
     #[must_use]
     pub fn halted(&self, group: GroupId) -> Option<NodeError> {
-        self.shared.groups.get(&group)?.halted().cloned()
+        self.shared.groups.get(&group)?.halted()
     }
 
     /// The group's state is wrong here: this node's replica of it stops for this cause, as if an entry could
@@ -487,6 +488,20 @@ impl<M: StateMachine> Node<M> {
         self.check(group)?;
         let cause = NodeError::Apply(Arc::new(ApplyError::of_group(what)));
         self.offer(0, Event::Halt { group, cause })
+    }
+
+    /// Makes the state of a group anew that has halted here: it is given up, and with it this replica's log,
+    /// and a snapshot of the leader takes their place. Resolves once the replica is as far as it was, and
+    /// serves again. Until a leader is heard nothing is lost but the state. Dropping the future gives up
+    /// the wait.
+    ///
+    /// # Errors
+    /// [`NodeError::Rebuild`] with the reason if it cannot be done; the cause, if it halts once more.
+    pub async fn rebuild(&self, group: GroupId) -> Result<(), NodeError> {
+        self.hosts(group)?;
+        let (reply, receiver) = oneshot::channel();
+        self.offer(0, Event::Rebuild { group, reply })?;
+        receiver.await.map_err(|_| self.stop_cause(group))?
     }
 
     /// Why the node stopped, if it has: its first cause, or that it was closed.
@@ -519,7 +534,7 @@ impl<M: StateMachine> Node<M> {
     /// The group is served here.
     fn check(&self, group: GroupId) -> Result<&GroupShared<M::Outcome>, NodeError> {
         let shared = self.hosts(group)?;
-        shared.halted().map_or(Ok(shared), |cause| Err(cause.clone()))
+        shared.halted().map_or(Ok(shared), Err)
     }
 
     fn hosts(&self, group: GroupId) -> Result<&GroupShared<M::Outcome>, NodeError> {
@@ -543,7 +558,7 @@ impl<M: StateMachine> Node<M> {
     fn stop_cause(&self, group: GroupId) -> NodeError {
         let shared = self.shared.groups.get(&group);
         if let Some(cause) = shared.and_then(|shared| shared.halted()) {
-            return cause.clone();
+            return cause;
         }
         self.shared.stopped.get().cloned().unwrap_or(NodeError::Closed)
     }

@@ -62,6 +62,8 @@ pub(crate) struct Repair {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
+    /// The state is given up, and the log is to be: once somebody leads who has what was in it.
+    Leaderless,
     /// These are wanted.
     Fetching(Want),
     /// The last write is on its way.
@@ -213,6 +215,34 @@ impl Repair {
         (repair, effects)
     }
 
+    /// The state of a replica was given up. Its log goes, too, so that the leader sends a snapshot; what it
+    /// confirmed counts no more, and it is on probation until it has made up for it.
+    pub(crate) fn of_state(parts: crate::replica::Parts) -> Self {
+        tracing::warn!(group = %parts.config.group, "the state is made anew");
+        Self {
+            config: parts.config,
+            reader: parts.reader,
+            first: parts.register.base.index.next(),
+            last: parts.last,
+            doubtful: None,
+            register: parts.register,
+            applied: AppliedPosition::ZERO,
+            flushed: LogIndex::ZERO,
+            emitted: LogIndex::ZERO,
+            stage: Stage::Leaderless,
+            tick: 0,
+            next_peer: 0,
+            asked: None,
+            refused: BTreeMap::new(),
+            rounds: 0,
+            writer: None,
+            heard: 0,
+            asks: BTreeMap::new(),
+            met: parts.met,
+            tickets: parts.last_ticket,
+        }
+    }
+
     pub(crate) fn status(&self) -> GroupStatus {
         GroupStatus {
             role: Role::Repairing,
@@ -308,6 +338,11 @@ impl Repair {
 
     fn on_tick(&mut self, effects: &mut Effects) -> Result<(), NodeError> {
         self.tick += 1;
+        let is_led = self.tick <= self.heard + u64::from(self.config.options.election_ticks);
+        if self.stage == Stage::Leaderless && self.writer.is_some() && is_led {
+            self.forget(effects);
+            return Ok(());
+        }
         let patience = u64::from(self.config.options.resend_ticks);
         if self.asked.is_some_and(|asked| asked + patience < self.tick) {
             if self.leader_refused() {
@@ -540,6 +575,17 @@ impl Repair {
         cut(&mut self.register, &mut writes, self.config.group, (want.first, self.last));
         self.finish(writes, effects);
         Ok(())
+    }
+
+    /// Lets go of the log. Whoever leads in a term that is not below its own has all that it held which was
+    /// ever committed, and has been elected by a majority.
+    fn forget(&mut self, effects: &mut Effects) {
+        let base = AppliedPosition::ZERO;
+        (self.register.base, self.register.commit) = (base, base.index);
+        self.register.probation = true;
+        (self.first, self.last) = (base.index.next(), base.index);
+        let group = self.config.group;
+        self.finish(vec![Write::Reset { group, up_to: base.index }], effects);
     }
 
     fn write(&mut self, writes: Vec<Write>, effects: &mut Effects) {

@@ -40,6 +40,15 @@ pub trait StateMachine: Send + 'static {
         None
     }
 
+    /// Gives the group's state up: it is at no position from now on, also after a loss of power, and
+    /// [`StateMachine::halted`] says so until one that is installed has come as far as this one had.
+    ///
+    /// # Errors
+    /// When that cannot be stored; halts the node.
+    fn give_up(&mut self, group: GroupId) -> Result<(), ApplyError> {
+        Err(ApplyError::of_node(format!("the state of group={group} cannot be given up")))
+    }
+
     /// The position that would survive a loss of power now. The log is trimmed only below it.
     fn flushed(&self, group: GroupId) -> AppliedPosition;
 

@@ -60,6 +60,17 @@ impl Tracker {
         }
     }
 
+    /// What was applied is given up: it stands here, and nobody is served before it [goes on](Self::go_on).
+    pub(crate) fn fall_back(&self, position: AppliedPosition) {
+        self.stop();
+        self.lock().position = position;
+    }
+
+    /// Whoever asks from now on is served.
+    pub(crate) fn go_on(&self) {
+        self.lock().stopped = false;
+    }
+
     /// Resolves once the offset is applied. `None` if the node stops first.
     pub(crate) async fn offset(&self, offset: Offset) -> Option<AppliedPosition> {
         let waiter = {

@@ -57,7 +57,7 @@ impl Rebuild {
         for chunk in decode_state(file, raw)? {
             let put = put_chunk(&*self.store, self.group, chunk);
             let position = put.map_err(|error| damaged_or_broken(file, &error))?;
-            self.position = position.or(self.position.take());
+            self.position = position.position.or(self.position.take());
         }
         Ok(())
     }

@@ -105,6 +105,7 @@ impl Blocking<crate::Group> {
         fn chain_head() -> (Offset, ChainHead);
         fn digest() -> StateDigest;
         fn divergences() -> Vec<Divergence>;
+        fn rebuild_replica() -> ();
         fn head(offset: Offset) -> ChainHead;
         fn prove(offset: Offset) -> InclusionProof;
         fn register_client(ttl: Duration) -> ClientId;

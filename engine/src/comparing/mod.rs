@@ -2,15 +2,18 @@
 
 mod folds;
 pub(crate) mod latch;
+#[cfg(all(test, feature = "rocksdb"))]
+mod on_disk;
 mod round;
 mod scrub;
 pub(crate) mod spans;
 mod sum;
 mod table;
 
+pub(crate) use self::folds::StateSums;
 pub(crate) use self::round::round;
 pub(crate) use self::scrub::{SCRUB_BYTES_PER_SECOND, Scrub};
 pub use self::table::Divergence;
-pub(crate) use self::table::{CompareCommand, apply, divergences};
 #[cfg(test)]
-pub(crate) use self::{folds::StateSums, table::own_sums};
+pub(crate) use self::table::own_sums;
+pub(crate) use self::table::{CompareCommand, apply, divergences};

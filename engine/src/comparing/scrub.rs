@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use palisade_replication::GroupId;
 
-use super::spans::{Looked, look, next_summed};
+use super::latch::Latch;
+use super::spans::{Fault, Looked, look, next_summed};
 use super::table::range_text;
 use crate::error::Error;
 use crate::group::Group;
@@ -87,7 +88,7 @@ pub(super) async fn round(group: &Group) -> Result<(), Error> {
 
 struct Stepped {
     bytes: u64,
-    fault: Option<String>,
+    fault: Option<Latch>,
     next: Option<Place>,
 }
 
@@ -104,9 +105,14 @@ fn step(read: &dyn StateRead, group: GroupId, at: Option<Place>) -> Result<Stepp
         let id = id.map(|raw| ResourceId(u32::from_be_bytes(*raw)));
         let resource = id.and_then(|id| resource_row::stored(read, group, id).ok()?);
         let resource = resource.map_or("?".to_owned(), |found| found.spec.name.to_string());
-        format!(
-            "the state is damaged, projection={projection} resource={resource} {range}: {fault}"
-        )
+        let damaged =
+            format!("the state is damaged, projection={projection} resource={resource} {range}");
+        match fault {
+            Fault::Others => Latch::Wrong(format!("{damaged}: its rows are not what was written")),
+            Fault::Unreadable(error) => {
+                Latch::Unreadable(format!("{damaged}: it cannot be read, {error}"))
+            }
+        }
     });
     let next = end.map(|end| (of, end)).or_else(|| family(Some(of)));
     Ok(Stepped { bytes, fault, next })

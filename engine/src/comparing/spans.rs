@@ -23,9 +23,9 @@ use crate::store::{
     Direction, EachRow, FamilyId, StateRead, StateStore, StoreError, Walk, WriteSet,
 };
 
-/// A key with so many zeros begins a span, which is 1024 rows long on average; in tests of this crate 4, so
+/// A key with so many zeros begins a span, which is 4096 rows long on average; in tests of this crate 4, so
 /// that few rows have many spans.
-const SPAN_ZEROS: u32 = if cfg!(test) { 2 } else { 10 };
+const SPAN_ZEROS: u32 = if cfg!(test) { 2 } else { 12 };
 /// Which sums they are, in the row that says that a group has them: another is made anew when it is opened.
 const SUMS_VERSION: u8 = 1;
 /// Spans that are made anew in one commit.
@@ -441,7 +441,16 @@ pub(crate) struct Looked {
     /// Bytes of its rows.
     pub(crate) bytes: u64,
     /// What is wrong, if anything is.
-    pub(crate) fault: Option<String>,
+    pub(crate) fault: Option<Fault>,
+}
+
+/// What is wrong with the rows of a span.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// They are others than what was written.
+    Others,
+    /// They cannot be read.
+    Unreadable(StoreError),
 }
 
 /// Looks at the rows of the span that begins at this key, without the group. All rows up to the next span are
@@ -449,8 +458,8 @@ pub(crate) struct Looked {
 pub(crate) fn look(read: &dyn StateRead, group: GroupId, family: FamilyId, from: &[u8]) -> Looked {
     let (mut end, mut bytes) = (None, 0);
     let fault = match compare(read, group, family, from, &mut end, &mut bytes) {
-        Err(error) => Some(format!("it cannot be read, {error}")),
-        Ok(false) => Some("its rows are not what was written".to_owned()),
+        Err(error) => Some(Fault::Unreadable(error)),
+        Ok(false) => Some(Fault::Others),
         Ok(true) => None,
     };
     Looked { end, bytes, fault }

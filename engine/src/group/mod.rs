@@ -6,9 +6,11 @@ use std::fmt;
 use std::ops::ControlFlow;
 
 use palisade_replication::{GroupId, GroupStatus, MemberChange, NodeError, NodeId, Offset};
+use tokio::sync::oneshot;
 
 use crate::chain::ChainHead;
 use crate::command::Command;
+use crate::comparing::latch::Latch;
 use crate::comparing::{Divergence, divergences};
 use crate::digest::{StateDigest, digest};
 use crate::engine::Engine;
@@ -19,6 +21,7 @@ use crate::read::ReadConsistency;
 use crate::receipt::Receipt;
 use crate::resource::FailureDomain;
 use crate::resource_row::each_resource;
+use crate::store::StateRead;
 
 /// A group of an engine: a log with an order of its own, and the state computed from it. A resource lies in
 /// one group, and [`crate::Handle::group`] says in which. Cheap to clone.
@@ -161,6 +164,32 @@ impl Group {
         let found =
             self.read(ReadConsistency::Local.into(), |read, group| divergences(read, group));
         Ok(found.await?.value)
+    }
+
+    /// Makes this replica's state anew from a snapshot of the leader, after it has halted because its state is
+    /// wrong: its state and its log are given up for it. Resolves once the replica is as far as it was, and serves
+    /// again. A crash on the way leaves a replica that has halted: call it again. The node votes only once it
+    /// holds again all that it had confirmed.
+    ///
+    /// # Errors
+    /// [`Error::PreconditionFailed`] with the reason where it cannot be done: the replica has not halted, or is the
+    /// only voter, which is restored from a backup; or a file of the state cannot be read, and the node is to be
+    /// replaced by one with an empty directory. The cause, if it halts once more.
+    pub async fn rebuild_replica(&self) -> Result<(), Error> {
+        let (leave, mut left) = oneshot::channel();
+        let group = self.id;
+        let job = move |state: &dyn StateRead| {
+            // A caller that gave up is no loss.
+            let _ = leave.send(Latch::load(state, group)?);
+            Ok(())
+        };
+        self.engine.backend().read(Box::new(job)).await?;
+        // New rows would lie over the file, and RocksDB would stumble over it when it puts files together.
+        if let Ok(Some(Latch::Unreadable(what))) = left.try_recv() {
+            let what = format!("{what}: replace the node by one with an empty directory");
+            return Err(Error::PreconditionFailed { what });
+        }
+        self.engine.backend().rebuild(self.id).await
     }
 
     /// Why nothing more is served of it, if so.

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::RecordOutcome;
 use super::desk::{Answer, Desk, End, Life, Question};
 use crate::backend::{Backend, BoxFuture, ReadJob};
-use crate::comparing::latch;
+use crate::comparing::latch::{self, Latch};
 use crate::error::Error;
 use crate::machine::{read_position, stopped};
 #[cfg(feature = "backup")]
@@ -61,6 +61,9 @@ impl Backend for SimBackend {
     }
 
     fn applied(&self, group: GroupId) -> Result<Offset, Error> {
+        if let Some(cause) = self.stopped(group) {
+            return Err(cause);
+        }
         let store = self.desk.store(self.life)?;
         let (position, _) = read_position(&store, group).map_err(|error| stopped(&error))?;
         Ok(position.offset)
@@ -139,16 +142,25 @@ impl Backend for SimBackend {
         self.desk.lay(self.life, Question::Transfer { group, to })
     }
 
+    fn ended(&self) -> bool {
+        self.desk.ended(self.life).is_some()
+    }
+
     fn stopped(&self, _group: GroupId) -> Option<Error> {
         self.desk.stopped(self.life)
     }
 
-    fn halt(&self, group: GroupId, what: String) -> BoxFuture<'_, Result<(), Error>> {
+    fn halt(&self, group: GroupId, latch: Latch) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let store = self.desk.store(self.life)?;
-            latch::set(&store, group, &what).map_err(|error| stopped(&error))?;
+            latch::set(&store, group, &latch).map_err(|error| stopped(&error))?;
+            let what = latch.cause();
             self.desk.lay(self.life, Question::Halt { group, what })
         })
+    }
+
+    fn rebuild(&self, group: GroupId) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(self.ask(move |answer| Question::Rebuild { group, answer }, NodeError::Closed))
     }
 
     fn incarnation(&self) -> Incarnation {

@@ -48,6 +48,7 @@ pub(super) enum Question {
     Records { group: GroupId, from: Offset, bytes_max: usize, answer: Answer<Records> },
     Transfer { group: GroupId, to: NodeId },
     Halt { group: GroupId, what: String },
+    Rebuild { group: GroupId, answer: Answer<()> },
     Close { answer: Answer<()> },
 }
 
@@ -60,7 +61,9 @@ impl Question {
             Self::Change { answer, .. } => tell(answer, Err(cause)),
             Self::Status { answer, .. } => tell(answer, Err(cause)),
             Self::Records { answer, .. } => tell(answer, Err(cause)),
-            Self::Applied { answer, .. } | Self::Close { answer } => tell(answer, Err(cause)),
+            Self::Applied { answer, .. }
+            | Self::Rebuild { answer, .. }
+            | Self::Close { answer } => tell(answer, Err(cause)),
             Self::Transfer { .. } | Self::Halt { .. } => {}
         }
     }

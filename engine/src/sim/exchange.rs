@@ -15,6 +15,8 @@ pub(super) struct Exchange {
     waiting: BTreeMap<OpId, (Life, Waiting)>,
     /// Those who wait for a replica to come so far.
     behind: Vec<(Life, GroupId, Offset, Answer<()>)>,
+    /// Those who wait for a state to be made anew.
+    rebuilding: Vec<(Life, GroupId, Answer<()>)>,
 }
 
 enum Waiting {
@@ -62,12 +64,15 @@ impl Waiting {
 
 impl Exchange {
     pub(super) fn new(desk: Desk) -> Self {
-        Self { desk, waiting: BTreeMap::new(), behind: Vec::new() }
+        Self { desk, waiting: BTreeMap::new(), behind: Vec::new(), rebuilding: Vec::new() }
     }
 
     /// True if somebody waits for something that time may bring.
     pub(super) fn is_waited_for(&self) -> bool {
-        !self.waiting.is_empty() || !self.behind.is_empty() || self.desk.is_waited_for()
+        !self.waiting.is_empty()
+            || !self.behind.is_empty()
+            || !self.rebuilding.is_empty()
+            || self.desk.is_waited_for()
     }
 
     /// Gives the cluster what was asked since the last time.
@@ -107,6 +112,10 @@ impl Exchange {
                     tell(answer, records);
                 }
                 Question::Transfer { group, to } => cluster.transfer(node, group, to),
+                Question::Rebuild { group, answer } => match cluster.rebuild(node, group) {
+                    Ok(()) => self.rebuilding.push((life, group, answer)),
+                    Err(refusal) => tell(answer, Err(refusal.into())),
+                },
                 Question::Halt { group, what } => cluster.halt_group(node, group, what),
                 Question::Close { answer } => {
                     cluster.kill(node);
@@ -143,6 +152,18 @@ impl Exchange {
                 Ok(false) => self.behind.push((life, group, at_least, answer)),
                 Ok(true) => tell(answer, Ok(())),
                 Err(cause) => tell(answer, Err(cause)),
+            }
+        }
+        for (life, group, answer) in std::mem::take(&mut self.rebuilding) {
+            let halted = cluster.halted_group(life.node, group);
+            match (self.desk.ended(life), halted) {
+                _ if answer.is_closed() => {}
+                (Some(end), _) => tell(answer, Err(end.into())),
+                (None, None) => tell(answer, Ok(())),
+                (None, Some(_)) if cluster.is_rebuilding(life.node, group) => {
+                    self.rebuilding.push((life, group, answer));
+                }
+                (None, Some(cause)) => tell(answer, Err(cause.clone().into())),
             }
         }
         for sleeper in self.desk.advance(cluster.now_us()) {

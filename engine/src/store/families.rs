@@ -25,7 +25,7 @@ impl FamilyId {
     /// Values of maps.
     pub(crate) const MAP: Self = Self(3);
     /// Requests of idempotency stores.
-    #[cfg(any(feature = "rocksdb", test))]
+    #[cfg(test)]
     pub(crate) const IDEMPOTENCY: Self = Self(4);
     /// Clients that number their commands, and what they were answered.
     pub(crate) const SESSIONS: Self = Self(5);

@@ -58,10 +58,8 @@ impl RocksStore {
             // In the cache, and so within its bound.
             blocks.set_cache_index_and_filter_blocks(true);
             blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-            if matches!(family, FamilyId::IDEMPOTENCY | FamilyId::SESSIONS) {
-                // Every new request looks up its key, and every new command its number, which is not there.
-                blocks.set_bloom_filter(FILTER_BITS_PER_KEY, false);
-            }
+            // Every row that is written is looked up before, for its sum, and most of them are new.
+            blocks.set_bloom_filter(FILTER_BITS_PER_KEY, false);
             let mut options = Options::default();
             options.set_block_based_table_factory(&blocks);
             options.set_compression_type(DBCompressionType::Lz4);

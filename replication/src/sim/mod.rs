@@ -286,6 +286,7 @@ impl<M: SimMachine> SimCluster<M> {
             running: None,
             halted: None,
             halted_groups: BTreeMap::new(),
+            rebuilding: BTreeSet::new(),
             harmed: false,
             slowness: 1,
             fuse: None,
@@ -380,6 +381,12 @@ impl<M: SimMachine> SimCluster<M> {
     #[must_use]
     pub fn halted_group(&self, node: NodeId, group: GroupId) -> Option<&NodeError> {
         self.nodes.get(&node)?.halted_groups.get(&group)
+    }
+
+    /// Whether the state of a group is being made anew there.
+    #[must_use]
+    pub fn is_rebuilding(&self, node: NodeId, group: GroupId) -> bool {
+        self.nodes[&node].rebuilding.contains(&group)
     }
 
     /// The state machine of a node, also while it is down.

@@ -8,7 +8,7 @@ use palisade_wal::sim::SimDisk;
 use palisade_wal::{GroupId, LogIndex, Wal, WalError, WalIdentity};
 
 use super::{Completion, Event, OpId, SimCluster, SimMachine};
-use crate::applier::{Committed, install};
+use crate::applier::{Committed, install, rebuilding};
 use crate::effects::{Apply, Effects, Input, Role, ShelfEffect, WallTime};
 use crate::entry::CommittedEntry;
 use crate::error::NodeError;
@@ -47,6 +47,8 @@ pub(super) struct SimNode<M> {
     pub(super) running: Option<Running>,
     pub(super) halted: Option<NodeError>,
     pub(super) halted_groups: BTreeMap<GroupId, NodeError>,
+    /// Groups whose state is being made anew.
+    pub(super) rebuilding: BTreeSet<GroupId>,
     /// Something was done to its disk that no disk may do.
     pub(super) harmed: bool,
     /// Its disk takes so many times as long as it should.
@@ -130,6 +132,7 @@ impl<M: SimMachine> SimCluster<M> {
                 node.running = Some(running);
                 node.halted = None;
                 node.halted_groups.clear();
+                node.rebuilding.clear();
                 let (life, tick_us) = (node.life, node.tick_us);
                 for group in self.groups() {
                     if let Some(cause) = self.nodes[&id].machine.halted(group) {
@@ -245,6 +248,35 @@ impl<M: SimMachine> SimCluster<M> {
         }
     }
 
+    /// What `Node::rebuild` begins on a node that is up. It is over when the group has halted no more.
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Panics
+    /// When the state cannot be given up.
+    pub fn rebuild(&mut self, id: NodeId, group: GroupId) -> Result<(), NodeError> {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let running = node.running.as_mut().ok_or(NodeError::Closed)?;
+        running.host.may_rebuild(group).map_err(NodeError::Rebuild)?;
+        node.machine.give_up(group).expect("a simulated state can be given up");
+        running.host.rebuild(group);
+        node.rebuilding.insert(group);
+        node.halted_groups.insert(group, rebuilding(group));
+        self.count("state given up");
+        self.tell(|| format!("node {id} group {group}: its state is made anew"));
+        Ok(())
+    }
+
+    /// A state that was given up is served again once it is whole.
+    fn note_whole(&mut self, id: NodeId, group: GroupId) {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        if node.machine.halted(group).is_none() && node.rebuilding.remove(&group) {
+            node.halted_groups.remove(&group);
+            self.count("state made anew");
+        }
+    }
+
     /// One group of the node stops.
     fn stop_group(&mut self, id: NodeId, group: GroupId, cause: ApplyError) {
         self.count("group halted");
@@ -260,6 +292,7 @@ impl<M: SimMachine> SimCluster<M> {
         let cause = Arc::new(NodeError::Apply(Arc::new(cause)));
         let halted = NodeError::GroupHalted { group: group.get(), cause };
         let node = self.nodes.get_mut(&id).expect("a known node");
+        node.rebuilding.remove(&group);
         node.halted_groups.insert(group, halted);
     }
 
@@ -497,6 +530,7 @@ impl<M: SimMachine> SimCluster<M> {
             return false;
         }
         self.check_head(id, group);
+        self.note_whole(id, group);
         let machine = &self.nodes[&id].machine;
         let (position, flushed) = (machine.applied(group), machine.flushed(group).index);
         self.input(id, group, Input::Applied { position });
@@ -540,6 +574,7 @@ impl<M: SimMachine> SimCluster<M> {
             }
         }
         self.check_head(id, group);
+        self.note_whole(id, group);
         let position = self.nodes[&id].machine.applied(group);
         self.input(id, group, Input::Applied { position });
     }

@@ -34,7 +34,7 @@ fn a_chain_is_taken_beside_writes() {
         let before = fabric.block_on(engine.data().chain_head()).unwrap().0;
         let name = id(&format!("b{at}"));
         // Slow, so that much is written meanwhile.
-        let backup = engine.backup(&place).bytes_per_second(30_000);
+        let backup = engine.backup(&place).bytes_per_second(if at == 0 { 60_000 } else { 30_000 });
         let backup = async {
             match &parent {
                 None => backup.full(&name).await,
