@@ -12,6 +12,7 @@ use crate::command::{CHORES_MAX, Chore, Command};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::machine::read_position;
+use crate::projection::rebuild::{self, Kinds};
 use crate::projection::{ProjectionFault, Registry, RowsRead};
 use crate::read::ReadConsistency;
 use crate::resource_row::each_resource;
@@ -29,7 +30,9 @@ const RECORDS_MAX: usize = 16;
 /// # Errors
 /// As any write; the next round tries again.
 pub(crate) async fn round(engine: &Engine) -> Result<(), Error> {
-    if engine.status().await?.role != Role::Leader {
+    let status = engine.status().await?;
+    rebuild::round(engine, &status).await?;
+    if status.role != Role::Leader {
         return Ok(());
     }
     let now = engine.backend().wall_clock();
@@ -68,8 +71,9 @@ fn due(
     if let Some(from) = clients::due(read, group)?.filter(|from| *from <= now) {
         due.push((from, Chore::Clients));
     }
+    let kinds = Kinds::load(read, group)?;
     each_resource(read, group, |id, resource| {
-        let kind = registry.find(resource.kind.as_str());
+        let kind = kinds.find(registry, &resource);
         let from = match (resource.deleted, kind) {
             (Some(deleted), _) => Ok(Some(deleted.until)),
             (None, Some(kind)) => kind.projection.due(&RowsRead::new(read, kind.family, group, id)),

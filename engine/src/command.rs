@@ -1,7 +1,7 @@
 //! Commands: what a record says, and its bytes.
 //!
 //! ```text
-//! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter, 5 register), then
+//! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter, 5 register, 9 rebuild), then
 //! open       1 if it must not be there, resource kind, version of its projection, spec, caller
 //! batch      client or 0, and if there is one: number, acked up to; caller,
 //!            guards: count, each as an operation; operations: count, each resource, epoch, body;
@@ -9,6 +9,7 @@
 //! housekeep  chores: count, each a resource, or 0 for the clients
 //! alter      resource, expected revision, node, caller, reason, alteration: `alteration.rs`
 //! register   milliseconds that the client is known without a command
+//! rebuild    `projection/rebuild/record.rs`
 //! ```
 //! Numbers and byte strings as in `codec`, spec and caller (a domain) as in `spec_codec`. What a body
 //! says is the projection's, whose resource it is for.
@@ -19,6 +20,7 @@ use palisade_replication::{NodeId, Offset};
 use crate::alteration::{Alteration, Reason, Revision};
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
+use crate::projection::rebuild::RebuildCommand;
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
 use crate::spec_codec::{decode_spec, encode_spec, put_domain, put_kind, take_domain, take_kind};
 
@@ -38,6 +40,8 @@ pub(crate) enum Command {
     Register {
         ttl_ms: u64,
     },
+    /// What members say about the rebuild of a projection.
+    Rebuild(RebuildCommand),
 }
 
 /// Where time may ask for something.
@@ -115,6 +119,7 @@ const BATCH: u8 = 2;
 const HOUSEKEEP: u8 = 3;
 const ALTER: u8 = 4;
 const REGISTER: u8 = 5;
+const REBUILD: u8 = 9;
 /// Most chores of one record.
 pub(crate) const CHORES_MAX: usize = 16;
 
@@ -154,6 +159,10 @@ impl Command {
             Self::Register { ttl_ms } => {
                 out.push(REGISTER);
                 put_number(&mut out, *ttl_ms);
+            }
+            Self::Rebuild(command) => {
+                out.push(REBUILD);
+                command.put(&mut out);
             }
             Self::Alter(AlterCommand { resource, expected, node, caller, reason, alteration }) => {
                 out.push(ALTER);
@@ -216,11 +225,17 @@ impl Command {
                 alteration: Alteration::take(&mut reader)?,
             }),
             REGISTER => Self::Register { ttl_ms: reader.number("client ttl")? },
+            REBUILD => Self::Rebuild(RebuildCommand::take(&mut reader)?),
             _ => return Err(DecodeError { what: "command kind" }),
         };
         reader.end("command")?;
         Ok(command)
     }
+}
+
+/// Whether a record, by its bytes, is about the rebuild of a projection.
+pub(crate) fn is_rebuild(payload: &[u8]) -> bool {
+    payload.starts_with(&[VERSION, REBUILD])
 }
 
 fn put_op(out: &mut Vec<u8>, op: &Op) {
@@ -368,7 +383,7 @@ mod tests {
         }
 
         #[test]
-        fn decoding_never_panics(kind in 0u8..6, raw in vec(any::<u8>(), 0..120)) {
+        fn decoding_never_panics(kind in 0u8..10, raw in vec(any::<u8>(), 0..120)) {
             let mut whole = vec![VERSION, kind];
             whole.extend(raw);
             let _ = Command::decode(whole.into());

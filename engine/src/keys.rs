@@ -7,13 +7,14 @@
 //! resources          group, then as `resource_row.rs` says  which resources there are
 //! sessions           group row                              clients: `docs/sessions.md`
 //! heads              group offset                           head of the chain at each 1024th offset
+//! rebuild            group, then as `local.rs` of `projection/rebuild/` says
 //! of a projection    group resource row                     what the projection keeps there
 //! ```
 //! The rows of each projection are told in its own file. Where a user's key is in the middle of one, it
 //! is escaped: every zero byte as `00 ff` and `00 01` at its end, so that keys keep their order and none
 //! is the beginning of another.
 
-use palisade_replication::{GroupId, Offset};
+use palisade_replication::{GroupId, NodeId, Offset};
 
 use crate::resource::ResourceId;
 use crate::store::FamilyId;
@@ -70,6 +71,26 @@ pub(crate) fn names(group: GroupId, prefix: &str) -> (Vec<u8>, Vec<u8>) {
 pub(crate) fn alteration(group: GroupId, resource: ResourceId, revision: u64) -> Vec<u8> {
     let resource = resource.0.to_be_bytes();
     tagged(group, b'a', &[&resource[..], &revision.to_be_bytes()].concat())
+}
+
+/// How far a kind is that is or was to be rebuilt.
+pub(crate) fn kind(group: GroupId, kind: &str) -> Vec<u8> {
+    tagged(group, b'v', kind.as_bytes())
+}
+
+/// All of them: from, end.
+pub(crate) fn kinds(group: GroupId) -> (Vec<u8>, Vec<u8>) {
+    (tagged(group, b'v', &[]), tagged(group, b'v' + 1, &[]))
+}
+
+/// What a member can be rebuilt to.
+pub(crate) fn member(group: GroupId, node: NodeId) -> Vec<u8> {
+    tagged(group, b'm', &node.get().to_be_bytes())
+}
+
+/// What all members can be: from, end.
+pub(crate) fn announced(group: GroupId) -> (Vec<u8>, Vec<u8>) {
+    (tagged(group, b'm', &[]), tagged(group, b'm' + 1, &[]))
 }
 
 /// All alterations of a resource: from, end.

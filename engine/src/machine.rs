@@ -18,11 +18,12 @@ use crate::batch_apply;
 use crate::chain::{ANCHORS_EVERY, ChainHead, ChainLink};
 use crate::clients::{ClientBounds, ClientTable, numbered};
 use crate::codec::{DecodeError, Reader, put_number};
-use crate::command::{Chore, Command};
+use crate::command::{Chore, Command, is_rebuild};
 use crate::contracts::Contracts;
 use crate::error::Error;
 use crate::keys;
 use crate::outcome::{Outcome, RecordOutcome};
+use crate::projection::rebuild::{self, Builds, JobDesk, Scene, Turn};
 use crate::projection::{At, ProjectionFault, Registry};
 use crate::resource::ResourceId;
 use crate::resource_table::{LoadError, ResourceTable};
@@ -42,6 +43,8 @@ pub(crate) struct EngineMachine {
     clients: ClientBounds,
     groups: BTreeMap<GroupId, Group>,
     contracts: Contracts,
+    /// What is to be built beside the log.
+    jobs: JobDesk,
 }
 
 struct Group {
@@ -49,6 +52,7 @@ struct Group {
     flushed: AppliedPosition,
     head: ChainHead,
     resources: ResourceTable,
+    builds: Builds,
 }
 
 impl EngineMachine {
@@ -78,8 +82,8 @@ impl EngineMachine {
         groups: &[GroupId],
     ) -> Result<Self, Error> {
         let (clients, none) = (ClientBounds::default(), BTreeMap::new());
-        let contracts = Contracts::default();
-        let mut machine = Self { store, registry, keeps, clients, groups: none, contracts };
+        let (contracts, jobs) = (Contracts::default(), JobDesk::default());
+        let mut machine = Self { store, registry, keeps, clients, groups: none, contracts, jobs };
         for group in groups {
             machine.load(*group)?;
         }
@@ -94,11 +98,16 @@ impl EngineMachine {
 
     fn load(&mut self, group: GroupId) -> Result<(), LoadError> {
         let (position, head) = read_position(&*self.store, group)?;
+        if let Some(before) = self.groups.get_mut(&group) {
+            before.builds.end_all();
+        }
         let resources = ResourceTable::load(&*self.store, &self.registry, group)?;
+        let mut builds = Builds::load(&*self.store, &self.registry, group, &resources.kinds)?;
+        builds.publish(&self.jobs);
         // What the store came up with was flushed: it keeps nothing else over a restart.
         let flushed = if self.keeps { position } else { AppliedPosition::ZERO };
         self.contracts.set_all(group, resources.iter());
-        self.groups.insert(group, Group { position, flushed, head, resources });
+        self.groups.insert(group, Group { position, flushed, head, resources, builds });
         Ok(())
     }
 
@@ -107,28 +116,37 @@ impl EngineMachine {
         self.contracts.clone()
     }
 
+    /// What is to be built beside the log; clones share it.
+    pub(crate) fn jobs(&self) -> JobDesk {
+        self.jobs.clone()
+    }
+
+    /// Goes on with other projections from its next load on, as a process that is started from another
+    /// release.
+    #[cfg(feature = "sim")]
+    pub(crate) fn upgrade(&mut self, registry: Registry) {
+        self.registry = registry;
+    }
+
     /// Forgets what is not in the store, as a crash does.
     #[cfg(feature = "sim")]
     pub(crate) fn reload(&mut self) -> Result<(), LoadError> {
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
         groups.into_iter().try_for_each(|group| self.load(group))
     }
-}
 
-impl StateMachine for EngineMachine {
-    type Outcome = RecordOutcome;
-
-    fn applied(&self, group: GroupId) -> AppliedPosition {
-        self.groups.get(&group).map_or(AppliedPosition::ZERO, |group| group.position)
-    }
-
-    fn apply(
+    /// Applies entries, and commits what they do together.
+    fn apply_run(
         &mut self,
         group: GroupId,
         entries: &[CommittedEntry],
     ) -> Result<Vec<RecordOutcome>, ApplyError> {
         let store = Arc::clone(&self.store);
         let state = self.groups.get_mut(&group).ok_or_else(|| failed("unknown group"))?;
+        // Nothing is built behind its back from here on until it has committed.
+        let jobs = state.builds.jobs();
+        let turns: Vec<_> = jobs.iter().map(Turn::of).collect();
+        state.builds.look(&turns);
         let mut view = View::new(&*store);
         let mut outcomes = Vec::new();
         // Resources that may be another thing than before.
@@ -150,14 +168,16 @@ impl StateMachine for EngineMachine {
                 let (within, payload) = (self.clients, record.payload.clone());
                 let (registry, touched) = (&self.registry, &mut touched);
                 let outcome =
-                    state.record(registry, within, &mut view, at, payload, touched).map_err(
-                        |fault| fault.within(&format!("offset={}", at.offset)).into_apply_error(),
-                    )?;
+                    state.record(registry, within, &*store, &mut view, at, payload, touched);
+                let outcome = outcome.map_err(|fault| {
+                    fault.within(&format!("offset={}", at.offset)).into_apply_error()
+                })?;
                 if outcome.stands() {
                     view.keep_record();
                 } else {
                     view.drop_record();
                 }
+                state.builds.settle(&mut view);
                 let link = ChainLink::of(at.offset, at.log_time, &record.payload);
                 head = head.next(link);
                 if at.offset.get().is_multiple_of(ANCHORS_EVERY) {
@@ -175,8 +195,35 @@ impl StateMachine for EngineMachine {
         writes.writes.push((FamilyId::META, keys::position(group), Some(row)));
         self.store.commit(writes).map_err(|error| failed(&error.to_string()))?;
         (state.position, state.head) = (position, head);
+        state.builds.leave(turns);
+        state.builds.publish(&self.jobs);
         for resource in touched {
             self.contracts.set(group, resource, state.resources.get(resource));
+        }
+        Ok(outcomes)
+    }
+}
+
+impl StateMachine for EngineMachine {
+    type Outcome = RecordOutcome;
+
+    fn applied(&self, group: GroupId) -> AppliedPosition {
+        self.groups.get(&group).map_or(AppliedPosition::ZERO, |group| group.position)
+    }
+
+    /// One commit for all, but for entries that are about a rebuild: what those bring about may have to be
+    /// there before the next one, and rows that they give up must not be written by one before.
+    fn apply(
+        &mut self,
+        group: GroupId,
+        entries: &[CommittedEntry],
+    ) -> Result<Vec<RecordOutcome>, ApplyError> {
+        let alone = |entry: &CommittedEntry| {
+            entry.records.iter().any(|record| is_rebuild(&record.payload))
+        };
+        let mut outcomes = Vec::new();
+        for run in entries.chunk_by(|one, next| !alone(one) && !alone(next)) {
+            outcomes.extend(self.apply_run(group, run)?);
         }
         Ok(outcomes)
     }
@@ -196,6 +243,9 @@ impl StateMachine for EngineMachine {
         position: AppliedPosition,
         chunks: &mut dyn Iterator<Item = Result<Bytes, ApplyError>>,
     ) -> Result<(), ApplyError> {
+        if let Some(before) = self.groups.get_mut(&group) {
+            before.builds.end_all();
+        }
         snapshot::install(&*self.store, group, position, chunks)?;
         self.load(group).map_err(|error| match error {
             LoadError::Store(error) => failed(&error.to_string()),
@@ -217,16 +267,18 @@ impl StateMachine for EngineMachine {
 impl Group {
     /// Computes what a record does. A record that cannot be read is no refusal: other replicas may be
     /// able to.
+    #[expect(clippy::too_many_arguments, reason = "all that a record is applied with")]
     fn record(
         &mut self,
         registry: &Registry,
         clients: ClientBounds,
+        store: &dyn StateStore,
         view: &mut View<'_>,
         at: At,
         payload: Bytes,
         touched: &mut Vec<ResourceId>,
     ) -> Result<Outcome, ProjectionFault> {
-        let resources = &mut self.resources;
+        let (resources, builds) = (&mut self.resources, &mut self.builds);
         match Command::decode(payload)? {
             Command::Open(command) => {
                 let opened = resources.open(view, registry, at, command)?;
@@ -236,8 +288,8 @@ impl Group {
                 Ok(opened)
             }
             Command::Batch(command) => {
-                let apply = |view: &mut View<'_>, command| {
-                    batch_apply::apply(resources, registry, view, at, command)
+                let mut apply = |view: &mut View<'_>, command| {
+                    batch_apply::apply(resources, registry, builds, view, at, command)
                 };
                 match command.number {
                     None => apply(view, command),
@@ -249,11 +301,15 @@ impl Group {
                     Chore::Clients => None,
                     Chore::Resource(id) => Some(*id),
                 }));
-                batch_apply::tidy(resources, registry, view, at, clients, &chores)
+                batch_apply::tidy(resources, registry, builds, view, at, clients, &chores)
             }
             Command::Alter(command) => {
                 touched.push(command.resource);
                 Ok(resources.alter(view, at, command))
+            }
+            Command::Rebuild(command) => {
+                let scene = Scene { resources, builds, registry, store, view, at };
+                rebuild::apply(scene, command)
             }
             Command::Register { ttl_ms } => ClientTable::load(view, at, clients)?.register(ttl_ms),
         }

@@ -5,9 +5,11 @@ mod conduct;
 mod desk;
 mod exchange;
 mod fabric;
+mod release;
+mod import_law;
 mod rehearsal;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use palisade_replication::sim::SimMachine;
 use palisade_replication::{
@@ -22,6 +24,7 @@ use crate::error::Error;
 use crate::machine::{EngineMachine, read_position};
 use crate::outcome::Outcome;
 use crate::page::Page;
+use crate::projection::rebuild::JobDesk;
 use crate::projection::{Registry, RowsRead};
 use crate::projections::idempotency::{Fingerprint, RequestOp};
 use crate::projections::log::{self, LogOp, LogPosition, RawEntry};
@@ -32,7 +35,9 @@ use crate::stored::Stored;
 
 pub use crate::outcome::RecordOutcome;
 pub use conduct::{Misconduct, check_projection};
+pub use import_law::check_import;
 pub use fabric::{SimFabric, SimFabricBuilder};
+pub use release::SimRelease;
 pub use palisade_replication::sim::{
     Completion as SimCompletion, GROUP, Nemesis, OpId, SimCluster, SimFault, SimOptions, SimRandom,
 };
@@ -44,7 +49,12 @@ const CLUSTER: ClusterId = ClusterId::new(1);
 pub struct SimEngine {
     store: MemoryStore,
     machine: EngineMachine,
+    /// What its next life is opened with, if it is another release.
+    next: Release,
 }
+
+/// What a node is to be opened with when it starts again.
+type Release = Arc<Mutex<Option<Registry>>>;
 
 impl SimEngine {
     /// A fresh replica of one group.
@@ -68,7 +78,17 @@ impl SimEngine {
         let shared = Arc::new(store.clone());
         let machine = EngineMachine::open(shared, registry, true, CLUSTER, node, groups)
             .expect("an empty store opens");
-        Self { store, machine }
+        Self { store, machine, next: Release::default() }
+    }
+
+    /// Where to say that it is to be opened with something else.
+    fn release(&self) -> Release {
+        Arc::clone(&self.next)
+    }
+
+    /// What is to be built beside its log; clones share it.
+    fn jobs(&self) -> JobDesk {
+        self.machine.jobs()
     }
 
     /// The state; clones share it.
@@ -168,7 +188,10 @@ impl StateMachine for SimEngine {
 impl SimMachine for SimEngine {
     fn crash(&mut self) {
         self.store.crash();
-        self.machine.reload().expect("memory can be read");
+        if let Some(registry) = self.next.lock().expect("nobody panics with it").take() {
+            self.machine.upgrade(registry);
+        }
+        self.machine.reload().expect("memory can be read, and what it needs is registered");
     }
 
     fn head(&self, group: GroupId) -> [u8; 32] {

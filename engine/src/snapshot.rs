@@ -20,6 +20,7 @@ use palisade_replication::{
 
 use crate::keys;
 use crate::machine::read_position;
+use crate::projection::rebuild::served;
 use crate::store::{
     Direction, Families, FamilyId, StateRead, StateStore, StoreError, Walk, WriteSet,
 };
@@ -49,10 +50,10 @@ fn export(
 ) -> Result<(), ApplyError> {
     let (position, _) = read_position(read, group).map_err(failed)?;
     let mut chunk = Chunk::new(read.families());
-    for family in read.families().ids() {
+    for (family, held) in served(read, group).map_err(failed)? {
         if let Some((from, end)) = keys::of_group(family, group) {
             let mut taken = Ok(());
-            read.walk(family, &from, &end, Direction::Forward, &mut |key, value| {
+            read.walk(held, &from, &end, Direction::Forward, &mut |key, value| {
                 chunk.put(family, key, value);
                 if chunk.is_full() {
                     taken = take(position, chunk.close());
@@ -148,7 +149,9 @@ pub(crate) fn put_chunk(
         let range = keys::of_group(family, group);
         if family == FamilyId::META && key == mark {
             position = Some(value);
-        } else if range.is_some_and(|(from, end)| from <= key && key < end) {
+        } else if family != FamilyId::REBUILD
+            && range.is_some_and(|(from, end)| from <= key && key < end)
+        {
             writes.push((family, key, Some(value)));
         } else {
             return Err(broken("a row is not of this group"));
