@@ -291,6 +291,7 @@ mod tests {
     use super::*;
     use crate::degradation::{DegradationContract, any_contract};
     use crate::profile::PlacementProfile;
+    use crate::projection::rebuild::any_rebuild;
     use crate::resource::{DomainRule, Placement, ReplicaPolicy, SchemaId};
 
     fn domain() -> FailureDomain {
@@ -352,7 +353,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn commands_round_trip(command in prop_oneof![batch(), alter()]) {
+        fn commands_round_trip(command in prop_oneof![batch(), alter(), any_rebuild().prop_map(Command::Rebuild)]) {
             prop_assert_eq!(Command::decode(command.encode()), Ok(command));
         }
 
@@ -370,7 +371,7 @@ mod tests {
 
         /// E8: whatever is read is written the same again, so a record has one form.
         #[test]
-        fn what_is_read_has_one_form(command in prop_oneof![batch(), alter()], changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
+        fn what_is_read_has_one_form(command in prop_oneof![batch(), alter(), any_rebuild().prop_map(Command::Rebuild)], changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
             let mut raw = command.encode().to_vec();
             for (at, byte) in changes {
                 let at = at % raw.len();

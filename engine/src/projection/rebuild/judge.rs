@@ -1,6 +1,8 @@
 //! What the records of a rebuild do: the same at every replica, wherever it is with its own part of it.
 
 use bytes::Bytes;
+#[cfg(all(feature = "backup", any(feature = "rocksdb", test)))]
+use palisade_replication::GroupId;
 use palisade_replication::{NodeId, Offset};
 
 use super::build::Builds;
@@ -16,6 +18,31 @@ use crate::resource::ResourceKind;
 use crate::resource_table::ResourceTable;
 use crate::store::{FamilyId, StateStore, WriteSet};
 use crate::view::View;
+
+/// Forgets what the members of a group have said about rebuilds, and what was made of it here: they are other
+/// members now.
+#[cfg(all(feature = "backup", any(feature = "rocksdb", test)))]
+pub(crate) fn forget(
+    writes: &mut WriteSet,
+    registry: &Registry,
+    group: GroupId,
+    kinds: &super::state::Kinds,
+) {
+    let (from, end) = keys::announced(group);
+    writes.cleared.push((FamilyId::RESOURCES, from, end));
+    for (kind, state) in &kinds.states {
+        let name = kind.as_str();
+        let state = KindState { target: None, failed: None, ..state.clone() };
+        writes.writes.push((FamilyId::RESOURCES, keys::kind(group, name), Some(state.encode())));
+        writes.writes.push((FamilyId::REBUILD, super::local::progress_key(group, name), None));
+        let (from, end) = super::local::queue(group, name);
+        writes.cleared.push((FamilyId::REBUILD, from, end));
+        let first = registry.find(name).map(|kind| kind.family);
+        let unserved = first.and_then(|first| registry.families().other(kinds.held(registry, first)));
+        let rows = unserved.and_then(|family| Some((family, keys::of_group(family, group)?)));
+        writes.cleared.extend(rows.map(|(family, (from, end))| (family, from, end)));
+    }
+}
 
 /// What a record is applied to.
 pub(crate) struct Scene<'a, 'v> {

@@ -30,9 +30,16 @@ pub(crate) use self::due::{in_use, round};
 #[cfg(feature = "sim")]
 pub(crate) use self::job::Run;
 pub(crate) use self::job::JobDesk;
+#[cfg(all(feature = "backup", any(feature = "rocksdb", test)))]
+pub(crate) use self::judge::forget;
 pub(crate) use self::judge::{Scene, apply};
 pub(crate) use self::local::served;
 pub(crate) use self::record::RebuildCommand;
+#[cfg(test)]
+pub(crate) use self::record::tests::any_rebuild;
 pub use self::state::RebuildFailure;
 pub(crate) use self::state::{Kinds, rows_of};
 pub use self::status::{RebuildHere, RebuildStage, RebuildStatus};
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;

@@ -110,3 +110,75 @@ impl RebuildCommand {
         })
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::collection::{btree_map, btree_set};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_nodes() -> impl Strategy<Value = Vec<NodeId>> {
+        btree_set(1_u64.., 0..4).prop_map(|nodes| nodes.into_iter().map(NodeId::new).collect())
+    }
+
+    fn any_failure() -> impl Strategy<Value = RebuildFailure> {
+        prop_oneof![
+            Just(RebuildFailure::NotImportable),
+            (1_u64..)
+                .prop_map(|offset| RebuildFailure::Disagrees { offset: Offset::new(offset) }),
+            ".{0,40}".prop_map(|what| RebuildFailure::Fault { what }),
+            any::<u64>().prop_map(|bytes_max| RebuildFailure::QueueFull { bytes_max }),
+            Just(RebuildFailure::Unregistered),
+        ]
+    }
+
+    pub(crate) fn any_rebuild() -> impl Strategy<Value = RebuildCommand> {
+        let kind = || "[a-z]{1,9}".prop_map(ResourceKind::of);
+        let begun = || (1_u64..).prop_map(Offset::new);
+        let node = || (1_u64..).prop_map(NodeId::new);
+        prop_oneof![
+            (node(), btree_map("[a-z]{1,9}", 1_u32.., 0..4)).prop_map(|(node, newest)| {
+                let newest = newest.into_iter().map(|(kind, v)| (ResourceKind::of(kind), v));
+                RebuildCommand::Announce { node, newest: newest.collect() }
+            }),
+            (kind(), 1_u32.., any_nodes()).prop_map(|(kind, version, members)| {
+                RebuildCommand::Begin { kind, version, members }
+            }),
+            (kind(), begun(), node())
+                .prop_map(|(kind, begun, node)| RebuildCommand::Ready { kind, begun, node }),
+            (kind(), begun(), any_nodes()).prop_map(|(kind, begun, voters)| {
+                RebuildCommand::Activate { kind, begun, voters }
+            }),
+            (kind(), begun(), node(), any_failure()).prop_map(|(kind, begun, node, failure)| {
+                RebuildCommand::Fail { kind, begun, node, failure }
+            }),
+            kind().prop_map(|kind| RebuildCommand::Again { kind }),
+        ]
+    }
+
+    /// Byte by byte. A change that is meant gets another version of the command.
+    #[test]
+    fn what_members_say_stays_as_it_is() {
+        let (kind, begun) = (ResourceKind::of("stock"), Offset::new(300));
+        let (node, nodes) = (NodeId::new(2), vec![NodeId::new(1), NodeId::new(300)]);
+        let said = |command: RebuildCommand| {
+            let mut raw = Vec::new();
+            command.put(&mut raw);
+            raw
+        };
+        let newest = vec![(kind.clone(), 2)];
+        assert_eq!(said(RebuildCommand::Announce { node, newest }), b"\x01\x02\x01\x05stock\x02");
+        let (members, voters) = (nodes.clone(), nodes);
+        let begin = RebuildCommand::Begin { kind: kind.clone(), version: 2, members };
+        assert_eq!(said(begin), b"\x02\x05stock\x02\x02\x01\xac\x02");
+        let ready = RebuildCommand::Ready { kind: kind.clone(), begun, node };
+        assert_eq!(said(ready), b"\x03\x05stock\xac\x02\x02");
+        let activate = RebuildCommand::Activate { kind: kind.clone(), begun, voters };
+        assert_eq!(said(activate), b"\x04\x05stock\xac\x02\x02\x01\xac\x02");
+        let failure = RebuildFailure::Disagrees { offset: Offset::new(7) };
+        let fail = RebuildCommand::Fail { kind: kind.clone(), begun, node, failure };
+        assert_eq!(said(fail), b"\x05\x05stock\xac\x02\x02\x02\x07");
+        assert_eq!(said(RebuildCommand::Again { kind }), b"\x06\x05stock");
+    }
+}

@@ -370,3 +370,51 @@ impl Kinds {
         self.states.iter().filter_map(|(kind, state)| Some((kind, state.active, state.target.as_ref()?)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn state() -> KindState {
+        let ready = [NodeId::new(1), NodeId::new(3)].into();
+        let target = Some(Target { version: 3, begun: Offset::new(300), ready });
+        let failure = RebuildFailure::Fault { what: "no rows".to_owned() };
+        let failed = Failed { version: 2, offset: Offset::new(9), node: NodeId::new(1), failure };
+        KindState { active: 1, since: Offset::ZERO, target, failed: Some(failed) }
+    }
+
+    /// Byte by byte.
+    #[test]
+    fn the_state_of_a_kind_stays_as_it_is() {
+        let wanted = b"\x01\0\x01\x03\xac\x02\x02\x01\x03\x01\x02\x09\x01\x03\x07no rows";
+        assert_eq!(state().encode()[..], wanted[..]);
+        let plain = KindState { target: None, failed: None, ..state() };
+        assert_eq!(plain.encode()[..], *b"\x01\0\0\0");
+    }
+
+    #[test]
+    fn words_of_a_fault_are_cut_between_characters() {
+        let long = "\u{e9}".repeat(WORDS_BYTES_MAX);
+        let RebuildFailure::Fault { what } = RebuildFailure::fault(&format!("x{long}")) else {
+            panic!("it is a fault")
+        };
+        assert_eq!(what.len(), WORDS_BYTES_MAX - 1);
+    }
+
+    proptest! {
+        /// E8.
+        #[test]
+        fn what_is_read_has_one_form(changes in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..3)) {
+            let mut raw = state().encode().to_vec();
+            for (at, byte) in changes {
+                let at = at % raw.len();
+                raw[at] = byte;
+            }
+            if let Ok(state) = KindState::decode(raw.clone().into()) {
+                prop_assert_eq!(state.encode(), raw);
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The same on real nodes, with real files.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+
+use palisade::{
+    ClusterId, Engine, EngineBuilder, Error, Handle, NodeId, ReadConsistency, RebuildStage,
+    ReplicaPolicy, ResourceSpec,
+};
+
+use super::{Inventory, Second, Stock, receive, stock_of_any};
+
+fn spec(replicas: u8) -> ResourceSpec {
+    let spec = ResourceSpec::new("shop", "shop.v1").unwrap();
+    spec.replicas(ReplicaPolicy::majority(replicas))
+}
+
+async fn stock(engine: &Engine) -> Result<Stock, Error> {
+    let (name, schema) = (spec(1).name, spec(1).schema);
+    let shop = Handle::<Second>::open_reader(engine, &name, &schema).await?;
+    let read = shop.read(ReadConsistency::Linearizable, |rows| stock_of_any(rows, "apple")).await;
+    Ok(read?.value)
+}
+
+fn builder(dir: &Path, addresses: &[SocketAddr], at: usize) -> EngineBuilder {
+    let mut builder = Engine::builder(dir.join(format!("node-{at}")))
+        .cluster(ClusterId::new(9))
+        .node(NodeId::new(at as u64 + 1))
+        .listen(addresses[at])
+        .request_timeout_ms(20_000);
+    for (number, address) in addresses.iter().enumerate() {
+        builder = builder.voter(NodeId::new(number as u64 + 1), *address);
+    }
+    builder
+}
+
+/// Three nodes are opened with the second version one after the other, while the others go on: reads and
+/// writes never stop, and at the end the first version can be left out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_come_to_the_second_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let listeners: Vec<TcpListener> =
+        (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<_> = listeners.iter().map(|it| it.local_addr().unwrap()).collect();
+    drop(listeners);
+    let builder = |at| builder(dir.path(), &addresses, at);
+    let mut engines = Vec::new();
+    for at in 0..3 {
+        engines.push(builder(at).projection(Inventory).open().await.unwrap());
+    }
+    let shop = Handle::<Inventory>::open(&engines[0], spec(3)).await.unwrap();
+    let mut received = 0;
+    for _ in 0..20 {
+        shop.submit(&receive(1)).await.unwrap();
+        received += 1;
+    }
+    drop(shop);
+    for at in 0..3 {
+        engines[at].close().await.unwrap();
+        let both = builder(at).projection(Second).superseding(Inventory);
+        engines[at] = both.open().await.unwrap();
+        let shop = Handle::<Second>::open(&engines[at], spec(3)).await.unwrap();
+        received += 1;
+        assert_eq!(shop.submit(&receive(1)).await.unwrap().outcome.free, received);
+    }
+    // Each look is a write and a read, which wait for nothing that is under way.
+    let shop = Handle::<Second>::open(&engines[1], spec(3)).await.unwrap();
+    let mut at = 0;
+    loop {
+        received += 1;
+        assert_eq!(shop.submit(&receive(1)).await.unwrap().outcome.free, received);
+        assert_eq!(stock(&engines[at % 3]).await.unwrap().free, received);
+        let status = engines[at % 3].rebuilds().await.unwrap().value;
+        if status[0].active == 2 {
+            assert_eq!(status[0].stage, RebuildStage::Idle);
+            break;
+        }
+        at += 1;
+    }
+    for engine in &engines {
+        assert_eq!(stock(engine).await.unwrap().free, received);
+    }
+    for (at, engine) in engines.iter_mut().enumerate() {
+        engine.close().await.unwrap();
+        *engine = builder(at).projection(Second).open().await.unwrap();
+        assert_eq!(stock(engine).await.unwrap().free, received);
+    }
+    let applied = engines.iter().map(|engine| engine.applied().unwrap()).max().unwrap();
+    let mut digests = Vec::new();
+    for engine in &engines {
+        // A linearizable read is behind all that was committed before it.
+        while engine.applied().unwrap() < applied {
+            stock(engine).await.unwrap();
+        }
+        digests.push(engine.digest().await.unwrap());
+    }
+    let highest = digests.iter().map(|digest| digest.offset).max();
+    for digest in &digests {
+        if Some(digest.offset) == highest {
+            assert_eq!(digest.projections, digests.last().unwrap().projections);
+        }
+    }
+    for engine in engines {
+        engine.close().await.unwrap();
+    }
+}
+
+/// A backup of before is restored by who has both, and one of after by who has the newer alone; also one
+/// whose records lead from the one to the other.
+#[cfg(feature = "backup")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn backups_of_before_and_after_are_restored() {
+    use std::sync::Arc;
+
+    use object_store::local::LocalFileSystem;
+    use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreTo, restore};
+
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("backups")).unwrap();
+    let store = LocalFileSystem::new_with_prefix(dir.path().join("backups")).unwrap();
+    let place = BackupPlace::new(Arc::new(store.with_fsync(true)), "prod").unwrap();
+    let id = |name: &str| BackupId::new(name).unwrap();
+    let old = || Engine::builder(dir.path().join("old")).cluster(ClusterId::new(7));
+
+    let engine = old().projection(Inventory).open().await.unwrap();
+    let shop = Handle::<Inventory>::open(&engine, spec(1)).await.unwrap();
+    shop.submit(&receive(5)).await.unwrap();
+    engine.backup(&place).full(&id("before")).await.unwrap();
+    engine.close().await.unwrap();
+    drop((engine, shop));
+    let engine = old().projection(Second).superseding(Inventory).open().await.unwrap();
+    let shop = Handle::<Second>::open(&engine, spec(1)).await.unwrap();
+    let mut free = 5;
+    while engine.rebuilds().await.unwrap().value[0].active == 1 {
+        free += 1;
+        assert_eq!(shop.submit(&receive(1)).await.unwrap().outcome.free, free);
+    }
+    engine.backup(&place).incremental(&id("over"), &id("before")).await.unwrap();
+    engine.backup(&place).full(&id("after")).await.unwrap();
+    engine.close().await.unwrap();
+
+    let anew = |name: &str| Engine::builder(dir.path().join(name)).cluster(ClusterId::new(8));
+    for name in ["before", "over"] {
+        let alone = anew("alone").projection(Second);
+        let refused = restore(&place, &id(name), &alone, RestoreTo::End).await.unwrap_err();
+        let BackupError::Engine(Error::Incompatible { expected, found }) = refused else {
+            panic!("{refused}")
+        };
+        assert_eq!(expected, "projection=inventory version=1");
+        assert!(found.contains("superseding of version=1"), "{found}");
+        std::fs::remove_dir_all(dir.path().join("alone")).unwrap();
+    }
+    for (name, wanted) in [("before", 5), ("over", free), ("after", free)] {
+        let builder = anew(name).projection(Second);
+        let builder = if name == "after" { builder } else { builder.superseding(Inventory) };
+        restore(&place, &id(name), &builder, RestoreTo::End).await.unwrap();
+        let engine = builder.open().await.unwrap();
+        assert_eq!(stock(&engine).await.unwrap().free, wanted, "{name}");
+        while engine.rebuilds().await.unwrap().value[0].active == 1 {
+            assert_eq!(stock(&engine).await.unwrap().free, wanted, "{name}");
+        }
+        assert_eq!(stock(&engine).await.unwrap().free, wanted, "{name}");
+        engine.close().await.unwrap();
+    }
+}
