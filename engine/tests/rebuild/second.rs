@@ -8,7 +8,7 @@ use palisade::{
 use crate::inventory::{AtLeast, Inventory, Op, Refusal, Stock, stock};
 
 /// The second version.
-pub struct Second;
+pub(crate) struct Second;
 
 /// How an item stands in rows of the second version.
 fn second_stock(rows: &RowsRead<'_>, item: &str) -> Result<Stock, ProjectionFault> {
@@ -20,7 +20,7 @@ fn second_stock(rows: &RowsRead<'_>, item: &str) -> Result<Stock, ProjectionFaul
 }
 
 /// How an item stands, whichever version has written the rows.
-pub fn stock_of_any(rows: &RowsRead<'_>, item: &str) -> Result<Stock, ProjectionFault> {
+pub(crate) fn stock_of_any(rows: &RowsRead<'_>, item: &str) -> Result<Stock, ProjectionFault> {
     match rows.version() {
         1 => stock(rows, item),
         _ => second_stock(rows, item),

@@ -124,7 +124,7 @@ pub(super) fn due(
     for (kind, version) in newest {
         let state = kinds.states.get(&kind);
         let is_over = state.is_some_and(|state| {
-            let failed = state.failed.as_ref().is_some_and(|failed| failed.version == version);
+            let failed = state.failed.as_ref().is_some_and(|failed| failed.stops(version));
             state.target.is_some() || failed
         });
         let active = in_use(read, group, &kinds, &kind)?;

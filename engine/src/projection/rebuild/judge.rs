@@ -130,7 +130,7 @@ impl Scene<'_, '_> {
         if before.target.is_some() {
             return Ok(Err("a rebuild is under way"));
         }
-        if before.failed.as_ref().is_some_and(|failed| failed.version == version) {
+        if before.failed.as_ref().is_some_and(|failed| failed.stops(version)) {
             return Ok(Err("that version has failed: it is tried again when somebody asks for it"));
         }
         let known = announced(self.view, self.at.group)?;

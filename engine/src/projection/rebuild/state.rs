@@ -133,6 +133,14 @@ pub(crate) struct Failed {
     pub(crate) failure: RebuildFailure,
 }
 
+impl Failed {
+    /// Whether that version is not begun again by itself. One that a member did not have was not tried: it is
+    /// begun again when all have announced it again.
+    pub(super) fn stops(&self, version: u32) -> bool {
+        self.version == version && self.failure != RebuildFailure::Unregistered
+    }
+}
+
 /// How far a kind is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KindState {

@@ -107,7 +107,7 @@ fn status(
             };
             let ready = target.ready.into_iter().collect();
             RebuildStage::Building { version: target.version, begun: target.begun, ready, here }
-        } else if let Some(failed) = failed.filter(|failed| wanted.is_none_or(|it| it == failed.version)) {
+        } else if let Some(failed) = failed.filter(|failed| wanted.is_none_or(|wanted| failed.stops(wanted))) {
             let (version, offset, node) = (failed.version, failed.offset, failed.node);
             RebuildStage::Failed { version, offset, node, failure: failed.failure }
         } else if let Some(version) = wanted {
