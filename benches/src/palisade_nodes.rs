@@ -98,8 +98,8 @@ impl Nodes {
     /// # Errors
     /// When no node says that it leads.
     pub async fn leader(&self) -> Result<(usize, &Engine), String> {
-        for (at, engine) in self.engines.iter().enumerate() {
-            if engine.status().await.map_err(text)?.role == Role::Leader {
+        for (at, (engine, log)) in self.engines.iter().zip(&self.logs).enumerate() {
+            if log.group().status().await.map_err(text)?.role == Role::Leader {
                 return Ok((at, engine));
             }
         }

@@ -117,6 +117,23 @@ pub(crate) async fn race<T>(
     .await
 }
 
+/// What all of these come to, in their order. They are polled in that order, too.
+pub(crate) async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut waiting: Vec<_> = futures.into_iter().map(|future| Some(Box::pin(future))).collect();
+    let mut done: Vec<_> = waiting.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        for (waiting, done) in waiting.iter_mut().zip(&mut done) {
+            let Some(future) = waiting else { continue };
+            if let Poll::Ready(found) = future.as_mut().poll(context) {
+                (*waiting, *done) = (None, Some(found));
+            }
+        }
+        if waiting.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    done.into_iter().flatten().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::{pending, ready};
@@ -136,5 +153,23 @@ mod tests {
         assert_eq!(poll(race(done(), over())), Poll::Ready(Some(1)));
         assert_eq!(poll(race(pending::<i32>(), over())), Poll::Ready(None));
         assert_eq!(poll(race(pending::<i32>(), never())), Poll::Pending);
+    }
+
+    #[test]
+    fn all_are_done_when_each_is_whichever_came_first() {
+        let soon = |number: i32, polls: i32| {
+            let mut left = polls;
+            poll_fn(move |context| {
+                left -= 1;
+                context.waker().wake_by_ref();
+                if left < 0 { Poll::Ready(number) } else { Poll::Pending }
+            })
+        };
+        let mut work = pin!(all([soon(1, 2), soon(2, 0), soon(3, 1)]));
+        let mut context = Context::from_waker(Waker::noop());
+        assert_eq!(work.as_mut().poll(&mut context), Poll::Pending);
+        assert_eq!(work.as_mut().poll(&mut context), Poll::Pending);
+        assert_eq!(work.as_mut().poll(&mut context), Poll::Ready(vec![1, 2, 3]));
+        assert_eq!(poll(all(Vec::<std::future::Pending<i32>>::new())), Poll::Ready(vec![]));
     }
 }

@@ -1,7 +1,7 @@
 //! Batches: operations on several resources that take effect at one offset, or not at all (G7).
 
 use bytes::Bytes;
-use palisade_replication::{ClusterId, LogTime};
+use palisade_replication::{ClusterId, GroupId, LogTime};
 
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, SCHEMA_BYTES, VALUE_BYTES_MAX};
 use crate::clients::CommandNumber;
@@ -9,6 +9,7 @@ use crate::command::{BatchCommand, Op};
 use crate::degradation::Call;
 use crate::engine::{Engine, unexpected};
 use crate::error::Error;
+use crate::group::Group;
 use crate::handle::Handle;
 use crate::idempotency::ReplicatedIdempotencyStore;
 use crate::log::ReplicatedLog;
@@ -27,6 +28,7 @@ use crate::stored::{Key, Stored};
 #[must_use = "a guard demands nothing until a batch requires it"]
 pub struct Guard {
     pub(crate) cluster: ClusterId,
+    pub(crate) group: GroupId,
     pub(crate) part: Result<Op, Unproposable>,
 }
 
@@ -68,6 +70,8 @@ pub(crate) struct Unproposable {
 #[must_use = "a batch does nothing until it is committed"]
 pub struct Batch {
     engine: Engine,
+    /// The group of all that it names.
+    group: Option<GroupId>,
     /// Which command of which client it is.
     number: Option<CommandNumber>,
     command: BatchCommand,
@@ -142,7 +146,7 @@ impl Batch {
         };
         let kinds = [Vec::new(), Vec::new()];
         let branch = Branch::Then;
-        Self { engine, number: None, command, kinds, branch, bytes: 0, broken: None }
+        Self { engine, group: None, number: None, command, kinds, branch, bytes: 0, broken: None }
     }
 
     /// On whose behalf: the domain that placement is judged by. This node's own if never said.
@@ -152,7 +156,7 @@ impl Batch {
     }
 
     /// Says which command of which client this is: sent again, it has no further effect, and is answered as
-    /// the first time, be it done or refused. See [`Engine::register_client`], and `docs/sessions.md` for the
+    /// the first time, be it done or refused. See [`crate::Group::register_client`], and `docs/sessions.md` for the
     /// order in which it is judged.
     ///
     /// [`Batch::commit`] then has further errors: [`Error::ClientEvicted`] if the client is not known any
@@ -167,7 +171,7 @@ impl Batch {
     /// Demands that something is so, at the place of the batch in the log and before any of its
     /// operations. If it is not, the batch is refused, or what follows [`Batch::otherwise`] is done.
     pub fn require(mut self, guard: Guard) -> Self {
-        self.check_cluster(guard.cluster);
+        self.check_log(guard.cluster, guard.group);
         match guard.part {
             Ok(part) => {
                 self.bytes += part.body.len();
@@ -361,7 +365,7 @@ impl Batch {
         value_bytes: Option<usize>,
         op: &P::Op,
     ) -> Self {
-        self.check_cluster(handle.engine.cluster());
+        self.check_log(handle.group.engine.cluster(), handle.group.id());
         if key_bytes > KEY_BYTES_MAX {
             self.broken = Some(format!("a key has at most {KEY_BYTES_MAX} bytes"));
         }
@@ -380,13 +384,19 @@ impl Batch {
         self
     }
 
-    /// The number of a resource is another one's in another cluster, which could not even read what is for
-    /// it.
-    fn check_cluster(&mut self, of: ClusterId) {
+    /// The number of a resource is another one's in another log, which could not even read what is for it.
+    fn check_log(&mut self, of: ClusterId, in_group: GroupId) {
         let own = self.engine.cluster();
+        let group = *self.group.get_or_insert(in_group);
         if of != own {
             let what =
                 format!("a batch of cluster={own} takes nothing from a handle of cluster={of}");
+            self.broken = Some(what);
+        } else if in_group != group {
+            let what = format!(
+                "a batch is of one group: it names resources of group={group} and group={in_group}, and \
+                 those that are used together need one affinity"
+            );
             self.broken = Some(what);
         }
     }
@@ -401,12 +411,12 @@ impl Batch {
     /// with: nothing was tried then. With [`Error::Disconnected`] and an unknown outcome it may have taken effect: commit
     /// the same batch again, with the same reservation.
     pub async fn commit(self) -> Result<BatchDone, Error> {
-        self.check()?;
-        let Self { engine, number, mut command, kinds: [then, otherwise], .. } = self;
-        command.number = number.map(|number| number.of(&engine)).transpose()?;
+        let group = self.check()?;
+        let Self { number, mut command, kinds: [then, otherwise], .. } = self;
+        command.number = number.map(|number| number.of(&group)).transpose()?;
         let handles = command.parts().map(|part| (part.resource, Some(part.epoch)));
-        engine.gate(handles, Call::Write, std::slice::from_ref(&command.caller)).await?;
-        let (receipt, outcome) = engine.submit(command).await?;
+        group.gate(handles, Call::Write, std::slice::from_ref(&command.caller)).await?;
+        let (receipt, outcome) = group.submit(command).await?;
         match outcome {
             Outcome::Applied { branch, outcomes } => {
                 let kinds = if branch == Branch::Then { then } else { otherwise };
@@ -424,7 +434,8 @@ impl Batch {
         }
     }
 
-    fn check(&self) -> Result<(), Error> {
+    /// Refuses what no batch can be. Gives the group that it is for.
+    fn check(&self) -> Result<Group, Error> {
         let BatchCommand { caller, guards, then, otherwise, .. } = &self.command;
         caller.check()?;
         let most = guards.len().max(then.len()).max(otherwise.len());
@@ -441,6 +452,10 @@ impl Batch {
         } else {
             None
         };
-        broken.map_or(Ok(()), |what| Err(Error::InvalidArgument { what }))
+        if let Some(what) = broken {
+            return Err(Error::InvalidArgument { what });
+        }
+        let group = self.group.expect("each of its operations names one");
+        self.engine.group(group)
     }
 }

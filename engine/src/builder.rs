@@ -122,7 +122,7 @@ impl EngineBuilder {
         self
     }
 
-    /// This node is to be made a member by those who are: see [`Engine::change_members`].
+    /// This node is to be made a member by those who are: see [`crate::Group::change_members`].
     pub fn joins(mut self) -> Self {
         self.joins = true;
         self
@@ -185,7 +185,7 @@ impl EngineBuilder {
 
     /// Adds an older version of a kind that [`EngineBuilder::projection`] has a newer one of. Where the older
     /// one is in use it stays so, and decides and serves, until every member of the group was opened with the
-    /// newer one and has made its rows anew with [`Projection::import`]; [`Engine::rebuilds`] says how far
+    /// newer one and has made its rows anew with [`Projection::import`]; [`crate::Group::rebuilds`] says how far
     /// that is. From then on the newer one decides, and a later release can leave the older one out.
     ///
     /// As long as it is here, an operation that it could not read is refused at the handle.

@@ -6,11 +6,12 @@ use std::ops::ControlFlow;
 
 use palisade_replication::{GroupId, LogTime, Role};
 
-use crate::backend::race;
+use crate::backend::{all, race};
 use crate::clients;
 use crate::command::{CHORES_MAX, Chore, Command};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::group::Group;
 use crate::machine::read_position;
 use crate::projection::rebuild::{self, Kinds};
 use crate::projection::{ProjectionFault, Registry, RowsRead};
@@ -25,22 +26,33 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 /// Most records of one round, so that what is due in bulk leaves room for others.
 const RECORDS_MAX: usize = 16;
 
-/// One round on this node: records until nothing is due, or there were enough of them.
+/// One round on this node, in all of its groups at once: one that waits holds up none of the others.
+pub(crate) async fn look_after(engine: &Engine) {
+    let round = async |group: Group| {
+        if let Err(error) = round(&group).await {
+            tracing::debug!(%group, %error, "housekeeping will be tried again");
+        }
+    };
+    engine.backend().build();
+    all(engine.groups().into_iter().map(round)).await;
+}
+
+/// One round in a group of this node: records until nothing is due, or there were enough of them.
 ///
 /// # Errors
 /// As any write; the next round tries again.
-pub(crate) async fn round(engine: &Engine) -> Result<(), Error> {
-    let status = engine.status().await?;
-    rebuild::round(engine, &status).await?;
+async fn round(group: &Group) -> Result<(), Error> {
+    let status = group.status().await?;
+    rebuild::round(group, &status).await?;
     if status.role != Role::Leader {
         return Ok(());
     }
-    let now = engine.backend().wall_clock();
+    let now = group.engine.backend().wall_clock();
     let mut before = Vec::new();
     for _ in 0..RECORDS_MAX {
-        let registry = engine.registry().clone();
+        let registry = group.engine.registry().clone();
         let look = move |read: &dyn StateRead, group| due(read, &registry, group, now);
-        let due = engine.read(ReadConsistency::Local.into(), look).await?.value;
+        let due = group.read(ReadConsistency::Local.into(), look).await?.value;
         // What a record left as it was is not asked for again before the next round.
         if due.is_empty() || due == before {
             return Ok(());
@@ -48,8 +60,8 @@ pub(crate) async fn round(engine: &Engine) -> Result<(), Error> {
         let mut chores: Vec<Chore> = due.iter().map(|(_, chore)| *chore).collect();
         chores.sort_unstable();
         let command = Command::Housekeep(chores);
-        let wait = engine.backend().sleep(PATIENCE);
-        let Some(done) = race(engine.propose(&command), wait).await else { return Ok(()) };
+        let wait = group.engine.backend().sleep(PATIENCE);
+        let Some(done) = race(group.propose(&command), wait).await else { return Ok(()) };
         done?;
         before = due;
     }

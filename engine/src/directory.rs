@@ -178,7 +178,7 @@ impl Directory {
             });
         }
         let name = spec.name.clone();
-        self.engine.open_resource(kind.clone(), spec, true).await?;
+        self.engine.data().open_resource(kind.clone(), spec, true).await?;
         // It was applied here. To ask others as well could fail, and say that nothing had happened.
         Ok(self.describe(&name, ReadConsistency::Local).await?.value)
     }
@@ -193,7 +193,8 @@ impl Directory {
         options: impl Into<ReadOptions>,
     ) -> Result<Read<Described>, Error> {
         let wanted = name.clone();
-        let read = self.engine.read(options.into(), move |read, group| {
+        let group = self.engine.data();
+        let read = group.read(options.into(), move |read, group| {
             let found = find(read, group, &wanted)?;
             Ok(found.map(|(_, resource)| Described::of(group, resource)))
         });
@@ -218,7 +219,8 @@ impl Directory {
             return Err(Error::InvalidArgument { what });
         }
         let (prefix, after) = (prefix.to_owned(), after.cloned());
-        let listed = self.engine.read(options.into(), move |read, group| {
+        let group = self.engine.data();
+        let listed = group.read(options.into(), move |read, group| {
             let mut listed = Vec::new();
             for id in named(read, group, &prefix, after.as_ref(), limit)? {
                 let found = resource_row::stored(read, group, id)?;
@@ -239,7 +241,8 @@ impl Directory {
         options: impl Into<ReadOptions>,
     ) -> Result<Read<Vec<Altered>>, Error> {
         let wanted = name.clone();
-        let read = self.engine.read(options.into(), move |read, group| {
+        let group = self.engine.data();
+        let read = group.read(options.into(), move |read, group| {
             let Some((id, _)) = find(read, group, &wanted)? else { return Ok(None) };
             Ok(Some(trail(read, group, id)?))
         });
@@ -265,19 +268,20 @@ impl Directory {
         let reason = Reason::new(reason).ok_or_else(|| Error::InvalidArgument {
             what: format!("a reason has 1 to {most} bytes"),
         })?;
+        let group = self.engine.data();
         match &alteration {
             Alteration::Delete { retain_ms } if *retain_ms > Alteration::RETAIN_MS_MAX => {
                 let most = Alteration::RETAIN_MS_MAX;
                 let what = format!("retain_ms={retain_ms}: a resource is kept for at most {most}");
                 return Err(Error::InvalidArgument { what });
             }
-            Alteration::Place(placement) => self.engine.check_placed(name, placement).await?,
+            Alteration::Place(placement) => group.check_placed(name, placement).await?,
             _ => {}
         }
         let resource = self.number(name).await?;
         let (node, caller) = (self.engine.node(), self.engine.domain().clone());
         let command = AlterCommand { resource, expected, node, caller, reason, alteration };
-        match self.engine.propose(&Command::Alter(command)).await? {
+        match group.propose(&Command::Alter(command)).await? {
             (receipt, Outcome::Altered { .. }) => Ok(receipt),
             (_, Outcome::Refused(refusal)) => Err(refusal.into()),
             (_, other) => Err(unexpected(&other)),
@@ -317,7 +321,8 @@ impl Directory {
         let wanted = name.clone();
         let look =
             move |read: &dyn StateRead, group| Ok(find(read, group, &wanted)?.map(|(id, _)| id));
-        let found = self.engine.read(ReadConsistency::Linearizable.into(), look).await?;
+        let group = self.engine.data();
+        let found = group.read(ReadConsistency::Linearizable.into(), look).await?;
         found.value.ok_or_else(|| unknown(name))
     }
 }

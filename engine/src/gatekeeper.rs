@@ -11,15 +11,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use palisade_replication::NodeId;
+use palisade_replication::{GroupId, NodeId};
 
 use crate::contracts::Contracts;
 use crate::degradation::{
     Call, DegradationMode, EmitAction, Gate, GroupHealth, HealthLimits, PolicyAction, gate,
 };
-use crate::engine::{Engine, GROUP};
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::failure::Failure;
+use crate::group::Group;
 use crate::resource::{FailureDomain, FenceEpoch, LogicalResourceName, ResourceId, ResourceSpec};
 use crate::throttle::Bucket;
 
@@ -28,8 +29,11 @@ pub(crate) struct Gatekeeper {
     contracts: Contracts,
     limits: HealthLimits,
     /// A handle that was fenced is another matter than the group that others still use.
-    stands: Mutex<BTreeMap<(ResourceId, bool), Stand>>,
+    stands: Mutex<Stands>,
 }
+
+/// By group and resource, and whether it is the stand of a handle that was fenced.
+type Stands = BTreeMap<(GroupId, ResourceId, bool), Stand>;
 
 /// How a resource operates under a failure.
 struct Stand {
@@ -43,6 +47,7 @@ struct Stand {
 
 /// A resource with a contract, for one handle.
 struct Part {
+    group: GroupId,
     resource: ResourceId,
     spec: Arc<ResourceSpec>,
     /// The handle's, if it writes.
@@ -111,12 +116,12 @@ impl Gatekeeper {
             }
         };
         let Some(observed) = observed else {
-            stands.remove(&(part.resource, false)).iter().for_each(left);
+            stands.remove(&(part.group, part.resource, false)).iter().for_each(left);
             return None;
         };
         let (failure, contract) = (observed.failure(), part.spec.contract.as_ref()?);
         let mode = contract.mode(&failure);
-        let key = (part.resource, failure == Failure::Fenced);
+        let key = (part.group, part.resource, failure == Failure::Fenced);
         if stands.get(&key).is_none_or(|stand| (stand.failure, stand.mode) != (failure, mode)) {
             let rule = contract.lookup_rule(&failure);
             let emits = rule.is_none_or(|rule| rule.emit == EmitAction::Event);
@@ -143,10 +148,10 @@ impl Gatekeeper {
     }
 
     /// Counts a call on all of these, or on none.
-    fn count(&self, resources: &[ResourceId], now: Duration) -> Result<(), Error> {
+    fn count(&self, parts: &[Part], now: Duration) -> Result<(), Error> {
         let mut stands = self.stands();
         let mut taken = Vec::new();
-        for key in resources.iter().map(|resource| (*resource, false)) {
+        for key in parts.iter().map(|part| (part.group, part.resource, false)) {
             let Some(mut bucket) = stands.get(&key).and_then(|stand| stand.throttle) else {
                 continue;
             };
@@ -161,12 +166,12 @@ impl Gatekeeper {
         Ok(())
     }
 
-    fn stands(&self) -> MutexGuard<'_, BTreeMap<(ResourceId, bool), Stand>> {
+    fn stands(&self) -> MutexGuard<'_, Stands> {
         self.stands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Engine {
+impl Group {
     /// Judges a call on resources, each by a handle of this epoch, on behalf of these. It is to be made as
     /// this says, unless one of them refuses it.
     ///
@@ -179,27 +184,27 @@ impl Engine {
         call: Call,
         callers: &[FailureDomain],
     ) -> Result<Gate, Error> {
-        let keeper = self.gatekeeper();
+        let keeper = self.engine.gatekeeper();
         if keeper.contracts.is_empty() {
             return Ok(Gate::Try);
         }
-        let mut seen = BTreeSet::new();
+        let (group, mut seen) = (self.id(), BTreeSet::new());
         let parts: Vec<Part> = handles
             .into_iter()
             .filter(|handle| seen.insert(*handle))
             .filter_map(|(resource, epoch)| {
-                let spec = keeper.contracts.of(GROUP, resource)?;
-                Some(Part { resource, spec, epoch })
+                let spec = keeper.contracts.of(group, resource)?;
+                Some(Part { group, resource, spec, epoch })
             })
             .collect();
         if parts.is_empty() {
             return Ok(Gate::Try);
         }
-        if let Some(cause) = self.backend().stopped(GROUP) {
+        if let Some(cause) = self.stopped() {
             return Err(cause);
         }
         let health = self.health().await;
-        let now = self.backend().now();
+        let now = self.engine.backend().now();
         let mut verdict = Gate::Try;
         for part in &parts {
             let (observed, due) = keeper.judge(part, &health);
@@ -211,36 +216,21 @@ impl Engine {
                 other => verdict = other,
             }
         }
-        let resources: Vec<ResourceId> = parts.iter().map(|part| part.resource).collect();
-        keeper.count(&resources, now)?;
+        keeper.count(&parts, now)?;
         Ok(verdict)
     }
 
-    /// Which resources with a contract operate under a failure, as this node sees it, and what is to be
-    /// done about it: plans are for the caller. None: all is well. Whoever drives a node asks now and then,
-    /// so that events are told, and leadership is handed over, where no handle is used.
-    ///
-    /// ```
-    /// # use palisade::{Engine, degradation::PolicyAction};
-    /// # async fn example(engine: &Engine) {
-    /// for condition in engine.conditions().await {
-    ///     println!("{}: {} ({})", condition.resource, condition.mode, condition.observed);
-    ///     if let Some(PolicyAction::Plan(plan)) = condition.due {
-    ///         println!("to be done: {plan:?}");
-    ///     }
-    /// }
-    /// # }
-    /// ```
-    pub async fn conditions(&self) -> Vec<ResourceCondition> {
-        let keeper = self.gatekeeper();
-        let health = match self.backend().stopped(GROUP) {
+    /// The same of the resources in it.
+    async fn conditions(&self) -> Vec<ResourceCondition> {
+        let (group, keeper) = (self.id(), self.engine.gatekeeper());
+        let health = match self.stopped() {
             Some(cause) => Err(cause),
             None => self.health().await,
         };
-        let now = self.backend().now();
+        let now = self.engine.backend().now();
         let mut conditions = Vec::new();
-        for (resource, spec) in keeper.contracts.all(GROUP) {
-            let part = Part { resource, spec, epoch: None };
+        for (resource, spec) in keeper.contracts.all(group) {
+            let part = Part { group, resource, spec, epoch: None };
             let (observed, due) = keeper.judge(&part, &health);
             self.act(&part, observed.as_ref(), due.as_ref(), now);
             if let Some((observed, contract)) = observed.zip(part.spec.contract.as_ref()) {
@@ -258,16 +248,41 @@ impl Engine {
         due: Option<&PolicyAction>,
         now: Duration,
     ) {
-        if let Some(to) = self.gatekeeper().note(part, observed, due, now)
+        if let Some(to) = self.engine.gatekeeper().note(part, observed, due, now)
             && let Err(error) = self.transfer_leadership(to)
         {
             tracing::debug!(%error, "a failover will be tried again");
         }
     }
 
-    /// How this node sees its group.
+    /// How this node sees it.
     async fn health(&self) -> Result<GroupHealth, Error> {
-        let status = self.within(self.status(), false).await?;
-        Ok(GroupHealth::seen(self.node(), &status, self.applied()?))
+        let status = self.engine.within(self.status(), false).await?;
+        Ok(GroupHealth::seen(self.engine.node(), &status, self.applied()?))
+    }
+}
+
+impl Engine {
+    /// Which resources with a contract operate under a failure, as this node sees it, and what is to be
+    /// done about it: plans are for the caller. None: all is well. Whoever drives a node asks now and then,
+    /// so that events are told, and leadership is handed over, where no handle is used.
+    ///
+    /// ```
+    /// # use palisade::{Engine, degradation::PolicyAction};
+    /// # async fn example(engine: &Engine) {
+    /// for condition in engine.conditions().await {
+    ///     println!("{}: {} ({})", condition.resource, condition.mode, condition.observed);
+    ///     if let Some(PolicyAction::Plan(plan)) = condition.due {
+    ///         println!("to be done: {plan:?}");
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub async fn conditions(&self) -> Vec<ResourceCondition> {
+        let mut conditions = Vec::new();
+        for group in self.groups() {
+            conditions.extend(group.conditions().await);
+        }
+        conditions
     }
 }

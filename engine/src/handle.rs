@@ -12,6 +12,7 @@ use crate::degradation::Call;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
+use crate::group::Group;
 use crate::projection::{Projection, ProjectionFault, RowsRead, rebuild};
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::receipt::Receipt;
@@ -27,7 +28,7 @@ use crate::stored::Stored;
 /// A handle to a resource of the kind `P`, opened by one writer generation or for reading alone. The engine must have been
 /// opened with [`crate::EngineBuilder::projection`].
 pub struct Handle<P> {
-    pub(crate) engine: Engine,
+    pub(crate) group: Group,
     family: FamilyId,
     resource: ResourceId,
     /// Nothing: it was opened for reading.
@@ -40,8 +41,8 @@ pub struct Handle<P> {
 
 impl<P> Clone for Handle<P> {
     fn clone(&self) -> Self {
-        let (engine, caller) = (self.engine.clone(), self.caller.clone());
-        Self { engine, caller, schemas: Arc::clone(&self.schemas), ..*self }
+        let (group, caller) = (self.group.clone(), self.caller.clone());
+        Self { group, caller, schemas: Arc::clone(&self.schemas), ..*self }
     }
 }
 
@@ -66,9 +67,10 @@ impl<P: Projection> Handle<P> {
         let family = Self::family(engine)?;
         let epoch = Some(spec.epoch);
         let kind = ResourceKind::of(P::NAME);
-        let (resource, schemas) = engine.open_resource(kind, spec, false).await?;
-        let (engine, schemas, caller) = (engine.clone(), Arc::new(schemas), None);
-        Ok(Self { engine, family, resource, epoch, caller, schemas, kind: PhantomData })
+        let group = engine.data();
+        let (resource, schemas) = group.open_resource(kind, spec, false).await?;
+        let (schemas, caller) = (Arc::new(schemas), None);
+        Ok(Self { group, family, resource, epoch, caller, schemas, kind: PhantomData })
     }
 
     /// Opens a resource that is there for reading: nothing is written to the log, and no writer is
@@ -84,10 +86,17 @@ impl<P: Projection> Handle<P> {
     ) -> Result<Self, Error> {
         let family = Self::family(engine)?;
         let kind = ResourceKind::of(P::NAME);
-        let (resource, schemas) = engine.find_resource(&kind, name, schema).await?;
-        let (engine, epoch, caller) = (engine.clone(), None, None);
+        let group = engine.data();
+        let (resource, schemas) = group.find_resource(&kind, name, schema).await?;
+        let (epoch, caller) = (None, None);
         let schemas = Arc::new(schemas);
-        Ok(Self { engine, family, resource, epoch, caller, schemas, kind: PhantomData })
+        Ok(Self { group, family, resource, epoch, caller, schemas, kind: PhantomData })
+    }
+
+    /// The group that the resource lies in.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        &self.group
     }
 
     /// The same handle on behalf of somebody: placement is judged by his domain too, for writes of its
@@ -110,7 +119,7 @@ impl<P: Projection> Handle<P> {
 
     /// A batch on behalf of whom the handle is for.
     pub(crate) fn batch(&self) -> Batch {
-        let batch = self.engine.batch();
+        let batch = self.group.engine.batch();
         match &self.caller {
             Some(caller) => batch.caller(caller.clone()),
             None => batch,
@@ -160,7 +169,8 @@ impl<P: Projection> Handle<P> {
 
     /// What a batch may demand of this resource: see [`crate::Batch::require`].
     pub fn guard(&self, guard: &P::Guard) -> Guard {
-        Guard { cluster: self.engine.cluster(), part: self.part(guard, true) }
+        let (cluster, group) = (self.group.engine.cluster(), self.group.id());
+        Guard { cluster, group, part: self.part(guard, true) }
     }
 
     /// Reads the rows of one moment, as fresh as asked. `read` runs on a thread for reads: it may look at
@@ -175,12 +185,12 @@ impl<P: Projection> Handle<P> {
         read: impl FnOnce(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + 'static,
     ) -> Result<Read<T>, Error> {
         let (options, family, resource) = (options.into(), self.family, self.resource);
-        let own = self.engine.domain().clone();
+        let own = self.group.engine.domain().clone();
         let domains: Vec<FailureDomain> = self.caller.iter().cloned().chain([own]).collect();
         let ReadOptions { consistency, refuse_stale, .. } = options;
         let call = Call::Read { consistency, refuse_stale };
-        let gate = self.engine.gate([(resource, self.epoch)], call, &domains).await?;
-        let read = self.engine.read_through(&gate, options, move |state, group| {
+        let gate = self.group.gate([(resource, self.epoch)], call, &domains).await?;
+        let read = self.group.read_through(&gate, options, move |state, group| {
             // As the state that is read has it: a placement that was narrowed binds at once.
             Ok(match readable(state, group, resource, &domains)? {
                 Ok(found) => {
@@ -211,7 +221,9 @@ impl<P: Projection> Handle<P> {
         };
         let body = what.to_bytes();
         // Where the older version decides, it would have to be read by it.
-        if let Some(old) = self.engine.registry().older(P::NAME).find(|old| !old.reads(&body, is_guard)) {
+        if let Some(old) =
+            self.group.engine.registry().older(P::NAME).find(|old| !old.reads(&body, is_guard))
+        {
             let (name, version) = (P::NAME, old.version());
             let what = format!(
                 "projection={name}: version={version} cannot read it, and may still decide: leave \

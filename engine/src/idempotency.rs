@@ -8,6 +8,7 @@ use crate::batch::Guard;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
+use crate::group::Group;
 use crate::handle::Handle;
 use crate::outcome::Completion;
 use crate::projections::idempotency::{
@@ -65,6 +66,12 @@ impl ReplicatedIdempotencyStore {
         schema: &SchemaId,
     ) -> Result<Self, Error> {
         Ok(Self { handle: Handle::open_reader(engine, name, schema).await? })
+    }
+
+    /// The group that it lies in.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        self.handle.group()
     }
 
     /// The same handle on behalf of somebody: see [`crate::Handle::for_caller`].

@@ -53,6 +53,7 @@ mod freshness;
 mod gatekeeper;
 #[cfg(test)]
 mod golden;
+mod group;
 mod handle;
 mod idempotency;
 mod keys;
@@ -101,6 +102,7 @@ pub use engine::Engine;
 pub use error::Error;
 pub use failure::Failure;
 pub use freshness::{Freshness, Read};
+pub use group::Group;
 pub use handle::{Done, Handle};
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
 pub use log::{
@@ -121,8 +123,8 @@ pub use palisade_replication::{
 pub use profile::{PlacementProfile, PolicyHash};
 pub use projection::rebuild::{RebuildFailure, RebuildHere, RebuildStage, RebuildStatus};
 pub use projection::{
-    Applied, At, Imported, NewRows, OUTCOME_BYTES_MAX, Projection, ProjectionFault, ROW_KEY_BYTES_MAX,
-    ROW_VALUE_BYTES_MAX, Rows, RowsRead,
+    Applied, At, Imported, NewRows, OUTCOME_BYTES_MAX, Projection, ProjectionFault,
+    ROW_KEY_BYTES_MAX, ROW_VALUE_BYTES_MAX, Rows, RowsRead,
 };
 pub use projections::idempotency::{Fingerprint, RequestWindow};
 pub use projections::log::{

@@ -13,6 +13,7 @@ use crate::batch::{Batch, Guard};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
+use crate::group::Group;
 use crate::handle::{Done, Handle};
 use crate::projections::log::{
     self, Log, LogGuard, LogOp, LogOutcome, LogPosition, LogRetention, LogTrim, RawEntry, Scanned,
@@ -100,6 +101,12 @@ impl<T: Stored> ReplicatedLog<T> {
         schema: &SchemaId,
     ) -> Result<Self, Error> {
         Ok(Self { handle: Handle::open_reader(engine, name, schema).await?, values: PhantomData })
+    }
+
+    /// The group that it lies in.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        self.handle.group()
     }
 
     /// The same handle on behalf of somebody: see [`crate::Handle::for_caller`].

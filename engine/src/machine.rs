@@ -218,9 +218,8 @@ impl StateMachine for EngineMachine {
         group: GroupId,
         entries: &[CommittedEntry],
     ) -> Result<Vec<RecordOutcome>, ApplyError> {
-        let alone = |entry: &CommittedEntry| {
-            entry.records.iter().any(|record| is_rebuild(&record.payload))
-        };
+        let alone =
+            |entry: &CommittedEntry| entry.records.iter().any(|record| is_rebuild(&record.payload));
         let mut outcomes = Vec::new();
         for run in entries.chunk_by(|one, next| !alone(one) && !alone(next)) {
             outcomes.extend(self.apply_run(group, run)?);

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 pub(crate) use self::carrier::{Carrier, apart};
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::caretaker;
-use crate::engine::{GROUP, WeakEngine};
+use crate::engine::WeakEngine;
 use crate::error::Error;
 use crate::machine::EngineMachine;
 use crate::outcome::RecordOutcome;
@@ -86,11 +86,10 @@ pub(crate) async fn look_after(engine: WeakEngine) {
     loop {
         tokio::time::sleep(caretaker::ROUND).await;
         let Some(engine) = engine.upgrade() else { return };
-        match caretaker::round(&engine).await {
-            Err(_) if engine.backend().stopped(GROUP).is_some() => return,
-            Err(error) => tracing::debug!(%error, "housekeeping will be tried again"),
-            Ok(()) => {}
+        if engine.groups().iter().all(|group| group.stopped().is_some()) {
+            return;
         }
+        caretaker::look_after(&engine).await;
     }
 }
 

@@ -9,8 +9,9 @@ use palisade_replication::{
 };
 
 use crate::command::{Command, OpenCommand};
-use crate::engine::{Engine, GROUP, unexpected};
+use crate::engine::unexpected;
 use crate::error::Error;
+use crate::group::Group;
 use crate::outcome::Outcome;
 use crate::projection::rebuild::{self, Kinds};
 use crate::read::ReadConsistency;
@@ -24,7 +25,7 @@ use crate::schemas::Schemas;
 /// Between two looks whether a demand is met.
 const DEMAND_PAUSE: Duration = Duration::from_millis(20);
 
-impl Engine {
+impl Group {
     /// Opens a resource for writing, making it if it is not there; `anew` if it must not be.
     pub(crate) async fn open_resource(
         &self,
@@ -44,9 +45,9 @@ impl Engine {
                 found: format!("voters={voters}"),
             });
         }
-        if !spec.placement.allows(self.domain()) {
+        if !spec.placement.allows(self.engine.domain()) {
             return Err(Error::DomainUnavailable {
-                domain: self.domain().to_string(),
+                domain: self.engine.domain().to_string(),
                 resource: name.to_string(),
             });
         }
@@ -61,7 +62,7 @@ impl Engine {
         if voters > 0 && domains as usize > 1.max(found.len()) {
             return Err(one_domain(&name, &found));
         }
-        let caller = self.domain().clone();
+        let caller = self.engine.domain().clone();
         let mut version = self.version_to_open(&kind).await?;
         let mut command = OpenCommand { anew, kind, version, spec, caller };
         let opened = loop {
@@ -82,14 +83,14 @@ impl Engine {
         };
         // There is no handle, and so no write, before the whole group commits as it demands.
         if domains > 1 {
-            self.within(self.demand_domains(&name), true).await?;
+            self.engine.within(self.demand_domains(&name), true).await?;
         }
         Ok(opened)
     }
 
     /// The version of a kind that is in use here, or that others have too who were not opened with the newest.
     async fn version_to_open(&self, kind: &ResourceKind) -> Result<u32, Error> {
-        let registry = self.registry();
+        let registry = self.engine.registry();
         let (newest, oldest) = (registry.find(kind.as_str()), registry.oldest(kind.as_str()));
         let (Some(newest), Some(oldest)) = (newest, oldest) else {
             return Err(Error::Incompatible {
@@ -152,8 +153,8 @@ impl Engine {
         if let Some((expected, found)) = found.schema_differs(schema, false) {
             return Err(Error::Incompatible { expected, found });
         }
-        if !found.spec.placement.allows(self.domain()) {
-            let (domain, resource) = (self.domain().to_string(), name.to_string());
+        if !found.spec.placement.allows(self.engine.domain()) {
+            let (domain, resource) = (self.engine.domain().to_string(), name.to_string());
             return Err(Error::DomainUnavailable { domain, resource });
         }
         Ok((id, Schemas::new(schema, found.schema_ids())?))
@@ -162,7 +163,7 @@ impl Engine {
     /// Resolves once every commit of the group reaches two failure domains.
     async fn demand_domains(&self, name: &LogicalResourceName) -> Result<(), Error> {
         loop {
-            match self.backend().change(GROUP, MemberChange::AcrossDomains).await {
+            match self.engine.backend().change(self.id(), MemberChange::AcrossDomains).await {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(ChangeRefusal::OneDomain { domains })) => {
                     return Err(one_domain(name, &domains.iter().map(String::as_str).collect()));
@@ -173,7 +174,7 @@ impl Engine {
                 }
                 Err(error) if error.disposition() == Disposition::Halt => return Err(error),
                 // It is the same demand however often it is made.
-                Ok(Err(_)) | Err(_) => self.backend().sleep(DEMAND_PAUSE).await,
+                Ok(Err(_)) | Err(_) => self.engine.backend().sleep(DEMAND_PAUSE).await,
             }
         }
     }

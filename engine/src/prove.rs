@@ -9,14 +9,14 @@ use palisade_replication::{LogTime, Offset};
 
 use crate::audit::InclusionProof;
 use crate::chain::{ANCHORS_EVERY, ChainHead, ChainLink};
-use crate::engine::{Engine, GROUP};
 use crate::error::Error;
+use crate::group::Group;
 use crate::keys;
 use crate::read::ReadConsistency;
 use crate::records::RecordReader;
 use crate::store::{Direction, FamilyId, Walk};
 
-impl Engine {
+impl Group {
     /// The head of the chain of records up to an offset: with the offset an
     /// [`Anchor`](crate::audit::Anchor). Those at offsets that 1024 divides are there for ever; another
     /// one costs a read of up to 1023 records.
@@ -42,10 +42,10 @@ impl Engine {
 
     /// Proof that a record is in the log, for [`audit::verify`](crate::audit::verify). It is made for the
     /// anchor at the next offset that 1024 divides, or at the last one applied if that comes first:
-    /// [`InclusionProof::anchor_offset`] says which, and [`Engine::head`] gives its head.
+    /// [`InclusionProof::anchor_offset`] says which, and [`Group::head`] gives its head.
     ///
     /// # Errors
-    /// As for [`Engine::head`], and [`Error::InvalidArgument`] for offset 0, which no record has.
+    /// As for [`Group::head`], and [`Error::InvalidArgument`] for offset 0, which no record has.
     pub async fn prove(&self, offset: Offset) -> Result<InclusionProof, Error> {
         if offset == Offset::ZERO {
             return Err(Error::InvalidArgument { what: "records begin at offset=1".to_owned() });
@@ -106,7 +106,7 @@ impl Engine {
         up_to: Offset,
         mut each: impl FnMut(Offset, LogTime, Bytes),
     ) -> Result<(), Error> {
-        let mut reader = RecordReader::new(self.backend(), GROUP, after, up_to);
+        let mut reader = RecordReader::new(self.engine.backend(), self.id(), after, up_to);
         loop {
             let runs = reader.next().await?.map_err(|first| Error::NotFound {
                 what: format!("records before offset={first}: the log begins there"),

@@ -5,9 +5,9 @@ mod conduct;
 mod desk;
 mod exchange;
 mod fabric;
-mod release;
 mod import_law;
 mod rehearsal;
+mod release;
 
 use std::sync::{Arc, Mutex};
 
@@ -35,12 +35,12 @@ use crate::stored::Stored;
 
 pub use crate::outcome::RecordOutcome;
 pub use conduct::{Misconduct, check_projection};
-pub use import_law::check_import;
 pub use fabric::{SimFabric, SimFabricBuilder};
-pub use release::SimRelease;
+pub use import_law::check_import;
 pub use palisade_replication::sim::{
     Completion as SimCompletion, GROUP, Nemesis, OpId, SimCluster, SimFault, SimOptions, SimRandom,
 };
+pub use release::SimRelease;
 
 /// The cluster that every simulated node belongs to.
 const CLUSTER: ClusterId = ClusterId::new(1);

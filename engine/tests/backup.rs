@@ -1,6 +1,9 @@
 //! Backups of a real node to real files, and a node that is made of them.
 #![cfg(all(feature = "backup", feature = "rocksdb"))]
 
+#[path = "support/data.rs"]
+mod data;
+
 #[path = "support/sum.rs"]
 mod sum;
 
@@ -9,6 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use data::Data;
 use object_store::local::LocalFileSystem;
 use palisade::audit::{Anchor, verify as verify_proof};
 use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreTo, restore, verify};
@@ -97,7 +101,7 @@ async fn chain(dir: &Path, place: &BackupPlace) -> Vec<(Offset, String)> {
     let mut last = engine.backup(place).full(&id("b0")).await.unwrap();
     for at in 1..4 {
         // Something comes in between.
-        while engine.applied().unwrap() <= last.to {
+        while engine.data().applied().unwrap() <= last.to {
             tokio::task::yield_now().await;
         }
         let (name, parent) = (id(&format!("b{at}")), last.id);
@@ -133,7 +137,7 @@ async fn a_restored_node_takes_writes() {
     assert_eq!((restored.digest.offset, restored.digest.head), (last.to, last.head));
     assert_eq!(restored.log_time, last.log_time);
     let engine = anew(&new).open().await.unwrap();
-    assert_eq!(engine.chain_head().await.unwrap(), (last.to, last.head));
+    assert_eq!(engine.data().chain_head().await.unwrap(), (last.to, last.head));
     let fenced = log(&engine, 1).await.map(|_| ()).unwrap_err();
     assert!(matches!(fenced, Error::Fenced { current } if current.get() == 2), "{fenced}");
     let writer = log(&engine, 3).await.unwrap();
@@ -151,15 +155,15 @@ async fn a_restored_node_takes_writes() {
     assert!(matches!(stale, Error::Incompatible { .. }), "{stale}");
 
     // The chain of heads goes on: what is new is proven from the old anchor on.
-    let anchor = engine.chain_head().await.unwrap();
+    let anchor = engine.data().chain_head().await.unwrap();
     assert_eq!(anchor.0, receipt.offset);
-    let before_restore = engine.prove(last.to).await.unwrap_err();
+    let before_restore = engine.data().prove(last.to).await.unwrap_err();
     let trimmed =
         format!("not found: records before offset={}: the log begins there", last.to.next());
     assert_eq!(before_restore.to_string(), trimmed);
     engine.close().await.unwrap();
     let engine = anew(&new).open().await.unwrap();
-    assert_eq!(engine.chain_head().await.unwrap(), anchor);
+    assert_eq!(engine.data().chain_head().await.unwrap(), anchor);
     let writer = log(&engine, 3).await.unwrap();
     assert_eq!(logged(&writer).await.len(), all.len() + 1);
 
@@ -169,9 +173,9 @@ async fn a_restored_node_takes_writes() {
     engine.close().await.unwrap();
     // And the old one is as it was.
     let old = Engine::builder(dir.path().join("old")).cluster(OLD).open().await.unwrap();
-    let proof = old.prove(last.to).await.unwrap();
+    let proof = old.data().prove(last.to).await.unwrap();
     let offset = proof.anchor_offset().unwrap();
-    let head = old.head(Offset::new(offset)).await.unwrap().to_bytes();
+    let head = old.data().head(Offset::new(offset)).await.unwrap().to_bytes();
     verify_proof(&Anchor { offset, head }, &proof).unwrap();
     old.close().await.unwrap();
 }
@@ -225,7 +229,7 @@ async fn a_restore_is_refused_or_whole() {
     let stranger = Engine::builder(&new).cluster(OLD).open().await.map(|_| ()).unwrap_err();
     assert!(matches!(stranger, Error::Incompatible { .. }), "{stranger}");
     let engine = anew(&new).open().await.unwrap();
-    assert_eq!(engine.applied().unwrap(), at);
+    assert_eq!(engine.data().applied().unwrap(), at);
     let expected: Vec<_> = all.into_iter().filter(|(offset, _)| *offset <= at).collect();
     assert_eq!(logged(&log(&engine, 2).await.unwrap()).await, expected);
     engine.close().await.unwrap();
@@ -256,16 +260,16 @@ async fn others_join_a_restored_node() {
         incarnation: Some(two.incarnation()),
         ..Member::default()
     };
-    one.change_members(MemberChange::AddLearner { node: second, member }).await.unwrap();
+    one.data().change_members(MemberChange::AddLearner { node: second, member }).await.unwrap();
     let receipt = writer.append(&"new".to_owned()).await.unwrap().receipt;
     assert_eq!(logged(&writer).await.len(), all.len() + 1);
     let caught_up = async {
-        while two.applied().unwrap() < receipt.offset {
+        while two.data().applied().unwrap() < receipt.offset {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(PATIENCE, caught_up).await.unwrap();
-    let (a, b) = (one.digest().await.unwrap(), two.digest().await.unwrap());
+    let (a, b) = (one.data().digest().await.unwrap(), two.data().digest().await.unwrap());
     assert_eq!((a.offset, a.projections), (b.offset, b.projections));
     two.close().await.unwrap();
     one.close().await.unwrap();

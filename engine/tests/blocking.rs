@@ -14,10 +14,10 @@ use palisade::blocking::{
     Engine, Handle, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap,
 };
 use palisade::{
-    ClusterId, Direction, EngineBuilder, Error, FenceEpoch, Fingerprint, History, LogPosition,
-    LogRetention, LogTime, LogicalResourceName, MapRange, MemberChange, NodeId, Offset,
-    ReadConsistency, ReadOptions, RequestStatus, RequestWindow, ResourceSpec, Revision, Stored,
-    Version, WatchEvent, WatchOptions,
+    ClusterId, Direction, EngineBuilder, Error, FenceEpoch, Fingerprint, GroupId, History,
+    LogPosition, LogRetention, LogTime, LogicalResourceName, MapRange, MemberChange, NodeId,
+    Offset, ReadConsistency, ReadOptions, RequestStatus, RequestWindow, ResourceSpec, Revision,
+    Stored, Version, WatchEvent, WatchOptions,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -27,6 +27,7 @@ use self::sum::Sum;
 
 const LOCAL: ReadConsistency = ReadConsistency::Local;
 const NOW: ReadConsistency = ReadConsistency::Linearizable;
+const DATA: GroupId = GroupId::new(1);
 const OWNER: FenceEpoch = FenceEpoch::new(1);
 
 fn builder(dir: &TempDir) -> EngineBuilder {
@@ -64,7 +65,7 @@ fn text(text: &str) -> String {
 fn every_handle_writes_reads_and_waits() {
     let dir = tempfile::tempdir().unwrap();
     let Service { engine, log, map, requests, sum } = open(&dir).unwrap();
-    assert_eq!(engine.status().unwrap().leader, Some(engine.node()));
+    assert_eq!(engine.group(DATA).unwrap().status().unwrap().leader, Some(engine.node()));
 
     // A log, its tail, its consumer.
     let first = log.append(&text("a")).unwrap().outcome;
@@ -160,7 +161,7 @@ fn within_a_read_calls_are_refused_and_the_last_handle_may_be_dropped() {
     let engine = service.engine.clone();
     drop(service);
     let read = sum.read(LOCAL, move |_| {
-        let told = engine.status().map(drop);
+        let told = engine.group(DATA).unwrap().status().map(drop);
         drop(engine);
         Ok(told)
     });
@@ -206,9 +207,9 @@ fn no_argument_makes_it_panic() {
     let (print, owner) = (Fingerprint::of(b"r"), FenceEpoch::new(most));
     answered(requests.reserve_issued("r", print, owner, LogTime::new(most)).map(drop));
     answered(requests.reserve("", print, owner).map(drop));
-    answered(engine.head(last).map(drop));
-    answered(engine.prove(last).map(drop));
-    answered(engine.prove(Offset::ZERO).map(drop));
+    answered(engine.group(DATA).unwrap().head(last).map(drop));
+    answered(engine.group(DATA).unwrap().prove(last).map(drop));
+    answered(engine.group(DATA).unwrap().prove(Offset::ZERO).map(drop));
     answered(engine.resume(&b"\xff\xff\xff".as_slice().into()).map(drop));
     answered(engine.commit(engine.batch()).map(drop));
     let ahead = ReadOptions::from(ReadConsistency::AtLeastOffset(last)).wait(Duration::ZERO);
@@ -216,7 +217,13 @@ fn no_argument_makes_it_panic() {
     answered(engine.directory().list("", None, usize::MAX, NOW).map(drop));
     let name = LogicalResourceName::new("map").unwrap();
     answered(engine.directory().delete(&name, Revision::new(most), most, "").map(drop));
-    answered(engine.change_members(MemberChange::Promote { node: NodeId::new(most) }).map(drop));
+    answered(
+        engine
+            .group(DATA)
+            .unwrap()
+            .change_members(MemberChange::Promote { node: NodeId::new(most) })
+            .map(drop),
+    );
     assert_eq!(map.get(&key, NOW).unwrap().value.unwrap().value, key);
     engine.close().unwrap();
 }
@@ -263,7 +270,10 @@ fn another_executor_is_no_reason_to_panic() {
         let ahead = ReadOptions::from(ahead).wait(Duration::from_millis(1));
         let late = map.get(&key, ahead).await.map(drop);
         assert!(matches!(late, Err(Error::NotYetApplied { .. })), "{late:?}");
-        assert_eq!(engine.prove(receipt.offset).await.unwrap().offset, receipt.offset.get());
+        assert_eq!(
+            engine.group(DATA).unwrap().prove(receipt.offset).await.unwrap().offset,
+            receipt.offset.get()
+        );
         engine.close().await.unwrap();
     });
 }
@@ -310,7 +320,7 @@ fn what_comes_after_a_close_is_told() {
         service.map.get(&text("k"), LOCAL).map(drop),
         service.sum.submit(&1).map(drop),
         service.engine.commit(service.engine.batch().append(&service.log, &text("late"))).map(drop),
-        service.engine.applied().map(drop),
+        service.engine.group(DATA).unwrap().applied().map(drop),
         ReplicatedLog::<String>::open(&service.engine, spec("other")).map(drop),
         tail.next().unwrap().map(drop),
     ];

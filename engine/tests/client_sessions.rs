@@ -5,6 +5,9 @@
 //! run more of them with `PALISADE_SIM_SEEDS=<count>`.
 #![cfg(feature = "sim")]
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
@@ -12,6 +15,7 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
+use data::Data;
 use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
     Applied, At, BatchDone, CLIENT_COMMANDS_MAX, CLIENT_TTL_MAX, ClientId, ClusterId,
@@ -126,7 +130,7 @@ fn run(seed: u64) -> [usize; 4] {
     let mut random = SimRandom::from_seed(seed ^ 77);
     let nodes = [1, 2, 3].map(|number| fabric.node(number));
     let first = fabric.engine(nodes[0]);
-    let remotes = [0, 1].map(|_| fabric.block_on(first.register_client(HOUR)).unwrap());
+    let remotes = [0, 1].map(|_| fabric.block_on(first.data().register_client(HOUR)).unwrap());
     let mut remotes =
         remotes.map(|client| Remote { client, commands: BTreeMap::new(), acked_up_to: 0 });
     let mut down = None;
@@ -249,7 +253,7 @@ fn a_snapshot_brings_clients_and_a_session_repeats_what_it_cut_off() {
     let mut fabric = SimFabric::new(3);
     let nodes = [1, 2, 3].map(|number| fabric.node(number));
     let [one, _, three] = nodes.map(|node| fabric.engine(node));
-    let client = fabric.block_on(one.register_client(HOUR)).unwrap();
+    let client = fabric.block_on(one.data().register_client(HOUR)).unwrap();
     let number = |seq| CommandNumber { client, seq, acked_up_to: 0 };
     let log = fabric.block_on(open_log(&one, 1)).unwrap();
     let far = fabric.block_on(open_log(&three, 1)).unwrap();
@@ -293,7 +297,7 @@ fn an_eviction_is_told_and_never_repeated_over() {
     let mut fabric = SimFabric::new(3);
     let engine = fabric.engine(fabric.node(1));
     let ttl = Duration::from_secs(30);
-    let client = fabric.block_on(engine.register_client(ttl)).unwrap();
+    let client = fabric.block_on(engine.data().register_client(ttl)).unwrap();
     let session = fabric.block_on(engine.client_session(ttl)).unwrap();
     let plain = fabric.block_on(open_log(&engine, 1)).unwrap();
     let log = fabric.block_on(open_log(session.engine(), 1)).unwrap();
@@ -401,7 +405,7 @@ fn a_process_that_comes_back_repeats_its_last_write() {
 fn a_command_that_was_given_up_is_fenced_by_the_next() {
     let mut fabric = SimFabric::new(3);
     let engine = fabric.engine(fabric.node(1));
-    let client = fabric.block_on(engine.register_client(HOUR)).unwrap();
+    let client = fabric.block_on(engine.data().register_client(HOUR)).unwrap();
     let log = fabric.block_on(open_log(&engine, 1)).unwrap();
     let send = |seq, acked_up_to, value: u64| {
         let number = CommandNumber { client, seq, acked_up_to };
@@ -419,13 +423,13 @@ fn numbers_that_are_none_are_refused_before_they_are_sent() {
     let mut fabric = SimFabric::new(1);
     let engine = fabric.engine(fabric.node(1));
     for ttl in [Duration::ZERO, CLIENT_TTL_MAX + Duration::from_millis(1)] {
-        let refused = fabric.block_on(engine.register_client(ttl)).unwrap_err();
+        let refused = fabric.block_on(engine.data().register_client(ttl)).unwrap_err();
         assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
     }
-    let client = fabric.block_on(engine.register_client(CLIENT_TTL_MAX)).unwrap();
+    let client = fabric.block_on(engine.data().register_client(CLIENT_TTL_MAX)).unwrap();
     assert_eq!(ClientId::from_bytes(&client.to_bytes()), Ok(client));
     let log = fabric.block_on(open_log(&engine, 1)).unwrap();
-    let before = engine.applied().unwrap();
+    let before = engine.data().applied().unwrap();
     let mut refused = |client, seq, acked_up_to| {
         let number = CommandNumber { client, seq, acked_up_to };
         let batch = engine.batch().numbered(number).append(&log, &1);
@@ -441,7 +445,7 @@ fn numbers_that_are_none_are_refused_before_they_are_sent() {
     ] {
         assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
     }
-    assert_eq!(engine.applied().unwrap(), before);
+    assert_eq!(engine.data().applied().unwrap(), before);
     // The log of the group refuses what lies beyond the window.
     let error = refused(client, 1 + CLIENT_COMMANDS_MAX as u64, 0);
     assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
@@ -476,7 +480,7 @@ fn an_answer_that_is_too_long_to_be_kept_is_refused() {
     let engine = fabric.engine(fabric.node(1));
     let verbose = Handle::<Verbose>::open(&engine, spec("verbose", 1));
     let verbose = fabric.block_on(verbose).unwrap();
-    let client = fabric.block_on(engine.register_client(HOUR)).unwrap();
+    let client = fabric.block_on(engine.data().register_client(HOUR)).unwrap();
     let batch = |number: Option<u64>, last: u64| {
         let batch = (0..4).fold(engine.batch(), |batch, _| batch.with(&verbose, &4_000));
         let batch = batch.with(&verbose, &last);

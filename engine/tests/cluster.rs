@@ -1,10 +1,14 @@
 //! Three engines over loopback TCP, with real files.
 #![cfg(feature = "rocksdb")]
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
+use data::Data;
 use palisade::{
     ClusterId, Engine, Error, LogPosition, NodeId, Offset, ReadConsistency, ReadOptions,
     ReplicaPolicy, ReplicatedLog, ReplicatedMap, ResourceSpec, WalOptions,
@@ -64,12 +68,12 @@ async fn every_replica_serves_at_the_receipts_offset() {
         let read = other.get(&key, ReadConsistency::Linearizable).await.unwrap().value.unwrap();
         assert_eq!(read.value, value);
     }
-    let applied = engines.iter().map(|engine| engine.applied().unwrap()).max().unwrap();
+    let applied = engines.iter().map(|engine| engine.data().applied().unwrap()).max().unwrap();
     let mut digests = Vec::new();
     for (engine, map) in engines.iter().zip(&maps) {
         let at = ReadOptions::from(ReadConsistency::AtLeastOffset(applied));
         map.get(&"k0".into(), at.wait(Duration::from_secs(10))).await.unwrap();
-        digests.push(engine.digest().await.unwrap());
+        digests.push(engine.data().digest().await.unwrap());
     }
     assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
     for engine in engines {
@@ -103,7 +107,7 @@ async fn an_emptied_node_makes_no_quorum() {
         matches!(refused, Err(Error::Disconnected { outcome_unknown: true })),
         "one node and an emptied one are no quorum: {refused:?}"
     );
-    assert_eq!(emptied.applied().unwrap(), Offset::ZERO, "nobody speaks to it");
+    assert_eq!(emptied.data().applied().unwrap(), Offset::ZERO, "nobody speaks to it");
     // The real second comes back, and with it the quorum.
     let second = open(dir.path(), &addresses, 1).await;
     map_first.put(&"k".into(), &"with two again".into()).await.unwrap();

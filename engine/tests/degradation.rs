@@ -2,12 +2,16 @@
 //! `docs/degradation.md` says, and once it is over all of them are answered as before.
 #![cfg(feature = "sim")]
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Write as _};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use data::Data;
 use palisade::degradation::{
     DegradationContract, DegradationMode, DegradationRule, EmitAction, HealthLimits, PolicyAction,
     RecoveryAction, ResourceCondition, RewritePlan,
@@ -127,7 +131,7 @@ impl World {
         let plain = fabric.block_on(Map::open(&engines[1], self::spec("plain"))).unwrap();
         let one = fabric.node(1);
         for engine in engines.iter().filter(|engine| fabric.leader() == Some(engine.node())) {
-            engine.transfer_leadership(one).unwrap();
+            engine.data().transfer_leadership(one).unwrap();
         }
         fabric.run_for(A_WHILE);
         assert_eq!(fabric.leader(), Some(one));
@@ -346,13 +350,13 @@ fn a_fenced_writer_writes_nothing_and_reads_as_declared() {
         let newer = Map::open(&world.engines[0], declared().epoch(FenceEpoch::new(2)));
         let newer = world.fabric.block_on(newer).unwrap();
         world.fabric.run_for(A_WHILE);
-        let before = world.engines[2].applied().unwrap();
+        let before = world.engines[2].data().applied().unwrap();
         assert_eq!(world.told(|world| world.put(2).map(|()| false)), AtOnce(Failure::Fenced));
         assert_eq!(world.told(|world| world.get(2, LINEARIZABLE)), read);
         assert_eq!(world.told(|world| world.get(2, LOCAL)), read);
         world.fabric.block_on(put(&newer, "newer")).unwrap();
         world.fabric.run_for(A_WHILE);
-        let after = world.engines[2].applied().unwrap();
+        let after = world.engines[2].data().applied().unwrap();
         assert_eq!(after.get(), before.get() + 1, "the old writer's record is nowhere");
         let ResourceSpec { name, schema, .. } = declared();
         let reader = Map::open_reader(&world.engines[2], &name, &schema);

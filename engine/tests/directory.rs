@@ -1,9 +1,13 @@
 //! Resources over their lives: made, listed, altered, deleted, taken back, gone (`docs/directory.md`).
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
+use data::Data;
 use palisade::sim::SimFabric;
 use palisade::{
     Alteration, DecodeError, Described, Direction, Directory, Engine, Error, FailureDomain,
@@ -101,13 +105,13 @@ fn what_was_made_is_said_also_by_a_node_that_is_cut_off_by_then() {
     let leader = fabric.leader().unwrap();
     let cut_off = [1, 2].map(|number| fabric.node(number)).into_iter().find(|id| *id != leader);
     let engine = fabric.engine(cut_off.unwrap());
-    let (directory, before) = (engine.directory(), engine.applied().unwrap());
+    let (directory, before) = (engine.directory(), engine.data().applied().unwrap());
     let mut making = pin!(directory.create(&ResourceKind::MAP, spec("a")));
     let made = loop {
         if let Some(made) = fabric.block_on_for(Duration::from_millis(1), making.as_mut()) {
             break made.unwrap();
         }
-        if engine.applied().unwrap() > before {
+        if engine.data().applied().unwrap() > before {
             fabric.partition(&[engine.node()]);
         }
     };

@@ -1,7 +1,11 @@
 //! The engine as a service uses it: one node, real files, real syncs.
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::time::Duration;
 
+use data::Data;
 use palisade::degradation::DegradationContract;
 use palisade::{
     ClusterId, Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
@@ -134,7 +138,7 @@ async fn a_newer_epoch_fences_the_older_writer() {
 async fn at_least_offset_fails_now_or_waits() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(&dir, 1).await.unwrap();
-    let applied = service.engine.applied().unwrap();
+    let applied = service.engine.data().applied().unwrap();
     let ahead = ReadConsistency::AtLeastOffset(applied.next());
     let key = "k".to_owned();
     let error = service.map.get(&key, ahead).await.unwrap_err();
@@ -180,7 +184,7 @@ async fn what_is_acknowledged_survives_a_restart_and_the_digest_is_equal() {
     for number in 0..50 {
         service.submit(&format!("r{number}"), &format!("text {number}")).await.unwrap();
     }
-    let before = service.engine.digest().await.unwrap();
+    let before = service.engine.data().digest().await.unwrap();
     let held = Engine::builder(dir.path()).open().await.map(|_| ());
     assert!(matches!(held, Err(Error::AlreadyExists { .. })), "{held:?}");
     service.engine.close().await.unwrap();
@@ -193,7 +197,7 @@ async fn what_is_acknowledged_survives_a_restart_and_the_digest_is_equal() {
     assert!(matches!(foreign, Err(Error::Incompatible { .. })), "{foreign:?}");
     let engine = Engine::builder(dir.path()).open().await.unwrap();
     let service = with(engine, 1).await.unwrap();
-    let after = service.engine.digest().await.unwrap();
+    let after = service.engine.data().digest().await.unwrap();
     assert_eq!(before.projections, after.projections);
     assert!(service.submit("r7", "text 7").await.unwrap().duplicate);
     assert_eq!(service.logged().await.len(), 50);

@@ -2,12 +2,16 @@
 //! loses the leadership, or gets no answer in time, all in simulated time and from a seed.
 #![cfg(feature = "sim")]
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::future::{pending, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use data::Data;
 use palisade::sim::SimFabric;
 use palisade::{
     Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, MemberChange,
@@ -142,7 +146,7 @@ fn every_handle_works_on_every_node() {
     let heads = [&one, &two, &three].map(|service| {
         let (head, digest) = fabric.block_on(async {
             let engine = &service.engine;
-            (engine.chain_head().await.unwrap(), engine.digest().await.unwrap())
+            (engine.data().chain_head().await.unwrap(), engine.data().digest().await.unwrap())
         });
         (head, format!("{digest:?}"))
     });
@@ -240,14 +244,14 @@ fn a_crash_ends_the_handles_of_its_node() {
             let read = fabric.block_on(service.get("r1", consistency));
             assert!(has_stopped(&read), "{read:?}");
         }
-        assert!(has_stopped(&service.engine.applied()));
-        assert!(has_stopped(&fabric.block_on(service.engine.status())));
-        assert!(has_stopped(&service.engine.transfer_leadership(other)));
+        assert!(has_stopped(&service.engine.data().applied()));
+        assert!(has_stopped(&fabric.block_on(service.engine.data().status())));
+        assert!(has_stopped(&service.engine.data().transfer_leadership(other)));
         let closed = fabric.block_on(service.engine.close());
         assert!(closed.unwrap_err().to_string().contains("lost power"));
     };
     check(&mut fabric);
-    assert!(has_stopped(&fabric.engine(leader).applied()), "a node that is down says so");
+    assert!(has_stopped(&fabric.engine(leader).data().applied()), "a node that is down says so");
     fabric.heal();
     fabric.restart(leader);
     check(&mut fabric);
@@ -304,13 +308,13 @@ fn a_change_of_members_says_who_may_and_when_it_is_unknown() {
     let service = fabric.block_on(Service::open(leading.clone(), 1)).unwrap();
     fabric.block_on(service.put("k", "v")).unwrap();
     let change = || MemberChange::Remove { node: third };
-    let refused = fabric.block_on(following.change_members(change())).unwrap_err();
+    let refused = fabric.block_on(following.data().change_members(change())).unwrap_err();
     assert!(matches!(refused, Error::PreconditionFailed { .. }), "{refused}");
     assert_eq!(refused.disposition(), Disposition::Reject);
 
     fabric.partition(&[leader]);
     let asked = fabric.now();
-    let lost = fabric.block_on(leading.change_members(change()));
+    let lost = fabric.block_on(leading.data().change_members(change()));
     assert!(is_unknown(&lost), "{lost:?}");
     assert!(fabric.now() - asked < REQUEST_TIMEOUT, "it knows that it does not lead any more");
 
@@ -318,10 +322,10 @@ fn a_change_of_members_says_who_may_and_when_it_is_unknown() {
     fabric.run_for(A_WHILE);
     let (leader, [next, _]) = by_role(&fabric);
     let engine = fabric.engine(leader);
-    engine.transfer_leadership(next).unwrap();
+    engine.data().transfer_leadership(next).unwrap();
     fabric.run_for(SOON);
     assert_eq!(fabric.leader(), Some(next));
-    let status = fabric.block_on(engine.status()).unwrap();
+    let status = fabric.block_on(engine.data().status()).unwrap();
     assert_eq!(status.leader, Some(next));
 }
 
@@ -363,7 +367,7 @@ fn placement_and_domains_are_judged() {
     let leader = fabric.leader().unwrap();
     let service = fabric.engine(leader);
     if leader == two {
-        service.transfer_leadership(fabric.node(1)).unwrap();
+        service.data().transfer_leadership(fabric.node(1)).unwrap();
         fabric.run_for(SOON);
     }
     let leader = fabric.engine(fabric.leader().unwrap());

@@ -1,10 +1,14 @@
 //! Resources that demand their writes in two failure domains: engines over loopback TCP. What the demand
 //! does under faults is tried in the simulator, in `replication/tests/geo_commit.rs`.
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
+use data::Data;
 use palisade::degradation::{
     Answer, DegradationContract, DegradationMode, DegradationRule, DrillReport, FailureDrill,
     HealthLimits, NodeAnswers,
@@ -134,7 +138,7 @@ async fn a_demand_that_cannot_be_met_is_refused_with_what_to_do() {
         assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");
         // Nobody demanded anything: the group works as before.
         put(&plain, "v").await;
-        assert!(!engines[0].status().await.unwrap().members.commits_across_domains());
+        assert!(!engines[0].data().status().await.unwrap().members.commits_across_domains());
         for engine in engines {
             engine.close().await.unwrap();
         }
@@ -153,7 +157,7 @@ async fn a_write_is_acknowledged_in_two_domains_or_not_at_all() {
     let mut maps = Vec::new();
     for engine in &engines {
         maps.push(open_map(engine, "geo", ACROSS).await.unwrap());
-        assert!(engine.status().await.unwrap().members.commits_across_domains());
+        assert!(engine.data().status().await.unwrap().members.commits_across_domains());
     }
     for map in &maps {
         put(map, "both").await;

@@ -1,8 +1,12 @@
 //! What the types of the handles promise, checked by the compiler.
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::rc::Rc;
 use std::time::Duration;
 
+use data::Data;
 use palisade::{
     Batch, Consumer, Directory, Engine, EngineBuilder, Error, Guard, Handle, LogPosition,
     LogRetention, LogTail, MapAt, MapRange, ReadConsistency, ReplicatedIdempotencyStore,
@@ -59,11 +63,11 @@ fn futures_are_sent(
     requests: &ReplicatedIdempotencyStore,
 ) {
     let text = String::new();
-    task(&engine.status());
-    task(&engine.chain_head());
-    task(&engine.digest());
+    task(&engine.data().status());
+    task(&engine.data().chain_head());
+    task(&engine.data().digest());
     task(&engine.close());
-    task(&engine.register_client(Duration::ZERO));
+    task(&engine.data().register_client(Duration::ZERO));
     task(&engine.client_session(Duration::ZERO));
     task(&engine.batch().commit());
     task(&ReplicatedLog::<String>::open(engine, spec));

@@ -1,8 +1,12 @@
 //! Maps over time: as they were, watched through faults, and keys that end by themselves.
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use data::Data;
 use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
     Batch, Engine, Error, GET_KEYS_MAX, History, KEY_BYTES_MAX, LogicalResourceName, MapRange,
@@ -181,7 +185,7 @@ fn a_watch_tells_whole_records_with_what_was_before_and_marks_its_progress() {
     assert_eq!(told, [("a", Some(1), Some(2), false), ("a/1", None, Some(4), false)]);
     // The change of `b` is none of its own, but it was seen.
     let WatchEvent::Progress { offset } = next(&mut fabric, &mut watch) else { panic!() };
-    assert_eq!(offset, engine.applied().unwrap());
+    assert_eq!(offset, engine.data().applied().unwrap());
     assert_eq!(watch.position(), offset);
 
     // It waits for what is next, and not longer than it takes.
@@ -197,7 +201,7 @@ fn a_watch_tells_whole_records_with_what_was_before_and_marks_its_progress() {
 fn a_watch_goes_on_where_another_stood() {
     let (mut fabric, map) = alone();
     let engine = fabric.engine(fabric.node(1));
-    let from = engine.applied().unwrap();
+    let from = engine.data().applied().unwrap();
     // More than a page of the feed.
     let offsets: Vec<Offset> = (0..6)
         .map(|round| {
@@ -260,9 +264,9 @@ fn what_is_not_kept_any_more_is_said_and_never_left_out() {
     let bounds = fabric.block_on(map.bounds(ReadConsistency::Local)).unwrap().value;
     assert_eq!(bounds.floor, offsets[5]);
     let engine = fabric.engine(fabric.node(1));
-    let idle = engine.applied().unwrap();
+    let idle = engine.data().applied().unwrap();
     fabric.run_for(Duration::from_secs(60));
-    assert_eq!(engine.applied().unwrap(), idle, "where nothing is due, nothing is written");
+    assert_eq!(engine.data().applied().unwrap(), idle, "where nothing is due, nothing is written");
 
     fabric.block_on(map.keep(History::NEWEST_ONLY)).unwrap();
     let newest = fabric.block_on(map.put(&key("k"), &7)).unwrap().offset;

@@ -1,11 +1,15 @@
 //! Members that come and go, snapshots and repair: engines over loopback TCP, with real files.
 #![cfg(feature = "rocksdb")]
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use data::Data;
 use palisade::{
     ClusterId, Disposition, Engine, EngineBuilder, Error, Member, MemberChange, NodeId, Offset,
     Options, ReadConsistency, ReadOptions, ReplicaPolicy, ReplicatedMap, ResourceSpec, Role,
@@ -99,7 +103,7 @@ async fn leader(engines: &[&Engine]) -> usize {
     let mut found = None;
     until("a leader", async || {
         for (at, engine) in engines.iter().enumerate() {
-            if engine.status().await.unwrap().role == Role::Leader {
+            if engine.data().status().await.unwrap().role == Role::Leader {
                 found = Some(at);
             }
         }
@@ -111,10 +115,12 @@ async fn leader(engines: &[&Engine]) -> usize {
 
 /// Asks until it is done: a member may have to catch up first.
 async fn change(leader: &Engine, change: MemberChange) {
-    until("a change of membership", async || match leader.change_members(change.clone()).await {
-        Ok(()) => true,
-        Err(Error::PreconditionFailed { .. }) => false,
-        Err(error) => panic!("{change:?}: {error}"),
+    until("a change of membership", async || {
+        match leader.data().change_members(change.clone()).await {
+            Ok(()) => true,
+            Err(Error::PreconditionFailed { .. }) => false,
+            Err(error) => panic!("{change:?}: {error}"),
+        }
     })
     .await;
 }
@@ -125,13 +131,13 @@ async fn digests_agree(engines: &[&Engine], at_least: Offset) {
         maps.push(map(engine).await);
     }
     // Opening a map is a record too.
-    let applied = engines.iter().map(|engine| engine.applied().unwrap()).max();
+    let applied = engines.iter().map(|engine| engine.data().applied().unwrap()).max();
     let at_least = applied.unwrap().max(at_least);
     let options = ReadOptions::from(ReadConsistency::AtLeastOffset(at_least)).wait(PATIENCE);
     let mut digests = Vec::new();
     for (map, engine) in maps.iter().zip(engines) {
         map.get(&"key 00000".to_owned(), options).await.unwrap().value.expect("the first row");
-        digests.push(engine.digest().await.unwrap());
+        digests.push(engine.data().digest().await.unwrap());
     }
     assert!(digests.windows(2).all(|pair| pair[0] == pair[1]), "{digests:#?}");
 }
@@ -155,20 +161,20 @@ async fn a_dead_voter_is_replaced_by_a_newcomer_with_a_snapshot() {
     put(&written, 300, 100).await;
 
     let newcomer = nodes.builder(3).joins().open().await.unwrap();
-    assert_eq!(newcomer.status().await.unwrap().role, Role::Outsider);
+    assert_eq!(newcomer.data().status().await.unwrap().role, Role::Outsider);
     let member = Member {
         incarnation: Some(newcomer.incarnation()),
         address: Some(nodes.addresses[3]),
         domain: String::new(),
     };
     change(&leader, MemberChange::AddLearner { node: node(3), member }).await;
-    let refused = leader.change_members(MemberChange::Remove { node: leader.node() }).await;
+    let refused = leader.data().change_members(MemberChange::Remove { node: leader.node() }).await;
     assert!(matches!(refused, Err(Error::PreconditionFailed { .. })), "{refused:?}");
     change(&leader, MemberChange::Replace { old: dead_node, new: node(3) }).await;
     let last = put(&written, 400, 50).await;
     digests_agree(&[&leader, &engines[0], &newcomer], last).await;
-    assert_eq!(newcomer.status().await.unwrap().role, Role::Follower);
-    let first = newcomer.status().await.unwrap().first_index;
+    assert_eq!(newcomer.data().status().await.unwrap().role, Role::Follower);
+    let first = newcomer.data().status().await.unwrap().first_index;
     assert!(first.get() > 100, "it came by a snapshot, first={first}");
 
     // It keeps what it got over a restart, and is a voter: the leader may go.
@@ -176,8 +182,8 @@ async fn a_dead_voter_is_replaced_by_a_newcomer_with_a_snapshot() {
     drop(newcomer);
     let newcomer = nodes.builder(3).joins().open().await.unwrap();
     until("the leadership moves", async || {
-        leader.transfer_leadership(engines[0].node()).unwrap();
-        leader.status().await.unwrap().role != Role::Leader
+        leader.data().transfer_leadership(engines[0].node()).unwrap();
+        leader.data().status().await.unwrap().role != Role::Leader
     })
     .await;
     leader.close().await.unwrap();
@@ -230,7 +236,7 @@ async fn a_damaged_log_is_repaired_from_the_others() {
     }
     // Whole again: it can carry a majority.
     until("the probation ends", async || {
-        engines[2].status().await.unwrap().role != Role::Repairing
+        engines[2].data().status().await.unwrap().role != Role::Repairing
     })
     .await;
     let gone = engines.remove(0);

@@ -1,6 +1,10 @@
 //! G9: placement is authorization, for whoever writes, reads, works or keeps a copy, and nothing is tried
 //! elsewhere.
 
+#[path = "support/data.rs"]
+mod data;
+
+use data::Data;
 use palisade::sim::SimFabric;
 use palisade::{
     Engine, Error, FailureDomain, Member, MemberChange, NodeId, Placement, ReadConsistency,
@@ -47,7 +51,7 @@ fn who_is_outside_neither_writes_nor_reads_nor_works() {
     is_refused(fabric.block_on(caller.get(&key, fresh)));
     is_refused(fabric.block_on(caller.get_many(std::slice::from_ref(&key), fresh)));
     is_refused(fabric.block_on(caller.range(palisade::MapRange::all(), fresh)));
-    is_refused(fabric.block_on(caller.at(inside.applied().unwrap()).get(&key, fresh)));
+    is_refused(fabric.block_on(caller.at(inside.data().applied().unwrap()).get(&key, fresh)));
     let mut watch = caller.watch(palisade::Offset::ZERO, palisade::WatchOptions::default());
     is_refused(fabric.block_on(watch.next()));
     is_refused(fabric.block_on(caller.put(&key, &key)));
@@ -79,8 +83,8 @@ async fn a_replica_is_where_every_resource_may_be() {
     let member = |provider: &str| Member { domain: at(provider).to_string(), ..Member::default() };
     let add =
         |provider| MemberChange::AddLearner { node: NodeId::new(2), member: member(provider) };
-    is_refused(engine.change_members(add("outside")).await);
-    let other = engine.change_members(add("inside")).await.unwrap_err();
+    is_refused(engine.data().change_members(add("outside")).await);
+    let other = engine.data().change_members(add("inside")).await.unwrap_err();
     assert!(matches!(other, Error::PreconditionFailed { .. }), "its life is not known: {other}");
     // A group that has a voter outside is none for it.
     is_refused(Map::open(&engine, spec("other", "outside")).await);

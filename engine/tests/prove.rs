@@ -1,7 +1,11 @@
 //! Heads and proofs of a real node's log, judged by the auditor's verifier.
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::time::Duration;
 
+use data::Data;
 use palisade::audit::{Anchor, verify};
 use palisade::sim::SimFabric;
 use palisade::{Engine, Error, Offset, ReplicatedLog, ResourceSpec};
@@ -12,7 +16,7 @@ async fn log(engine: &Engine) -> ReplicatedLog<String> {
 }
 
 async fn anchor(engine: &Engine, offset: u64) -> Anchor {
-    let head = engine.head(Offset::new(offset)).await.unwrap();
+    let head = engine.data().head(Offset::new(offset)).await.unwrap();
     Anchor { offset, head: head.to_bytes() }
 }
 
@@ -25,11 +29,11 @@ async fn every_record_is_proven() {
     for n in 0..20 {
         log.append(&format!("entry {n}")).await.unwrap();
     }
-    let (last, head) = engine.chain_head().await.unwrap();
+    let (last, head) = engine.data().chain_head().await.unwrap();
     assert_eq!((last.get(), anchor(&engine, 0).await), (21, Anchor::ZERO));
     let kept = Anchor { offset: last.get(), head: head.to_bytes() };
     for offset in 1..=last.get() {
-        let proof = engine.prove(Offset::new(offset)).await.unwrap();
+        let proof = engine.data().prove(Offset::new(offset)).await.unwrap();
         assert_eq!(proof.anchor_offset(), Some(last.get()));
         verify(&kept, &proof).unwrap();
         if 2 <= offset {
@@ -40,15 +44,15 @@ async fn every_record_is_proven() {
         }
     }
     log.append(&"one more".to_owned()).await.unwrap();
-    let proof = engine.prove(Offset::new(3)).await.unwrap();
+    let proof = engine.data().prove(Offset::new(3)).await.unwrap();
     assert!(verify(&kept, &proof).is_err(), "the proof is for a later anchor");
     verify(&anchor(&engine, last.get() + 1).await, &proof).unwrap();
 
-    let ahead = engine.prove(Offset::new(23)).await.unwrap_err();
+    let ahead = engine.data().prove(Offset::new(23)).await.unwrap_err();
     assert!(matches!(ahead, Error::NotYetApplied { .. }), "{ahead}");
-    let ahead = engine.head(Offset::new(23)).await.unwrap_err();
+    let ahead = engine.data().head(Offset::new(23)).await.unwrap_err();
     assert!(matches!(ahead, Error::NotYetApplied { .. }), "{ahead}");
-    let none = engine.prove(Offset::ZERO).await.unwrap_err();
+    let none = engine.data().prove(Offset::ZERO).await.unwrap_err();
     assert!(matches!(none, Error::InvalidArgument { .. }), "{none}");
     engine.close().await.unwrap();
 }
@@ -68,7 +72,7 @@ async fn a_proof_leads_to_the_next_anchor() {
         appends.join_all().await;
     }
     for (offset, ends) in [(1, 1024), (1023, 1024), (1024, 1024), (1025, 1101)] {
-        let proof = engine.prove(Offset::new(offset)).await.unwrap();
+        let proof = engine.data().prove(Offset::new(offset)).await.unwrap();
         assert_eq!(proof.anchor_offset(), Some(ends), "offset={offset}");
         verify(&anchor(&engine, ends).await, &proof).unwrap();
     }
@@ -87,9 +91,9 @@ fn a_trimmed_log_says_where_it_begins() {
             log.append(&format!("entry {n}")).await.unwrap();
         }
     });
-    let (last, _) = fabric.block_on(engine.chain_head()).unwrap();
-    let head = fabric.block_on(engine.head(Offset::new(5)));
-    let proof = fabric.block_on(engine.prove(last));
+    let (last, _) = fabric.block_on(engine.data().chain_head()).unwrap();
+    let head = fabric.block_on(engine.data().head(Offset::new(5)));
+    let proof = fabric.block_on(engine.data().prove(last));
     for error in [head.map(|_| ()).unwrap_err(), proof.map(|_| ()).unwrap_err()] {
         let Error::NotFound { what } = error else { panic!("{error}") };
         let first = what.strip_prefix("records before offset=").unwrap();
@@ -97,8 +101,8 @@ fn a_trimmed_log_says_where_it_begins() {
         assert!(1 < first && first <= last.get() + 1, "{what}");
     }
     assert_eq!(
-        fabric.block_on(engine.head(last)).unwrap(),
-        fabric.block_on(engine.chain_head()).unwrap().1
+        fabric.block_on(engine.data().head(last)).unwrap(),
+        fabric.block_on(engine.data().chain_head()).unwrap().1
     );
 }
 
@@ -119,11 +123,11 @@ fn what_is_behind_a_kept_head_is_proven_without_what_is_before() {
         for n in 0..300 {
             log.append(&format!("later entry {n}")).await.unwrap();
         }
-        let (last, head) = engine.chain_head().await.unwrap();
-        let gone = engine.head(Offset::new(1_023)).await.unwrap_err();
+        let (last, head) = engine.data().chain_head().await.unwrap();
+        let gone = engine.data().head(Offset::new(1_023)).await.unwrap_err();
         assert!(matches!(gone, Error::NotFound { .. }), "{gone}");
         assert_eq!(anchor(&engine, 1_024).await, early);
-        assert_eq!(engine.head(last).await.unwrap(), head);
+        assert_eq!(engine.data().head(last).await.unwrap(), head);
     });
     // Every replica keeps the same, also one that has it from a snapshot.
     let follower = [1, 2, 3].map(|n| fabric.node(n)).into_iter().find(|node| *node != leader);

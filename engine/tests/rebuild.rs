@@ -14,9 +14,9 @@ use std::time::Duration;
 use inventory::{AtLeast, Inventory, Op, Refusal, Stock};
 use palisade::sim::{SimFabric, SimRandom, SimRelease, check_import, check_projection};
 use palisade::{
-    Applied, At, Direction, Error, Handle, Imported, NewRows, NodeId, Projection, ProjectionFault,
-    ReadConsistency, RebuildFailure, RebuildStage, RebuildStatus, ReplicaPolicy, ResourceKind,
-    ResourceSpec, Rows, RowsRead, Walk,
+    Applied, At, Direction, Engine, Error, Group, GroupId, Handle, Imported, NewRows, NodeId,
+    Projection, ProjectionFault, ReadConsistency, RebuildFailure, RebuildStage, RebuildStatus,
+    ReplicaPolicy, ResourceKind, ResourceSpec, Rows, RowsRead, Walk,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -24,6 +24,11 @@ use second::{Second, stock_of_any};
 
 fn spec() -> ResourceSpec {
     ResourceSpec::new("shop", "shop.v1").unwrap().replicas(ReplicaPolicy::majority(3))
+}
+
+/// The group that has the shop.
+fn group(engine: &Engine) -> Group {
+    engine.group(GroupId::new(1)).unwrap()
 }
 
 fn any_op() -> impl Strategy<Value = Op> {
@@ -226,8 +231,8 @@ impl Shop {
     }
 
     fn status(&mut self, number: u64) -> RebuildStatus {
-        let engine = self.fabric.engine(self.fabric.node(number));
-        let mut all = self.fabric.block_on(engine.rebuilds()).unwrap().value;
+        let group = group(&self.fabric.engine(self.fabric.node(number)));
+        let mut all = self.fabric.block_on(group.rebuilds()).unwrap().value;
         assert_eq!(all.len(), 1, "{all:?}");
         all.remove(0)
     }
@@ -264,7 +269,9 @@ fn a_rolling_upgrade_under_load_and_crashes_stops_nothing() {
             if crashes > 0 && shop.random.below(100) < 4 {
                 let number = 1 + shop.random.below(3);
                 let stage = match shop.status(number).stage {
-                    RebuildStage::Building { here, ready, .. } => format!("{here:?} {}", ready.len()),
+                    RebuildStage::Building { here, ready, .. } => {
+                        format!("{here:?} {}", ready.len())
+                    }
                     other => format!("{other:?}").split(' ').next().unwrap().to_owned(),
                 };
                 crashed_at.insert(stage);
@@ -354,8 +361,12 @@ fn a_version_that_disagrees_or_cannot_import_fails_and_the_older_one_stays() {
             let engine = shop.fabric.engine(node);
             shop.fabric.block_on(async {
                 let done = match what {
-                    REFUSES => Handle::<Wrong<REFUSES>>::open(&engine, spec()).await?.submit(op).await,
-                    UNABLE => Handle::<Wrong<UNABLE>>::open(&engine, spec()).await?.submit(op).await,
+                    REFUSES => {
+                        Handle::<Wrong<REFUSES>>::open(&engine, spec()).await?.submit(op).await
+                    }
+                    UNABLE => {
+                        Handle::<Wrong<UNABLE>>::open(&engine, spec()).await?.submit(op).await
+                    }
                     _ => Handle::<Wrong<PANICS>>::open(&engine, spec()).await?.submit(op).await,
                 };
                 Ok::<_, Error>(done?.outcome)
@@ -375,9 +386,13 @@ fn a_version_that_disagrees_or_cannot_import_fails_and_the_older_one_stays() {
         }
         submit(&mut shop, &receive(1)).unwrap();
         shop.fabric.run_for(Duration::from_secs(5));
-        let offset = shop.fabric.engine(node).applied().unwrap();
+        let offset = group(&shop.fabric.engine(node)).applied().unwrap();
         shop.fabric.run_for(Duration::from_secs(20));
-        assert_eq!(shop.fabric.engine(node).applied().unwrap(), offset, "it is left in peace");
+        assert_eq!(
+            group(&shop.fabric.engine(node)).applied().unwrap(),
+            offset,
+            "it is left in peace"
+        );
         shop.fabric.assert_converged();
     }
 }
@@ -400,14 +415,14 @@ fn what_has_failed_is_tried_again_on_request() {
     }
     shop.fabric.run_for(Duration::from_secs(20));
     assert_eq!(shop.status(2).active, 1);
-    let (engine, kind) = (shop.fabric.engine(shop.node(2)), shop.status(2).kind);
-    shop.fabric.block_on(engine.rebuild_again(&kind)).unwrap();
+    let (two, kind) = (group(&shop.fabric.engine(shop.node(2))), shop.status(2).kind);
+    shop.fabric.block_on(two.rebuild_again(&kind)).unwrap();
     shop.until(|status| status.active == 2);
-    let again = shop.fabric.block_on(engine.rebuild_again(&kind)).unwrap_err();
+    let again = shop.fabric.block_on(two.rebuild_again(&kind)).unwrap_err();
     assert!(matches!(again, Error::PreconditionFailed { .. }), "{again}");
     shop.trade(1);
     let unknown: ResourceKind = palisade::ResourceKind::MAP;
-    let refused = shop.fabric.block_on(engine.rebuild_again(&unknown)).unwrap_err();
+    let refused = shop.fabric.block_on(two.rebuild_again(&unknown)).unwrap_err();
     assert!(matches!(refused, Error::PreconditionFailed { .. }), "{refused}");
     shop.fabric.run_for(Duration::from_secs(5));
     shop.fabric.assert_converged();
@@ -431,7 +446,11 @@ impl palisade::Stored for WiderOp {
     }
 
     fn from_bytes(bytes: &bytes::Bytes) -> Result<Self, palisade::DecodeError> {
-        if bytes[..] == *b"nothing" { Ok(Self::Nothing) } else { Op::from_bytes(bytes).map(Self::Known) }
+        if bytes[..] == *b"nothing" {
+            Ok(Self::Nothing)
+        } else {
+            Op::from_bytes(bytes).map(Self::Known)
+        }
     }
 }
 
@@ -483,8 +502,8 @@ fn what_only_the_newer_version_can_read_waits_until_the_older_is_left_out() {
     };
     submit(&mut fabric, WiderOp::Known(receive(2))).unwrap();
     fabric.run_for(Duration::from_secs(30));
-    let engine = fabric.engine(node);
-    assert_eq!(fabric.block_on(engine.rebuilds()).unwrap().value[0].active, 2);
+    let one_group = group(&fabric.engine(node));
+    assert_eq!(fabric.block_on(one_group.rebuilds()).unwrap().value[0].active, 2);
     let refused = submit(&mut fabric, WiderOp::Nothing).unwrap_err();
     let Error::InvalidArgument { what } = refused else { panic!("{refused}") };
     assert!(what.contains("version=1 cannot read it"), "{what}");

@@ -2,10 +2,14 @@
 //! simulated node, refusals, offsets and words included.
 #![cfg(feature = "sim")]
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::fmt::Debug;
 use std::time::Duration;
 
 use bytes::Bytes;
+use data::Data;
 use palisade::sim::SimFabric;
 use palisade::{
     BatchDone, Direction, Done, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
@@ -118,7 +122,7 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     told.read("get", map.get(&text("k"), ReadConsistency::Linearizable).await);
     told.read("range", map.range(MapRange::all(), ReadConsistency::Local).await);
     logs(&mut told, &log).await?;
-    let ahead = ReadConsistency::AtLeastOffset(engine.applied()?.next());
+    let ahead = ReadConsistency::AtLeastOffset(engine.data().applied()?.next());
     told.read("ahead", map.get(&text("k"), ahead).await);
     let waiting = ReadOptions::from(ahead).wait(Duration::from_millis(5));
     told.read("ahead, after a wait", map.get(&text("k"), waiting).await);
@@ -143,11 +147,11 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     let placed = spec("placed", 1).placement(Placement::providers(["aws"])?);
     told.note("placed elsewhere", Log::open(&engine, placed).await.map(|_| ()).is_err());
 
-    let status = engine.status().await?;
+    let status = engine.data().status().await?;
     told.note("status", (status.role, status.leader, status.members.roles().collect::<Vec<_>>()));
     let gone = MemberChange::Remove { node: NodeId::new(9) };
-    told.note("no such member", engine.change_members(gone).await);
-    told.note("transfer", engine.transfer_leadership(NodeId::new(9)));
+    told.note("no such member", engine.data().change_members(gone).await);
+    told.note("transfer", engine.data().transfer_leadership(NodeId::new(9)));
     told.note("node", (engine.node(), engine.domain(), engine.peer_faults()));
 
     told.note("close", engine.close().await);
@@ -155,9 +159,12 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     told.receipt("write to a closed one", map.put(&key, &value).await);
     told.read("read of a closed one", map.get(&key, ReadConsistency::Local).await);
     told.read("barrier of a closed one", map.get(&key, ReadConsistency::Linearizable).await);
-    told.note("change of a closed one", engine.change_members(MemberChange::AcrossDomains).await);
-    told.note("transfer of a closed one", engine.transfer_leadership(NodeId::new(1)));
-    told.note("status of a closed one", engine.status().await.map(|_| ()));
+    told.note(
+        "change of a closed one",
+        engine.data().change_members(MemberChange::AcrossDomains).await,
+    );
+    told.note("transfer of a closed one", engine.data().transfer_leadership(NodeId::new(1)));
+    told.note("status of a closed one", engine.data().status().await.map(|_| ()));
     Ok(told.0)
 }
 

@@ -1,8 +1,12 @@
 //! Sessions and freshness tokens over replicas that lag: who reads sees what he has written and seen.
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::time::Duration;
 
 use bytes::Bytes;
+use data::Data;
 use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
     ClusterId, Engine, Error, Freshness, GroupId, LogicalResourceName, Offset, ReadConsistency,
@@ -147,7 +151,7 @@ fn tokens_of_elsewhere_are_refused() {
     fabric.block_on(map.put(&key(), &8)).unwrap();
     let mut token = session.token().to_vec();
     assert_eq!(engine.resume(&token.clone().into()).unwrap().freshness(), session.freshness());
-    assert_eq!(session.freshness()[0].offset, engine.applied().unwrap());
+    assert_eq!(session.freshness()[0].offset, engine.data().applied().unwrap());
     token[0] = 9;
     let refused = engine.resume(&token.into()).map(|_| ()).unwrap_err();
     assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
@@ -177,12 +181,12 @@ fn a_reader_makes_nothing_fences_nobody_and_writes_nothing() {
     let other = fabric.block_on(log).map(|_| ()).unwrap_err();
     assert!(matches!(other, Error::Incompatible { .. }), "{other}");
 
-    let before = engine.applied().unwrap();
+    let before = engine.data().applied().unwrap();
     let read = fabric.block_on(reader("number.v1")).unwrap();
     let row = fabric.block_on(read.get(&key(), ReadConsistency::Linearizable)).unwrap();
     assert_eq!(row.value.unwrap().value, 7);
     let refused = fabric.block_on(read.put(&key(), &8)).unwrap_err();
     assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
-    assert_eq!(engine.applied().unwrap(), before);
+    assert_eq!(engine.data().applied().unwrap(), before);
     fabric.block_on(map.put(&key(), &9)).unwrap();
 }

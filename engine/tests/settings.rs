@@ -1,8 +1,12 @@
 //! What is refused of the settings of an engine: by a rule that says what to do, and before anything is
 //! touched.
 
+#[path = "support/data.rs"]
+mod data;
+
 use std::net::SocketAddr;
 
+use data::Data;
 use palisade::degradation::HealthLimits;
 use palisade::{
     ClusterId, Engine, EngineBuilder, Error, FailureDomain, NodeId, Options, READER_THREADS_MAX,
@@ -111,6 +115,6 @@ async fn settings_at_their_bounds_are_taken() {
         .state_cache_bytes(STATE_MEMORY_BYTES_MIN)
         .state_write_buffer_bytes(STATE_MEMORY_BYTES_MIN);
     let engine = builder.open().await.unwrap();
-    engine.digest().await.unwrap();
+    engine.data().digest().await.unwrap();
     engine.close().await.unwrap();
 }

@@ -7,6 +7,7 @@
 //!
 //! Power can also fail in the middle of an operation, see [`SimDisk::fail_power_after`].
 
+mod evidence;
 mod file;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -193,6 +194,14 @@ impl SimDisk {
         let inner = self.inner();
         // One sync covers the loss, and one what is written behind it.
         inner.lost_after.is_some_and(|syncs| inner.counts.syncs < syncs + 2)
+    }
+
+    /// Whether the segment's synced bytes outside of this place show that the batches in it were synced.
+    /// Where nothing does, nobody can tell damage of the place, and power that fails, from a write that
+    /// power cut.
+    #[must_use]
+    pub fn shows_synced(&self, name: &str, place: Range<usize>) -> bool {
+        self.data(name, |data| evidence::shows(&data.synced(), &place))
     }
 
     /// Flips one bit of what is stored, synced or not.

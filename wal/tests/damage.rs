@@ -859,3 +859,42 @@ fn what_is_gone_from_the_end_is_missed() {
         }
     }
 }
+
+/// What is synced behind a place shows that it was synced: then power takes nothing from it that recovery
+/// would not notice. The other way round it may, and only then.
+#[test]
+fn what_shows_that_a_place_was_synced_makes_its_damage_known() {
+    const SECTOR: usize = 512;
+    let segment = "0000000000000001.seg";
+    let (mut shown, mut silent) = (0, 0);
+    for seed in 0..400_u64 {
+        let disk = SimDisk::from_seed(seed);
+        let (mut wal, _) = open(&disk);
+        let last = 3 + seed % 3;
+        for index in 1..=last {
+            let payload =
+                Bytes::from(vec![7; (seed as usize * 131 + index as usize * 977) % 2600 + 1]);
+            let index = LogIndex::new(index);
+            submit(&mut wal, &[Write::Append { group: GroupId::new(1), index, payload }]);
+            // The last two are on their way together, as with a pipeline.
+            wal.write_queued().unwrap();
+            if index.get() + 2 <= last {
+                wal.sync().unwrap();
+            }
+        }
+        wal.sync().unwrap();
+        wal.maintain().unwrap();
+        drop(wal);
+        let written = disk.contents(segment).iter().rposition(|byte| *byte != 0).unwrap();
+        let sector = seed as usize % (written / SECTOR);
+        let is_shown = disk.shows_synced(segment, sector * SECTOR..(sector + 1) * SECTOR);
+        disk.zero_sector(segment, sector);
+        disk.crash();
+        let (_, recovered) = open(&disk);
+        let is_known = recovered.is_damaged(GroupId::new(1));
+        assert!(is_known || !is_shown, "seed={seed}: damage of a synced place went unnoticed");
+        shown += u32::from(is_shown);
+        silent += u32::from(!is_known);
+    }
+    assert!(shown > 100 && silent > 10, "shown={shown} silent={silent}");
+}

@@ -330,7 +330,7 @@ async fn node(args: &Args, at: usize) -> Result<(), String> {
                 answer(&counts.map(|count| count.to_string()).join(" "))?;
             }
             _ if line == "who" => {
-                let role = engine.status().await.map_err(text)?.role;
+                let role = log.group().status().await.map_err(text)?.role;
                 answer(if role == Role::Leader { "leader" } else { "other" })?;
             }
             _ => break,

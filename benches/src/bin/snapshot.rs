@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use palisade::{Engine, Member, MemberChange, ReplicatedMap};
+use palisade::{Engine, Group, GroupId, Member, MemberChange, ReplicatedMap};
 use palisade_benches::{
     Nodes, Stretch, Writers, builder, data_dir, forget_peak, free_addresses, memory, node_at, spec,
 };
@@ -149,8 +149,10 @@ async fn transfer(
     let length = Duration::from_secs(seconds);
     let (place, leader) = nodes.leader().await?;
     let shelf = data_dir(dir, place).join("snapshots");
-    until("a trimmed log", async || Ok(leader.status().await.map_err(text)?.first_index.get() > 1))
-        .await?;
+    until("a trimmed log", async || {
+        Ok(data(leader)?.status().await.map_err(text)?.first_index.get() > 1)
+    })
+    .await?;
 
     let begin = || forget_peak().map(|()| writers.lap());
     let end = |lap| memory().map(|memory| (writers.since(lap), memory.peak));
@@ -176,16 +178,19 @@ async fn transfer(
     let export = end(lap)?;
 
     let lap = begin()?;
-    until("an installed snapshot", async || Ok(newcomer.applied().map_err(text)?.get() > 0))
-        .await?;
+    until(
+        "an installed snapshot",
+        async || Ok(data(&newcomer)?.applied().map_err(text)?.get() > 0),
+    )
+    .await?;
     let install = end(lap)?;
 
     // Behind by less than a quarter of a second is caught up, while all go on writing.
     let lag_max = (before.0.per_second / 4.0) as u64;
     let lap = begin()?;
     until("a newcomer that has caught up", async || {
-        let applied = newcomer.applied().map_err(text)?.get();
-        Ok(applied + lag_max >= leader.applied().map_err(text)?.get())
+        let applied = data(&newcomer)?.applied().map_err(text)?.get();
+        Ok(applied + lag_max >= data(leader)?.applied().map_err(text)?.get())
     })
     .await?;
     let catch_up = end(lap)?;
@@ -222,10 +227,15 @@ async fn until(
     Ok(())
 }
 
+/// The group of all that is written here.
+fn data(engine: &Engine) -> Result<Group, String> {
+    engine.group(GroupId::new(1)).map_err(text)
+}
+
 /// A new leader, or another change, may stand in its way for a moment.
 async fn change(leader: &Engine, change: MemberChange) -> Result<(), String> {
     let end = Instant::now() + PATIENCE;
-    while let Err(error) = leader.change_members(change.clone()).await {
+    while let Err(error) = data(leader)?.change_members(change.clone()).await {
         if Instant::now() > end {
             return Err(error.to_string());
         }

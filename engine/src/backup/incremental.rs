@@ -18,7 +18,7 @@ pub(super) async fn incremental(
     of_cluster(&place::manifest(parent), cluster, before.cluster)?;
     let before = before.data();
     // One moment's offset, head and digest: the records up to there must come to that head.
-    let digest = backup.engine.digest().await?;
+    let digest = backup.engine.data().digest().await?;
     let (from, to) = (before.to, (digest.offset, digest.head));
     if to.0 < from.0 {
         return Err(BackupError::Behind { parent: parent.clone(), applied: to.0 });

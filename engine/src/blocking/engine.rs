@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_replication::{GroupStatus, MemberChange, Offset};
+use palisade_replication::{GroupId, GroupStatus, MemberChange, Offset};
 
-use super::{Blocking, Directory, Engine, Running, Session, waiting};
+use super::{Blocking, Directory, Engine, Group, Running, Session, waiting};
 use crate::alteration::{Alteration, Altered, Revision};
 use crate::audit::InclusionProof;
 use crate::batch::{Batch, BatchDone};
@@ -35,17 +35,8 @@ impl EngineBuilder {
 
 impl Blocking<crate::Engine> {
     waiting! { "Engine":
-        fn status() -> GroupStatus;
-        fn change_members(change: MemberChange) -> ();
         fn cluster_map() -> ClusterMap;
         fn drill(drill: &FailureDrill) -> DrillReport;
-        fn chain_head() -> (Offset, ChainHead);
-        fn digest() -> StateDigest;
-        fn head(offset: Offset) -> ChainHead;
-        fn prove(offset: Offset) -> InclusionProof;
-        fn register_client(ttl: Duration) -> ClientId;
-        fn rebuilds() -> Read<Vec<RebuildStatus>>;
-        fn rebuild_again(kind: &ResourceKind) -> ();
         fn close() -> ();
     }
 
@@ -55,6 +46,20 @@ impl Blocking<crate::Engine> {
     /// [`Error::InvalidArgument`] within a tokio runtime.
     pub fn conditions(&self) -> Result<Vec<ResourceCondition>, Error> {
         self.wait(async { Ok(self.of.conditions().await) })
+    }
+
+    /// A group that it hosts: see [`crate::Engine::group`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn group(&self, group: GroupId) -> Result<Group, Error> {
+        Ok(self.beside(self.of.group(group)?))
+    }
+
+    /// The groups that it hosts.
+    #[must_use]
+    pub fn groups(&self) -> Vec<Group> {
+        self.of.groups().into_iter().map(|group| self.beside(group)).collect()
     }
 
     /// Commits a batch that was begun with [`crate::Engine::batch`], and waits for that.
@@ -90,6 +95,20 @@ impl Blocking<crate::Engine> {
     /// The same.
     pub fn resume(&self, token: &Bytes) -> Result<Session, Error> {
         Ok(self.beside(self.of.resume(token)?))
+    }
+}
+
+impl Blocking<crate::Group> {
+    waiting! { "Group":
+        fn status() -> GroupStatus;
+        fn change_members(change: MemberChange) -> ();
+        fn chain_head() -> (Offset, ChainHead);
+        fn digest() -> StateDigest;
+        fn head(offset: Offset) -> ChainHead;
+        fn prove(offset: Offset) -> InclusionProof;
+        fn register_client(ttl: Duration) -> ClientId;
+        fn rebuilds() -> Read<Vec<RebuildStatus>>;
+        fn rebuild_again(kind: &ResourceKind) -> ();
     }
 }
 

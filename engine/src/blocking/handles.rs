@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
-use super::{Blocking, Consumer, Engine, LogTail, MapAt, Watch, waiting};
+use super::{Blocking, Consumer, Engine, Group, LogTail, MapAt, Watch, waiting};
 use crate::error::Error;
 use crate::freshness::Read;
 use crate::handle::Done;
@@ -41,6 +41,11 @@ macro_rules! opening {
             schema: &SchemaId,
         ) -> Result<Self, Error> {
             Ok(engine.beside(engine.wait(<$handle>::open_reader(engine, name, schema))?))
+        }
+
+        /// The group that it lies in.
+        pub fn group(&self) -> Group {
+            self.beside(self.of.group().clone())
         }
 
         /// The same handle on behalf of somebody: see [`crate::Handle::for_caller`].

@@ -51,6 +51,8 @@ use crate::error::Error;
 
 /// An engine: see [`crate::Engine`].
 pub type Engine = Blocking<crate::Engine>;
+/// A group: see [`crate::Group`].
+pub type Group = Blocking<crate::Group>;
 /// What there is, and how it is altered: see [`crate::Directory`].
 pub type Directory = Blocking<crate::Directory>;
 /// A client's view over time: see [`crate::Session`].

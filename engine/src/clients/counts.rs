@@ -27,7 +27,7 @@ impl Counts {
     /// Goes on counting. What was under way then is not repeated: it is given up.
     pub(crate) fn resume(self, engine: &Engine) -> Result<ClientNumbers, Error> {
         if let Some((client, _)) = self.client {
-            client.check(engine)?;
+            client.check(&engine.data())?;
         }
         Ok(ClientNumbers::new(self.ttl, self.client))
     }

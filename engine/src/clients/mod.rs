@@ -34,7 +34,7 @@ pub const CLIENT_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 const VERSION: u8 = 1;
 
-/// Who numbers his commands: see [`crate::Engine::register_client`]. Unique for ever.
+/// Who numbers his commands: see [`crate::Group::register_client`]. Unique for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientId {
     /// Whose client it is.

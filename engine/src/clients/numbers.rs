@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 use super::{CLIENT_COMMANDS_MAX, ClientId};
 use crate::backend::race;
 use crate::command::{BatchCommand, Command, Number};
-use crate::engine::Engine;
 use crate::error::Error;
+use crate::group::Group;
 use crate::outcome::Outcome;
 use crate::receipt::Receipt;
 
@@ -77,10 +77,10 @@ impl ClientNumbers {
     }
 
     /// Registers a client if there is none.
-    pub(crate) async fn register(&self, engine: &Engine) -> Result<(), Error> {
+    pub(crate) async fn register(&self, group: &Group) -> Result<(), Error> {
         let _alone = self.registering.lock().await;
         if self.state().client.is_none() {
-            let client = engine.register_client(self.ttl).await?;
+            let client = group.register_client(self.ttl).await?;
             *self.state() = State { client: Some(client), ..State::default() };
             self.freed.notify_waiters();
         }
@@ -91,12 +91,12 @@ impl ClientNumbers {
     /// deadline of the request.
     pub(super) async fn submit(
         &self,
-        engine: &Engine,
+        group: &Group,
         batch: BatchCommand,
     ) -> Result<(Receipt, Outcome), Error> {
         let at_deadline = Mutex::new(Error::Disconnected { outcome_unknown: false });
-        let work = self.attempts(engine, batch, &at_deadline);
-        let done = race(work, engine.backend().sleep(engine.request_timeout())).await;
+        let work = self.attempts(group, batch, &at_deadline);
+        let done = race(work, group.engine.backend().sleep(group.engine.request_timeout())).await;
         done.unwrap_or_else(|| {
             Err(at_deadline.into_inner().unwrap_or_else(PoisonError::into_inner))
         })
@@ -105,17 +105,17 @@ impl ClientNumbers {
     /// The same without a deadline: it says what a caller is to be told who waits no longer.
     async fn attempts(
         &self,
-        engine: &Engine,
+        group: &Group,
         batch: BatchCommand,
         at_deadline: &Mutex<Error>,
     ) -> Result<(Receipt, Outcome), Error> {
         let tell = |error| *at_deadline.lock().unwrap_or_else(PoisonError::into_inner) = error;
-        let mut ticket = self.ticket(engine).await?;
+        let mut ticket = self.ticket(group).await?;
         tell(Error::Disconnected { outcome_unknown: true });
         let command = Command::Batch(BatchCommand { number: Some(ticket.number), ..batch });
         let mut unknown = false;
         loop {
-            let error = match engine.submit_numbered(&command).await {
+            let error = match group.submit_numbered(&command).await {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
@@ -124,7 +124,7 @@ impl ClientNumbers {
                     tell(error.clone());
                     self.forget(ticket.client);
                     // Later calls try again, if this does not come about.
-                    let _ = self.register(engine).await;
+                    let _ = self.register(group).await;
                     return Err(error);
                 }
                 (_, Disposition::Indeterminate) => unknown = true,
@@ -139,19 +139,19 @@ impl ClientNumbers {
                 }
                 _ => return Err(error),
             }
-            engine.backend().sleep(ATTEMPT_PAUSE).await;
+            group.engine.backend().sleep(ATTEMPT_PAUSE).await;
         }
     }
 
     /// The next number, once there is room for it.
-    async fn ticket(&self, engine: &Engine) -> Result<Ticket<'_>, Error> {
+    async fn ticket(&self, group: &Group) -> Result<Ticket<'_>, Error> {
         loop {
             let mut freed = pin!(self.freed.notified());
             freed.as_mut().enable();
             match self.take() {
                 Some(Ok(ticket)) => return Ok(ticket),
                 Some(Err(())) => freed.await,
-                None => self.register(engine).await.map_err(not_sent)?,
+                None => self.register(group).await.map_err(not_sent)?,
             }
         }
     }

@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use super::{CLIENT_TTL_MAX, ClientId, CommandNumber};
 use crate::command::{BatchCommand, Command, Number};
-use crate::engine::{Engine, GROUP, unexpected};
+use crate::engine::unexpected;
 use crate::error::Error;
+use crate::group::Group;
 use crate::outcome::Outcome;
 use crate::receipt::Receipt;
 
-impl Engine {
+impl Group {
     /// Makes a client: somebody who numbers his commands ([`crate::Batch::numbered`]), each of which takes effect
     /// at most once, however often and by whichever node it is sent. For who counts himself, like a client on the
-    /// far side of a network; [`Engine::client_session`] counts for its user.
+    /// far side of a network; [`crate::Engine::client_session`] counts for its user.
     ///
     /// The group knows a client for at least `ttl` without a command, by log time, unless it needs the room for
     /// more than 65,536 of them that were used later. Then it says [`Error::ClientEvicted`].
@@ -25,7 +26,7 @@ impl Engine {
     /// # let [here, there] = [1, 2].map(|number| fabric.engine(fabric.node(number)));
     /// # let spec = ResourceSpec::new("orders", "order.v1")?.replicas(ReplicaPolicy::majority(3));
     /// # fabric.block_on(async {
-    /// let client = here.register_client(Duration::from_secs(3600)).await?;
+    /// let client = here.group(GroupId::new(1))?.register_client(Duration::from_secs(3600)).await?;
     /// let first = CommandNumber { client, seq: 1, acked_up_to: 0 };
     ///
     /// let orders: ReplicatedLog<String> = ReplicatedLog::open(&here, spec.clone()).await?;
@@ -58,7 +59,7 @@ impl Engine {
 
     /// Commits a batch: under a number of the session's, if it has a client and the batch no number.
     pub(crate) async fn submit(&self, batch: BatchCommand) -> Result<(Receipt, Outcome), Error> {
-        match self.numbers() {
+        match self.engine.numbers() {
             Some(numbers) if batch.number.is_none() => numbers.submit(self, batch).await,
             _ => self.submit_numbered(&Command::Batch(batch)).await,
         }
@@ -95,10 +96,10 @@ pub(super) fn ttl_ms(ttl: Duration) -> Result<u64, Error> {
 }
 
 impl CommandNumber {
-    /// As the log has it, if it is for this engine.
-    pub(crate) fn of(self, engine: &Engine) -> Result<Number, Error> {
+    /// As the log has it, if it is for this group.
+    pub(crate) fn of(self, group: &Group) -> Result<Number, Error> {
         let CommandNumber { client, seq, acked_up_to } = self;
-        client.check(engine)?;
+        client.check(group)?;
         if seq <= acked_up_to {
             return Err(Error::InvalidArgument {
                 what: format!("command number {seq} is not above acked_up_to={acked_up_to}"),
@@ -110,17 +111,18 @@ impl CommandNumber {
 
 impl ClientId {
     /// Refuses one of another cluster or group, and what is no record.
-    pub(super) fn check(self, engine: &Engine) -> Result<(), Error> {
+    pub(super) fn check(self, of: &Group) -> Result<(), Error> {
         let Self { cluster, group, offset } = self;
-        if cluster != engine.cluster() {
+        let own = of.engine.cluster();
+        if cluster != own {
             return Err(Error::Incompatible {
-                expected: format!("a client of cluster={}", engine.cluster()),
+                expected: format!("a client of cluster={own}"),
                 found: format!("client={self}"),
             });
         }
-        if group != GROUP || offset.get() == 0 {
+        if group != of.id() || offset.get() == 0 {
             return Err(Error::InvalidArgument {
-                what: format!("client={self} is none of group={GROUP}"),
+                what: format!("client={self} is none of group={of}"),
             });
         }
         Ok(())

@@ -10,7 +10,6 @@ use palisade_replication::Disposition;
 
 use super::{LogEntry, ReplicatedLog};
 use crate::backend::BoxFuture;
-use crate::engine::GROUP;
 use crate::error::Error;
 use crate::projections::log::LogPosition;
 use crate::read::ReadConsistency;
@@ -88,7 +87,8 @@ async fn fetch<T: Stored>(
         }
         // Whatever is applied next may be an entry of this log.
         let next = read.freshness.offset.next();
-        log.handle.engine.backend().wait_applied(GROUP, next).await?;
+        let group = &log.handle.group;
+        group.engine.backend().wait_applied(group.id(), next).await?;
     }
 }
 

@@ -17,6 +17,7 @@ use crate::bounds::BATCH_OPS_MAX;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
+use crate::group::Group;
 use crate::handle::Handle;
 use crate::projection::{ProjectionFault, RowsRead};
 use crate::projections::map::{
@@ -83,6 +84,12 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         schema: &SchemaId,
     ) -> Result<Self, Error> {
         Ok(Self { handle: Handle::open_reader(engine, name, schema).await?, rows: PhantomData })
+    }
+
+    /// The group that it lies in.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        self.handle.group()
     }
 
     /// The same handle on behalf of somebody: see [`crate::Handle::for_caller`].

@@ -117,11 +117,11 @@ impl<K: Key, V: Stored> Watch<K, V> {
 
     /// Reads the next changes, or comes back without any once it has been silent for long enough.
     async fn fill(&mut self) -> Result<(), Error> {
-        let engine = &self.map.handle.engine;
-        if engine.applied()? <= self.read {
+        let group = &self.map.handle.group;
+        if group.applied()? <= self.read {
             // Whoever named the place may have named one that never comes.
             let next = Offset::new(self.read.get().saturating_add(1));
-            engine.wait_applied(next, self.options.progress).await?;
+            group.wait_applied(next, self.options.progress).await?;
         }
         let (from, prefix) = (self.read, self.options.prefix.clone());
         let read = self.map.handle.read(ReadConsistency::Local, move |rows| {

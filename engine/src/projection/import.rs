@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use palisade_replication::{GroupId, Offset};
 
-use super::rows::check_row;
 use super::ProjectionFault;
+use super::rows::check_row;
 use crate::keys;
 use crate::resource::ResourceId;
 use crate::store::{FamilyId, StoreError};
@@ -106,10 +106,7 @@ impl<'a> NewRows<'a> {
     }
 
     /// The resource is over: its last rows, and what came of it.
-    pub(crate) fn end(
-        mut self,
-        imported: Result<Imported, ProjectionFault>,
-    ) -> Result<(), Stop> {
+    pub(crate) fn end(mut self, imported: Result<Imported, ProjectionFault>) -> Result<(), Stop> {
         if let Some(stop) = self.stopped {
             return Err(stop);
         }

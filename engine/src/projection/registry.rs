@@ -63,13 +63,18 @@ impl Registry {
             };
             let newest = self.projections.iter().find(|newer| newer.name() == name);
             match newest.map(|newer| newer.version()) {
-                None => return invalid("is superseded by nothing: say projection of the newer one"),
+                None => {
+                    return invalid("is superseded by nothing: say projection of the newer one");
+                }
                 Some(newer) if newer <= version => {
-                    return invalid(&format!("is superseded by version={newer}, which is no newer"));
+                    return invalid(&format!(
+                        "is superseded by version={newer}, which is no newer"
+                    ));
                 }
                 Some(_) => {}
             }
-            let is_same = |other: &Arc<dyn AnyProjection>| (other.name(), other.version()) == (name, version);
+            let is_same =
+                |other: &Arc<dyn AnyProjection>| (other.name(), other.version()) == (name, version);
             if older[..at].iter().any(is_same) {
                 return invalid("is superseded twice");
             }

@@ -295,8 +295,7 @@ impl SimFabric {
             for node in self.cluster.node_ids() {
                 let engine = self.engine(node);
                 self.chores.push(Box::pin(async move {
-                    // What cannot be done now is done in a later round.
-                    let _ = caretaker::round(&engine).await;
+                    caretaker::look_after(&engine).await;
                 }));
             }
         }
@@ -487,7 +486,7 @@ mod tests {
             fabric.block_on(log.bounds(ReadConsistency::Local)).map(|read| read.stale)
         };
         assert!(read(&mut fabric).unwrap());
-        seen.note(GROUP, Offset::new(engine.applied().unwrap().get() + 1));
+        seen.note(GROUP, Offset::new(engine.data().applied().unwrap().get() + 1));
         let refused = read(&mut fabric).unwrap_err();
         assert!(matches!(refused, Error::NotYetApplied { .. }), "{refused}");
     }

@@ -6,11 +6,13 @@ use palisade_replication::{GroupId, LogTime, Offset};
 
 use super::conduct::{Misconduct, broken};
 use crate::projection::{
-    AnyProjection, At, Erased, NewRows, Projection, ProjectionFault, RowWrites, Rows, RowsRead, Step,
-    Stop,
+    AnyProjection, At, Erased, NewRows, Projection, ProjectionFault, RowWrites, Rows, RowsRead,
+    Step, Stop,
 };
 use crate::resource::ResourceId;
-use crate::store::{Direction, Families, FamilyId, MemoryStore, StateRead, StateStore, Walk, WriteSet};
+use crate::store::{
+    Direction, Families, FamilyId, MemoryStore, StateRead, StateStore, Walk, WriteSet,
+};
 use crate::stored::Stored;
 use crate::view::View;
 
@@ -130,7 +132,11 @@ impl Rowset {
     }
 
     /// Applies records, all of each or nothing, and says of each whether it was done.
-    fn apply(&self, projection: &dyn AnyProjection, records: &[Tried]) -> Result<Vec<bool>, Misconduct> {
+    fn apply(
+        &self,
+        projection: &dyn AnyProjection,
+        records: &[Tried],
+    ) -> Result<Vec<bool>, Misconduct> {
         records.iter().map(|record| self.record(projection, record)).collect()
     }
 
@@ -169,9 +175,8 @@ impl Rowset {
     /// The rows that a newer version makes of them.
     fn import(&self, newer: &dyn AnyProjection, from: u32) -> Result<Self, Misconduct> {
         let made = Self::new(newer.name());
-        let mut commit = |writes: RowWrites| {
-            made.store.commit(WriteSet::rows(writes)).map_err(Stop::from)
-        };
+        let mut commit =
+            |writes: RowWrites| made.store.commit(WriteSet::rows(writes)).map_err(Stop::from);
         let old = RowsRead::new(&self.store, self.family, GROUP, TRIED).of_version(from);
         let mut rows = NewRows::new(made.family, GROUP, TRIED, &mut commit);
         let imported = newer.import(from, &old, &mut rows);

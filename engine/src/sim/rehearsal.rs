@@ -111,7 +111,7 @@ impl Stage {
         fabric.run_for(A_WHILE);
         if let (2.., Some(leader)) = (group.domains_demanded, fabric.leader()) {
             let demand = fabric.engine(leader);
-            fabric.block_on(demand.change_members(MemberChange::AcrossDomains))?;
+            fabric.block_on(demand.data().change_members(MemberChange::AcrossDomains))?;
         }
         Ok(Self { fabric, nodes, engines })
     }
@@ -142,7 +142,7 @@ impl Stage {
             }
             for engine in &self.engines {
                 // Who does not lead does nothing, and who does may do it a moment later.
-                let _ = engine.transfer_leadership(leader);
+                let _ = engine.data().transfer_leadership(leader);
             }
             self.fabric.run_for(A_WHILE);
         }

@@ -8,7 +8,7 @@ use palisade::{
     ReplicaPolicy, ResourceSpec,
 };
 
-use super::{Inventory, Second, Stock, receive, stock_of_any};
+use super::{Inventory, Second, Stock, group, receive, stock_of_any};
 
 fn spec(replicas: u8) -> ResourceSpec {
     let spec = ResourceSpec::new("shop", "shop.v1").unwrap();
@@ -70,7 +70,7 @@ async fn three_nodes_come_to_the_second_version() {
         received += 1;
         assert_eq!(shop.submit(&receive(1)).await.unwrap().outcome.free, received);
         assert_eq!(stock(&engines[at % 3]).await.unwrap().free, received);
-        let status = engines[at % 3].rebuilds().await.unwrap().value;
+        let status = group(&engines[at % 3]).rebuilds().await.unwrap().value;
         if status[0].active == 2 {
             assert_eq!(status[0].stage, RebuildStage::Idle);
             break;
@@ -90,7 +90,7 @@ async fn three_nodes_come_to_the_second_version() {
         let mut digests = Vec::new();
         for engine in &engines {
             stock(engine).await.unwrap();
-            digests.push(engine.digest().await.unwrap());
+            digests.push(group(engine).digest().await.unwrap());
         }
         if digests.iter().all(|digest| digest.offset == digests[0].offset) {
             assert!(digests.iter().all(|digest| *digest == digests[0]), "G8: {digests:?}");
@@ -128,7 +128,7 @@ async fn backups_of_before_and_after_are_restored() {
     let engine = old().projection(Second).superseding(Inventory).open().await.unwrap();
     let shop = Handle::<Second>::open(&engine, spec(1)).await.unwrap();
     let mut free = 5;
-    while engine.rebuilds().await.unwrap().value[0].active == 1 {
+    while group(&engine).rebuilds().await.unwrap().value[0].active == 1 {
         free += 1;
         assert_eq!(shop.submit(&receive(1)).await.unwrap().outcome.free, free);
     }
@@ -153,7 +153,7 @@ async fn backups_of_before_and_after_are_restored() {
         restore(&place, &id(name), &builder, RestoreTo::End).await.unwrap();
         let engine = builder.open().await.unwrap();
         assert_eq!(stock(&engine).await.unwrap().free, wanted, "{name}");
-        while engine.rebuilds().await.unwrap().value[0].active == 1 {
+        while group(&engine).rebuilds().await.unwrap().value[0].active == 1 {
             assert_eq!(stock(&engine).await.unwrap().free, wanted, "{name}");
         }
         assert_eq!(stock(&engine).await.unwrap().free, wanted, "{name}");

@@ -9,9 +9,6 @@ use crate::error::NodeError;
 use crate::identity::NodeId;
 
 const SECTOR: usize = 512;
-/// Damage that takes the end of the log together with the mark behind it cannot be told from a
-/// torn write: the last places are left alone.
-const SPARED_BYTES: usize = 4096;
 
 impl<M: SimMachine> SimCluster<M> {
     /// From now on the node may find that its log is damaged: somebody has seen to it.
@@ -56,9 +53,15 @@ impl<M: SimMachine> SimCluster<M> {
         let name = self.random.pick(&segments).clone();
         let contents = disk.contents(&name);
         let written = contents.iter().rposition(|byte| *byte != 0).unwrap_or(0);
-        let spared = if segments.last() == Some(&name) { SPARED_BYTES } else { 0 };
-        let Some(end) = written.checked_sub(spared).filter(|end| *end > 0) else { return false };
-        let at = self.random.below(end as u64) as usize;
+        if written == 0 {
+            return false;
+        }
+        let at = self.random.below(written as u64) as usize;
+        let from = at / SECTOR * SECTOR;
+        // Damage of what was synced last cannot be told from a torn write, if power fails as well.
+        if segments.last() == Some(&name) && !disk.shows_synced(&name, from..from + SECTOR) {
+            return false;
+        }
         let what = match self.random.below(4) {
             0 | 1 => {
                 disk.flip_bit(&name, at, self.random.below(8) as u8);
@@ -69,7 +72,6 @@ impl<M: SimMachine> SimCluster<M> {
                 "zeroed sector"
             }
             _ => {
-                let from = at / SECTOR * SECTOR;
                 disk.fail_reads(&name, from..from + SECTOR);
                 "unreadable sector"
             }

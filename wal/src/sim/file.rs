@@ -100,14 +100,22 @@ impl SimFile {
                 }
             }
         }
-        self.bytes.resize(self.durable_len, 0);
-        for (sector, held) in std::mem::take(&mut self.durable) {
+        self.bytes = self.synced();
+        self.durable.clear();
+    }
+
+    /// What is on the medium, whatever else may be.
+    pub(super) fn synced(&self) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        bytes.resize(self.durable_len, 0);
+        for (sector, held) in &self.durable {
             let start = sector * SECTOR;
-            let end = (start + held.len()).min(self.bytes.len());
+            let end = (start + held.len()).min(bytes.len());
             if start < end {
-                self.bytes[start..end].copy_from_slice(&held[..end - start]);
+                bytes[start..end].copy_from_slice(&held[..end - start]);
             }
         }
+        bytes
     }
 
     /// Changes what is stored, synced or not.

@@ -107,7 +107,7 @@ pub(super) async fn report(
     let consistency = at_least.map_or(ReadConsistency::Local, |offset| {
         ReadConsistency::AtLeastOffset(Offset::new(offset))
     });
-    let applied = service.engine().applied()?.get();
+    let applied = service.group().applied()?.get();
     let read = service.read_status(&caller, &id, ReadOptions::from(consistency).wait(wait)).await?;
     let Some(record) = read else {
         return Err(Error::NotFound { what: format!("request_id={id}") }.into());
@@ -188,7 +188,7 @@ pub(super) async fn airport(
 
 pub(super) async fn status(State(service): State<ReportService>) -> Answer {
     let engine = service.engine();
-    let status = engine.status().await?;
+    let status = service.group().status().await?;
     let role = match status.role {
         Role::Leader => "leader",
         Role::Follower => "follower",
@@ -205,13 +205,13 @@ pub(super) async fn status(State(service): State<ReportService>) -> Answer {
         "role": role,
         "leader": status.leader.map(|leader| leader.get()),
         "term": status.term.get(),
-        "applied": engine.applied()?.get(),
+        "applied": service.group().applied()?.get(),
     });
     ok(StatusCode::OK, body)
 }
 
 pub(super) async fn digest(State(service): State<ReportService>) -> Answer {
-    let digest = service.engine().digest().await?;
+    let digest = service.group().digest().await?;
     let projections: serde_json::Map<String, Value> = digest
         .projections
         .iter()
@@ -227,7 +227,7 @@ pub(super) async fn digest(State(service): State<ReportService>) -> Answer {
 
 /// Ready once a leader is known; a node that has stopped is not.
 pub(super) async fn healthz(State(service): State<ReportService>) -> Answer {
-    match service.engine().status().await?.leader {
+    match service.group().status().await?.leader {
         Some(leader) => ok(StatusCode::OK, json!({ "ready": true, "leader": leader.get() })),
         None => Err(Error::Disconnected { outcome_unknown: false }.into()),
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::{
     BatchDone, Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint,
-    LogPage, MapRange, Offset, PlacementProfile, ReadConsistency, ReadOptions, Receipt,
+    Group, LogPage, MapRange, Offset, PlacementProfile, ReadConsistency, ReadOptions, Receipt,
     ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec, Stored, Version,
     Versioned,
 };
@@ -95,6 +95,12 @@ impl ReportService {
     #[must_use]
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// The group that its resources lie in: they are used together.
+    #[must_use]
+    pub fn group(&self) -> &Group {
+        self.index.group()
     }
 
     /// Where the service may run.
@@ -238,7 +244,7 @@ impl ReportService {
     ) -> Result<Report, Error> {
         let (from, end) = month_bounds(&submission.airport, &submission.month);
         let mut range = MapRange::from(&from).before(&end);
-        let computed_at = self.engine.applied()?.max(at_least);
+        let computed_at = self.group().applied()?.max(at_least);
         let mut flights = Vec::new();
         loop {
             let fresh = ReadConsistency::AtLeastOffset(computed_at);

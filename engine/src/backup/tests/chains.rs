@@ -31,7 +31,7 @@ fn a_chain_is_taken_beside_writes() {
     let mut parent = None;
     for (at, node) in [1, 2, 3, 1].into_iter().enumerate() {
         let engine = fabric.engine(fabric.node(node));
-        let before = fabric.block_on(engine.chain_head()).unwrap().0;
+        let before = fabric.block_on(engine.data().chain_head()).unwrap().0;
         let name = id(&format!("b{at}"));
         // Slow, so that much is written meanwhile.
         let backup = engine.backup(&place).bytes_per_second(30_000);
@@ -289,7 +289,7 @@ fn a_gap_is_told() {
             service.submit(number).await;
         }
     });
-    let applied = engine.applied().unwrap();
+    let applied = engine.data().applied().unwrap();
     let trimmed = fabric.block_on(incremental(&engine, "late", "first")).unwrap_err();
     let BackupError::Trimmed { first } = trimmed else { panic!("{trimmed}") };
     assert!(Offset::new(3) < first && first <= applied.next(), "{first}");

@@ -17,7 +17,7 @@ use crate::store::MemoryStore;
 
 /// All records of a node.
 async fn records(service: &Service) -> Vec<RecordRun> {
-    let applied = service.engine.applied().unwrap();
+    let applied = service.engine.data().applied().unwrap();
     let mut reader = RecordReader::new(service.engine.backend(), GROUP, Offset::ZERO, applied);
     let mut all = Vec::new();
     loop {
@@ -104,13 +104,17 @@ async fn every_offset_is_restored_as_it_was() {
         service.backup(&place).incremental(&name, &id(&format!("b{}", at - 1))).await.unwrap();
     }
     let runs = records(&service).await;
-    let last = service.engine.applied().unwrap();
+    let last = service.engine.data().applied().unwrap();
     assert!(runs.iter().any(|run| run.payloads.len() > 1), "records are committed together");
     let states = prefixes(&runs);
     assert_eq!(*states.last_key_value().unwrap().0, last);
     for (offset, (expected, _)) in &states {
         // In the middle of a run, too.
-        assert_eq!(service.engine.head(*offset).await.unwrap(), expected.head, "offset={offset}");
+        assert_eq!(
+            service.engine.data().head(*offset).await.unwrap(),
+            expected.head,
+            "offset={offset}"
+        );
     }
     service.engine.close().await.unwrap();
     for (offset, (expected, state)) in states.range(full.to..) {

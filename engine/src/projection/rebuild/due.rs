@@ -12,8 +12,8 @@ use super::record::RebuildCommand;
 use super::state::{Kinds, Newest, RebuildFailure, announced};
 use crate::backend::race;
 use crate::command::Command;
-use crate::engine::Engine;
 use crate::error::Error;
+use crate::group::Group;
 use crate::projection::{ProjectionFault, Registry};
 use crate::read::ReadConsistency;
 use crate::resource::ResourceKind;
@@ -141,12 +141,12 @@ pub(super) fn due(
     Ok(said)
 }
 
-/// One round on this node: says what ought to be said, and goes on with what is to be built.
+/// One round on this node in one of its groups: says what ought to be said.
 ///
 /// # Errors
 /// As any write; the next round tries again.
-pub(crate) async fn round(engine: &Engine, status: &GroupStatus) -> Result<(), Error> {
-    engine.backend().build();
+pub(crate) async fn round(group: &Group, status: &GroupStatus) -> Result<(), Error> {
+    let engine = &group.engine;
     if !engine.registry().has_added() {
         return Ok(());
     }
@@ -155,11 +155,11 @@ pub(crate) async fn round(engine: &Engine, status: &GroupStatus) -> Result<(), E
     let look = move |read: &dyn StateRead, group| {
         due(read, &registry, group, &Seat { node, leads, members: &members })
     };
-    let due = engine.read(ReadConsistency::Local.into(), look).await?.value;
+    let due = group.read(ReadConsistency::Local.into(), look).await?.value;
     for command in due {
         let command = Command::Rebuild(command);
         let wait = engine.backend().sleep(PATIENCE);
-        let Some(done) = race(engine.propose(&command), wait).await else { return Ok(()) };
+        let Some(done) = race(group.propose(&command), wait).await else { return Ok(()) };
         done?;
     }
     Ok(())

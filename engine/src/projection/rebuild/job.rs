@@ -6,11 +6,11 @@
 //! it for each commit, so it is never cancelled in the middle of one, and nothing is queued behind its back
 //! when it finds the queue empty.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[cfg(feature = "sim")]
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use palisade_replication::{GroupId, Offset};
 
@@ -18,9 +18,7 @@ use super::local::{Deed, Progress, Queued, held, progress_key, queue};
 use super::state::RebuildFailure;
 use crate::keys;
 use crate::machine::read_position;
-use crate::projection::{
-    At, NewRows, Registry, RowWrites, Rows, RowsRead, Step, Stop,
-};
+use crate::projection::{At, NewRows, Registry, RowWrites, Rows, RowsRead, Step, Stop};
 use crate::resource::{ResourceId, ResourceKind};
 use crate::resource_row::each_resource;
 use crate::store::{FamilyId, StateRead, StateStore, WriteSet};

@@ -38,7 +38,8 @@ pub(crate) fn forget(
         let (from, end) = super::local::queue(group, name);
         writes.cleared.push((FamilyId::REBUILD, from, end));
         let first = registry.find(name).map(|kind| kind.family);
-        let unserved = first.and_then(|first| registry.families().other(kinds.held(registry, first)));
+        let unserved =
+            first.and_then(|first| registry.families().other(kinds.held(registry, first)));
         let rows = unserved.and_then(|family| Some((family, keys::of_group(family, group)?)));
         writes.cleared.extend(rows.map(|(family, (from, end))| (family, from, end)));
     }
@@ -73,14 +74,14 @@ pub(crate) fn apply(
         RebuildCommand::Activate { kind, begun, voters } => {
             scene.activate(&kind, begun, &voters)?
         }
-        RebuildCommand::Fail { kind, begun, node, failure } => scene.under_way(&kind, begun).map(
-            |(mut state, Target { version, .. })| {
+        RebuildCommand::Fail { kind, begun, node, failure } => {
+            scene.under_way(&kind, begun).map(|(mut state, Target { version, .. })| {
                 let offset = scene.at.offset;
                 state.failed = Some(Failed { version, offset, node, failure });
                 scene.end(&kind);
                 scene.keep(kind, state);
-            },
-        ),
+            })
+        }
         RebuildCommand::Again { kind } => scene.again(kind),
     };
     Ok(match done {
@@ -134,7 +135,8 @@ impl Scene<'_, '_> {
             return Ok(Err("that version has failed: it is tried again when somebody asks for it"));
         }
         let known = announced(self.view, self.at.group)?;
-        let has = |node| known.get(node).is_some_and(|newest| newest.contains(&(kind.clone(), version)));
+        let has =
+            |node| known.get(node).is_some_and(|newest| newest.contains(&(kind.clone(), version)));
         if members.is_empty() || !members.iter().all(has) {
             return Ok(Err("a member has not said that it has that version"));
         }

@@ -27,9 +27,9 @@ mod status;
 pub(crate) use self::build::{Builds, Turn};
 pub(crate) use self::driver::Driver;
 pub(crate) use self::due::{in_use, round};
+pub(crate) use self::job::JobDesk;
 #[cfg(feature = "sim")]
 pub(crate) use self::job::Run;
-pub(crate) use self::job::JobDesk;
 #[cfg(all(feature = "backup", any(feature = "rocksdb", test)))]
 pub(crate) use self::judge::forget;
 pub(crate) use self::judge::{Scene, apply};

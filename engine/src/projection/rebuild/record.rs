@@ -12,9 +12,7 @@
 
 use palisade_replication::{NodeId, Offset};
 
-use super::state::{
-    Newest, RebuildFailure, put_newest, take_newest, take_nodes, take_version,
-};
+use super::state::{Newest, RebuildFailure, put_newest, take_newest, take_nodes, take_version};
 use crate::codec::{DecodeError, Reader, put_number};
 use crate::resource::ResourceKind;
 use crate::spec_codec::{put_kind, take_kind};
@@ -89,11 +87,9 @@ impl RebuildCommand {
                 version: take_version(reader)?,
                 members: take_nodes(reader)?,
             },
-            3 => Self::Ready {
-                kind: take_kind(reader)?,
-                begun: begun(reader)?,
-                node: node(reader)?,
-            },
+            3 => {
+                Self::Ready { kind: take_kind(reader)?, begun: begun(reader)?, node: node(reader)? }
+            }
             4 => Self::Activate {
                 kind: take_kind(reader)?,
                 begun: begun(reader)?,
@@ -125,8 +121,7 @@ pub(crate) mod tests {
     fn any_failure() -> impl Strategy<Value = RebuildFailure> {
         prop_oneof![
             Just(RebuildFailure::NotImportable),
-            (1_u64..)
-                .prop_map(|offset| RebuildFailure::Disagrees { offset: Offset::new(offset) }),
+            (1_u64..).prop_map(|offset| RebuildFailure::Disagrees { offset: Offset::new(offset) }),
             ".{0,40}".prop_map(|what| RebuildFailure::Fault { what }),
             any::<u64>().prop_map(|bytes_max| RebuildFailure::QueueFull { bytes_max }),
             Just(RebuildFailure::Unregistered),
@@ -145,8 +140,11 @@ pub(crate) mod tests {
             (kind(), 1_u32.., any_nodes()).prop_map(|(kind, version, members)| {
                 RebuildCommand::Begin { kind, version, members }
             }),
-            (kind(), begun(), node())
-                .prop_map(|(kind, begun, node)| RebuildCommand::Ready { kind, begun, node }),
+            (kind(), begun(), node()).prop_map(|(kind, begun, node)| RebuildCommand::Ready {
+                kind,
+                begun,
+                node
+            }),
             (kind(), begun(), any_nodes()).prop_map(|(kind, begun, voters)| {
                 RebuildCommand::Activate { kind, begun, voters }
             }),

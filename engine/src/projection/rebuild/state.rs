@@ -268,7 +268,8 @@ pub(super) fn announced(
     let (mut found, mut broken) = (BTreeMap::new(), Ok(()));
     read.walk(FamilyId::RESOURCES, &from, &end, Direction::Forward, &mut |key, value| {
         let mut reader = Reader::new(Bytes::copy_from_slice(value));
-        let newest = take_newest(&mut reader).and_then(|newest| reader.end("kinds").map(|()| newest));
+        let newest =
+            take_newest(&mut reader).and_then(|newest| reader.end("kinds").map(|()| newest));
         match (key.last_chunk(), newest) {
             (Some(node), Ok(newest)) => {
                 found.insert(NodeId::new(u64::from_be_bytes(*node)), newest);
@@ -375,7 +376,9 @@ impl Kinds {
 
     /// Rebuilds under way.
     pub(crate) fn targets(&self) -> impl Iterator<Item = (&ResourceKind, u32, &Target)> {
-        self.states.iter().filter_map(|(kind, state)| Some((kind, state.active, state.target.as_ref()?)))
+        self.states
+            .iter()
+            .filter_map(|(kind, state)| Some((kind, state.active, state.target.as_ref()?)))
     }
 }
 

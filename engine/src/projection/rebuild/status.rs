@@ -7,9 +7,10 @@ use super::local::Progress;
 use super::record::RebuildCommand;
 use super::state::{Kinds, RebuildFailure, announced};
 use crate::command::Command;
-use crate::engine::{Engine, unexpected};
+use crate::engine::unexpected;
 use crate::error::Error;
 use crate::freshness::Read;
+use crate::group::Group;
 use crate::outcome::Outcome;
 use crate::projection::{ProjectionFault, Registry};
 use crate::read::ReadConsistency;
@@ -53,7 +54,7 @@ pub enum RebuildStage {
         here: RebuildHere,
     },
     /// It came to nothing, and the older version stays. It is tried again for a still newer version, or when
-    /// [`Engine::rebuild_again`] is called.
+    /// [`Group::rebuild_again`] is called.
     Failed {
         /// The newer version.
         version: u32,
@@ -107,7 +108,9 @@ fn status(
             };
             let ready = target.ready.into_iter().collect();
             RebuildStage::Building { version: target.version, begun: target.begun, ready, here }
-        } else if let Some(failed) = failed.filter(|failed| wanted.is_none_or(|wanted| failed.stops(wanted))) {
+        } else if let Some(failed) =
+            failed.filter(|failed| wanted.is_none_or(|wanted| failed.stops(wanted)))
+        {
             let (version, offset, node) = (failed.version, failed.offset, failed.node);
             RebuildStage::Failed { version, offset, node, failure: failed.failure }
         } else if let Some(version) = wanted {
@@ -122,7 +125,7 @@ fn status(
     Ok(found)
 }
 
-impl Engine {
+impl Group {
     /// How far the group is with each kind of resource whose version rises, or has risen, as this node has
     /// applied it: see [`crate::EngineBuilder::superseding`].
     ///
@@ -130,7 +133,7 @@ impl Engine {
     /// As any read.
     pub async fn rebuilds(&self) -> Result<Read<Vec<RebuildStatus>>, Error> {
         let members = self.status().await?.members;
-        let registry = self.registry().clone();
+        let registry = self.engine.registry().clone();
         let look = move |read: &dyn StateRead, group| status(read, &registry, group, &members);
         self.read(ReadConsistency::Local.into(), look).await
     }

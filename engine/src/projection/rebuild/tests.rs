@@ -249,9 +249,7 @@ fn batch(ops: &[(u32, u64)]) -> Command {
 
 fn announce(version: u32) -> [Command; 2] {
     let newest = vec![(kind(), version)];
-    BEGUN_BY.map(|node| {
-        Command::Rebuild(RebuildCommand::Announce { node, newest: newest.clone() })
-    })
+    BEGUN_BY.map(|node| Command::Rebuild(RebuildCommand::Announce { node, newest: newest.clone() }))
 }
 
 fn begin(version: u32) -> Command {
@@ -279,10 +277,9 @@ fn fail(begun: u64) -> Command {
 fn traffic(random: &mut SimRandom, most: u64) -> Vec<Command> {
     let count = random.below(most + 1);
     let one = |_| match random.below(10) {
-        0 => Command::Housekeep(vec![
-            Chore::Resource(ResourceId(1)),
-            Chore::Resource(ResourceId(2)),
-        ]),
+        0 => {
+            Command::Housekeep(vec![Chore::Resource(ResourceId(1)), Chore::Resource(ResourceId(2))])
+        }
         _ => {
             let ops = 1 + random.below(3);
             let op = |_| (1 + random.below(2) as u32, random.below(80));
@@ -461,7 +458,9 @@ fn who_does_not_know_the_newer_version_halts_where_it_decides() {
     both.apply(upto);
     let refused = |store: &MemoryStore, release: &Registry| {
         let shared = Arc::new(store.clone());
-        EngineMachine::unclaimed(shared, release.clone(), true, &[GROUP]).err().map(|e| e.to_string())
+        EngineMachine::unclaimed(shared, release.clone(), true, &[GROUP])
+            .err()
+            .map(|e| e.to_string())
     };
     let said = refused(&both.store, &newest).unwrap();
     assert!(said.contains("superseding of version=1"), "{said}");

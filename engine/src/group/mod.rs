@@ -1,0 +1,174 @@
+//! One group of an engine: its log, and the state that is computed from it.
+
+mod reading;
+
+use std::fmt;
+use std::ops::ControlFlow;
+
+use palisade_replication::{GroupId, GroupStatus, MemberChange, NodeError, NodeId, Offset};
+
+use crate::chain::ChainHead;
+use crate::command::Command;
+use crate::digest::{StateDigest, digest};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::machine::read_position;
+use crate::outcome::Outcome;
+use crate::read::ReadConsistency;
+use crate::receipt::Receipt;
+use crate::resource::FailureDomain;
+use crate::resource_row::each_resource;
+
+/// A group of an engine: a log with an order of its own, and the state computed from it. A resource lies in
+/// one group, and [`crate::Handle::group`] says in which. Cheap to clone.
+///
+/// ```
+/// # use palisade::{Engine, Error, ReadConsistency, ReplicatedMap};
+/// # async fn example(engine: &Engine, map: &ReplicatedMap<String, u64>) -> Result<(), Error> {
+/// let applied = map.group().applied()?;
+/// let now = map.get(&"k".to_owned(), ReadConsistency::AtLeastOffset(applied)).await?;
+/// for group in engine.groups() {
+///     println!("{group}: {:?}", group.status().await?.role);
+/// }
+/// # let _ = now;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Group {
+    pub(crate) engine: Engine,
+    id: GroupId,
+}
+
+/// Its number.
+impl fmt::Display for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Group({})", self.id)
+    }
+}
+
+impl Group {
+    /// A group that the engine hosts.
+    pub(crate) fn of(engine: &Engine, id: GroupId) -> Self {
+        Self { engine: engine.clone(), id }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// The last record applied here.
+    ///
+    /// # Errors
+    /// [`Error::InternalError`] if the group or the engine has stopped.
+    pub fn applied(&self) -> Result<Offset, Error> {
+        self.engine.backend().applied(self.id)
+    }
+
+    /// How this node sees the group.
+    ///
+    /// # Errors
+    /// [`Error::RateLimited`] if it is too busy to say, [`Error::InternalError`] if it has stopped.
+    pub async fn status(&self) -> Result<GroupStatus, Error> {
+        self.engine.backend().status(self.id).await
+    }
+
+    /// Changes who takes part; this node must lead. A new node is opened with
+    /// [`crate::EngineBuilder::joins`], added as a learner, and promoted once it has caught up. A dead one
+    /// gives its place to a learner with [`MemberChange::Replace`].
+    ///
+    /// # Errors
+    /// [`Error::DomainUnavailable`] for a new node outside the placement of a resource;
+    /// [`Error::PreconditionFailed`] with the reason if the change is not made, for one that would
+    /// not be safe among others; [`Error::Disconnected`] if its outcome is not known.
+    pub async fn change_members(&self, change: MemberChange) -> Result<(), Error> {
+        if let MemberChange::AddLearner { member, .. } = &change
+            && let Some(domain) = FailureDomain::parse(&member.domain)
+        {
+            self.admit_replica(&domain).await?;
+        }
+        let changed = self.engine.within(self.engine.backend().change(self.id, change), true);
+        changed.await?.map_err(|refusal| NodeError::Change(refusal).into())
+    }
+
+    /// G9: a node is given no state that is not to be where it is.
+    async fn admit_replica(&self, domain: &FailureDomain) -> Result<(), Error> {
+        let wanted = domain.clone();
+        let read = self.read(ReadConsistency::Local.into(), move |read, group| {
+            let mut outside = None;
+            each_resource(read, group, |_, resource| {
+                if resource.spec.placement.allows(&wanted) {
+                    return ControlFlow::Continue(());
+                }
+                outside = Some(resource.spec.name);
+                ControlFlow::Break(())
+            })?;
+            Ok(outside)
+        });
+        match read.await?.value {
+            None => Ok(()),
+            Some(resource) => Err(Error::DomainUnavailable {
+                domain: domain.to_string(),
+                resource: resource.to_string(),
+            }),
+        }
+    }
+
+    /// Asks for the leadership to be handed to another voter; this node must lead, or nothing
+    /// happens. [`Group::status`] says whether it was.
+    ///
+    /// # Errors
+    /// [`Error::RateLimited`] if the node is too busy, [`Error::InternalError`] if it has stopped.
+    pub fn transfer_leadership(&self, to: NodeId) -> Result<(), Error> {
+        self.engine.backend().transfer(self.id, to)
+    }
+
+    /// The last record applied here, and the head of the chain of records up to it.
+    ///
+    /// # Errors
+    /// As for any read.
+    pub async fn chain_head(&self) -> Result<(Offset, ChainHead), Error> {
+        let applied = self.applied()?;
+        let read = self.read_state(applied, |read, group| Ok(read_position(read, group)?)).await?;
+        let (position, head) = read.value;
+        Ok((position.offset, head))
+    }
+
+    /// Digests of the whole state at one offset, read from front to back.
+    ///
+    /// # Errors
+    /// As for any read.
+    pub async fn digest(&self) -> Result<StateDigest, Error> {
+        Ok(self.read_state(self.applied()?, |read, group| Ok(digest(read, group)?)).await?.value)
+    }
+
+    /// Why nothing more is served of it, if so.
+    pub(crate) fn stopped(&self) -> Option<Error> {
+        self.engine.backend().stopped(self.id)
+    }
+
+    /// Commits a record, and says where and with which outcome.
+    pub(crate) async fn propose(&self, command: &Command) -> Result<(Receipt, Outcome), Error> {
+        let payload = command.encode();
+        debug_assert_eq!(Command::decode(payload.clone()).as_ref(), Ok(command));
+        let work = self.engine.backend().propose(self.id, payload);
+        let committed = self.engine.within(work, true).await?;
+        self.note(committed.offset);
+        let receipt = Receipt {
+            cluster: self.engine.cluster(),
+            group: self.id,
+            offset: committed.offset,
+            log_time: committed.log_time,
+            duplicate: false,
+        };
+        Ok((receipt, committed.outcome.0))
+    }
+}
