@@ -51,3 +51,16 @@ fn a_snapshot_is_measured_until_the_newcomer_has_caught_up() {
     let told = tool(env!("CARGO_BIN_EXE_snapshot"), &args);
     assert!(told.contains("catch up"), "{told}");
 }
+
+#[test]
+fn a_killed_node_is_timed_until_it_serves() {
+    let told = tool(env!("CARGO_BIN_EXE_recovery"), &["--mib", "4", "--runs", "1"]);
+    assert!(told.contains("flushed by default, median"), "{told}");
+    assert!(told.contains("nothing flushed, median"), "{told}");
+}
+
+#[test]
+fn many_keys_are_opened() {
+    let told = tool(env!("CARGO_BIN_EXE_keys"), &["--keys", "10000", "--runs", "1"]);
+    assert!(told.contains("median: open after"), "{told}");
+}

@@ -94,6 +94,9 @@ pub(crate) trait Backend: Send + Sync {
     /// Why the node serves nothing more of the group, if one of the two has stopped.
     fn stopped(&self, group: GroupId) -> Option<Error>;
 
+    /// The state of the group is wrong here: it is not served any more, also after a restart.
+    fn halt(&self, group: GroupId, what: String) -> BoxFuture<'_, Result<(), Error>>;
+
     /// Which life of its data directory the node is in.
     fn incarnation(&self) -> Incarnation;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use palisade_replication::{ClusterId, Member, Node, NodeId, OpenDisk, Options, WalOptions};
 
+use crate::comparing::{SCRUB_BYTES_PER_SECOND, Scrub};
 use crate::degradation::HealthLimits;
 use crate::engine::{Engine, GROUP, REQUEST_TIMEOUT, Setup};
 use crate::error::Error;
@@ -51,6 +52,7 @@ pub struct EngineBuilder {
     pub(crate) older: Vec<Arc<dyn AnyProjection>>,
     pub(crate) rebuild_queue_bytes_max: u64,
     limits: HealthLimits,
+    scrub_bytes_per_second: u64,
 }
 
 impl EngineBuilder {
@@ -75,6 +77,7 @@ impl EngineBuilder {
             older: Vec::new(),
             rebuild_queue_bytes_max: REBUILD_QUEUE_BYTES_MAX,
             limits: HealthLimits::default(),
+            scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
         }
     }
 
@@ -208,6 +211,13 @@ impl EngineBuilder {
         self
     }
 
+    /// How much of its stored rows the node reads again in a second, to see whether they are still what was
+    /// written; 4 MiB if never said, and at least 1. A pass over all of them begins once a minute at most.
+    pub fn scrub_bytes_per_second(mut self, scrub_bytes_per_second: u64) -> Self {
+        self.scrub_bytes_per_second = scrub_bytes_per_second;
+        self
+    }
+
     /// Opens the engine on the current tokio runtime. What the directory holds is recovered first.
     ///
     /// # Errors
@@ -240,6 +250,7 @@ impl EngineBuilder {
             id,
             domain: self.domain,
             request_timeout: Duration::from_millis(self.request_timeout_ms),
+            scrub: Scrub::new(self.scrub_bytes_per_second),
         };
         let engine = Engine::new(backend, gatekeeper, setup);
         #[expect(

@@ -9,6 +9,7 @@ use palisade_replication::{GroupId, LogTime, Role};
 use crate::backend::{all, race};
 use crate::clients;
 use crate::command::{CHORES_MAX, Chore, Command};
+use crate::comparing;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::group::Group;
@@ -43,6 +44,7 @@ pub(crate) async fn look_after(engine: &Engine) {
 /// As any write; the next round tries again.
 async fn round(group: &Group) -> Result<(), Error> {
     let status = group.status().await?;
+    comparing::round(group, &status).await;
     rebuild::round(group, &status).await?;
     if status.role != Role::Leader {
         return Ok(());

@@ -1,7 +1,8 @@
 //! Commands: what a record says, and its bytes.
 //!
 //! ```text
-//! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter, 5 register, 9 rebuild), then
+//! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter, 5 register, 6 compare,
+//!            9 rebuild), then
 //! open       1 if it must not be there, resource kind, version of its projection, spec, caller
 //! batch      client or 0, and if there is one: number, acked up to; caller,
 //!            guards: count, each as an operation; operations: count, each resource, epoch, body;
@@ -9,6 +10,8 @@
 //! housekeep  chores: count, each a resource, or 0 for the clients
 //! alter      resource, expected revision, node, caller, reason, alteration: `alteration.rs`
 //! register   milliseconds that the client is known without a command
+//! compare    'm', members: count, each node and 1 for a voter; or 'r', node, mark, sums:
+//!            `comparing/folds.rs`
 //! rebuild    `projection/rebuild/record.rs`
 //! ```
 //! Numbers and byte strings as in `codec`, spec and caller (a domain) as in `spec_codec`. What a body
@@ -20,6 +23,7 @@ use palisade_replication::{NodeId, Offset};
 use crate::alteration::{Alteration, Reason, Revision};
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
+use crate::comparing::CompareCommand;
 use crate::projection::rebuild::RebuildCommand;
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
 use crate::spec_codec::{decode_spec, encode_spec, put_domain, put_kind, take_domain, take_kind};
@@ -42,6 +46,8 @@ pub(crate) enum Command {
     },
     /// What members say about the rebuild of a projection.
     Rebuild(RebuildCommand),
+    /// Compares replicas.
+    Compare(CompareCommand),
 }
 
 /// Where time may ask for something.
@@ -119,6 +125,7 @@ const BATCH: u8 = 2;
 const HOUSEKEEP: u8 = 3;
 const ALTER: u8 = 4;
 const REGISTER: u8 = 5;
+const COMPARE: u8 = 6;
 const REBUILD: u8 = 9;
 /// Most chores of one record.
 pub(crate) const CHORES_MAX: usize = 16;
@@ -162,6 +169,10 @@ impl Command {
             }
             Self::Rebuild(command) => {
                 out.push(REBUILD);
+                command.put(&mut out);
+            }
+            Self::Compare(command) => {
+                out.push(COMPARE);
                 command.put(&mut out);
             }
             Self::Alter(AlterCommand { resource, expected, node, caller, reason, alteration }) => {
@@ -224,6 +235,7 @@ impl Command {
                 reason: Reason::take(&mut reader)?,
                 alteration: Alteration::take(&mut reader)?,
             }),
+            COMPARE => Self::Compare(CompareCommand::take(&mut reader)?),
             REGISTER => Self::Register { ttl_ms: reader.number("client ttl")? },
             REBUILD => Self::Rebuild(RebuildCommand::take(&mut reader)?),
             _ => return Err(DecodeError { what: "command kind" }),

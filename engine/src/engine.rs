@@ -14,6 +14,7 @@ use crate::backend::{Backend, race};
 use crate::batch::Batch;
 use crate::builder::EngineBuilder;
 use crate::clients::ClientNumbers;
+use crate::comparing::Scrub;
 use crate::degradation::{ClusterMap, DrillReport, FailureDrill, GroupMap, ResourceMap};
 use crate::error::Error;
 use crate::gatekeeper::Gatekeeper;
@@ -64,6 +65,7 @@ pub(crate) struct Setup {
     pub(crate) id: NodeId,
     pub(crate) domain: FailureDomain,
     pub(crate) request_timeout: Duration,
+    pub(crate) scrub: Scrub,
 }
 
 impl Engine {
@@ -97,6 +99,11 @@ impl Engine {
     /// The projections that it was opened with.
     pub(crate) fn registry(&self) -> &Registry {
         &self.inner.setup.registry
+    }
+
+    /// How far it has looked whether rows are what they were.
+    pub(crate) fn scrub(&self) -> &Scrub {
+        &self.inner.setup.scrub
     }
 
     /// Gives up the wait for some work, though not the work, after the time a request has.

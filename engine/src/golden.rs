@@ -17,6 +17,7 @@ use palisade_replication::{
 
 use crate::alteration::{Alteration, Reason, Revision};
 use crate::command::{AlterCommand, BatchCommand, Chore, Command, Number, Op, OpenCommand};
+use crate::comparing::{CompareCommand, StateSums};
 use crate::degradation::{DegradationContract, DegradationMode, DegradationRule, RecoveryAction};
 use crate::digest::digest;
 use crate::failure::Failure;
@@ -40,6 +41,18 @@ fn hex(bytes: &[u8]) -> String {
 
 /// One record of each shape.
 fn commands() -> Vec<Command> {
+    let mut commands = work();
+    // Replicas are compared: what all of it has come to, and what another says.
+    let members = (1..=3).map(|node| (NodeId::new(node), node < 3)).collect();
+    commands.push(Command::Compare(CompareCommand::Mark { members }));
+    let (mark, sums) = (Offset::new(commands.len() as u64), StateSums::default());
+    let node = NodeId::new(2);
+    commands.push(Command::Compare(CompareCommand::Report { node, mark, sums }));
+    commands
+}
+
+/// What is done to resources.
+fn work() -> Vec<Command> {
     let caller = FailureDomain::new("aws", "us-east-1", "us-east-1a");
     let rule = |provider: &str, region: Option<&str>, zone: Option<&str>| DomainRule {
         provider: provider.to_owned(),

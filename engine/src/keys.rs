@@ -4,10 +4,13 @@
 //! family             key                                    value
 //! meta               'o'                                    whose state this is, and its format
 //!                    'p' group                              applied position and chain head
+//!                    'l' group tag                          what is this node's own: `docs/comparing.md`
 //! resources          group, then as `resource_row.rs` says  which resources there are
 //! sessions           group row                              clients: `docs/sessions.md`
 //! heads              group offset                           head of the chain at each 1024th offset
 //! rebuild            group, then as `local.rs` of `projection/rebuild/` says
+//! reports            group, then as `comparing/table.rs`    what replicas said of their states
+//! spans              group, then as `comparing/spans.rs`    sums of the rows of all others but `meta`
 //! of a projection    group resource row                     what the projection keeps there
 //! ```
 //! The rows of each projection are told in its own file. Where a user's key is in the middle of one, it
@@ -105,11 +108,63 @@ pub(crate) fn head(group: GroupId, offset: Offset) -> Vec<u8> {
     [group.get().to_be_bytes(), offset.get().to_be_bytes()].concat()
 }
 
-/// Everything that a family holds of a group, from and end; nothing of the family that says where the
-/// replica stands.
+/// A row of the node's own about a group: no other node is to have it.
+fn local(group: GroupId, tag: u8) -> Vec<u8> {
+    [&[b'l'][..], &group.get().to_be_bytes(), &[tag]].concat()
+}
+
+/// Which sums a group has.
+pub(crate) fn sums_version(group: GroupId) -> Vec<u8> {
+    local(group, b's')
+}
+
+/// What this replica's state came to at the last mark.
+pub(crate) fn own_sums(group: GroupId) -> Vec<u8> {
+    local(group, b'm')
+}
+
+/// Why this replica must not serve.
+pub(crate) fn latch(group: GroupId) -> Vec<u8> {
+    local(group, b'w')
+}
+
+/// The sums of a group's rows: from, end.
+pub(crate) fn spans(group: GroupId) -> (Vec<u8>, Vec<u8>) {
+    let from = group.get().to_be_bytes().to_vec();
+    let end = after(&from);
+    (from, end)
+}
+
+/// The last mark of a group.
+pub(crate) fn mark(group: GroupId) -> Vec<u8> {
+    tagged(group, b'm', &[])
+}
+
+/// What a node reported of the last mark.
+pub(crate) fn report(group: GroupId, node: NodeId) -> Vec<u8> {
+    tagged(group, b'r', &node.get().to_be_bytes())
+}
+
+/// All reports of the last mark: from, end.
+pub(crate) fn reports(group: GroupId) -> (Vec<u8>, Vec<u8>) {
+    (tagged(group, b'r', &[]), tagged(group, b'r' + 1, &[]))
+}
+
+/// What was found at a record.
+pub(crate) fn divergence(group: GroupId, found: Offset) -> Vec<u8> {
+    tagged(group, b'd', &found.get().to_be_bytes())
+}
+
+/// Everything that was found: from, end.
+pub(crate) fn divergences(group: GroupId) -> (Vec<u8>, Vec<u8>) {
+    (tagged(group, b'd', &[]), tagged(group, b'd' + 1, &[]))
+}
+
+/// Everything that a family holds of a group's state, from and end; nothing of the families that say where
+/// the replica stands, or what follows from the others.
 pub(crate) fn of_group(family: FamilyId, group: GroupId) -> Option<(Vec<u8>, Vec<u8>)> {
     match family {
-        FamilyId::META => None,
+        FamilyId::META | FamilyId::SPANS => None,
         _ => {
             let from = group.get().to_be_bytes().to_vec();
             let end = after(&from);

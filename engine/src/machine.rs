@@ -19,6 +19,7 @@ use crate::chain::{ANCHORS_EVERY, ChainHead, ChainLink};
 use crate::clients::{ClientBounds, ClientTable, numbered};
 use crate::codec::{DecodeError, Reader, put_number};
 use crate::command::{Chore, Command, is_rebuild};
+use crate::comparing::{self, latch, spans};
 use crate::contracts::Contracts;
 use crate::error::Error;
 use crate::keys;
@@ -45,9 +46,13 @@ pub(crate) struct EngineMachine {
     contracts: Contracts,
     /// What is to be built beside the log.
     jobs: JobDesk,
+    /// Who reports what its states come to; nobody while a state is being restored.
+    node: Option<NodeId>,
 }
 
 struct Group {
+    /// Why it must not be served, if it must not.
+    wrong: Option<String>,
     position: AppliedPosition,
     flushed: AppliedPosition,
     head: ChainHead,
@@ -71,7 +76,8 @@ impl EngineMachine {
         groups: &[GroupId],
     ) -> Result<Self, Error> {
         claim(&*store, cluster, node)?;
-        Self::unclaimed(store, registry, keeps, groups)
+        let machine = Self::unclaimed(store, registry, keeps, groups)?;
+        Ok(Self { node: Some(node), ..machine })
     }
 
     /// Takes up a state without asking whose it is.
@@ -81,9 +87,10 @@ impl EngineMachine {
         keeps: bool,
         groups: &[GroupId],
     ) -> Result<Self, Error> {
-        let (clients, none) = (ClientBounds::default(), BTreeMap::new());
+        let clients = ClientBounds::default();
         let (contracts, jobs) = (Contracts::default(), JobDesk::default());
-        let mut machine = Self { store, registry, keeps, clients, groups: none, contracts, jobs };
+        let (node, groups) = (None, BTreeMap::new());
+        let mut machine = Self { store, registry, keeps, clients, groups, contracts, jobs, node };
         for group in groups {
             machine.load(*group)?;
         }
@@ -97,6 +104,8 @@ impl EngineMachine {
     }
 
     fn load(&mut self, group: GroupId) -> Result<(), LoadError> {
+        spans::ensure(&*self.store, group)?;
+        let wrong = latch::cause(&*self.store, group)?;
         let (position, head) = read_position(&*self.store, group)?;
         if let Some(before) = self.groups.get_mut(&group) {
             before.builds.end_all();
@@ -107,7 +116,8 @@ impl EngineMachine {
         // What the store came up with was flushed: it keeps nothing else over a restart.
         let flushed = if self.keeps { position } else { AppliedPosition::ZERO };
         self.contracts.set_all(group, resources.iter());
-        self.groups.insert(group, Group { position, flushed, head, resources, builds });
+        let taken_up = Group { wrong, position, flushed, head, resources, builds };
+        self.groups.insert(group, taken_up);
         Ok(())
     }
 
@@ -151,7 +161,6 @@ impl EngineMachine {
         let mut outcomes = Vec::new();
         // Resources that may be another thing than before.
         let mut touched = Vec::new();
-        let mut heads = Vec::new();
         // Where the state stands is what was committed: a fault on the way leaves it where it was.
         let (mut position, mut head) = (state.position, state.head);
         for entry in entries {
@@ -167,11 +176,10 @@ impl EngineMachine {
             for record in &entry.records {
                 let (within, payload) = (self.clients, record.payload.clone());
                 let (registry, touched) = (&self.registry, &mut touched);
-                let outcome =
-                    state.record(registry, within, &*store, &mut view, at, payload, touched);
-                let outcome = outcome.map_err(|fault| {
-                    fault.within(&format!("offset={}", at.offset)).into_apply_error()
-                })?;
+                let with = (within, self.node);
+                let outcome = state
+                    .record(registry, with, &*store, &mut view, at, payload, touched)
+                    .map_err(|fault| halting(&*store, at, fault))?;
                 if outcome.stands() {
                     view.keep_record();
                 } else {
@@ -182,7 +190,8 @@ impl EngineMachine {
                 head = head.next(link);
                 if at.offset.get().is_multiple_of(ANCHORS_EVERY) {
                     let kept = Bytes::copy_from_slice(&head.0);
-                    heads.push((FamilyId::HEADS, keys::head(group, at.offset), Some(kept)));
+                    view.put(FamilyId::HEADS, keys::head(group, at.offset), kept);
+                    view.keep_record();
                 }
                 outcomes.push(RecordOutcome(outcome));
                 at.offset = at.offset.next();
@@ -190,10 +199,9 @@ impl EngineMachine {
             position = entry.end();
         }
         let mut writes = view.into_writes();
-        writes.writes.extend(heads);
         let row = encode_position(position, head);
         writes.writes.push((FamilyId::META, keys::position(group), Some(row)));
-        self.store.commit(writes).map_err(|error| failed(&error.to_string()))?;
+        spans::commit(&*self.store, group, writes).map_err(|error| failed(&error.to_string()))?;
         (state.position, state.head) = (position, head);
         state.builds.leave(turns);
         state.builds.publish(&self.jobs);
@@ -225,6 +233,11 @@ impl StateMachine for EngineMachine {
             outcomes.extend(self.apply_run(group, run)?);
         }
         Ok(outcomes)
+    }
+
+    fn halted(&self, group: GroupId) -> Option<ApplyError> {
+        let wrong = self.groups.get(&group)?.wrong.as_ref();
+        wrong.map(ApplyError::of_group)
     }
 
     fn flushed(&self, group: GroupId) -> AppliedPosition {
@@ -270,7 +283,7 @@ impl Group {
     fn record(
         &mut self,
         registry: &Registry,
-        clients: ClientBounds,
+        (clients, node): (ClientBounds, Option<NodeId>),
         store: &dyn StateStore,
         view: &mut View<'_>,
         at: At,
@@ -310,6 +323,7 @@ impl Group {
                 let scene = Scene { resources, builds, registry, store, view, at };
                 rebuild::apply(scene, command)
             }
+            Command::Compare(command) => comparing::apply(resources, view, at, node, command),
             Command::Register { ttl_ms } => ClientTable::load(view, at, clients)?.register(ttl_ms),
         }
     }
@@ -390,6 +404,16 @@ pub(crate) fn decode_position(raw: Bytes) -> Result<(AppliedPosition, ChainHead)
     };
     reader.end("position")?;
     Ok((position, head))
+}
+
+/// What becomes of a fault in a record. A state that is found to be wrong is not served after a restart,
+/// either.
+fn halting(store: &dyn StateStore, at: At, fault: ProjectionFault) -> ApplyError {
+    let latched = fault.wrong_state().map_or(Ok(()), |what| latch::set(store, at.group, what));
+    match latched {
+        Ok(()) => fault.within(&format!("offset={}", at.offset)).into_apply_error(),
+        Err(error) => failed(&error.to_string()),
+    }
 }
 
 fn failed(what: &str) -> ApplyError {

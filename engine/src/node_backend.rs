@@ -3,9 +3,7 @@
 mod carrier;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-#[cfg(feature = "backup")]
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -22,9 +20,10 @@ use tokio::time::Instant;
 pub(crate) use self::carrier::{Carrier, apart};
 use crate::backend::{Backend, BoxFuture, ReadJob};
 use crate::caretaker;
+use crate::comparing::latch;
 use crate::engine::WeakEngine;
 use crate::error::Error;
-use crate::machine::EngineMachine;
+use crate::machine::{EngineMachine, stopped};
 use crate::outcome::RecordOutcome;
 use crate::projection::rebuild::{Driver, JobDesk};
 use crate::readers::Readers;
@@ -43,8 +42,7 @@ pub(crate) struct NodeBackend {
     carrier: Carrier,
     opened: Instant,
     builder: Driver,
-    /// The node and the readers keep it open, and nothing else but an export under way.
-    #[cfg(feature = "backup")]
+    /// The node and the readers keep it open, and nothing else but what is under way.
     store: Weak<dyn StateStore>,
 }
 
@@ -68,7 +66,6 @@ impl NodeBackend {
                 carrier,
                 opened: Instant::now(),
                 builder,
-                #[cfg(feature = "backup")]
                 store: Arc::downgrade(store),
             }),
             Err(error) => {
@@ -198,6 +195,19 @@ impl Backend for NodeBackend {
 
     fn stopped(&self, group: GroupId) -> Option<Error> {
         self.node.stopped().or_else(|| self.node.halted(group)).map(Error::from)
+    }
+
+    fn halt(&self, group: GroupId, what: String) -> BoxFuture<'_, Result<(), Error>> {
+        self.carrier.carry(async move {
+            let store = self.store.upgrade().ok_or(NodeError::Closed)?;
+            let cause = what.clone();
+            // Before it stops: after it, nobody would know.
+            let set = tokio::task::spawn_blocking(move || latch::set(&*store, group, &cause));
+            let set =
+                set.await.map_err(|panic| Error::InternalError { what: panic.to_string() })?;
+            set.map_err(|error| stopped(&error))?;
+            Ok(self.node.halt(group, what)?)
+        })
     }
 
     fn incarnation(&self) -> Incarnation {

@@ -8,6 +8,7 @@ mod fabric;
 mod import_law;
 mod rehearsal;
 mod release;
+mod rot;
 
 use std::sync::{Arc, Mutex};
 
@@ -161,6 +162,10 @@ impl StateMachine for SimEngine {
         entries: &[CommittedEntry],
     ) -> Result<Vec<RecordOutcome>, ApplyError> {
         self.machine.apply(group, entries)
+    }
+
+    fn halted(&self, group: GroupId) -> Option<ApplyError> {
+        self.machine.halted(group)
     }
 
     fn flushed(&self, group: GroupId) -> AppliedPosition {

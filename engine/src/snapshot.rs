@@ -18,6 +18,7 @@ use palisade_replication::{
     AppliedPosition, ApplyError, CHUNK_BYTES_TARGET, Export, GroupId, TakeChunk,
 };
 
+use crate::comparing::spans;
 use crate::keys;
 use crate::machine::read_position;
 use crate::projection::rebuild::served;
@@ -117,7 +118,12 @@ pub(crate) fn install(
     chunks: &mut dyn Iterator<Item = Result<Bytes, ApplyError>>,
 ) -> Result<(), ApplyError> {
     let mark = keys::position(group);
-    let mut gone = WriteSet::rows(vec![(FamilyId::META, mark.clone(), None)]);
+    // What this replica came to before is of another state.
+    let own =
+        vec![(FamilyId::META, mark.clone(), None), (FamilyId::META, keys::own_sums(group), None)];
+    let mut gone = WriteSet::rows(own);
+    let (from, end) = keys::spans(group);
+    gone.cleared.push((FamilyId::SPANS, from, end));
     for family in store.families().ids() {
         let range = keys::of_group(family, group);
         gone.cleared.extend(range.map(|(from, end)| (family, from, end)));
@@ -157,7 +163,7 @@ pub(crate) fn put_chunk(
             return Err(broken("a row is not of this group"));
         }
     }
-    store.commit(WriteSet::rows(writes)).map_err(failed)?;
+    spans::commit(store, group, WriteSet::rows(writes)).map_err(failed)?;
     Ok(position)
 }
 

@@ -69,6 +69,16 @@ impl<'a> View<'a> {
         self.record.forget();
     }
 
+    /// What lies under everything that was written.
+    pub(crate) fn base(&self) -> &'a dyn StateRead {
+        self.store
+    }
+
+    /// What stands so far, of the records before this one.
+    pub(crate) fn pending(&self) -> WriteSet {
+        self.committed.clone().into_writes(self.store.families())
+    }
+
     /// Everything that stands.
     pub(crate) fn into_writes(self) -> WriteSet {
         assert!(self.record.is_empty(), "a record was neither kept nor dropped");

@@ -8,6 +8,7 @@ use std::process::Command;
 use palisade::{
     Engine, History, Options, ReadConsistency, ReplicatedMap, ResourceSpec, WalOptions,
 };
+use tokio::task::JoinSet;
 
 /// Says to the process of the test where it is to fill an engine.
 const DIR: &str = "PALISADE_TEST_BOUNDS_DIR";
@@ -80,19 +81,16 @@ async fn fill(dir: &Path) {
     let (engine, map) = open(dir).await;
     map.keep(History::NEWEST_ONLY).await.unwrap();
     let before = resident_kib("VmRSS");
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|writer| {
-            let map = map.clone();
-            tokio::spawn(async move {
-                for number in (writer..VALUES).step_by(WRITERS) {
-                    map.put(&(number as u64), &value(number)).await.unwrap();
-                }
-            })
-        })
-        .collect();
-    for writer in writers {
-        writer.await.unwrap();
+    let mut writers = JoinSet::new();
+    for writer in 0..WRITERS {
+        let map = map.clone();
+        writers.spawn(async move {
+            for number in (writer..VALUES).step_by(WRITERS) {
+                map.put(&(number as u64), &value(number)).await.unwrap();
+            }
+        });
     }
+    writers.join_all().await;
     for number in 0..VALUES {
         let read = map.get(&(number as u64), ReadConsistency::Local).await.unwrap();
         assert_eq!(read.value.unwrap().value, value(number), "number={number}");

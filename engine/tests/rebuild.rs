@@ -385,7 +385,7 @@ fn a_version_that_disagrees_or_cannot_import_fails_and_the_older_one_stays() {
             _ => assert!(failure.to_string().contains("it panicked: "), "{failure}"),
         }
         submit(&mut shop, &receive(1)).unwrap();
-        shop.fabric.run_for(Duration::from_secs(5));
+        shop.fabric.run_for(Duration::from_secs(60));
         let offset = group(&shop.fabric.engine(node)).applied().unwrap();
         shop.fabric.run_for(Duration::from_secs(20));
         assert_eq!(

@@ -61,6 +61,7 @@ refuses! {
         => "say listen";
     voters_are_named_once: |b| b.voter(node(1), address(1)).voter(node(1), address(2))
         => "voter=1 is named twice";
+    rows_are_read_again: |b| b.scrub_bytes_per_second(0) => "scrub_bytes_per_second=0: rows";
     it_is_among_its_voters: |b| b.voter(node(2), address(2)) => "node=1 is not among";
     each_has_its_own_address: |b| b
         .listen(address(1))
@@ -113,7 +114,8 @@ async fn settings_at_their_bounds_are_taken() {
         .request_timeout_ms(u64::MAX)
         .reader_threads(READER_THREADS_MAX)
         .state_cache_bytes(STATE_MEMORY_BYTES_MIN)
-        .state_write_buffer_bytes(STATE_MEMORY_BYTES_MIN);
+        .state_write_buffer_bytes(STATE_MEMORY_BYTES_MIN)
+        .scrub_bytes_per_second(1);
     let engine = builder.open().await.unwrap();
     engine.data().digest().await.unwrap();
     engine.close().await.unwrap();

@@ -36,7 +36,7 @@ use crate::peer_faults::{PeerFault, PeerFaults};
 use crate::records::{RecordRun, Records};
 use crate::replica::ReplicaConfig;
 use crate::shelf::Shelf;
-use crate::state_machine::StateMachine;
+use crate::state_machine::{ApplyError, StateMachine};
 use crate::tracker::Tracker;
 use crate::transport::{Local, Speaker, TcpTransport};
 use crate::wire::{Envelope, NO_GROUP};
@@ -279,6 +279,17 @@ impl<M: StateMachine> Node<M> {
             inbox: inbox.clone(),
             bytes_per_second: config.options.snapshot_bytes_per_second,
         };
+        let mut host = Host::new(config.node, replicas, term, &config.wal);
+        let mut halted = BTreeSet::new();
+        for (group, shared) in &shared_groups {
+            let Some(cause) = machine.halted(*group) else { continue };
+            tracing::error!(%group, %cause, "the group has halted on this node before");
+            let cause = Arc::new(NodeError::Apply(Arc::new(cause)));
+            shared.halt(NodeError::GroupHalted { group: group.get(), cause });
+            // Nobody was promised anything yet.
+            let _ = host.halt(*group);
+            halted.insert(*group);
+        }
         let (jobs_sender, jobs) = mpsc::channel();
         let applier = Applier {
             machine,
@@ -288,11 +299,11 @@ impl<M: StateMachine> Node<M> {
             groups: shared_groups.clone(),
             inbox: inbox.clone(),
             flush_bytes_target: config.options.flush_bytes_target,
-            halted: BTreeSet::new(),
+            halted,
         };
         let driver = Driver {
             outbox,
-            host: Host::new(config.node, replicas, term, &config.wal),
+            host,
             callers,
             wal,
             ceiling,
@@ -465,6 +476,17 @@ impl<M: StateMachine> Node<M> {
     #[must_use]
     pub fn halted(&self, group: GroupId) -> Option<NodeError> {
         self.shared.groups.get(&group)?.halted().cloned()
+    }
+
+    /// The group's state is wrong here: this node's replica of it stops for this cause, as if an entry could
+    /// not have been applied.
+    ///
+    /// # Errors
+    /// When it has stopped already, or the node is too busy.
+    pub fn halt(&self, group: GroupId, what: impl Into<String>) -> Result<(), NodeError> {
+        self.check(group)?;
+        let cause = NodeError::Apply(Arc::new(ApplyError::of_group(what)));
+        self.offer(0, Event::Halt { group, cause })
     }
 
     /// Why the node stopped, if it has: its first cause, or that it was closed.

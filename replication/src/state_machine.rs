@@ -33,6 +33,13 @@ pub trait StateMachine: Send + 'static {
         entries: &[CommittedEntry],
     ) -> Result<Vec<Self::Outcome>, ApplyError>;
 
+    /// Why the group's stored state must not be used, if it must not: the group is taken up as one that has
+    /// halted.
+    fn halted(&self, group: GroupId) -> Option<ApplyError> {
+        let _ = group;
+        None
+    }
+
     /// The position that would survive a loss of power now. The log is trimmed only below it.
     fn flushed(&self, group: GroupId) -> AppliedPosition;
 

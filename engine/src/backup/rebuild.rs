@@ -15,6 +15,7 @@ use palisade_replication::{
 use super::layout::{Contents, FileName, GroupPart, decode_records, decode_state};
 use super::verify::Follows;
 use super::{BackupError, BackupPlace, place, sum};
+use crate::comparing::spans;
 use crate::digest::{StateDigest, digest};
 use crate::engine::GROUP;
 use crate::error::Error;
@@ -176,7 +177,7 @@ impl Rebuild {
         writes.cleared.extend(clients.map(|(from, end)| (FamilyId::SESSIONS, from, end)));
         // Nor has what members of the other cluster said about rebuilds.
         forget(&mut writes, &self.registry, self.group, &table.kinds);
-        self.store.commit(writes).map_err(broken)?;
+        spans::commit(&*self.store, self.group, writes).map_err(broken)?;
         self.store.flush().map_err(broken)
     }
 

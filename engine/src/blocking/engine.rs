@@ -12,6 +12,7 @@ use crate::batch::{Batch, BatchDone};
 use crate::builder::EngineBuilder;
 use crate::chain::ChainHead;
 use crate::clients::ClientId;
+use crate::comparing::Divergence;
 use crate::degradation::{ClusterMap, DrillReport, FailureDrill, ResourceCondition};
 use crate::digest::StateDigest;
 use crate::directory::Described;
@@ -104,6 +105,7 @@ impl Blocking<crate::Group> {
         fn change_members(change: MemberChange) -> ();
         fn chain_head() -> (Offset, ChainHead);
         fn digest() -> StateDigest;
+        fn divergences() -> Vec<Divergence>;
         fn head(offset: Offset) -> ChainHead;
         fn prove(offset: Offset) -> InclusionProof;
         fn register_client(ttl: Duration) -> ClientId;

@@ -48,7 +48,7 @@ impl EngineBuilder {
     }
 
     fn check_bounds(&self) -> Option<String> {
-        let Self { request_timeout_ms, reader_threads, memory, .. } = self;
+        let Self { request_timeout_ms, reader_threads, memory, scrub_bytes_per_second, .. } = self;
         let threads = 1..=READER_THREADS_MAX;
         let least = STATE_MEMORY_BYTES_MIN;
         if self.dir.as_os_str().is_empty() {
@@ -63,6 +63,8 @@ impl EngineBuilder {
         } else if memory.write_buffer_bytes < least {
             let bytes = memory.write_buffer_bytes;
             Some(format!("state_write_buffer_bytes={bytes}: choose {least} or more"))
+        } else if *scrub_bytes_per_second == 0 {
+            Some("scrub_bytes_per_second=0: rows that nobody reads again rot unseen, choose 1 or more".to_owned())
         } else {
             None
         }

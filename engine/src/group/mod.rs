@@ -9,6 +9,7 @@ use palisade_replication::{GroupId, GroupStatus, MemberChange, NodeError, NodeId
 
 use crate::chain::ChainHead;
 use crate::command::Command;
+use crate::comparing::{Divergence, divergences};
 use crate::digest::{StateDigest, digest};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -148,6 +149,18 @@ impl Group {
     /// As for any read.
     pub async fn digest(&self) -> Result<StateDigest, Error> {
         Ok(self.read_state(self.applied()?, |read, group| Ok(digest(read, group)?)).await?.value)
+    }
+
+    /// Replicas whose states were found to differ from what a majority agreed on, the newest first, at most 64
+    /// of them: each named with the first range of rows that differs. Any replica tells that has applied the
+    /// record that showed it, but not the one it is about: that has halted, and its calls say why.
+    ///
+    /// # Errors
+    /// As any read of this replica alone.
+    pub async fn divergences(&self) -> Result<Vec<Divergence>, Error> {
+        let found =
+            self.read(ReadConsistency::Local.into(), |read, group| divergences(read, group));
+        Ok(found.await?.value)
     }
 
     /// Why nothing more is served of it, if so.

@@ -1,6 +1,7 @@
 //! Random histories that hold the state machine to a model of it: whatever the grouping into entries and
 //! commits, wherever it crashes, over whichever store (G3, G6, G7, G8, G9).
 
+mod comparing;
 mod histories;
 mod naive;
 mod naive_clients;
@@ -29,6 +30,7 @@ use self::naive_map::{Held, NaiveMap};
 use self::naive_table::NaiveTable;
 use crate::clients::check::clients;
 use crate::command::{BatchCommand, Command};
+use crate::comparing::spans::check::assert_sums;
 use crate::digest::{StateDigest, digest};
 use crate::directory;
 use crate::keys;
@@ -159,6 +161,7 @@ fn assert_state(read: &dyn StateRead, model: &Model) {
         assert_eq!(Window::load(&rows).unwrap().floor.get(), *floor);
     }
     assert_clients(read, &model.clients);
+    assert_sums(read, GROUP);
     assert_eq!(requests, model.requests.len());
     for ((id, key), request) in &model.requests {
         let rows = RowsRead::new(read, FamilyId::IDEMPOTENCY, GROUP, ResourceId(*id));
@@ -382,6 +385,7 @@ proptest! {
             }
         }
         prop_assert_eq!(rough.digest(), plain.digest());
+        assert_sums(&*rough.store, GROUP);
         assert_contracts(&rough.machine, &model);
         rough = Replica::open(rough.store);
         assert_contracts(&rough.machine, &model);
@@ -430,6 +434,7 @@ mod rocks {
             prop_assert_eq!(rocks.machine.applied(GROUP).index.get(), before.len() as u64);
             rocks.machine.apply(GROUP, after).unwrap();
             prop_assert_eq!(rocks.digest(), memory.digest());
+            assert_sums(&*rocks.store, GROUP);
             Ok(())
         });
         held.unwrap();

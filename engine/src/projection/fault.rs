@@ -12,13 +12,25 @@ pub struct ProjectionFault {
     what: String,
     /// The store under all groups has failed, not this projection.
     of_store: bool,
+    /// The state of this replica is not what it must be.
+    of_state: bool,
 }
 
 impl ProjectionFault {
     /// A fault of the projection itself, described for people.
     #[must_use]
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), of_store: false }
+        Self { what: what.into(), of_store: false, of_state: false }
+    }
+
+    /// The state of this replica is wrong: it must not serve again before it was rebuilt.
+    pub(crate) fn of_state(what: impl Into<String>) -> Self {
+        Self { of_state: true, ..Self::new(what) }
+    }
+
+    /// What is wrong with the state of this replica, if that is the fault.
+    pub(crate) fn wrong_state(&self) -> Option<&str> {
+        self.of_state.then_some(&self.what)
     }
 
     /// The same, with where it happened before it.
@@ -39,7 +51,7 @@ impl ProjectionFault {
 
 impl From<StoreError> for ProjectionFault {
     fn from(error: StoreError) -> Self {
-        Self { what: error.to_string(), of_store: true }
+        Self { what: error.to_string(), of_store: true, of_state: false }
     }
 }
 

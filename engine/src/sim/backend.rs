@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use super::RecordOutcome;
 use super::desk::{Answer, Desk, End, Life, Question};
 use crate::backend::{Backend, BoxFuture, ReadJob};
+use crate::comparing::latch;
 use crate::error::Error;
 use crate::machine::{read_position, stopped};
 #[cfg(feature = "backup")]
@@ -143,6 +144,14 @@ impl Backend for SimBackend {
 
     fn stopped(&self, _group: GroupId) -> Option<Error> {
         self.desk.stopped(self.life)
+    }
+
+    fn halt(&self, group: GroupId, what: String) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let store = self.desk.store(self.life)?;
+            latch::set(&store, group, &what).map_err(|error| stopped(&error))?;
+            self.desk.lay(self.life, Question::Halt { group, what })
+        })
     }
 
     fn incarnation(&self) -> Incarnation {

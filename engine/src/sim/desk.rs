@@ -47,6 +47,7 @@ pub(super) enum Question {
     Applied { group: GroupId, at_least: Offset, answer: Answer<()> },
     Records { group: GroupId, from: Offset, bytes_max: usize, answer: Answer<Records> },
     Transfer { group: GroupId, to: NodeId },
+    Halt { group: GroupId, what: String },
     Close { answer: Answer<()> },
 }
 
@@ -60,7 +61,7 @@ impl Question {
             Self::Status { answer, .. } => tell(answer, Err(cause)),
             Self::Records { answer, .. } => tell(answer, Err(cause)),
             Self::Applied { answer, .. } | Self::Close { answer } => tell(answer, Err(cause)),
-            Self::Transfer { .. } => {}
+            Self::Transfer { .. } | Self::Halt { .. } => {}
         }
     }
 }

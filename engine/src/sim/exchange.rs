@@ -107,6 +107,7 @@ impl Exchange {
                     tell(answer, records);
                 }
                 Question::Transfer { group, to } => cluster.transfer(node, group, to),
+                Question::Halt { group, what } => cluster.halt_group(node, group, what),
                 Question::Close { answer } => {
                     cluster.kill(node);
                     self.desk.end(node, End::Closed);

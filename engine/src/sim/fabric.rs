@@ -37,15 +37,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use palisade_replication::{NodeId, WalOptions};
 
 use super::backend::SimBackend;
 use super::desk::{Desk, End};
 use super::exchange::Exchange;
 use super::release::{SimRelease, Sites};
-use super::{CLUSTER, GROUP, SimCluster, SimEngine, SimOptions};
+use super::{CLUSTER, GROUP, SimCluster, SimEngine, SimOptions, rot};
 use crate::backend::BoxFuture;
 use crate::caretaker::{self, ROUND};
+use crate::comparing::{SCRUB_BYTES_PER_SECOND, Scrub};
 use crate::degradation::HealthLimits;
 use crate::engine::{Engine, REQUEST_TIMEOUT, Setup};
 use crate::error::Error;
@@ -69,6 +71,8 @@ pub struct SimFabric {
     next_chores_us: u64,
     /// Where nodes are, if it was said.
     placed: BTreeMap<NodeId, FailureDomain>,
+    /// How far each has looked at its rows.
+    scrubs: BTreeMap<NodeId, Scrub>,
 }
 
 /// A cluster in the making: see [`SimFabric::builder`].
@@ -170,6 +174,8 @@ impl SimFabric {
             engine
         });
         let exchange = Exchange::new(desk.clone());
+        let scrub = |node| (node, Scrub::new(SCRUB_BYTES_PER_SECOND));
+        let scrubs = cluster.node_ids().into_iter().map(scrub).collect();
         let mut fabric = Self {
             cluster,
             desk,
@@ -179,6 +185,7 @@ impl SimFabric {
             chores: Vec::new(),
             next_chores_us: 0,
             placed,
+            scrubs,
         };
         while fabric.leader().is_none() {
             fabric.pass(10 * STEP_US);
@@ -224,6 +231,7 @@ impl SimFabric {
             id: node,
             domain: self.domain(node),
             request_timeout: REQUEST_TIMEOUT,
+            scrub: self.scrubs[&node].clone(),
         };
         Engine::new(backend, Gatekeeper::new(self.desk.contracts(node), self.limits), setup)
     }
@@ -379,6 +387,27 @@ impl SimFabric {
     /// The process of a node stands still for so long, and then goes on.
     pub fn pause(&mut self, node: NodeId, length: Duration) {
         self.cluster.pause(node, micros(length));
+    }
+
+    /// One bit of a stored row of a node is another from now on, for good. With `unnoticed` the node takes it for
+    /// what it wrote itself, as if it had applied a record otherwise than the others. Gives the key of the row,
+    /// without its group; the row is the `nth` of its projection, or another if there are not so many.
+    ///
+    /// # Panics
+    /// When there is no such projection or node, or no row.
+    pub fn flip_bit(
+        &mut self,
+        node: NodeId,
+        projection: &str,
+        nth: usize,
+        unnoticed: bool,
+    ) -> Bytes {
+        rot::flip_bit(
+            &self.desk.store(self.desk.life(node)).expect("it is up"),
+            projection,
+            nth,
+            unnoticed,
+        )
     }
 
     /// The wall clock of a node jumps.

@@ -36,8 +36,26 @@ impl FamilyId {
     pub(crate) const SESSIONS: Self = Self(5);
     /// Heads of the chain of records, one for each so many.
     pub(crate) const HEADS: Self = Self(6);
+    /// What replicas said of their states, and what came of it.
+    pub(crate) const REPORTS: Self = Self(7);
+    /// Sums of the rows of the others, which follow from them.
+    pub(crate) const SPANS: Self = Self(8);
     /// How far this replica has come with the rebuild of a projection. No part of the state.
-    pub(crate) const REBUILD: Self = Self(7);
+    pub(crate) const REBUILD: Self = Self(9);
+
+    /// Whether its rows are those of resources.
+    pub(crate) fn is_of_resources(self) -> bool {
+        let others = [
+            Self::META,
+            Self::RESOURCES,
+            Self::SESSIONS,
+            Self::HEADS,
+            Self::REPORTS,
+            Self::SPANS,
+            Self::REBUILD,
+        ];
+        !others.contains(&self)
+    }
 
     pub(crate) fn index(self) -> usize {
         usize::from(self.0)
@@ -45,8 +63,18 @@ impl FamilyId {
 }
 
 /// Names of the families above. Persisted: a name may be retired, never reused.
-const BUILT_IN: [&str; 8] =
-    ["meta", "resources", "log", "map", "idempotency", "sessions", "heads", "rebuild"];
+const BUILT_IN: [&str; 10] = [
+    "meta",
+    "resources",
+    "log",
+    "map",
+    "idempotency",
+    "sessions",
+    "heads",
+    "reports",
+    "spans",
+    "rebuild",
+];
 
 /// The families of a store, in an order that is the same at every node of a release.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +146,6 @@ impl Families {
     }
 
     /// What it is called in the store, where no two have one name.
-    #[cfg(any(feature = "rocksdb", test))]
     pub(crate) fn column(&self, family: FamilyId) -> &str {
         &self.columns[family.index()]
     }
@@ -160,6 +187,8 @@ mod tests {
         assert_eq!(named(FamilyId::IDEMPOTENCY), "idempotency");
         assert_eq!(named(FamilyId::SESSIONS), "sessions");
         assert_eq!(named(FamilyId::HEADS), "heads");
+        assert_eq!(named(FamilyId::REPORTS), "reports");
+        assert_eq!(named(FamilyId::SPANS), "spans");
         assert_eq!(named(FamilyId::REBUILD), "rebuild");
         let added = || families.ids().skip(BUILT_IN.len());
         let columns: Vec<_> = added().map(|family| families.column(family)).collect();
@@ -189,7 +218,7 @@ mod tests {
         assert!(refused(&["a", "a"]).contains("twice"));
         let many: Vec<&'static str> =
             (0..=PROJECTIONS_MAX).map(|n| &*format!("p{n}").leak()).collect();
-        assert!(refused(&many).contains("more than 60"));
+        assert!(refused(&many).contains("more than 59"));
         assert!(Families::new(&many[1..]).is_ok());
     }
 }

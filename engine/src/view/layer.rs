@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::store::{Direction, Families, FamilyId, Rest, WriteSet};
 
 /// Cleared ranges and, over them, written rows. One map a family, so that a look-up borrows its key.
+#[derive(Clone)]
 pub(super) struct Layer {
     families: Vec<Part>,
 }

@@ -131,6 +131,11 @@ impl<M: SimMachine> SimCluster<M> {
                 node.halted = None;
                 node.halted_groups.clear();
                 let (life, tick_us) = (node.life, node.tick_us);
+                for group in self.groups() {
+                    if let Some(cause) = self.nodes[&id].machine.halted(group) {
+                        self.stop_group(id, group, cause);
+                    }
+                }
                 self.check_kept(id);
                 self.schedule(tick_us, Event::Tick { node: id, life });
                 for group in self.groups() {
@@ -232,8 +237,16 @@ impl<M: SimMachine> SimCluster<M> {
         node.halted = Some(cause);
     }
 
+    /// What `Node::halt` does to a group of a node that is up.
+    pub fn halt_group(&mut self, id: NodeId, group: GroupId, what: impl Into<String>) {
+        let node = &self.nodes[&id];
+        if node.running.is_some() && !node.halted_groups.contains_key(&group) {
+            self.stop_group(id, group, ApplyError::of_group(what));
+        }
+    }
+
     /// One group of the node stops.
-    fn halt_group(&mut self, id: NodeId, group: GroupId, cause: ApplyError) {
+    fn stop_group(&mut self, id: NodeId, group: GroupId, cause: ApplyError) {
         self.count("group halted");
         self.tell(|| format!("node {id} group {group} halts: {cause}"));
         let running = self.running(id);
@@ -507,7 +520,7 @@ impl<M: SimMachine> SimCluster<M> {
         let outcomes = match node.machine.apply(group, entries) {
             Ok(outcomes) => outcomes,
             Err(cause) if cause.scope == HaltScope::Group => {
-                self.halt_group(id, group, cause);
+                self.stop_group(id, group, cause);
                 return;
             }
             Err(cause) => panic!("apply does not fail: {cause}"),

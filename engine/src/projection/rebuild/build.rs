@@ -9,6 +9,7 @@ use palisade_replication::GroupId;
 use super::job::{Job, JobDesk, Mode};
 use super::local::{Deed, Progress, Queued, progress_key, queue};
 use super::state::{Kinds, RebuildFailure, Target};
+use crate::comparing::spans;
 use crate::keys;
 use crate::projection::{At, ProjectionFault, Registry, Stop};
 use crate::resource::{ResourceId, ResourceKind};
@@ -53,7 +54,8 @@ impl Builds {
             if mode == Mode::Queue {
                 let Some(build) = builds.by_kind.get(kind.as_str()) else { continue };
                 let cleared = build.job.cleared();
-                store.commit(WriteSet { cleared, writes: vec![build.job.without_progress()] })?;
+                let writes = vec![build.job.without_progress()];
+                spans::commit(store, group, WriteSet { cleared, writes })?;
             }
         }
         Ok(builds)

@@ -16,6 +16,7 @@ use palisade_replication::{GroupId, Offset};
 
 use super::local::{Deed, Progress, Queued, held, progress_key, queue};
 use super::state::RebuildFailure;
+use crate::comparing::spans;
 use crate::keys;
 use crate::machine::read_position;
 use crate::projection::{At, NewRows, Registry, RowWrites, Rows, RowsRead, Step, Stop};
@@ -90,7 +91,7 @@ impl Job {
         if self.is_cancelled() {
             return Err(Stop::Cancelled);
         }
-        Ok(store.commit(writes)?)
+        Ok(spans::commit(store, self.group, writes)?)
     }
 
     fn progress(&self, progress: &Progress) -> (FamilyId, Vec<u8>, Option<bytes::Bytes>) {

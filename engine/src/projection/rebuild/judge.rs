@@ -10,6 +10,7 @@ use super::job::{Mode, import_kind};
 use super::local::moved;
 use super::record::RebuildCommand;
 use super::state::{Failed, KindState, MEMBERS_MAX, Target, announced, put_newest};
+use crate::comparing::spans;
 use crate::keys;
 use crate::outcome::{Branch, Outcome};
 use crate::projection::{At, ProjectionFault, Registry, Stop};
@@ -217,10 +218,11 @@ impl Scene<'_, '_> {
         family: crate::store::FamilyId,
     ) -> Result<(), ProjectionFault> {
         self.view.forget(family);
-        self.store.commit(WriteSet { cleared: cleared.to_vec(), writes: Vec::new() })?;
-        let store = self.store;
-        let mut commit = |writes| Ok(store.commit(WriteSet::rows(writes))?);
-        let (view, group): (&View<'_>, _) = (self.view, self.at.group);
+        let (store, group) = (self.store, self.at.group);
+        let gone = WriteSet { cleared: cleared.to_vec(), writes: Vec::new() };
+        spans::commit(store, group, gone)?;
+        let mut commit = |writes| Ok(spans::commit(store, group, WriteSet::rows(writes))?);
+        let view: &View<'_> = self.view;
         let done = import_kind(view, self.registry, group, kind, versions, family, &mut commit);
         done.map_err(|stop| match stop {
             Stop::Fault(fault) => fault,

@@ -53,7 +53,8 @@ pub(crate) fn served(
     let families = read.families();
     // Where a replica stands is its own affair: entries without records move it too.
     let is_state = |family: &FamilyId| {
-        !matches!(*family, FamilyId::META | FamilyId::REBUILD) && !families.is_second(*family)
+        let is_group = keys::of_group(*family, group).is_some();
+        is_group && *family != FamilyId::REBUILD && !families.is_second(*family)
     };
     let ids = families.ids().filter(is_state);
     ids.map(|family| Ok((family, held(read, group, family)?))).collect()

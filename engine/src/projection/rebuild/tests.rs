@@ -15,6 +15,7 @@ use super::local::{Progress, queue};
 use super::state::{KindState, RebuildFailure};
 use super::{RebuildCommand, Run};
 use crate::command::{BatchCommand, Chore, Command, Op, OpenCommand};
+use crate::comparing::spans::check::assert_sums;
 use crate::digest::digest;
 use crate::keys;
 use crate::machine::EngineMachine;
@@ -358,6 +359,7 @@ fn replicas_at_different_points_of_a_rebuild_come_to_the_same() {
             }
             let at = rough.applied();
             assert_eq!(rough.digest(), digests[at], "seed={seed} at={at}, after a crash or a copy");
+            assert_sums(&rough.store, GROUP);
         }
     }
 }
