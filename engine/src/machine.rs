@@ -89,8 +89,9 @@ impl EngineMachine {
     ) -> Result<Self, Error> {
         let clients = ClientBounds::default();
         let (contracts, jobs) = (Contracts::default(), JobDesk::default());
-        let (node, groups) = (None, BTreeMap::new());
-        let mut machine = Self { store, registry, keeps, clients, groups, contracts, jobs, node };
+        let (node, none) = (None, BTreeMap::new());
+        let mut machine =
+            Self { store, registry, keeps, clients, groups: none, contracts, jobs, node };
         for group in groups {
             machine.load(*group)?;
         }

@@ -284,8 +284,9 @@ fn a_rolling_upgrade_under_load_and_crashes_stops_nothing() {
         // The older one has no part in it any more.
         let second = SimRelease::default().projection(Second);
         for number in 1..=3 {
-            shop.fabric.run_for(Duration::from_secs(30));
-            shop.crash_into(number, &second, true);
+            let node = shop.node(number);
+            shop.fabric.shut_down(node);
+            shop.fabric.restart_from(node, &second).unwrap();
             shop.trade(number);
         }
         shop.fabric.run_for(Duration::from_secs(5));
@@ -302,8 +303,7 @@ fn a_rebuild_waits_for_every_member_and_the_older_version_is_not_left_out_before
     let mut shop = Shop::open(7, 3);
     let alone = SimRelease::default().projection(Second);
     let (one, three) = (shop.node(1), shop.node(3));
-    shop.fabric.run_for(Duration::from_secs(30));
-    shop.fabric.crash(one);
+    shop.fabric.shut_down(one);
     let refused = shop.fabric.restart_from(one, &alone).unwrap_err();
     let Error::Incompatible { expected, found } = refused else { panic!("{refused}") };
     assert_eq!(expected, "projection=inventory version=1");
@@ -507,7 +507,7 @@ fn what_only_the_newer_version_can_read_waits_until_the_older_is_left_out() {
     let refused = submit(&mut fabric, WiderOp::Nothing).unwrap_err();
     let Error::InvalidArgument { what } = refused else { panic!("{refused}") };
     assert!(what.contains("version=1 cannot read it"), "{what}");
-    fabric.crash(node);
+    fabric.shut_down(node);
     fabric.restart_from(node, &wider).unwrap();
     submit(&mut fabric, WiderOp::Nothing).unwrap();
 }

@@ -367,6 +367,14 @@ impl SimFabric {
         self.exchange.answer(&mut self.cluster);
     }
 
+    /// A node is closed as a service closes its engine: what it has applied is on disk.
+    pub fn shut_down(&mut self, node: NodeId) {
+        self.sites.flush(node);
+        self.cluster.kill(node);
+        self.desk.end(node, End::Closed);
+        self.exchange.answer(&mut self.cluster);
+    }
+
     /// Starts a node that is down from another release, on what its disk holds.
     ///
     /// # Errors

@@ -79,6 +79,11 @@ impl Sites {
         self.lock()[&node].registry.clone()
     }
 
+    /// All that a node has applied is on disk.
+    pub(super) fn flush(&self, node: NodeId) {
+        self.lock()[&node].store.flush().expect("memory can be written");
+    }
+
     /// The next life of a node is opened with these.
     pub(super) fn upgrade(&self, node: NodeId, registry: Registry) -> Result<(), Error> {
         let mut sites = self.lock();

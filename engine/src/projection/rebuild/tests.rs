@@ -24,7 +24,7 @@ use crate::projection::{
     Applied, At, Erased, Imported, NewRows, Projection, ProjectionFault, Registry, Rows, RowsRead,
 };
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
-use crate::store::{Direction, FamilyId, MemoryStore, StateRead, StateStore, Walk};
+use crate::store::{Direction, FamilyId, MemoryStore, StateRead, Walk};
 use crate::stored::Stored;
 
 const GROUP: GroupId = GroupId::new(1);
@@ -174,10 +174,10 @@ impl Replica {
         let mut found = Vec::new();
         for family in self.store.families().ids() {
             let served = super::served(&self.store, GROUP).unwrap();
-            if family == FamilyId::META || served.iter().any(|(_, held)| *held == family) {
+            if served.iter().any(|(_, held)| *held == family) {
                 continue;
             }
-            let (from, end) = keys::of_group(family, GROUP).unwrap();
+            let Some((from, end)) = keys::of_group(family, GROUP) else { continue };
             self.store
                 .walk(family, &from, &end, Direction::Forward, &mut |key, _| {
                     found.push(key.to_vec());
