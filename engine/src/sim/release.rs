@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::projection::rebuild::{JobDesk, Run};
 use crate::projection::{AnyProjection, Erased, Projection, REBUILD_QUEUE_BYTES_MAX, Registry};
 use crate::resource_table::ResourceTable;
-use crate::store::MemoryStore;
+use crate::store::{MemoryStore, StateStore};
 
 /// A release of a service: what it opens its engine with. See [`super::SimFabric::restart_from`].
 #[derive(Clone)]
