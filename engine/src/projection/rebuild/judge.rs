@@ -104,9 +104,9 @@ impl Scene<'_, '_> {
             None => self.view.remove(FamilyId::RESOURCES, key(node)),
             Some(raw) => {
                 // Those who are gone do not say so; the next one that says anything has their place.
-                if known.len() >= MEMBERS_MAX && !known.contains_key(&node) {
-                    let first = known.keys().next().copied();
-                    first.map(|first| self.view.remove(FamilyId::RESOURCES, key(first)));
+                let is_full = known.len() >= MEMBERS_MAX && !known.contains_key(&node);
+                if let Some(first) = known.keys().next().filter(|_| is_full) {
+                    self.view.remove(FamilyId::RESOURCES, key(*first));
                 }
                 self.view.put(FamilyId::RESOURCES, key(node), raw);
             }
