@@ -10,7 +10,7 @@ use palisade::{
 
 use super::{Inventory, Second, Stock, group, receive, stock_of_any};
 
-fn spec(replicas: u8) -> ResourceSpec {
+fn spec(replicas: u32) -> ResourceSpec {
     let spec = ResourceSpec::new("shop", "shop.v1").unwrap();
     spec.replicas(ReplicaPolicy::majority(replicas))
 }
@@ -55,11 +55,11 @@ async fn three_nodes_come_to_the_second_version() {
         received += 1;
     }
     drop(shop);
-    for at in 0..3 {
-        engines[at].close().await.unwrap();
+    for (at, engine) in engines.iter_mut().enumerate() {
+        engine.close().await.unwrap();
         let both = builder(at).projection(Second).superseding(Inventory);
-        engines[at] = both.open().await.unwrap();
-        let shop = Handle::<Second>::open(&engines[at], spec(3)).await.unwrap();
+        *engine = both.open().await.unwrap();
+        let shop = Handle::<Second>::open(engine, spec(3)).await.unwrap();
         received += 1;
         assert_eq!(shop.submit(&receive(1)).await.unwrap().outcome.free, received);
     }
