@@ -94,12 +94,10 @@ async fn fill(dir: &Path, args: &Args) -> Result<(), String> {
     let engine = builder(dir, args).open().await.map_err(text)?;
     let map = map_of(&engine).await.map_err(text)?;
     let mut batches = JoinSet::new();
-    for first in (0..args.mib * MIB / args.value_bytes).step_by(BATCH_VALUES as usize) {
-        let mut batch = engine.batch();
-        for number in first..first + BATCH_VALUES {
-            batch = batch.put(&map, &number, &value(number, args.value_bytes));
-        }
-        batches.spawn(async move { batch.commit().await.map(|_| ()) });
+    let bytes = args.value_bytes;
+    for first in (0..args.mib * MIB / bytes).step_by(BATCH_VALUES as usize) {
+        let (engine, map) = (engine.clone(), map.clone());
+        batches.spawn(async move { put_all(&engine, &map, first, bytes).await });
         if batches.len() >= BATCHES {
             settled(batches.join_next().await)?;
         }
@@ -112,6 +110,26 @@ async fn fill(dir: &Path, args: &Args) -> Result<(), String> {
     let mut nothing = Vec::new();
     std::io::stdin().read_to_end(&mut nothing).map_err(text)?;
     Ok(())
+}
+
+async fn put_all(
+    engine: &Engine,
+    map: &ReplicatedMap<u64, Vec<u8>>,
+    first: u64,
+    bytes: u64,
+) -> Result<(), Error> {
+    loop {
+        let mut batch = engine.batch();
+        for number in first..first + BATCH_VALUES {
+            batch = batch.put(map, &number, &value(number, bytes));
+        }
+        match batch.commit().await {
+            Err(Error::RateLimited { retry_after_ms }) => {
+                tokio::time::sleep(Duration::from_millis(retry_after_ms)).await;
+            }
+            done => return done.map(|_| ()),
+        }
+    }
 }
 
 fn settled(done: Option<Result<Result<(), Error>, tokio::task::JoinError>>) -> Result<(), String> {
