@@ -67,6 +67,9 @@ pub(crate) trait Backend: Send + Sync {
     #[cfg(feature = "backup")]
     fn export(&self, group: GroupId) -> Result<mpsc::Receiver<Result<Bytes, Error>>, Error>;
 
+    /// Goes on with what is to be built beside the log, where nobody waits for it.
+    fn build(&self);
+
     /// Resolves after so long.
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()>;
 

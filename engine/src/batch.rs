@@ -373,7 +373,7 @@ impl Batch {
             Branch::Then => (&mut self.command.then, &mut self.kinds[0]),
             Branch::Otherwise => (&mut self.command.otherwise, &mut self.kinds[1]),
         };
-        match handle.part(op) {
+        match handle.part(op, false) {
             Ok(part) => {
                 self.bytes += key_bytes + value_bytes.unwrap_or(part.body.len());
                 ops.push(part);

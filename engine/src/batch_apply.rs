@@ -13,6 +13,7 @@ use bytes::Bytes;
 use crate::clients::{ClientBounds, ClientTable};
 use crate::command::{BatchCommand, Chore, Op};
 use crate::outcome::{Branch, Outcome};
+use crate::projection::rebuild::Builds;
 use crate::projection::{At, Kind, ProjectionFault, Registry, Repeated, Rows, RowsRead, Step};
 use crate::refusal::Refusal;
 use crate::resource_table::ResourceTable;
@@ -22,6 +23,7 @@ use crate::view::View;
 pub(crate) fn apply(
     resources: &ResourceTable,
     registry: &Registry,
+    builds: &mut Builds,
     view: &mut View<'_>,
     at: At,
     batch: BatchCommand,
@@ -41,22 +43,23 @@ pub(crate) fn apply(
         }
         Some(_) => (Branch::Otherwise, batch.otherwise),
     };
-    desk.done(view, branch, ops)
+    desk.done(view, builds, branch, ops)
 }
 
 /// Most things that are done for one resource, or rows of clients that are taken, by one record of housekeeping.
-const TIDIED_MAX: usize = 256;
+pub(crate) const TIDIED_MAX: usize = 256;
 
 /// Does what time asks for there. Nobody is asked whether he may: it follows from the log.
 pub(crate) fn tidy(
     resources: &mut ResourceTable,
     registry: &Registry,
+    builds: &mut Builds,
     view: &mut View<'_>,
     at: At,
     clients: ClientBounds,
     due: &[Chore],
 ) -> Result<Outcome, ProjectionFault> {
-    for chore in due {
+    for (number, chore) in due.iter().enumerate() {
         let id = match chore {
             Chore::Clients => {
                 ClientTable::load(view, at, clients)?.tidy(TIDIED_MAX)?;
@@ -65,12 +68,16 @@ pub(crate) fn tidy(
             Chore::Resource(id) => *id,
         };
         let Some(found) = resources.get(id) else { continue };
-        let Some(kind) = registry.find(found.kind.as_str()) else { continue };
+        let Some(kind) = resources.kind(registry, found) else { continue };
+        let (name, place) = (kind.projection.name(), At { index: number as u16, ..at });
         if found.deleted.is_some() {
-            resources.bury(view, kind.family, at, id);
+            if resources.bury(view, kind.family, at, id) {
+                builds.buried(view, name, place, id)?;
+            }
         } else {
             let mut rows = Rows::new(view, kind.family, at.group, id);
             kind.projection.tidy(at, &mut rows, TIDIED_MAX)?;
+            builds.tidied(view, name, place, id)?;
         }
     }
     Ok(Outcome::Applied { branch: Branch::Then, outcomes: Vec::new() })
@@ -87,7 +94,7 @@ impl<'a> Desk<'a> {
     /// The projection of a part that was admitted.
     fn kind(&self, part: &Op) -> Result<Kind<'a>, ProjectionFault> {
         let resource = self.resources.get(part.resource);
-        let kind = resource.and_then(|resource| self.registry.find(resource.kind.as_str()));
+        let kind = resource.and_then(|resource| self.resources.kind(self.registry, resource));
         // The table holds no resource of another projection than those that are registered.
         kind.ok_or_else(|| {
             ProjectionFault::new(format!("resource={} has no projection", part.resource.0))
@@ -95,7 +102,8 @@ impl<'a> Desk<'a> {
     }
 
     fn rows<'r>(&self, view: &'r View<'_>, kind: Kind<'_>, part: &Op) -> RowsRead<'r> {
-        RowsRead::new(view, kind.family, self.at.group, part.resource)
+        let rows = RowsRead::new(view, kind.family, self.at.group, part.resource);
+        rows.of_version(kind.projection.version())
     }
 
     /// What becomes of a batch with a request that is known, in whichever branch. The branch that was done
@@ -154,6 +162,7 @@ impl<'a> Desk<'a> {
     fn done(
         &self,
         view: &mut View<'_>,
+        builds: &mut Builds,
         branch: Branch,
         ops: Vec<Op>,
     ) -> Result<Outcome, ProjectionFault> {
@@ -162,7 +171,10 @@ impl<'a> Desk<'a> {
             let kind = self.kind(&op)?;
             let at = At { index: number as u16, ..self.at };
             let mut rows = Rows::new(view, kind.family, at.group, op.resource);
-            let refusal = match kind.projection.apply(at, op.body, &mut rows)? {
+            let step = kind.projection.apply(at, op.body.clone(), &mut rows)?;
+            let beside = (op.body, matches!(step, Step::Done(_)));
+            builds.op(view, kind.projection.name(), at, op.resource, beside)?;
+            let refusal = match step {
                 Step::Done(outcome) => {
                     outcomes.push(outcome);
                     continue;

@@ -17,7 +17,7 @@ use crate::error::Error;
 use crate::gatekeeper::Gatekeeper;
 use crate::machine::EngineMachine;
 use crate::node_backend::{Carrier, NodeBackend, apart, look_after};
-use crate::projection::{AnyProjection, Erased, Projection};
+use crate::projection::{AnyProjection, Erased, Projection, REBUILD_QUEUE_BYTES_MAX};
 use crate::resource::FailureDomain;
 use crate::store::{Families, StateMemory, StateStore};
 
@@ -49,6 +49,8 @@ pub struct EngineBuilder {
     pub(crate) wal: WalOptions,
     pub(crate) disk: OpenDisk,
     pub(crate) projections: Vec<Arc<dyn AnyProjection>>,
+    pub(crate) older: Vec<Arc<dyn AnyProjection>>,
+    pub(crate) rebuild_queue_bytes_max: u64,
     limits: HealthLimits,
     scrub_bytes_per_second: u64,
 }
@@ -72,6 +74,8 @@ impl EngineBuilder {
             wal: WalOptions::default(),
             disk: OpenDisk::default(),
             projections: Vec::new(),
+            older: Vec::new(),
+            rebuild_queue_bytes_max: REBUILD_QUEUE_BYTES_MAX,
             limits: HealthLimits::default(),
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
         }
@@ -182,6 +186,24 @@ impl EngineBuilder {
         self
     }
 
+    /// Adds an older version of a kind that [`EngineBuilder::projection`] has a newer one of. Where the older
+    /// one is in use it stays so, and decides and serves, until every member of the group was opened with the
+    /// newer one and has made its rows anew with [`Projection::import`]; [`crate::Group::rebuilds`] says how far
+    /// that is. From then on the newer one decides, and a later release can leave the older one out.
+    ///
+    /// As long as it is here, an operation that it could not read is refused at the handle.
+    pub fn superseding(mut self, older: impl Projection) -> Self {
+        self.older.push(Arc::new(Erased(older)));
+        self
+    }
+
+    /// Most bytes of operations that are kept to be done by a newer version of a projection while it is being
+    /// built; 1 GiB if never said. With more, the rebuild ends, and the older version stays.
+    pub fn rebuild_queue_bytes_max(mut self, rebuild_queue_bytes_max: u64) -> Self {
+        self.rebuild_queue_bytes_max = rebuild_queue_bytes_max;
+        self
+    }
+
     /// From when on something is a failure, for resources that declare what they do about it: see
     /// [`crate::degradation`].
     pub fn health_limits(mut self, limits: HealthLimits) -> Self {
@@ -217,10 +239,11 @@ impl EngineBuilder {
         .await
         .map_err(|panic| Error::InternalError { what: format!("opening the state: {panic}") })??;
         let gatekeeper = Gatekeeper::new(machine.contracts(), self.limits);
+        let jobs = machine.jobs();
         let id = node;
         // For want of sockets in this runtime it panics.
         let node = apart(Node::open(config, machine)).await?.map_err(Error::from)?;
-        let backend = NodeBackend::start(node, &store, self.reader_threads, carrier).await?;
+        let backend = NodeBackend::start(node, &store, self.reader_threads, carrier, jobs).await?;
         let setup = Setup {
             registry,
             cluster,

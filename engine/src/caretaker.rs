@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::group::Group;
 use crate::machine::read_position;
+use crate::projection::rebuild::{self, Kinds};
 use crate::projection::{ProjectionFault, Registry, RowsRead};
 use crate::read::ReadConsistency;
 use crate::resource_row::each_resource;
@@ -33,6 +34,7 @@ pub(crate) async fn look_after(engine: &Engine) {
             tracing::debug!(%group, %error, "housekeeping will be tried again");
         }
     };
+    engine.backend().build();
     all(engine.groups().into_iter().map(round)).await;
 }
 
@@ -43,6 +45,7 @@ pub(crate) async fn look_after(engine: &Engine) {
 async fn round(group: &Group) -> Result<(), Error> {
     let status = group.status().await?;
     comparing::round(group, &status).await;
+    rebuild::round(group, &status).await?;
     if status.role != Role::Leader {
         return Ok(());
     }
@@ -82,8 +85,9 @@ fn due(
     if let Some(from) = clients::due(read, group)?.filter(|from| *from <= now) {
         due.push((from, Chore::Clients));
     }
+    let kinds = Kinds::load(read, group)?;
     each_resource(read, group, |id, resource| {
-        let kind = registry.find(resource.kind.as_str());
+        let kind = kinds.find(registry, &resource);
         let from = match (resource.deleted, kind) {
             (Some(deleted), _) => Ok(Some(deleted.until)),
             (None, Some(kind)) => kind.projection.due(&RowsRead::new(read, kind.family, group, id)),

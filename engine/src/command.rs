@@ -1,8 +1,8 @@
 //! Commands: what a record says, and its bytes.
 //!
 //! ```text
-//! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter, 5 register, 6 compare),
-//!            then
+//! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter, 5 register, 6 compare,
+//!            9 rebuild), then
 //! open       1 if it must not be there, resource kind, version of its projection, spec, caller
 //! batch      client or 0, and if there is one: number, acked up to; caller,
 //!            guards: count, each as an operation; operations: count, each resource, epoch, body;
@@ -12,6 +12,7 @@
 //! register   milliseconds that the client is known without a command
 //! compare    'm', members: count, each node and 1 for a voter; or 'r', node, mark, sums:
 //!            `comparing/folds.rs`
+//! rebuild    `projection/rebuild/record.rs`
 //! ```
 //! Numbers and byte strings as in `codec`, spec and caller (a domain) as in `spec_codec`. What a body
 //! says is the projection's, whose resource it is for.
@@ -23,6 +24,7 @@ use crate::alteration::{Alteration, Reason, Revision};
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::comparing::CompareCommand;
+use crate::projection::rebuild::RebuildCommand;
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
 use crate::spec_codec::{decode_spec, encode_spec, put_domain, put_kind, take_domain, take_kind};
 
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     Register {
         ttl_ms: u64,
     },
+    /// What members say about the rebuild of a projection.
+    Rebuild(RebuildCommand),
     /// Compares replicas.
     Compare(CompareCommand),
 }
@@ -122,6 +126,7 @@ const HOUSEKEEP: u8 = 3;
 const ALTER: u8 = 4;
 const REGISTER: u8 = 5;
 const COMPARE: u8 = 6;
+const REBUILD: u8 = 9;
 /// Most chores of one record.
 pub(crate) const CHORES_MAX: usize = 16;
 
@@ -161,6 +166,10 @@ impl Command {
             Self::Register { ttl_ms } => {
                 out.push(REGISTER);
                 put_number(&mut out, *ttl_ms);
+            }
+            Self::Rebuild(command) => {
+                out.push(REBUILD);
+                command.put(&mut out);
             }
             Self::Compare(command) => {
                 out.push(COMPARE);
@@ -228,11 +237,17 @@ impl Command {
             }),
             COMPARE => Self::Compare(CompareCommand::take(&mut reader)?),
             REGISTER => Self::Register { ttl_ms: reader.number("client ttl")? },
+            REBUILD => Self::Rebuild(RebuildCommand::take(&mut reader)?),
             _ => return Err(DecodeError { what: "command kind" }),
         };
         reader.end("command")?;
         Ok(command)
     }
+}
+
+/// Whether a record, by its bytes, is about the rebuild of a projection.
+pub(crate) fn is_rebuild(payload: &[u8]) -> bool {
+    payload.starts_with(&[VERSION, REBUILD])
 }
 
 fn put_op(out: &mut Vec<u8>, op: &Op) {
@@ -288,6 +303,7 @@ mod tests {
     use super::*;
     use crate::degradation::{DegradationContract, any_contract};
     use crate::profile::PlacementProfile;
+    use crate::projection::rebuild::any_rebuild;
     use crate::resource::{DomainRule, Placement, ReplicaPolicy, SchemaId};
 
     fn domain() -> FailureDomain {
@@ -349,7 +365,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn commands_round_trip(command in prop_oneof![batch(), alter()]) {
+        fn commands_round_trip(command in prop_oneof![batch(), alter(), any_rebuild().prop_map(Command::Rebuild)]) {
             prop_assert_eq!(Command::decode(command.encode()), Ok(command));
         }
 
@@ -367,7 +383,7 @@ mod tests {
 
         /// E8: whatever is read is written the same again, so a record has one form.
         #[test]
-        fn what_is_read_has_one_form(command in prop_oneof![batch(), alter()], changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
+        fn what_is_read_has_one_form(command in prop_oneof![batch(), alter(), any_rebuild().prop_map(Command::Rebuild)], changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
             let mut raw = command.encode().to_vec();
             for (at, byte) in changes {
                 let at = at % raw.len();
@@ -380,7 +396,7 @@ mod tests {
         }
 
         #[test]
-        fn decoding_never_panics(kind in 0u8..7, raw in vec(any::<u8>(), 0..120)) {
+        fn decoding_never_panics(kind in 0u8..10, raw in vec(any::<u8>(), 0..120)) {
             let mut whole = vec![VERSION, kind];
             whole.extend(raw);
             let _ = Command::decode(whole.into());

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 use crate::chain::ChainHead;
 use crate::keys;
 use crate::machine::read_position;
+use crate::projection::rebuild::served;
 use crate::store::{Direction, StateRead, StoreError, Walk};
 
 /// What a replica's state amounts to at one offset. Equal offsets must have equal digests (G8).
@@ -40,14 +41,14 @@ impl FamilyDigest {
 pub(crate) fn digest(read: &dyn StateRead, group: GroupId) -> Result<StateDigest, StoreError> {
     let (position, head) = read_position(read, group)?;
     let mut projections = Vec::new();
-    for family in read.families().ids() {
-        // Where a replica stands is its own affair: entries without records move it too.
-        let Some((from, end)) = keys::of_group(family, group) else { continue };
+    for (family, held) in served(read, group)? {
         let mut digest = FamilyDigest::default();
-        read.walk(family, &from, &end, Direction::Forward, &mut |key, value| {
-            digest.row(key, value);
-            Walk::Next
-        })?;
+        if let Some((from, end)) = keys::of_group(family, group) {
+            read.walk(held, &from, &end, Direction::Forward, &mut |key, value| {
+                digest.row(key, value);
+                Walk::Next
+            })?;
+        }
         projections.push((read.families().name(family), digest.finish()));
     }
     Ok(StateDigest { offset: position.offset, head, projections })

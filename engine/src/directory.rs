@@ -171,15 +171,14 @@ impl Directory {
         spec: ResourceSpec,
     ) -> Result<Described, Error> {
         let registry = self.engine.registry();
-        let known = registry.find(kind.as_str()).map(|kind| kind.projection.version());
-        let Some(version) = known else {
+        if registry.find(kind.as_str()).is_none() {
             return Err(Error::Incompatible {
                 expected: format!("an engine that was opened with projection={kind}"),
                 found: format!("{registry:?}"),
             });
-        };
+        }
         let name = spec.name.clone();
-        self.engine.data().open_resource(kind.clone(), version, spec, true).await?;
+        self.engine.data().open_resource(kind.clone(), spec, true).await?;
         // It was applied here. To ask others as well could fail, and say that nothing had happened.
         Ok(self.describe(&name, ReadConsistency::Local).await?.value)
     }

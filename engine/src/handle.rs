@@ -13,14 +13,14 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
 use crate::group::Group;
-use crate::projection::{Projection, ProjectionFault, RowsRead};
+use crate::projection::{Projection, ProjectionFault, RowsRead, rebuild};
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::receipt::Receipt;
 use crate::resource::{
     FailureDomain, FenceEpoch, LogicalResourceName, ResourceId, ResourceKind, ResourceSpec,
     SchemaId,
 };
-use crate::resource_row;
+use crate::resource_row::{self, Resource};
 use crate::schemas::Schemas;
 use crate::store::{FamilyId, StateRead};
 use crate::stored::Stored;
@@ -68,7 +68,7 @@ impl<P: Projection> Handle<P> {
         let epoch = Some(spec.epoch);
         let kind = ResourceKind::of(P::NAME);
         let group = engine.data();
-        let (resource, schemas) = group.open_resource(kind, P::VERSION, spec, false).await?;
+        let (resource, schemas) = group.open_resource(kind, spec, false).await?;
         let (schemas, caller) = (Arc::new(schemas), None);
         Ok(Self { group, family, resource, epoch, caller, schemas, kind: PhantomData })
     }
@@ -170,7 +170,7 @@ impl<P: Projection> Handle<P> {
     /// What a batch may demand of this resource: see [`crate::Batch::require`].
     pub fn guard(&self, guard: &P::Guard) -> Guard {
         let (cluster, group) = (self.group.engine.cluster(), self.group.id());
-        Guard { cluster, group, part: self.part(guard) }
+        Guard { cluster, group, part: self.part(guard, true) }
     }
 
     /// Reads the rows of one moment, as fresh as asked. `read` runs on a thread for reads: it may look at
@@ -192,9 +192,12 @@ impl<P: Projection> Handle<P> {
         let gate = self.group.gate([(resource, self.epoch)], call, &domains).await?;
         let read = self.group.read_through(&gate, options, move |state, group| {
             // As the state that is read has it: a placement that was narrowed binds at once.
-            Ok(match misplaced(state, group, resource, &domains)? {
-                None => Ok(read(&RowsRead::new(state, family, group, resource))?),
-                Some(refused) => Err(refused),
+            Ok(match readable(state, group, resource, &domains)? {
+                Ok(found) => {
+                    let (held, version) = rebuild::rows_of(state, group, family, &found)?;
+                    Ok(read(&RowsRead::new(state, held, group, resource).of_version(version))?)
+                }
+                Err(refused) => Err(refused),
             })
         });
         read.await?.try_map(|found| found)
@@ -211,12 +214,23 @@ impl<P: Projection> Handle<P> {
     }
 
     /// An operation on this resource, or a guard.
-    pub(crate) fn part<T: Stored>(&self, what: &T) -> Result<Op, Unproposable> {
+    pub(crate) fn part<T: Stored>(&self, what: &T, is_guard: bool) -> Result<Op, Unproposable> {
         let Some(epoch) = self.epoch else {
             let what = format!("a handle of kind={} was opened for reading alone", P::NAME);
             return Err(Unproposable { what });
         };
         let body = what.to_bytes();
+        // Where the older version decides, it would have to be read by it.
+        if let Some(old) =
+            self.group.engine.registry().older(P::NAME).find(|old| !old.reads(&body, is_guard))
+        {
+            let (name, version) = (P::NAME, old.version());
+            let what = format!(
+                "projection={name}: version={version} cannot read it, and may still decide: leave \
+                 EngineBuilder::superseding of it out once the newer one does"
+            );
+            return Err(Unproposable { what });
+        }
         match T::from_bytes(&body) {
             Ok(_) => Ok(Op { resource: self.resource, epoch, body }),
             Err(error) => Err(Unproposable {
@@ -226,18 +240,21 @@ impl<P: Projection> Handle<P> {
     }
 }
 
-/// Why a resource may not be read from one of these domains, if it may not.
-fn misplaced(
+/// The resource, or why it may not be read from one of these domains.
+fn readable(
     state: &dyn StateRead,
     group: GroupId,
     resource: ResourceId,
     domains: &[FailureDomain],
-) -> Result<Option<Error>, ProjectionFault> {
+) -> Result<Result<Resource, Error>, ProjectionFault> {
     let Some(found) = resource_row::stored(state, group, resource)? else {
-        return Ok(Some(Error::NotFound { what: format!("resource number {}", resource.0) }));
+        return Ok(Err(Error::NotFound { what: format!("resource number {}", resource.0) }));
     };
     if found.deleted.is_some() {
-        return Ok(Some(found.refusal().into()));
+        return Ok(Err(found.refusal().into()));
     }
-    Ok(found.spec.misplaced(domains))
+    match found.spec.misplaced(domains) {
+        Some(refused) => Ok(Err(refused)),
+        None => Ok(Ok(found)),
+    }
 }

@@ -8,6 +8,7 @@
 //! resources          group, then as `resource_row.rs` says  which resources there are
 //! sessions           group row                              clients: `docs/sessions.md`
 //! heads              group offset                           head of the chain at each 1024th offset
+//! rebuild            group, then as `local.rs` of `projection/rebuild/` says
 //! reports            group, then as `comparing/table.rs`    what replicas said of their states
 //! spans              group, then as `comparing/spans.rs`    sums of the rows of all others but `meta`
 //! of a projection    group resource row                     what the projection keeps there
@@ -73,6 +74,26 @@ pub(crate) fn names(group: GroupId, prefix: &str) -> (Vec<u8>, Vec<u8>) {
 pub(crate) fn alteration(group: GroupId, resource: ResourceId, revision: u64) -> Vec<u8> {
     let resource = resource.0.to_be_bytes();
     tagged(group, b'a', &[&resource[..], &revision.to_be_bytes()].concat())
+}
+
+/// How far a kind is that is or was to be rebuilt.
+pub(crate) fn kind(group: GroupId, kind: &str) -> Vec<u8> {
+    tagged(group, b'v', kind.as_bytes())
+}
+
+/// All of them: from, end.
+pub(crate) fn kinds(group: GroupId) -> (Vec<u8>, Vec<u8>) {
+    (tagged(group, b'v', &[]), tagged(group, b'v' + 1, &[]))
+}
+
+/// What a member can be rebuilt to.
+pub(crate) fn member(group: GroupId, node: NodeId) -> Vec<u8> {
+    tagged(group, b'm', &node.get().to_be_bytes())
+}
+
+/// What all members can be: from, end.
+pub(crate) fn announced(group: GroupId) -> (Vec<u8>, Vec<u8>) {
+    (tagged(group, b'm', &[]), tagged(group, b'm' + 1, &[]))
 }
 
 /// All alterations of a resource: from, end.

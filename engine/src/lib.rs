@@ -123,9 +123,10 @@ pub use palisade_replication::{
     Role, Term, WalOptions,
 };
 pub use profile::{PlacementProfile, PolicyHash};
+pub use projection::rebuild::{RebuildFailure, RebuildHere, RebuildStage, RebuildStatus};
 pub use projection::{
-    Applied, At, OUTCOME_BYTES_MAX, Projection, ProjectionFault, ROW_KEY_BYTES_MAX,
-    ROW_VALUE_BYTES_MAX, Rows, RowsRead,
+    Applied, At, Imported, NewRows, OUTCOME_BYTES_MAX, Projection, ProjectionFault,
+    ROW_KEY_BYTES_MAX, ROW_VALUE_BYTES_MAX, Rows, RowsRead,
 };
 pub use projections::idempotency::{Fingerprint, RequestWindow};
 pub use projections::log::{

@@ -18,13 +18,14 @@ use crate::batch_apply;
 use crate::chain::{ANCHORS_EVERY, ChainHead, ChainLink};
 use crate::clients::{ClientBounds, ClientTable, numbered};
 use crate::codec::{DecodeError, Reader, put_number};
-use crate::command::{Chore, Command};
+use crate::command::{Chore, Command, is_rebuild};
 use crate::comparing::latch::{self, Latch};
 use crate::comparing::{self, spans};
 use crate::contracts::Contracts;
 use crate::error::Error;
 use crate::keys;
 use crate::outcome::{Outcome, RecordOutcome};
+use crate::projection::rebuild::{self, Builds, JobDesk, Scene, Turn};
 use crate::projection::{At, ProjectionFault, Registry};
 use crate::resource::ResourceId;
 use crate::resource_table::{LoadError, ResourceTable};
@@ -44,6 +45,8 @@ pub(crate) struct EngineMachine {
     clients: ClientBounds,
     groups: BTreeMap<GroupId, Group>,
     contracts: Contracts,
+    /// What is to be built beside the log.
+    jobs: JobDesk,
     /// Who reports what its states come to; nobody while a state is being restored.
     node: Option<NodeId>,
 }
@@ -55,6 +58,7 @@ struct Group {
     flushed: AppliedPosition,
     head: ChainHead,
     resources: ResourceTable,
+    builds: Builds,
 }
 
 impl EngineMachine {
@@ -84,10 +88,11 @@ impl EngineMachine {
         keeps: bool,
         groups: &[GroupId],
     ) -> Result<Self, Error> {
-        let (clients, none) = (ClientBounds::default(), BTreeMap::new());
-        let contracts = Contracts::default();
+        let clients = ClientBounds::default();
+        let (contracts, jobs) = (Contracts::default(), JobDesk::default());
+        let (node, none) = (None, BTreeMap::new());
         let mut machine =
-            Self { store, registry, keeps, clients, groups: none, contracts, node: None };
+            Self { store, registry, keeps, clients, groups: none, contracts, jobs, node };
         for group in groups {
             machine.load(*group)?;
         }
@@ -104,17 +109,27 @@ impl EngineMachine {
         spans::ensure(&*self.store, group)?;
         let latch = Latch::load(&*self.store, group)?;
         let (position, head) = read_position(&*self.store, group)?;
-        let resources = match &latch {
+        if let Some(before) = self.groups.get_mut(&group) {
+            before.builds.end_all();
+        }
+        let is_readable = match &latch {
             // It is not gone on with, and may not be readable.
-            Some(Latch::Wrong(_) | Latch::Unreadable(_)) => ResourceTable::default(),
+            Some(Latch::Wrong(_) | Latch::Unreadable(_)) => false,
             // What it had is still to be cleared.
-            Some(Latch::Anew(_)) if position == AppliedPosition::ZERO => ResourceTable::default(),
-            _ => ResourceTable::load(&*self.store, &self.registry, group)?,
+            Some(Latch::Anew(_)) => position != AppliedPosition::ZERO,
+            None => true,
         };
+        let (mut resources, mut builds) = (ResourceTable::default(), Builds::default());
+        if is_readable {
+            resources = ResourceTable::load(&*self.store, &self.registry, group)?;
+            builds = Builds::load(&*self.store, &self.registry, group, &resources.kinds)?;
+        }
+        builds.publish(&self.jobs);
         // What the store came up with was flushed: it keeps nothing else over a restart.
         let flushed = if self.keeps { position } else { AppliedPosition::ZERO };
         self.contracts.set_all(group, resources.iter());
-        self.groups.insert(group, Group { latch, position, flushed, head, resources });
+        let taken_up = Group { latch, position, flushed, head, resources, builds };
+        self.groups.insert(group, taken_up);
         Ok(())
     }
 
@@ -123,28 +138,37 @@ impl EngineMachine {
         self.contracts.clone()
     }
 
+    /// What is to be built beside the log; clones share it.
+    pub(crate) fn jobs(&self) -> JobDesk {
+        self.jobs.clone()
+    }
+
+    /// Goes on with other projections from its next load on, as a process that is started from another
+    /// release.
+    #[cfg(feature = "sim")]
+    pub(crate) fn upgrade(&mut self, registry: Registry) {
+        self.registry = registry;
+    }
+
     /// Forgets what is not in the store, as a crash does.
     #[cfg(feature = "sim")]
     pub(crate) fn reload(&mut self) -> Result<(), LoadError> {
         let groups: Vec<GroupId> = self.groups.keys().copied().collect();
         groups.into_iter().try_for_each(|group| self.load(group))
     }
-}
 
-impl StateMachine for EngineMachine {
-    type Outcome = RecordOutcome;
-
-    fn applied(&self, group: GroupId) -> AppliedPosition {
-        self.groups.get(&group).map_or(AppliedPosition::ZERO, |group| group.position)
-    }
-
-    fn apply(
+    /// Applies entries, and commits what they do together.
+    fn apply_run(
         &mut self,
         group: GroupId,
         entries: &[CommittedEntry],
     ) -> Result<Vec<RecordOutcome>, ApplyError> {
         let store = Arc::clone(&self.store);
         let state = self.groups.get_mut(&group).ok_or_else(|| failed("unknown group"))?;
+        // Nothing is built behind its back from here on until it has committed.
+        let jobs = state.builds.jobs();
+        let turns: Vec<_> = jobs.iter().map(Turn::of).collect();
+        state.builds.look(&turns);
         let mut view = View::new(&*store);
         let mut outcomes = Vec::new();
         // Resources that may be another thing than before.
@@ -164,15 +188,16 @@ impl StateMachine for EngineMachine {
             for record in &entry.records {
                 let (within, payload) = (self.clients, record.payload.clone());
                 let (registry, touched) = (&self.registry, &mut touched);
-                let node = self.node;
+                let with = (within, self.node);
                 let outcome = state
-                    .record(registry, (within, node), &mut view, at, payload, touched)
+                    .record(registry, with, &*store, &mut view, at, payload, touched)
                     .map_err(|fault| halting(&*store, at, fault))?;
                 if outcome.stands() {
                     view.keep_record();
                 } else {
                     view.drop_record();
                 }
+                state.builds.settle(&mut view);
                 let link = ChainLink::of(at.offset, at.log_time, &record.payload);
                 head = head.next(link);
                 if at.offset.get().is_multiple_of(ANCHORS_EVERY) {
@@ -193,8 +218,34 @@ impl StateMachine for EngineMachine {
         }
         spans::commit(&*self.store, group, writes).map_err(|error| failed(&error.to_string()))?;
         (state.position, state.head) = (position, head);
+        state.builds.leave(turns);
+        state.builds.publish(&self.jobs);
         for resource in touched {
             self.contracts.set(group, resource, state.resources.get(resource));
+        }
+        Ok(outcomes)
+    }
+}
+
+impl StateMachine for EngineMachine {
+    type Outcome = RecordOutcome;
+
+    fn applied(&self, group: GroupId) -> AppliedPosition {
+        self.groups.get(&group).map_or(AppliedPosition::ZERO, |group| group.position)
+    }
+
+    /// One commit for all, but for entries that are about a rebuild: what those bring about may have to be
+    /// there before the next one, and rows that they give up must not be written by one before.
+    fn apply(
+        &mut self,
+        group: GroupId,
+        entries: &[CommittedEntry],
+    ) -> Result<Vec<RecordOutcome>, ApplyError> {
+        let alone =
+            |entry: &CommittedEntry| entry.records.iter().any(|record| is_rebuild(&record.payload));
+        let mut outcomes = Vec::new();
+        for run in entries.chunk_by(|one, next| !alone(one) && !alone(next)) {
+            outcomes.extend(self.apply_run(group, run)?);
         }
         Ok(outcomes)
     }
@@ -225,6 +276,9 @@ impl StateMachine for EngineMachine {
         position: AppliedPosition,
         chunks: &mut dyn Iterator<Item = Result<Bytes, ApplyError>>,
     ) -> Result<(), ApplyError> {
+        if let Some(before) = self.groups.get_mut(&group) {
+            before.builds.end_all();
+        }
         snapshot::install(&*self.store, group, position, chunks)?;
         self.load(group).map_err(|error| match error {
             LoadError::Store(error) => failed(&error.to_string()),
@@ -246,16 +300,18 @@ impl StateMachine for EngineMachine {
 impl Group {
     /// Computes what a record does. A record that cannot be read is no refusal: other replicas may be
     /// able to.
+    #[expect(clippy::too_many_arguments, reason = "all that a record is applied with")]
     fn record(
         &mut self,
         registry: &Registry,
         (clients, node): (ClientBounds, Option<NodeId>),
+        store: &dyn StateStore,
         view: &mut View<'_>,
         at: At,
         payload: Bytes,
         touched: &mut Vec<ResourceId>,
     ) -> Result<Outcome, ProjectionFault> {
-        let resources = &mut self.resources;
+        let (resources, builds) = (&mut self.resources, &mut self.builds);
         match Command::decode(payload)? {
             Command::Open(command) => {
                 let opened = resources.open(view, registry, at, command)?;
@@ -265,8 +321,8 @@ impl Group {
                 Ok(opened)
             }
             Command::Batch(command) => {
-                let apply = |view: &mut View<'_>, command| {
-                    batch_apply::apply(resources, registry, view, at, command)
+                let mut apply = |view: &mut View<'_>, command| {
+                    batch_apply::apply(resources, registry, builds, view, at, command)
                 };
                 match command.number {
                     None => apply(view, command),
@@ -278,11 +334,15 @@ impl Group {
                     Chore::Clients => None,
                     Chore::Resource(id) => Some(*id),
                 }));
-                batch_apply::tidy(resources, registry, view, at, clients, &chores)
+                batch_apply::tidy(resources, registry, builds, view, at, clients, &chores)
             }
             Command::Alter(command) => {
                 touched.push(command.resource);
                 Ok(resources.alter(view, at, command))
+            }
+            Command::Rebuild(command) => {
+                let scene = Scene { resources, builds, registry, store, view, at };
+                rebuild::apply(scene, command)
             }
             Command::Compare(command) => comparing::apply(resources, view, at, node, command),
             Command::Register { ttl_ms } => ClientTable::load(view, at, clients)?.register(ttl_ms),

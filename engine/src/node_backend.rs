@@ -25,6 +25,7 @@ use crate::engine::WeakEngine;
 use crate::error::Error;
 use crate::machine::{EngineMachine, stopped};
 use crate::outcome::RecordOutcome;
+use crate::projection::rebuild::{Driver, JobDesk};
 use crate::readers::Readers;
 #[cfg(feature = "backup")]
 use crate::snapshot::StateExport;
@@ -40,6 +41,7 @@ pub(crate) struct NodeBackend {
     readers: Readers,
     carrier: Carrier,
     opened: Instant,
+    builder: Driver,
     /// The node and the readers keep it open, and nothing else but what is under way.
     store: Weak<dyn StateStore>,
 }
@@ -54,13 +56,16 @@ impl NodeBackend {
         store: &Arc<dyn StateStore>,
         reader_threads: usize,
         carrier: Carrier,
+        jobs: JobDesk,
     ) -> Result<Self, Error> {
+        let builder = Driver::new(jobs, store);
         match Readers::start(store, reader_threads) {
             Ok(readers) => Ok(Self {
                 node,
                 readers,
                 carrier,
                 opened: Instant::now(),
+                builder,
                 store: Arc::downgrade(store),
             }),
             Err(error) => {
@@ -148,6 +153,10 @@ impl Backend for NodeBackend {
         Ok(taken)
     }
 
+    fn build(&self) {
+        self.builder.build();
+    }
+
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {
         self.carrier.sleep(length)
     }
@@ -220,6 +229,10 @@ impl Backend for NodeBackend {
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
         self.carrier.carry(async move {
             let closed = self.node.close().await;
+            if let Some(thread) = self.builder.end() {
+                // A fault of a projection does not unwind into its thread: there is nothing to learn.
+                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+            }
             self.readers.close().await;
             Ok(closed?)
         })

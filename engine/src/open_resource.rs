@@ -13,6 +13,7 @@ use crate::engine::unexpected;
 use crate::error::Error;
 use crate::group::Group;
 use crate::outcome::Outcome;
+use crate::projection::rebuild::{self, Kinds};
 use crate::read::ReadConsistency;
 use crate::resource::{
     FailureDomain, LogicalResourceName, Placement, ReplicaPolicy, ResourceId, ResourceKind,
@@ -29,7 +30,6 @@ impl Group {
     pub(crate) async fn open_resource(
         &self,
         kind: ResourceKind,
-        version: u32,
         spec: ResourceSpec,
         anew: bool,
     ) -> Result<(ResourceId, Schemas), Error> {
@@ -63,17 +63,50 @@ impl Group {
             return Err(one_domain(&name, &found));
         }
         let caller = self.engine.domain().clone();
-        let command = Command::Open(OpenCommand { anew, kind, version, spec, caller });
-        let opened = match self.propose(&command).await? {
-            (_, Outcome::Opened { resource, schemas }) => (resource, Schemas::new(&own, schemas)?),
-            (_, Outcome::Refused(refusal)) => return Err(refusal.into()),
-            (_, other) => return Err(unexpected(&other)),
+        let mut version = self.version_to_open(&kind).await?;
+        let mut command = OpenCommand { anew, kind, version, spec, caller };
+        let opened = loop {
+            match self.propose(&Command::Open(command.clone())).await? {
+                (_, Outcome::Opened { resource, schemas }) => {
+                    break (resource, Schemas::new(&own, schemas)?);
+                }
+                (_, Outcome::Refused(refusal)) => {
+                    // A newer version may have taken its place meanwhile: versions only rise.
+                    version = self.version_to_open(&command.kind).await?;
+                    if version <= command.version {
+                        return Err(refusal.into());
+                    }
+                    command.version = version;
+                }
+                (_, other) => return Err(unexpected(&other)),
+            }
         };
         // There is no handle, and so no write, before the whole group commits as it demands.
         if domains > 1 {
             self.engine.within(self.demand_domains(&name), true).await?;
         }
         Ok(opened)
+    }
+
+    /// The version of a kind that is in use here, or that others have too who were not opened with the newest.
+    async fn version_to_open(&self, kind: &ResourceKind) -> Result<u32, Error> {
+        let registry = self.engine.registry();
+        let (newest, oldest) = (registry.find(kind.as_str()), registry.oldest(kind.as_str()));
+        let (Some(newest), Some(oldest)) = (newest, oldest) else {
+            return Err(Error::Incompatible {
+                expected: format!("an engine that was opened with projection={kind}"),
+                found: format!("{registry:?}"),
+            });
+        };
+        let newest = newest.projection.version();
+        if oldest == newest {
+            return Ok(newest);
+        }
+        let kind = kind.clone();
+        let read = self.read(ReadConsistency::Local.into(), move |read, group| {
+            rebuild::in_use(read, group, &Kinds::load(read, group)?, &kind)
+        });
+        Ok(read.await?.value.unwrap_or(oldest))
     }
 
     /// Whether every replica is where this placement would have it.

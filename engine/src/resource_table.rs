@@ -10,7 +10,8 @@ use crate::alteration::{Altered, Revision};
 use crate::command::{AlterCommand, Op, OpenCommand};
 use crate::keys;
 use crate::outcome::Outcome;
-use crate::projection::{At, ProjectionFault, Registry};
+use crate::projection::rebuild::Kinds;
+use crate::projection::{At, Kind, ProjectionFault, Registry};
 use crate::refusal::Refusal;
 use crate::resource::{
     FailureDomain, FenceGuard, LogicalResourceName, ResourceId, ResourceKind, ResourceSpec,
@@ -31,6 +32,8 @@ pub(crate) struct ResourceTable {
     by_name: BTreeMap<LogicalResourceName, ResourceId>,
     /// The number that was made last: none is made twice (D1).
     last: ResourceId,
+    /// Which version of each kind decides, and what is to become of it.
+    pub(crate) kinds: Kinds,
 }
 
 impl ResourceTable {
@@ -43,20 +46,32 @@ impl ResourceTable {
         registry: &Registry,
         group: GroupId,
     ) -> Result<Self, LoadError> {
-        let mut table = Self { last: last_made(read, group)?, ..Self::default() };
+        let (last, kinds) = (last_made(read, group)?, Kinds::load(read, group)?);
+        let mut table = Self { last, kinds, ..Self::default() };
         each_resource(read, group, |id, resource| {
             table.by_name.insert(resource.spec.name.clone(), id);
             table.by_id.insert(id, resource);
             ControlFlow::Continue(())
         })?;
         for resource in table.by_id.values() {
-            check_registered(registry, &resource.kind, resource.version)?;
+            check_registered(registry, &resource.kind, table.kinds.version(resource))?;
         }
         Ok(table)
     }
 
     pub(crate) fn get(&self, id: ResourceId) -> Option<&Resource> {
         self.by_id.get(&id)
+    }
+
+    /// The projection that decides for a resource, and where its rows are.
+    pub(crate) fn kind<'a>(&self, registry: &'a Registry, found: &Resource) -> Option<Kind<'a>> {
+        self.kinds.find(registry, found)
+    }
+
+    /// The version that decides for a kind, if there are resources of it or it was ever rebuilt.
+    pub(crate) fn in_use(&self, kind: &ResourceKind) -> Option<u32> {
+        let first = || self.by_id.values().find(|found| found.kind == *kind);
+        self.kinds.active(kind).or_else(|| first().map(|found| found.version))
     }
 
     /// Makes the resource, or opens it for a writer generation.
@@ -71,8 +86,17 @@ impl ResourceTable {
         at: At,
         command: OpenCommand,
     ) -> Result<Outcome, ProjectionFault> {
-        check_registered(registry, &command.kind, command.version)
-            .map_err(|unknown| ProjectionFault::new(unknown.to_string()))?;
+        match self.in_use(&command.kind) {
+            // Every replica knows which version decides: whoever has another must ask again.
+            Some(version) if version != command.version => {
+                let say = |version| format!("projection={} version={version}", command.kind);
+                let (expected, found) = (say(command.version), say(version));
+                return Ok(Outcome::Refused(Refusal::Incompatible { expected, found }));
+            }
+            Some(_) => {}
+            None => check_registered(registry, &command.kind, command.version)
+                .map_err(|unknown| ProjectionFault::new(unknown.to_string()))?,
+        }
         let named = self.by_name.get(&command.spec.name).copied();
         let opened = match named.and_then(|id| Some((id, self.by_id.get_mut(&id)?))) {
             Some((id, found)) => reopen(found, &command).map(|raised| (id, raised)),
@@ -146,10 +170,17 @@ impl ResourceTable {
         Outcome::Altered { revision }
     }
 
-    /// Removes all that a deleted resource had, if its time is over. Its number is not used again.
-    pub(crate) fn bury(&mut self, view: &mut View<'_>, family: FamilyId, at: At, id: ResourceId) {
+    /// Removes all that a deleted resource had, if its time is over, and says whether it was. Its number is
+    /// not used again.
+    pub(crate) fn bury(
+        &mut self,
+        view: &mut View<'_>,
+        family: FamilyId,
+        at: At,
+        id: ResourceId,
+    ) -> bool {
         let Some(found) = self.by_id.get(&id).filter(|found| found.is_gone(at.log_time)) else {
-            return;
+            return false;
         };
         let rows = keys::of_resource(at.group, id);
         view.clear(family, &rows, &keys::after(&rows));
@@ -159,6 +190,7 @@ impl ResourceTable {
         view.remove(FamilyId::RESOURCES, keys::resource(at.group, id));
         self.by_name.remove(&found.spec.name);
         self.by_id.remove(&id);
+        true
     }
 
     /// All resources as they are stored, with their epochs raised by one: no writer that has one open is the
@@ -254,16 +286,23 @@ fn check_registered(
     kind: &ResourceKind,
     version: u32,
 ) -> Result<(), Unregistered> {
-    let known = registry.find(kind.as_str()).map(|kind| kind.projection.version());
-    if known == Some(version) {
+    if registry.find_version(kind.as_str(), version).is_some() {
         return Ok(());
     }
+    let known = registry.find(kind.as_str()).map(|kind| kind.projection.version());
     Err(Unregistered {
         expected: format!("projection={kind} version={version}"),
-        found: known.map_or_else(
-            || "the engine was opened without it".to_owned(),
-            |known| format!("the engine was opened with version={known}"),
-        ),
+        found: match known {
+            None => "the engine was opened without it".to_owned(),
+            Some(newer) if version < newer => format!(
+                "the engine was opened with version={newer} alone: say EngineBuilder::superseding of \
+                 version={version} too, until the newer one has taken its place"
+            ),
+            Some(older) => format!(
+                "the engine was opened with version={older}: open it with the release that has \
+                 version={version}"
+            ),
+        },
     })
 }
 
@@ -274,7 +313,6 @@ fn difference(wanted: &OpenCommand, found: &Resource) -> Option<(String, String)
     };
     let (spec, kept) = (&wanted.spec, &found.spec);
     differs("kind", wanted.kind.to_string(), found.kind.to_string())
-        .or_else(|| differs("version", wanted.version.to_string(), found.version.to_string()))
         .or_else(|| found.schema_differs(&spec.schema, true))
         .or_else(|| {
             let replicas = |spec: &ResourceSpec| spec.replicas.replicas.to_string();

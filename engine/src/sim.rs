@@ -5,10 +5,12 @@ mod conduct;
 mod desk;
 mod exchange;
 mod fabric;
+mod import_law;
 mod rehearsal;
+mod release;
 mod rot;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use palisade_replication::sim::SimMachine;
 use palisade_replication::{
@@ -23,6 +25,7 @@ use crate::error::Error;
 use crate::machine::{EngineMachine, read_position};
 use crate::outcome::Outcome;
 use crate::page::Page;
+use crate::projection::rebuild::JobDesk;
 use crate::projection::{Registry, RowsRead};
 use crate::projections::idempotency::{Fingerprint, RequestOp};
 use crate::projections::log::{self, LogOp, LogPosition, RawEntry};
@@ -34,9 +37,11 @@ use crate::stored::Stored;
 pub use crate::outcome::RecordOutcome;
 pub use conduct::{Misconduct, check_projection};
 pub use fabric::{SimFabric, SimFabricBuilder};
+pub use import_law::check_import;
 pub use palisade_replication::sim::{
     Completion as SimCompletion, GROUP, Nemesis, OpId, SimCluster, SimFault, SimOptions, SimRandom,
 };
+pub use release::SimRelease;
 
 /// The cluster that every simulated node belongs to.
 const CLUSTER: ClusterId = ClusterId::new(1);
@@ -45,7 +50,12 @@ const CLUSTER: ClusterId = ClusterId::new(1);
 pub struct SimEngine {
     store: MemoryStore,
     machine: EngineMachine,
+    /// What its next life is opened with, if it is another release.
+    next: Release,
 }
+
+/// What a node is to be opened with when it starts again.
+type Release = Arc<Mutex<Option<Registry>>>;
 
 impl SimEngine {
     /// A fresh replica of one group.
@@ -69,7 +79,17 @@ impl SimEngine {
         let shared = Arc::new(store.clone());
         let machine = EngineMachine::open(shared, registry, true, CLUSTER, node, groups)
             .expect("an empty store opens");
-        Self { store, machine }
+        Self { store, machine, next: Release::default() }
+    }
+
+    /// Where to say that it is to be opened with something else.
+    fn release(&self) -> Release {
+        Arc::clone(&self.next)
+    }
+
+    /// What is to be built beside its log; clones share it.
+    fn jobs(&self) -> JobDesk {
+        self.machine.jobs()
     }
 
     /// The state; clones share it.
@@ -177,7 +197,10 @@ impl StateMachine for SimEngine {
 impl SimMachine for SimEngine {
     fn crash(&mut self) {
         self.store.crash();
-        self.machine.reload().expect("memory can be read");
+        if let Some(registry) = self.next.lock().expect("nobody panics with it").take() {
+            self.machine.upgrade(registry);
+        }
+        self.machine.reload().expect("memory can be read, and what it needs is registered");
     }
 
     fn head(&self, group: GroupId) -> [u8; 32] {

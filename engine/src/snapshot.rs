@@ -25,6 +25,7 @@ use crate::comparing::latch::{self, Latch};
 use crate::comparing::{StateSums, spans};
 use crate::keys;
 use crate::machine::read_position;
+use crate::projection::rebuild::served;
 use crate::store::{
     Direction, Families, FamilyId, StateRead, StateStore, StoreError, Walk, WriteSet,
 };
@@ -55,10 +56,10 @@ fn export(
 ) -> Result<(), ApplyError> {
     let (position, _) = read_position(read, group).map_err(failed)?;
     let mut chunk = Chunk::new(read.families());
-    for family in read.families().ids() {
+    for (family, held) in served(read, group).map_err(failed)? {
         if let Some((from, end)) = keys::of_group(family, group) {
             let mut taken = Ok(());
-            read.walk(family, &from, &end, Direction::Forward, &mut |key, value| {
+            read.walk(held, &from, &end, Direction::Forward, &mut |key, value| {
                 chunk.put(family, key, value);
                 if chunk.is_full() {
                     taken = take(position, chunk.close());
@@ -190,7 +191,9 @@ pub(crate) fn put_chunk(
         let range = keys::of_group(family, group);
         if family == FamilyId::META && key == mark {
             position = Some(value);
-        } else if range.is_some_and(|(from, end)| from <= key && key < end) {
+        } else if family != FamilyId::REBUILD
+            && range.is_some_and(|(from, end)| from <= key && key < end)
+        {
             writes.push((family, key, Some(value)));
         } else {
             return Err(broken("a row is not of this group"));

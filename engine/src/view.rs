@@ -53,6 +53,12 @@ impl<'a> View<'a> {
         self.record.clear(family, from, end);
     }
 
+    /// Forgets what was written to a family, by this record and those before it.
+    pub(crate) fn forget(&mut self, family: FamilyId) {
+        self.record.forget_family(family);
+        self.committed.forget_family(family);
+    }
+
     /// The record stands.
     pub(crate) fn keep_record(&mut self) {
         self.record.sink_into(&mut self.committed);

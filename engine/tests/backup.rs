@@ -4,6 +4,11 @@
 #[path = "support/data.rs"]
 mod data;
 
+#[path = "../examples/inventory/projection.rs"]
+#[allow(dead_code, reason = "the example has more than is needed here")]
+mod inventory;
+#[path = "rebuild/second.rs"]
+mod second;
 #[path = "support/sum.rs"]
 mod sum;
 
@@ -17,11 +22,13 @@ use object_store::local::LocalFileSystem;
 use palisade::audit::{Anchor, verify as verify_proof};
 use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreTo, restore, verify};
 use palisade::{
-    ClusterId, Direction, Engine, EngineBuilder, Error, FenceEpoch, Freshness, Handle, Member,
-    MemberChange, NodeId, Offset, OpenDisk, Options, ReadConsistency, ReplicatedLog, ResourceSpec,
-    blocking,
+    ClusterId, Direction, Engine, EngineBuilder, Error, FenceEpoch, Freshness, GroupId, Handle,
+    Member, MemberChange, NodeId, Offset, OpenDisk, Options, ReadConsistency, ReplicatedLog,
+    ResourceSpec, blocking,
 };
 
+use self::inventory::{Inventory, Op};
+use self::second::{Second, stock_of_any};
 use self::sum::Sum;
 
 const OLD: ClusterId = ClusterId::new(7);
@@ -296,4 +303,67 @@ fn a_service_without_a_runtime_backs_up_and_restores() {
     let log = blocking::ReplicatedLog::<String>::open(&new, spec("log", 2)).unwrap();
     assert_eq!(log.bounds(ReadConsistency::Linearizable).unwrap().value.entries, 2);
     new.close().unwrap();
+}
+
+/// A backup of before is restored by who has both, and one of after by who has the newer alone; also one
+/// whose records lead from the one to the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn backups_of_before_and_after_are_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("backups")).unwrap();
+    let place = place(&dir.path().join("backups"));
+    let old = || Engine::builder(dir.path().join("old")).cluster(OLD);
+    let shop = || ResourceSpec::new("shop", "shop.v1").unwrap();
+    let receive = |count| Op::Receive { item: "apple".to_owned(), count };
+    let stock = async |engine: &Engine| {
+        let reader = Handle::<Second>::open_reader(engine, &shop().name, &shop().schema).await;
+        let fresh = ReadConsistency::Linearizable;
+        let read = reader.unwrap().read(fresh, |rows| stock_of_any(rows, "apple")).await;
+        read.unwrap().value.free
+    };
+    let active = async |engine: &Engine| {
+        let group = engine.group(GroupId::new(1)).unwrap();
+        group.rebuilds().await.unwrap().value[0].active
+    };
+
+    let engine = old().projection(Inventory).open().await.unwrap();
+    let first = Handle::<Inventory>::open(&engine, shop()).await.unwrap();
+    first.submit(&receive(5)).await.unwrap();
+    engine.backup(&place).full(&id("before")).await.unwrap();
+    engine.close().await.unwrap();
+    drop((engine, first));
+    let engine = old().projection(Second).superseding(Inventory).open().await.unwrap();
+    let second = Handle::<Second>::open(&engine, shop()).await.unwrap();
+    let mut free = 5;
+    while active(&engine).await == 1 {
+        free += 1;
+        assert_eq!(second.submit(&receive(1)).await.unwrap().outcome.free, free);
+    }
+    engine.backup(&place).incremental(&id("over"), &id("before")).await.unwrap();
+    engine.backup(&place).full(&id("after")).await.unwrap();
+    engine.close().await.unwrap();
+
+    let anew = |name: &str| Engine::builder(dir.path().join(name)).cluster(NEW);
+    for name in ["before", "over"] {
+        let alone = anew("alone").projection(Second);
+        let refused = restore(&place, &id(name), &alone, RestoreTo::End).await.unwrap_err();
+        let BackupError::Engine(Error::Incompatible { expected, found }) = refused else {
+            panic!("{refused}")
+        };
+        assert_eq!(expected, "projection=inventory version=1");
+        assert!(found.contains("superseding of version=1"), "{found}");
+        std::fs::remove_dir_all(dir.path().join("alone")).unwrap();
+    }
+    for (name, wanted) in [("before", 5), ("over", free), ("after", free)] {
+        let builder = anew(name).projection(Second);
+        let builder = if name == "after" { builder } else { builder.superseding(Inventory) };
+        restore(&place, &id(name), &builder, RestoreTo::End).await.unwrap();
+        let engine = builder.open().await.unwrap();
+        assert_eq!(stock(&engine).await, wanted, "{name}");
+        while active(&engine).await == 1 {
+            assert_eq!(stock(&engine).await, wanted, "{name}");
+        }
+        assert_eq!(stock(&engine).await, wanted, "{name}");
+        engine.close().await.unwrap();
+    }
 }

@@ -24,6 +24,7 @@ use crate::machine::{
     EngineMachine, UNFINISHED, decode_position, encode_position, owner_row, stopped,
 };
 use crate::projection::Registry;
+use crate::projection::rebuild::forget;
 use crate::resource_table::ResourceTable;
 use crate::snapshot::put_chunk;
 use crate::store::{FamilyId, StateStore, StoreError, WriteSet};
@@ -166,7 +167,7 @@ impl Rebuild {
         digest(&*self.store.snapshot(), self.group).map_err(broken)
     }
 
-    /// Raises every epoch and forgets all clients, and makes it all durable.
+    /// Raises every epoch, forgets all clients and whatever was being rebuilt, and makes it all durable.
     pub(super) fn fence(&self) -> Result<(), Error> {
         let table = ResourceTable::load(&*self.store, &self.registry, self.group);
         let table = table.map_err(Error::from)?;
@@ -174,6 +175,8 @@ impl Rebuild {
         // What they are told has no place here: their commands may be in the future that is lost.
         let clients = keys::of_group(FamilyId::SESSIONS, self.group);
         writes.cleared.extend(clients.map(|(from, end)| (FamilyId::SESSIONS, from, end)));
+        // Nor has what members of the other cluster said about rebuilds.
+        forget(&mut writes, &self.registry, self.group, &table.kinds);
         spans::commit(&*self.store, self.group, writes).map_err(broken)?;
         self.store.flush().map_err(broken)
     }

@@ -18,6 +18,7 @@ use crate::digest::StateDigest;
 use crate::directory::Described;
 use crate::error::Error;
 use crate::freshness::Read;
+use crate::projection::rebuild::RebuildStatus;
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
 use crate::resource::{LogicalResourceName, ResourceKind, ResourceSpec};
@@ -109,6 +110,8 @@ impl Blocking<crate::Group> {
         fn head(offset: Offset) -> ChainHead;
         fn prove(offset: Offset) -> InclusionProof;
         fn register_client(ttl: Duration) -> ClientId;
+        fn rebuilds() -> Read<Vec<RebuildStatus>>;
+        fn rebuild_again(kind: &ResourceKind) -> ();
     }
 }
 

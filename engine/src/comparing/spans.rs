@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! family spans    group 8, length of the family's name 1, name, where it begins    sum and count of its rows
+//!                 (the two families of a projection have two names here, and one in the sums)
 //! ```
 //! It begins at a row's key, or at what all keys of the resource begin with, each without the group. A span
 //! without rows has no row here.
@@ -19,6 +20,7 @@ use palisade_replication::GroupId;
 
 use super::sum::{RowsSum, zeros};
 use crate::keys;
+use crate::projection::rebuild::served;
 use crate::store::{
     Direction, EachRow, FamilyId, StateRead, StateStore, StoreError, Walk, WriteSet,
 };
@@ -69,14 +71,17 @@ pub(crate) fn changes(
     Ok(sums)
 }
 
-/// The families whose rows are summed: what is state of the group, and nothing else.
+/// The families whose rows are summed: what is state of the group or is built to become it, and nothing else.
 fn summed(read: &dyn StateRead, group: GroupId) -> impl Iterator<Item = FamilyId> + use<> {
-    read.families().ids().filter(move |family| keys::of_group(*family, group).is_some())
+    let is_summed = move |family: &FamilyId| {
+        *family != FamilyId::REBUILD && keys::of_group(*family, group).is_some()
+    };
+    read.families().ids().filter(is_summed)
 }
 
 /// What the row of a span begins with.
 fn head(read: &dyn StateRead, group: GroupId, family: FamilyId) -> Vec<u8> {
-    let name = read.families().name(family);
+    let name = read.families().column(family);
     [&group.get().to_be_bytes()[..], &[name.len() as u8], name.as_bytes()].concat()
 }
 
@@ -348,34 +353,40 @@ impl<'a> Spans<'a> {
     }
 }
 
-/// The spans of a group in order: family, where each begins without the group, and its sum.
+/// The spans of a group's state in order: family, where each begins without the group, and its sum.
 pub(crate) fn each_span(
     read: &dyn StateRead,
     group: GroupId,
     each: &mut dyn FnMut(FamilyId, &[u8], RowsSum),
 ) -> Result<(), StoreError> {
-    for family in summed(read, group) {
-        let head = head(read, group, family);
-        let mut noted = Ok(());
-        read.walk(
-            FamilyId::SPANS,
-            &head,
-            &keys::after(&head),
-            Direction::Forward,
-            &mut |row, raw| match RowsSum::decode(Bytes::copy_from_slice(raw)) {
-                Ok(sum) => {
-                    each(family, &row[head.len()..], sum);
-                    Walk::Next
-                }
-                Err(error) => {
-                    noted = Err(unreadable(error));
-                    Walk::Stop
-                }
-            },
-        )?;
-        noted?;
+    for (_, family) in served(read, group)? {
+        spans_of(read, group, family, each)?;
     }
     Ok(())
+}
+
+/// The same of one family.
+fn spans_of(
+    read: &dyn StateRead,
+    group: GroupId,
+    family: FamilyId,
+    each: &mut dyn FnMut(FamilyId, &[u8], RowsSum),
+) -> Result<(), StoreError> {
+    let head = head(read, group, family);
+    let mut noted = Ok(());
+    read.walk(FamilyId::SPANS, &head, &keys::after(&head), Direction::Forward, &mut |row, raw| {
+        match RowsSum::decode(Bytes::copy_from_slice(raw)) {
+            Ok(sum) => {
+                each(family, &row[head.len()..], sum);
+                Walk::Next
+            }
+            Err(error) => {
+                noted = Err(unreadable(error));
+                Walk::Stop
+            }
+        }
+    })?;
+    noted
 }
 
 /// What the rows of a family come to, span by span: where each begins, with its group, and its sum.
@@ -502,7 +513,12 @@ pub(crate) fn next_summed(
     group: GroupId,
     after: Option<FamilyId>,
 ) -> Option<FamilyId> {
-    summed(read, group).find(|family| after.is_none_or(|after| after < *family))
+    // What is being built is not the state, and changes while nobody holds it still.
+    summed(read, group)
+        .filter(|family| {
+            served(read, group).is_ok_and(|all| all.iter().any(|(_, it)| it == family))
+        })
+        .find(|family| after.is_none_or(|after| after < *family))
 }
 
 fn unreadable(error: crate::codec::DecodeError) -> StoreError {
@@ -524,8 +540,12 @@ pub(crate) mod check {
             .unwrap();
         }
         let mut found = Vec::new();
-        each_span(read, group, &mut |family, start, sum| found.push((family, start.to_vec(), sum)))
+        for family in summed(read, group) {
+            spans_of(read, group, family, &mut |family, start, sum| {
+                found.push((family, start.to_vec(), sum));
+            })
             .unwrap();
+        }
         assert_eq!(found, wanted);
         let mut rows = 0;
         let (from, end) = keys::spans(group);

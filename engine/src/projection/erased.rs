@@ -6,7 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::Bytes;
 use palisade_replication::LogTime;
 
-use super::{Applied, At, OUTCOME_BYTES_MAX, Projection, ProjectionFault, Rows, RowsRead};
+use super::{
+    Applied, At, Imported, NewRows, OUTCOME_BYTES_MAX, Projection, ProjectionFault, Rows, RowsRead,
+};
 use crate::outcome::Completion;
 use crate::stored::Stored;
 
@@ -41,6 +43,21 @@ pub(crate) trait AnyProjection: Send + Sync {
 
     /// Does up to so much of it.
     fn tidy(&self, at: At, rows: &mut Rows<'_, '_>, most: usize) -> Result<(), ProjectionFault>;
+
+    /// Rows of an older version as rows of this one.
+    fn import(
+        &self,
+        _from: u32,
+        _old: &RowsRead<'_>,
+        _new: &mut NewRows<'_>,
+    ) -> Result<Imported, ProjectionFault> {
+        Ok(Imported::Unable)
+    }
+
+    /// Whether it can read these bytes, as an operation or as a guard.
+    fn reads(&self, _body: &Bytes, _is_guard: bool) -> bool {
+        true
+    }
 
     /// Whether the operation repeats a request that was answered before. Asked before anything is done.
     fn repeats(&self, _: &Bytes, _: &RowsRead<'_>) -> Result<Option<Repeated>, ProjectionFault> {
@@ -105,6 +122,22 @@ impl<P: Projection> AnyProjection for Erased<P> {
 
     fn tidy(&self, at: At, rows: &mut Rows<'_, '_>, most: usize) -> Result<(), ProjectionFault> {
         guarded(P::NAME, || self.0.tidy(at, rows, most))
+    }
+
+    fn import(
+        &self,
+        from: u32,
+        old: &RowsRead<'_>,
+        new: &mut NewRows<'_>,
+    ) -> Result<Imported, ProjectionFault> {
+        guarded(P::NAME, || self.0.import(from, old, new))
+    }
+
+    fn reads(&self, body: &Bytes, is_guard: bool) -> bool {
+        match is_guard {
+            true => P::Guard::from_bytes(body).is_ok(),
+            false => P::Op::from_bytes(body).is_ok(),
+        }
     }
 }
 

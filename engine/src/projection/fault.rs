@@ -38,6 +38,11 @@ impl ProjectionFault {
         Self { what: format!("{place}: {}", self.what), ..self }
     }
 
+    /// Whether it is the store's, and nobody else can do anything about it.
+    pub(crate) fn is_of_store(&self) -> bool {
+        self.of_store
+    }
+
     /// What becomes of it while a record is applied: the group halts, or the node if its store failed.
     pub(crate) fn into_apply_error(self) -> ApplyError {
         if self.of_store { ApplyError::of_node(self.what) } else { ApplyError::of_group(self.what) }

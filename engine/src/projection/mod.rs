@@ -7,6 +7,8 @@
 
 mod erased;
 mod fault;
+mod import;
+pub(crate) mod rebuild;
 mod registry;
 mod rows;
 
@@ -14,7 +16,9 @@ use palisade_replication::{GroupId, LogTime, Offset};
 
 pub(crate) use self::erased::{AnyProjection, Erased, Repeated, Step};
 pub use self::fault::ProjectionFault;
-pub(crate) use self::registry::{Kind, Registry};
+pub use self::import::{Imported, NewRows};
+pub(crate) use self::import::{RowWrites, Stop};
+pub(crate) use self::registry::{Kind, REBUILD_QUEUE_BYTES_MAX, Registry};
 pub use self::rows::{ROW_KEY_BYTES_MAX, ROW_VALUE_BYTES_MAX, Rows, RowsRead};
 use crate::stored::Stored;
 
@@ -90,8 +94,9 @@ pub trait Projection: Send + Sync + 'static {
     /// Names the kind of resource and the family of its rows: 1 to 32 of `a-z`, `0-9`, `-` and `_`.
     /// Persisted: a name may be retired, never used for something else.
     const NAME: &'static str;
-    /// Rises with every change of what [`Projection::apply`] does or of how rows are laid out. Resources
-    /// are of one version: a node with another refuses to open their state.
+    /// Rises with every change of what [`Projection::apply`] does or of how rows are laid out. The resources
+    /// of a kind are of one version: a node without that one refuses to open their state. With
+    /// [`crate::EngineBuilder::superseding`] they come to a higher one.
     const VERSION: u32;
     /// What can be done to a resource.
     type Op: Stored;
@@ -144,5 +149,25 @@ pub trait Projection: Send + Sync + 'static {
     fn tidy(&self, at: At, rows: &mut Rows<'_, '_>, most: usize) -> Result<(), ProjectionFault> {
         let _ = (at, rows, most);
         Ok(())
+    }
+
+    /// Rows of an older version as rows of this one: all that this version would have written, had it done
+    /// every operation from the first on. It reads the rows of one resource of one moment, on a thread of its
+    /// own, and sees nothing else; operations that were done since are done again afterwards.
+    ///
+    /// So it makes no difference when it is called: what it makes of some rows, with more operations done by
+    /// this version, is what it makes of the rows that the older version comes to with the same operations.
+    /// `sim::check_import` tries that.
+    ///
+    /// # Errors
+    /// As [`Projection::apply`]; but it is the rebuild that ends then, and the older version stays.
+    fn import(
+        &self,
+        from: u32,
+        old: &RowsRead<'_>,
+        new: &mut NewRows<'_>,
+    ) -> Result<Imported, ProjectionFault> {
+        let _ = (from, old, new);
+        Ok(Imported::Unable)
     }
 }

@@ -29,6 +29,7 @@ pub struct RowsRead<'a> {
     read: &'a dyn StateRead,
     family: FamilyId,
     prefix: [u8; keys::RESOURCE_PREFIX_BYTES],
+    version: u32,
 }
 
 impl<'a> RowsRead<'a> {
@@ -38,7 +39,19 @@ impl<'a> RowsRead<'a> {
         group: GroupId,
         resource: ResourceId,
     ) -> Self {
-        Self { read, family, prefix: keys::of_resource(group, resource) }
+        Self { read, family, prefix: keys::of_resource(group, resource), version: 1 }
+    }
+
+    /// The same, written by another version of the projection than the first.
+    pub(crate) fn of_version(self, version: u32) -> Self {
+        Self { version, ..self }
+    }
+
+    /// Which version of the projection has written the rows. While a newer one supersedes an older one, what
+    /// is read may still be the older one's: a read that knows both layouts is served throughout.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// The value of a key.
@@ -145,19 +158,8 @@ impl<'r, 'v> Rows<'r, 'v> {
     /// # Errors
     /// When the key is longer than [`ROW_KEY_BYTES_MAX`], or the value than [`ROW_VALUE_BYTES_MAX`].
     pub fn put(&mut self, key: &[u8], value: impl Into<Bytes>) -> Result<(), ProjectionFault> {
-        if key.len() > ROW_KEY_BYTES_MAX {
-            return Err(ProjectionFault::new(format!(
-                "a row's key has {} bytes, at most {ROW_KEY_BYTES_MAX} are allowed",
-                key.len()
-            )));
-        }
         let value = value.into();
-        if value.len() > ROW_VALUE_BYTES_MAX {
-            return Err(ProjectionFault::new(format!(
-                "a row's value has {} bytes, at most {ROW_VALUE_BYTES_MAX} are allowed",
-                value.len()
-            )));
-        }
+        check_row(key, &value)?;
         self.view.put(self.family, self.read().whole(key), value);
         Ok(())
     }
@@ -166,6 +168,22 @@ impl<'r, 'v> Rows<'r, 'v> {
     pub fn remove(&mut self, key: &[u8]) {
         self.view.remove(self.family, self.read().whole(key));
     }
+}
+
+/// Refuses a row that no snapshot could carry.
+pub(super) fn check_row(key: &[u8], value: &Bytes) -> Result<(), ProjectionFault> {
+    let refused = |what: &str, bytes: usize, most: usize| {
+        Err(ProjectionFault::new(format!(
+            "a row's {what} has {bytes} bytes, at most {most} are allowed"
+        )))
+    };
+    if key.len() > ROW_KEY_BYTES_MAX {
+        return refused("key", key.len(), ROW_KEY_BYTES_MAX);
+    }
+    if value.len() > ROW_VALUE_BYTES_MAX {
+        return refused("value", value.len(), ROW_VALUE_BYTES_MAX);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

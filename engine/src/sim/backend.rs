@@ -110,6 +110,9 @@ impl Backend for SimBackend {
         Ok(taken)
     }
 
+    /// The fabric builds, a step at a time.
+    fn build(&self) {}
+
     fn sleep(&self, length: Duration) -> BoxFuture<'_, ()> {
         let us = u64::try_from(length.as_micros()).unwrap_or(u64::MAX);
         let woken = self.desk.sleep(us);

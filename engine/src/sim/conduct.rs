@@ -119,8 +119,14 @@ pub fn check_projection<P: Projection>(
     Ok(())
 }
 
-fn broken<T>(what: String) -> Result<T, Misconduct> {
-    Err(Misconduct { what })
+impl Misconduct {
+    pub(super) fn new(what: String) -> Self {
+        Self { what }
+    }
+}
+
+pub(super) fn broken<T>(what: String) -> Result<T, Misconduct> {
+    Err(Misconduct::new(what))
 }
 
 /// A replica with one resource.

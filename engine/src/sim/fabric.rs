@@ -43,6 +43,7 @@ use palisade_replication::{NodeId, WalOptions};
 use super::backend::SimBackend;
 use super::desk::{Desk, End};
 use super::exchange::Exchange;
+use super::release::{SimRelease, Sites};
 use super::{CLUSTER, GROUP, SimCluster, SimEngine, SimOptions, rot};
 use crate::backend::BoxFuture;
 use crate::caretaker::{self, ROUND};
@@ -51,7 +52,7 @@ use crate::degradation::HealthLimits;
 use crate::engine::{Engine, REQUEST_TIMEOUT, Setup};
 use crate::error::Error;
 use crate::gatekeeper::Gatekeeper;
-use crate::projection::{AnyProjection, Erased, Projection, Registry};
+use crate::projection::{Projection, Registry};
 use crate::resource::FailureDomain;
 
 /// Time passes in steps of this while something is awaited.
@@ -62,7 +63,8 @@ pub struct SimFabric {
     cluster: SimCluster<SimEngine>,
     desk: Desk,
     exchange: Exchange,
-    registry: Registry,
+    /// What each node was opened with, and is built of it.
+    sites: Sites,
     limits: HealthLimits,
     /// What nodes do by themselves, as their processes would.
     chores: Vec<BoxFuture<'static, ()>>,
@@ -78,7 +80,7 @@ pub struct SimFabric {
 pub struct SimFabricBuilder {
     seed: u64,
     nodes: u64,
-    projections: Vec<Arc<dyn AnyProjection>>,
+    release: SimRelease,
     limits: HealthLimits,
     placed: BTreeMap<NodeId, FailureDomain>,
 }
@@ -92,7 +94,13 @@ impl SimFabricBuilder {
 
     /// Adds a kind of resource.
     pub fn projection(mut self, projection: impl Projection) -> Self {
-        self.projections.push(Arc::new(Erased(projection)));
+        self.release = self.release.projection(projection);
+        self
+    }
+
+    /// What all nodes are opened with at first, instead of what was added to it before.
+    pub fn release(mut self, release: SimRelease) -> Self {
+        self.release = release;
         self
     }
 
@@ -116,7 +124,7 @@ impl SimFabricBuilder {
     pub fn build(self) -> Result<SimFabric, Error> {
         self.limits.check()?;
         self.placed.values().try_for_each(FailureDomain::check)?;
-        let registry = Registry::new(&self.projections)?;
+        let registry = self.release.registry()?;
         Ok(SimFabric::open(self, registry))
     }
 }
@@ -140,7 +148,7 @@ impl SimFabric {
         SimFabricBuilder {
             seed: 1,
             nodes,
-            projections: Vec::new(),
+            release: SimRelease::default(),
             limits: HealthLimits::default(),
             placed: BTreeMap::new(),
         }
@@ -157,10 +165,12 @@ impl SimFabric {
             ..SimOptions::calm()
         };
         let desk = Desk::default();
-        let (seats, registered) = (desk.clone(), registry.clone());
+        let sites = Sites::default();
+        let (seats, placed_at, registered) = (desk.clone(), sites.clone(), registry);
         let cluster = SimCluster::new(seed, options, move |node| {
             let engine = SimEngine::with_registry(node, &[GROUP], registered.clone());
             seats.seat(node, engine.store(), engine.contracts());
+            placed_at.add(node, &engine, registered.clone());
             engine
         });
         let exchange = Exchange::new(desk.clone());
@@ -170,7 +180,7 @@ impl SimFabric {
             cluster,
             desk,
             exchange,
-            registry,
+            sites,
             limits,
             chores: Vec::new(),
             next_chores_us: 0,
@@ -216,7 +226,7 @@ impl SimFabric {
             incarnation: self.cluster.incarnation(node),
         };
         let setup = Setup {
-            registry: self.registry.clone(),
+            registry: self.sites.registry(node),
             cluster: CLUSTER,
             id: node,
             domain: self.domain(node),
@@ -281,6 +291,7 @@ impl SimFabric {
         self.exchange.take_up(&mut self.cluster);
         self.cluster.run_for(us);
         self.exchange.answer(&mut self.cluster);
+        self.sites.build(&self.cluster.up());
         self.do_chores();
     }
 
@@ -354,6 +365,31 @@ impl SimFabric {
         self.cluster.start(node);
         self.desk.begin(node);
         self.exchange.answer(&mut self.cluster);
+    }
+
+    /// A node is closed as a service closes its engine: what it has applied is on disk.
+    pub fn shut_down(&mut self, node: NodeId) {
+        self.sites.flush(node);
+        self.cluster.kill(node);
+        self.desk.end(node, End::Closed);
+        self.exchange.answer(&mut self.cluster);
+    }
+
+    /// Starts a node that is down from another release, on what its disk holds.
+    ///
+    /// # Errors
+    /// What [`crate::EngineBuilder::open`] of that release would say to what the disk holds; the node stays
+    /// down then, and can be started from the one before.
+    ///
+    /// # Panics
+    /// When the node is up.
+    pub fn restart_from(&mut self, node: NodeId, release: &SimRelease) -> Result<(), Error> {
+        assert!(!self.cluster.up().contains(&node), "node {node} is up: crash it first");
+        self.sites.upgrade(node, release.registry()?)?;
+        // What is down loses nothing more, and looks at what it is opened with.
+        self.cluster.power_off(node);
+        self.restart(node);
+        Ok(())
     }
 
     /// The process of a node stands still for so long, and then goes on.

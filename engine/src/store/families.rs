@@ -1,10 +1,15 @@
-//! Which families of keys a store has: those of the engine, and one for each projection that it was
-//! opened with.
+//! Which families of keys a store has: those of the engine, and two for each projection that it was
+//! opened with. The rows of one version of a projection are in one of the two; the other is empty, or has
+//! those of a version that is being built (`projection/rebuild/`).
+
+use std::borrow::Cow;
 
 use crate::error::Error;
 
-/// Most families of one store: a snapshot names them in one byte.
+/// Most families of one store.
 const FAMILIES_MAX: usize = 128;
+/// Most projections beside the built-in ones.
+const PROJECTIONS_MAX: usize = (FAMILIES_MAX - BUILT_IN.len()) / 2;
 /// Longest name of a family.
 const NAME_BYTES_MAX: usize = 32;
 
@@ -35,11 +40,20 @@ impl FamilyId {
     pub(crate) const REPORTS: Self = Self(7);
     /// Sums of the rows of the others, which follow from them.
     pub(crate) const SPANS: Self = Self(8);
+    /// How far this replica has come with the rebuild of a projection. No part of the state.
+    pub(crate) const REBUILD: Self = Self(9);
 
     /// Whether its rows are those of resources.
     pub(crate) fn is_of_resources(self) -> bool {
-        let others =
-            [Self::META, Self::RESOURCES, Self::SESSIONS, Self::HEADS, Self::REPORTS, Self::SPANS];
+        let others = [
+            Self::META,
+            Self::RESOURCES,
+            Self::SESSIONS,
+            Self::HEADS,
+            Self::REPORTS,
+            Self::SPANS,
+            Self::REBUILD,
+        ];
         !others.contains(&self)
     }
 
@@ -49,13 +63,26 @@ impl FamilyId {
 }
 
 /// Names of the families above. Persisted: a name may be retired, never reused.
-const BUILT_IN: [&str; 9] =
-    ["meta", "resources", "log", "map", "idempotency", "sessions", "heads", "reports", "spans"];
+const BUILT_IN: [&str; 10] = [
+    "meta",
+    "resources",
+    "log",
+    "map",
+    "idempotency",
+    "sessions",
+    "heads",
+    "reports",
+    "spans",
+    "rebuild",
+];
 
 /// The families of a store, in an order that is the same at every node of a release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Families {
+    /// Without the second ones of projections.
     names: Vec<&'static str>,
+    /// What each is called in the store.
+    columns: Vec<Cow<'static, str>>,
 }
 
 impl Families {
@@ -85,30 +112,63 @@ impl Families {
             }
             names.push(name);
         }
-        if names.len() > FAMILIES_MAX {
+        if projections.len() > PROJECTIONS_MAX {
             return Err(Error::InvalidArgument {
-                what: format!("more than {} projections", FAMILIES_MAX - BUILT_IN.len()),
+                what: format!("more than {PROJECTIONS_MAX} projections"),
             });
         }
-        Ok(Self { names })
+        let first = names.iter().map(|name| Cow::Borrowed(*name));
+        // No name of a projection has a dot.
+        let second = projections.iter().map(|name| Cow::Owned(format!("{name}.second")));
+        Ok(Self { columns: first.chain(second).collect(), names })
     }
 
     /// All of them, in order.
     pub(crate) fn ids(&self) -> impl Iterator<Item = FamilyId> + use<> {
-        (0..self.names.len() as u8).map(FamilyId)
+        (0..self.columns.len() as u8).map(FamilyId)
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.names.len()
+        self.columns.len()
     }
 
+    /// Projections that are not built in.
+    fn added(&self) -> usize {
+        self.names.len() - BUILT_IN.len()
+    }
+
+    /// What it is called; the second family of a projection as its first.
     pub(crate) fn name(&self, family: FamilyId) -> &'static str {
-        self.names[family.index()]
+        match self.is_second(family) {
+            false => self.names[family.index()],
+            true => self.names[family.index() - self.added()],
+        }
     }
 
-    /// The family of that name, if the store has one.
+    /// What it is called in the store, where no two have one name.
+    pub(crate) fn column(&self, family: FamilyId) -> &str {
+        &self.columns[family.index()]
+    }
+
+    /// Whether it is the second one of a projection.
+    pub(crate) fn is_second(&self, family: FamilyId) -> bool {
+        self.names.len() <= family.index()
+    }
+
+    /// The other family of a projection that is not built in.
+    pub(crate) fn other(&self, family: FamilyId) -> Option<FamilyId> {
+        let added = self.added() as u8;
+        match family.index() {
+            index if index < BUILT_IN.len() => None,
+            index if index < self.names.len() => Some(FamilyId(family.0 + added)),
+            _ => Some(FamilyId(family.0 - added)),
+        }
+    }
+
+    /// The family of that name, if the store has one: of a projection the first.
     pub(crate) fn find(&self, name: &[u8]) -> Option<FamilyId> {
-        self.ids().find(|family| self.name(*family).as_bytes() == name)
+        let at = self.names.iter().position(|known| known.as_bytes() == name)?;
+        Some(FamilyId(at as u8))
     }
 }
 
@@ -129,8 +189,18 @@ mod tests {
         assert_eq!(named(FamilyId::HEADS), "heads");
         assert_eq!(named(FamilyId::REPORTS), "reports");
         assert_eq!(named(FamilyId::SPANS), "spans");
-        let names: Vec<_> = families.ids().skip(BUILT_IN.len()).map(named).collect();
-        assert_eq!(names, ["inventory", "a-2_b"]);
+        assert_eq!(named(FamilyId::REBUILD), "rebuild");
+        let added = || families.ids().skip(BUILT_IN.len());
+        let columns: Vec<_> = added().map(|family| families.column(family)).collect();
+        assert_eq!(columns, ["inventory", "a-2_b", "inventory.second", "a-2_b.second"]);
+        assert_eq!(
+            added().map(named).collect::<Vec<_>>(),
+            ["inventory", "a-2_b", "inventory", "a-2_b"]
+        );
+        let [first, second] = [0, 2].map(|at| added().nth(at).unwrap());
+        assert_eq!((families.other(first), families.other(second)), (Some(second), Some(first)));
+        assert_eq!(families.other(FamilyId::MAP), None);
+        assert_eq!(families.find(b"inventory"), Some(first));
         assert_eq!(families.find(b"log"), Some(FamilyId::LOG));
         assert_eq!(families.find(b"stock"), None);
     }
@@ -147,7 +217,8 @@ mod tests {
         assert!(refused(&["log"]).contains("twice"));
         assert!(refused(&["a", "a"]).contains("twice"));
         let many: Vec<&'static str> =
-            (0..=FAMILIES_MAX).map(|n| &*format!("p{n}").leak()).collect();
-        assert!(refused(&many).contains(&format!("more than {}", FAMILIES_MAX - BUILT_IN.len())));
+            (0..=PROJECTIONS_MAX).map(|n| &*format!("p{n}").leak()).collect();
+        assert!(refused(&many).contains("more than 59"));
+        assert!(Families::new(&many[1..]).is_ok());
     }
 }

@@ -86,7 +86,8 @@ pub(crate) trait StateRead {
     ) -> Result<(), StoreError>;
 }
 
-/// An ordered store. One thread commits; any thread reads.
+/// An ordered store. Any thread reads; one thread commits, and beside it those that build rows which it
+/// does not touch.
 ///
 /// Nothing needs to be durable before [`StateStore::flush`] returns, but whatever a crash leaves
 /// must be the state after some commit at or after the last flush, over all families.

@@ -64,7 +64,7 @@ impl RocksStore {
             options.set_block_based_table_factory(&blocks);
             options.set_compression_type(DBCompressionType::Lz4);
             options.set_write_buffer_size(memory.write_buffer_bytes / 2);
-            ColumnFamilyDescriptor::new(families.name(family), options)
+            ColumnFamilyDescriptor::new(families.column(family), options)
         });
         let default = ColumnFamilyDescriptor::new(DEFAULT_FAMILY, Options::default());
         let db = DB::open_cf_descriptors(&options, dir, described.chain([default]))
@@ -73,7 +73,7 @@ impl RocksStore {
     }
 
     fn family(&self, family: FamilyId) -> &ColumnFamily {
-        self.db.cf_handle(self.families.name(family)).expect("every family is opened with it")
+        self.db.cf_handle(self.families.column(family)).expect("every family is opened with it")
     }
 }
 
@@ -84,8 +84,8 @@ fn refuse_unknown(dir: &Path, families: &Families) -> Result<(), Error> {
     }
     let found = DB::list_cf(&Options::default(), dir).map_err(|error| unopened(dir, &error))?;
     for name in found {
-        if name != DEFAULT_FAMILY && families.find(name.as_bytes()).is_none() {
-            let known: Vec<_> = families.ids().map(|family| families.name(family)).collect();
+        if name != DEFAULT_FAMILY && !families.ids().any(|family| families.column(family) == name) {
+            let known: Vec<_> = families.ids().map(|family| families.column(family)).collect();
             return Err(Error::Incompatible {
                 expected: format!("state of the projections {}", known.join(", ")),
                 found: format!("state of projection={name}, which is not registered"),
@@ -305,7 +305,7 @@ mod tests {
         };
         assert!(refused(&[]).1.contains("not registered"));
         let (expected, found) = refused(&["inventory"]);
-        assert!(expected.ends_with(", inventory"), "{expected}");
+        assert!(expected.ends_with(", inventory, inventory.second"), "{expected}");
         assert!(found.contains("projection=stock"), "{found}");
         drop(
             RocksStore::open(

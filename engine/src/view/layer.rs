@@ -79,6 +79,10 @@ impl Layer {
         self.families.fill_with(Part::default);
     }
 
+    pub(super) fn forget_family(&mut self, family: FamilyId) {
+        self.families[family.index()] = Part::default();
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.families.iter().all(|part| part.cleared.is_empty() && part.writes.is_empty())
     }

@@ -1,0 +1,110 @@
+//! What the nodes of a simulated cluster are opened with, one by one, and what they build of it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use palisade_replication::NodeId;
+
+use super::{GROUP, Release, SimEngine};
+use crate::error::Error;
+use crate::projection::rebuild::{JobDesk, Run};
+use crate::projection::{AnyProjection, Erased, Projection, REBUILD_QUEUE_BYTES_MAX, Registry};
+use crate::resource_table::ResourceTable;
+use crate::store::{MemoryStore, StateStore};
+
+/// A release of a service: what it opens its engine with. See [`super::SimFabric::restart_from`].
+#[derive(Clone)]
+#[must_use = "a release does nothing until a node is started from it"]
+pub struct SimRelease {
+    projections: Vec<Arc<dyn AnyProjection>>,
+    older: Vec<Arc<dyn AnyProjection>>,
+    rebuild_queue_bytes_max: u64,
+}
+
+/// With no projections but the built-in ones.
+impl Default for SimRelease {
+    fn default() -> Self {
+        let rebuild_queue_bytes_max = REBUILD_QUEUE_BYTES_MAX;
+        Self { projections: Vec::new(), older: Vec::new(), rebuild_queue_bytes_max }
+    }
+}
+
+impl SimRelease {
+    /// Adds a kind of resource: see [`crate::EngineBuilder::projection`].
+    pub fn projection(mut self, projection: impl Projection) -> Self {
+        self.projections.push(Arc::new(Erased(projection)));
+        self
+    }
+
+    /// Adds an older version of one: see [`crate::EngineBuilder::superseding`].
+    pub fn superseding(mut self, older: impl Projection) -> Self {
+        self.older.push(Arc::new(Erased(older)));
+        self
+    }
+
+    /// See [`crate::EngineBuilder::rebuild_queue_bytes_max`].
+    pub fn rebuild_queue_bytes_max(mut self, rebuild_queue_bytes_max: u64) -> Self {
+        self.rebuild_queue_bytes_max = rebuild_queue_bytes_max;
+        self
+    }
+
+    pub(super) fn registry(&self) -> Result<Registry, Error> {
+        let registry = Registry::new(&self.projections)?.superseding(&self.older)?;
+        Ok(registry.with_queue_bytes_max(self.rebuild_queue_bytes_max))
+    }
+}
+
+/// What each node was opened with; clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Sites {
+    by_node: Arc<Mutex<BTreeMap<NodeId, Site>>>,
+}
+
+struct Site {
+    store: MemoryStore,
+    jobs: JobDesk,
+    registry: Registry,
+    next: Release,
+    /// Jobs under way.
+    runs: Vec<Run>,
+}
+
+impl Sites {
+    pub(super) fn add(&self, node: NodeId, engine: &SimEngine, registry: Registry) {
+        let (store, jobs, next) = (engine.store(), engine.jobs(), engine.release());
+        self.lock().insert(node, Site { store, jobs, registry, next, runs: Vec::new() });
+    }
+
+    pub(super) fn registry(&self, node: NodeId) -> Registry {
+        self.lock()[&node].registry.clone()
+    }
+
+    /// All that a node has applied is on disk.
+    pub(super) fn flush(&self, node: NodeId) {
+        self.lock()[&node].store.flush().expect("memory can be written");
+    }
+
+    /// The next life of a node is opened with these.
+    pub(super) fn upgrade(&self, node: NodeId, registry: Registry) -> Result<(), Error> {
+        let mut sites = self.lock();
+        let site = sites.get_mut(&node).expect("a known node");
+        ResourceTable::load(&site.store, &registry, GROUP)?;
+        *site.next.lock().expect("nobody panics with it") = Some(registry.clone());
+        site.registry = registry;
+        Ok(())
+    }
+
+    /// One step of each job of the nodes that are up.
+    pub(super) fn build(&self, up: &[NodeId]) {
+        for (node, site) in self.lock().iter_mut() {
+            if up.contains(node) {
+                site.runs.extend(site.jobs.take().into_iter().map(Run::new));
+                site.runs.retain_mut(|run| run.step(&site.store));
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Site>> {
+        self.by_node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
