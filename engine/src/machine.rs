@@ -23,6 +23,7 @@ use crate::comparing::{self, latch, spans};
 use crate::contracts::Contracts;
 use crate::error::Error;
 use crate::keys;
+use crate::names;
 use crate::outcome::{Outcome, RecordOutcome};
 use crate::projection::{At, ProjectionFault, Registry};
 use crate::resource::ResourceId;
@@ -268,6 +269,7 @@ impl Group {
                 touched.push(command.resource);
                 Ok(resources.alter(view, at, command))
             }
+            Command::Claim(command) => names::claim(view, at, command),
             Command::Compare(command) => comparing::apply(resources, view, at, node, command),
             Command::Register { ttl_ms } => ClientTable::load(view, at, clients)?.register(ttl_ms),
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use palisade_replication::{
-    ChangeRefusal, Disposition, MemberChange, MemberRole, Membership, NodeError, NodeId,
+    ChangeRefusal, Disposition, MemberChange, MemberRole, Membership, NodeError, NodeId, Offset,
 };
 
 use crate::command::{Command, OpenCommand};
@@ -31,9 +31,31 @@ impl Group {
         kind: ResourceKind,
         version: u32,
         spec: ResourceSpec,
+        claim: Offset,
         anew: bool,
     ) -> Result<(ResourceId, Schemas), Error> {
         let (name, own) = (spec.name.clone(), spec.schema.clone());
+        self.check_opening(&spec).await?;
+        let (domains, caller) = (spec.replicas.domains(), self.engine.domain().clone());
+        let command = Command::Open(OpenCommand { anew, claim, kind, version, spec, caller });
+        let opened = match self.propose(&command).await? {
+            (_, Outcome::Opened { resource, schemas }) => (resource, Schemas::new(&own, schemas)?),
+            (_, Outcome::Refused(refusal)) => return Err(refusal.into()),
+            (_, other) => return Err(unexpected(&other)),
+        };
+        // There is no handle, and so no write, before all that the resource needs is committed as it demands:
+        // its group, and the one that knows its name.
+        if domains > 1 {
+            for group in [&self.engine.system(), self] {
+                self.engine.within(group.demand_domains(&name), true).await?;
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Refuses what a resource cannot be opened as, as far as this node knows the members of the group.
+    pub(crate) async fn check_opening(&self, spec: &ResourceSpec) -> Result<(), Error> {
+        let name = &spec.name;
         // G1: a resource that asks for more copies than there can be is not made with fewer.
         let members = self.status().await?.members;
         let is_voter = |(_, role): &(NodeId, MemberRole)| *role == MemberRole::Voter;
@@ -51,7 +73,7 @@ impl Group {
                 resource: name.to_string(),
             });
         }
-        all_placed(&members, &name, &spec.placement)?;
+        all_placed(&members, name, &spec.placement)?;
         let domains = spec.replicas.domains();
         if !(1..=ReplicaPolicy::DOMAINS_MAX).contains(&domains) {
             return Err(Error::InvalidArgument {
@@ -60,20 +82,9 @@ impl Group {
         }
         let found = members.voter_domains();
         if voters > 0 && domains as usize > 1.max(found.len()) {
-            return Err(one_domain(&name, &found));
+            return Err(one_domain(name, &found));
         }
-        let caller = self.engine.domain().clone();
-        let command = Command::Open(OpenCommand { anew, kind, version, spec, caller });
-        let opened = match self.propose(&command).await? {
-            (_, Outcome::Opened { resource, schemas }) => (resource, Schemas::new(&own, schemas)?),
-            (_, Outcome::Refused(refusal)) => return Err(refusal.into()),
-            (_, other) => return Err(unexpected(&other)),
-        };
-        // There is no handle, and so no write, before the whole group commits as it demands.
-        if domains > 1 {
-            self.engine.within(self.demand_domains(&name), true).await?;
-        }
-        Ok(opened)
+        Ok(())
     }
 
     /// Whether every replica is where this placement would have it.

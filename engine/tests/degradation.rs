@@ -19,8 +19,8 @@ use palisade::degradation::{
 use palisade::sim::SimFabric;
 use palisade::{
     Alteration, Disposition, Engine, Error, Failure, FailureDomain, FenceEpoch, Freshness, NodeId,
-    Read, ReadConsistency, ReadOptions, Receipt, ReplicaPolicy, ReplicatedMap, ResourceSpec,
-    Revision,
+    Offset, Read, ReadConsistency, ReadOptions, Receipt, ReplicaPolicy, ReplicatedMap,
+    ResourceSpec, Revision,
 };
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -30,6 +30,8 @@ type Map = ReplicatedMap<String, String>;
 
 /// Enough for an election and what follows from it, and for a failure to be one.
 const A_WHILE: Duration = Duration::from_secs(5);
+/// Second byte of a record that is a batch.
+const BATCH: u8 = 2;
 /// Longer than any answer takes that nothing is tried for.
 const AT_ONCE: Duration = Duration::from_millis(5);
 const LINEARIZABLE: ReadConsistency = ReadConsistency::Linearizable;
@@ -356,8 +358,14 @@ fn a_fenced_writer_writes_nothing_and_reads_as_declared() {
         assert_eq!(world.told(|world| world.get(2, LOCAL)), read);
         world.fabric.block_on(put(&newer, "newer")).unwrap();
         world.fabric.run_for(A_WHILE);
-        let after = world.engines[2].data().applied().unwrap();
-        assert_eq!(after.get(), before.get() + 1, "the old writer's record is nowhere");
+        let log = world.engines[2].data();
+        let after = log.applied().unwrap();
+        let mut batches = 0;
+        for offset in before.get() + 1..=after.get() {
+            let proof = world.fabric.block_on(log.prove(Offset::new(offset))).unwrap();
+            batches += usize::from(proof.payload[1] == BATCH);
+        }
+        assert_eq!(batches, 1, "the old writer's record is nowhere");
         let ResourceSpec { name, schema, .. } = declared();
         let reader = Map::open_reader(&world.engines[2], &name, &schema);
         let reader = world.fabric.block_on(reader).unwrap();

@@ -139,8 +139,8 @@ impl Backend for SimBackend {
         self.desk.lay(self.life, Question::Transfer { group, to })
     }
 
-    fn stopped(&self, _group: GroupId) -> Option<Error> {
-        self.desk.stopped(self.life)
+    fn stopped(&self, group: GroupId) -> Option<Error> {
+        self.desk.stopped(self.life, group)
     }
 
     fn halt(&self, group: GroupId, what: String) -> BoxFuture<'_, Result<(), Error>> {
