@@ -1,6 +1,7 @@
 //! How an engine is opened: settings with their defaults, checked together before anything is touched.
 
 mod check;
+mod groups;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,9 +11,10 @@ use std::time::Duration;
 
 use palisade_replication::{ClusterId, Member, Node, NodeId, OpenDisk, Options, WalOptions};
 
+pub(crate) use self::groups::keep_count;
 use crate::comparing::{SCRUB_BYTES_PER_SECOND, Scrub};
 use crate::degradation::HealthLimits;
-use crate::engine::{Engine, GROUP, REQUEST_TIMEOUT, Setup};
+use crate::engine::{Engine, REQUEST_TIMEOUT, Setup};
 use crate::error::Error;
 use crate::gatekeeper::Gatekeeper;
 use crate::machine::EngineMachine;
@@ -40,6 +42,7 @@ pub struct EngineBuilder {
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) voters: BTreeMap<NodeId, Member>,
     pub(crate) joins: bool,
+    pub(crate) data_groups: u64,
     request_timeout_ms: u64,
     reader_threads: usize,
     pub(crate) memory: StateMemory,
@@ -66,6 +69,7 @@ impl EngineBuilder {
             listen: None,
             voters: BTreeMap::new(),
             joins: false,
+            data_groups: 1,
             request_timeout_ms: REQUEST_TIMEOUT.as_millis() as u64,
             reader_threads: READER_THREADS,
             memory: StateMemory::default(),
@@ -125,9 +129,17 @@ impl EngineBuilder {
         self
     }
 
-    /// This node is to be made a member by those who are: see [`crate::Group::change_members`].
+    /// This node is to be made a member by those who are: see [`Engine::change_members`].
     pub fn joins(mut self) -> Self {
         self.joins = true;
+        self
+    }
+
+    /// Over how many groups resources are spread, 1 to [`crate::DATA_GROUPS_MAX`]; 1 if never said. Each has a log and a
+    /// leader of its own, so that more of them write more; only resources of one group can be in one batch,
+    /// which is what [`crate::Affinity`] is for. It is the same for every node, for the life of the cluster.
+    pub fn data_groups(mut self, data_groups: u64) -> Self {
+        self.data_groups = data_groups;
         self
     }
 
@@ -229,11 +241,13 @@ impl EngineBuilder {
         let carrier = Carrier::here().await?;
         let config = self.config();
         let (dir, cluster, node, memory) = (self.dir, self.cluster, self.node, self.memory);
-        let registered = registry.clone();
+        let (registered, groups) = (registry.clone(), config.groups.clone());
+        let data_groups = self.data_groups;
         let (store, machine) = tokio::task::spawn_blocking(move || {
             let (store, keeps) = open_store(&dir, registered.families().clone(), memory)?;
             let shared = Arc::clone(&store);
-            let machine = EngineMachine::open(shared, registered, keeps, cluster, node, &[GROUP])?;
+            let machine = EngineMachine::open(shared, registered, keeps, cluster, node, &groups)?;
+            keep_count(&*store, groups.len() as u64 - 1)?;
             Ok::<_, Error>((store, machine))
         })
         .await
@@ -248,6 +262,7 @@ impl EngineBuilder {
             registry,
             cluster,
             id,
+            data_groups,
             domain: self.domain,
             request_timeout: Duration::from_millis(self.request_timeout_ms),
             scrub: Scrub::new(self.scrub_bytes_per_second),

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter, 5 register, 6 compare,
-//!            9 rebuild), then
-//! open       1 if it must not be there, resource kind, version of its projection, spec, caller
+//!            7 claim, 9 rebuild), then
+//! open       1 if it must not be there, claim of its name, resource kind, version of its projection, spec,
+//!            caller
 //! batch      client or 0, and if there is one: number, acked up to; caller,
 //!            guards: count, each as an operation; operations: count, each resource, epoch, body;
 //!            operations otherwise, in the same way
@@ -13,6 +14,7 @@
 //! compare    'm', members: count, each node and 1 for a voter; or 'r', node, mark, sums:
 //!            `comparing/folds.rs`
 //! rebuild    `projection/rebuild/record.rs`
+//! claim      name, affinity, how many data groups there are
 //! ```
 //! Numbers and byte strings as in `codec`, spec and caller (a domain) as in `spec_codec`. What a body
 //! says is the projection's, whose resource it is for.
@@ -21,12 +23,18 @@ use bytes::Bytes;
 use palisade_replication::{NodeId, Offset};
 
 use crate::alteration::{Alteration, Reason, Revision};
-use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::bounds::{BATCH_OPS_MAX, DATA_GROUPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::comparing::CompareCommand;
 use crate::projection::rebuild::RebuildCommand;
-use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
-use crate::spec_codec::{decode_spec, encode_spec, put_domain, put_kind, take_domain, take_kind};
+use crate::resource::{
+    Affinity, FailureDomain, FenceEpoch, LogicalResourceName, ResourceId, ResourceKind,
+    ResourceSpec,
+};
+use crate::spec_codec::{
+    decode_spec, encode_spec, put_domain, put_kind, take_affinity, take_domain, take_kind,
+    take_name,
+};
 
 /// 1 was never released.
 const VERSION: u8 = 2;
@@ -46,6 +54,8 @@ pub(crate) enum Command {
     },
     /// What members say about the rebuild of a projection.
     Rebuild(RebuildCommand),
+    /// Says which group a name belongs to: `names.rs`.
+    Claim(ClaimCommand),
     /// Compares replicas.
     Compare(CompareCommand),
 }
@@ -64,11 +74,22 @@ pub(crate) enum Chore {
 pub(crate) struct OpenCommand {
     /// It must not be there.
     pub(crate) anew: bool,
+    /// The record of the system group that claimed its name.
+    pub(crate) claim: Offset,
     pub(crate) kind: ResourceKind,
     /// Version of its projection at whoever opens it.
     pub(crate) version: u32,
     pub(crate) spec: ResourceSpec,
     pub(crate) caller: FailureDomain,
+}
+
+/// Asks for the group of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClaimCommand {
+    pub(crate) name: LogicalResourceName,
+    pub(crate) affinity: Affinity,
+    /// How many groups the node has that asks, beside the system group.
+    pub(crate) data_groups: u64,
 }
 
 /// Changes what a resource is.
@@ -126,6 +147,7 @@ const HOUSEKEEP: u8 = 3;
 const ALTER: u8 = 4;
 const REGISTER: u8 = 5;
 const COMPARE: u8 = 6;
+const CLAIM: u8 = 7;
 const REBUILD: u8 = 9;
 /// Most chores of one record.
 pub(crate) const CHORES_MAX: usize = 16;
@@ -135,9 +157,10 @@ impl Command {
         let mut out = Vec::with_capacity(256);
         out.push(VERSION);
         match self {
-            Self::Open(OpenCommand { anew, kind, version, spec, caller }) => {
+            Self::Open(OpenCommand { anew, claim, kind, version, spec, caller }) => {
                 out.push(OPEN);
                 out.push((*anew).into());
+                put_number(&mut out, claim.get());
                 put_kind(&mut out, kind);
                 put_number(&mut out, (*version).into());
                 encode_spec(&mut out, spec);
@@ -166,6 +189,12 @@ impl Command {
             Self::Register { ttl_ms } => {
                 out.push(REGISTER);
                 put_number(&mut out, *ttl_ms);
+            }
+            Self::Claim(ClaimCommand { name, affinity, data_groups }) => {
+                out.push(CLAIM);
+                put_bytes(&mut out, name.as_str().as_bytes());
+                put_bytes(&mut out, affinity.as_str().as_bytes());
+                put_number(&mut out, *data_groups);
             }
             Self::Rebuild(command) => {
                 out.push(REBUILD);
@@ -200,6 +229,7 @@ impl Command {
                     1 => true,
                     _ => return Err(DecodeError { what: "open" }),
                 },
+                claim: Offset::new(reader.number("claim")?),
                 kind: take_kind(&mut reader)?,
                 version: u32::try_from(reader.number("projection version")?)
                     .map_err(|_| DecodeError { what: "projection version" })?,
@@ -238,6 +268,14 @@ impl Command {
             COMPARE => Self::Compare(CompareCommand::take(&mut reader)?),
             REGISTER => Self::Register { ttl_ms: reader.number("client ttl")? },
             REBUILD => Self::Rebuild(RebuildCommand::take(&mut reader)?),
+            CLAIM => Self::Claim(ClaimCommand {
+                name: take_name(&mut reader)?,
+                affinity: take_affinity(&mut reader)?,
+                data_groups: match reader.number("data groups")? {
+                    groups @ 1..=DATA_GROUPS_MAX => groups,
+                    _ => return Err(DecodeError { what: "data groups" }),
+                },
+            }),
             _ => return Err(DecodeError { what: "command kind" }),
         };
         reader.end("command")?;
@@ -363,9 +401,19 @@ mod tests {
         )
     }
 
+    fn claim() -> impl Strategy<Value = Command> {
+        ("[a-z]{1,9}", "[a-z]{0,9}", 1..=DATA_GROUPS_MAX).prop_map(
+            |(name, affinity, data_groups)| {
+                let name = LogicalResourceName::new(&name).unwrap();
+                let affinity = Affinity::new(&affinity).unwrap();
+                Command::Claim(ClaimCommand { name, affinity, data_groups })
+            },
+        )
+    }
+
     proptest! {
         #[test]
-        fn commands_round_trip(command in prop_oneof![batch(), alter(), any_rebuild().prop_map(Command::Rebuild)]) {
+        fn commands_round_trip(command in prop_oneof![batch(), alter(), claim(), any_rebuild().prop_map(Command::Rebuild)]) {
             prop_assert_eq!(Command::decode(command.encode()), Ok(command));
         }
 
@@ -383,7 +431,7 @@ mod tests {
 
         /// E8: whatever is read is written the same again, so a record has one form.
         #[test]
-        fn what_is_read_has_one_form(command in prop_oneof![batch(), alter(), any_rebuild().prop_map(Command::Rebuild)], changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
+        fn what_is_read_has_one_form(command in prop_oneof![batch(), alter(), claim(), any_rebuild().prop_map(Command::Rebuild)], changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
             let mut raw = command.encode().to_vec();
             for (at, byte) in changes {
                 let at = at % raw.len();
@@ -444,6 +492,7 @@ mod tests {
             ResourceSpec::new("n", "s").unwrap().placement(Placement { rules: rules.into() });
         let open = OpenCommand {
             anew: false,
+            claim: Offset::ZERO,
             kind: ResourceKind::MAP,
             version: 1,
             spec,
@@ -462,6 +511,7 @@ mod tests {
             let (kind, spec) = (ResourceKind::MAP, spec.clone().replicas(replicas));
             let command = Command::Open(OpenCommand {
                 anew: false,
+                claim: Offset::new(300),
                 kind,
                 version: 1,
                 spec,
@@ -475,7 +525,8 @@ mod tests {
         let spec = ResourceSpec::new("orders", "order.v1").unwrap();
         let spec = ResourceSpec { contract, ..spec };
         let (anew, kind, version, caller) = (false, ResourceKind::LOG, 1, domain());
-        Command::Open(OpenCommand { anew, kind, version, spec, caller })
+        let claim = Offset::ZERO;
+        Command::Open(OpenCommand { anew, claim, kind, version, spec, caller })
     }
 
     /// No contract is another thing than one without rules, which closes the resource under any failure.

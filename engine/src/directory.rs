@@ -1,5 +1,6 @@
 //! The directory: which resources there are, what they are, and how that is changed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use palisade_replication::{GroupId, LogTime, Offset};
@@ -10,6 +11,7 @@ use crate::degradation::DegradationContract;
 use crate::engine::{Engine, unexpected};
 use crate::error::Error;
 use crate::freshness::Read;
+use crate::group::Group;
 use crate::keys;
 use crate::outcome::Outcome;
 use crate::profile::PolicyHash;
@@ -17,7 +19,7 @@ use crate::projection::ProjectionFault;
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::receipt::Receipt;
 use crate::resource::{
-    FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId, ResourceKind,
+    Affinity, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId, ResourceKind,
     ResourceSpec, SchemaId,
 };
 use crate::resource_row::{self, Resource, find, named};
@@ -36,7 +38,7 @@ pub const LISTED_MAX: usize = 1_000;
 /// let made = directory.create(&ResourceKind::MAP, states).await?;
 /// let change = Alteration::AddSchema(SchemaId::new("state.v2")?);
 /// directory.alter(&made.name, made.revision, change, "state.v2 has a region").await?;
-/// for found in directory.list("", None, 100, ReadConsistency::Local).await?.value {
+/// for found in directory.list("", None, 100, ReadConsistency::Local).await? {
 ///     println!("{found}");
 /// }
 /// # Ok(())
@@ -55,6 +57,8 @@ pub struct Described {
     pub name: LogicalResourceName,
     /// The group that it lies in.
     pub group: GroupId,
+    /// Which others it is used together with.
+    pub affinity: Affinity,
     /// What it is.
     pub kind: ResourceKind,
     /// How often it was altered: what [`Directory::alter`] is to be told.
@@ -117,6 +121,7 @@ impl Described {
             policy: PolicyHash::of_policy(&spec.placement, spec.replicas),
             name: spec.name,
             group,
+            affinity: spec.affinity,
             kind,
             revision,
             schemas: schemas
@@ -178,7 +183,7 @@ impl Directory {
             });
         }
         let name = spec.name.clone();
-        self.engine.data().open_resource(kind.clone(), spec, true).await?;
+        self.engine.open_resource(kind.clone(), spec, true).await?;
         // It was applied here. To ask others as well could fail, and say that nothing had happened.
         Ok(self.describe(&name, ReadConsistency::Local).await?.value)
     }
@@ -192,9 +197,9 @@ impl Directory {
         name: &LogicalResourceName,
         options: impl Into<ReadOptions>,
     ) -> Result<Read<Described>, Error> {
-        let wanted = name.clone();
-        let group = self.engine.data();
-        let read = group.read(options.into(), move |read, group| {
+        let (wanted, options) = (name.clone(), options.into());
+        let group = self.engine.locate(name, options.consistency).await?;
+        let read = group.read(options, move |read, group| {
             let found = find(read, group, &wanted)?;
             Ok(found.map(|(_, resource)| Described::of(group, resource)))
         });
@@ -203,30 +208,39 @@ impl Directory {
 
     /// Lists resources whose names begin with `prefix`, in the order of names, those that are deleted among
     /// them: at most `limit`, and those behind `after`. Who wants all of them goes on behind the last, until
-    /// there are fewer.
+    /// there are fewer. It is of all groups, each as it is applied here, or as the options ask; between what
+    /// different groups have there is no order.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for a limit of none or of more than [`LISTED_MAX`], and as any read.
+    /// [`Error::InvalidArgument`] for a limit of none or of more than [`LISTED_MAX`], and for an offset, which
+    /// is of one group; and as any read.
     pub async fn list(
         &self,
         prefix: &str,
         after: Option<&LogicalResourceName>,
         limit: usize,
         options: impl Into<ReadOptions>,
-    ) -> Result<Read<Vec<Described>>, Error> {
+    ) -> Result<Vec<Described>, Error> {
         if !(1..=LISTED_MAX).contains(&limit) {
             let what = format!("limit={limit}: 1 to {LISTED_MAX} resources are listed at once");
             return Err(Error::InvalidArgument { what });
         }
         let (prefix, after) = (prefix.to_owned(), after.cloned());
-        let group = self.engine.data();
-        let listed = group.read(options.into(), move |read, group| {
-            let mut listed = Vec::new();
-            for id in named(read, group, &prefix, after.as_ref(), limit)? {
-                let found = resource_row::stored(read, group, id)?;
-                listed.extend(found.map(|resource| Described::of(group, resource)));
+        let listed = self.engine.read_all(options.into(), move |read, groups| {
+            let mut listed = BTreeMap::new();
+            for group in groups {
+                for id in named(read, *group, &prefix, after.as_ref(), limit)? {
+                    if let Some(resource) = resource_row::stored(read, *group, id)? {
+                        listed.insert(resource.spec.name.clone(), (*group, resource));
+                    }
+                }
+                // However many groups there are, no more of them are held.
+                while listed.len() > limit {
+                    listed.pop_last();
+                }
             }
-            Ok(listed)
+            let listed = listed.into_values();
+            Ok(listed.map(|(group, resource)| Described::of(group, resource)).collect())
         });
         listed.await
     }
@@ -240,9 +254,9 @@ impl Directory {
         name: &LogicalResourceName,
         options: impl Into<ReadOptions>,
     ) -> Result<Read<Vec<Altered>>, Error> {
-        let wanted = name.clone();
-        let group = self.engine.data();
-        let read = group.read(options.into(), move |read, group| {
+        let (wanted, options) = (name.clone(), options.into());
+        let group = self.engine.locate(name, options.consistency).await?;
+        let read = group.read(options, move |read, group| {
             let Some((id, _)) = find(read, group, &wanted)? else { return Ok(None) };
             Ok(Some(trail(read, group, id)?))
         });
@@ -268,7 +282,7 @@ impl Directory {
         let reason = Reason::new(reason).ok_or_else(|| Error::InvalidArgument {
             what: format!("a reason has 1 to {most} bytes"),
         })?;
-        let group = self.engine.data();
+        let group = self.engine.locate(name, ReadConsistency::Linearizable).await?;
         match &alteration {
             Alteration::Delete { retain_ms } if *retain_ms > Alteration::RETAIN_MS_MAX => {
                 let most = Alteration::RETAIN_MS_MAX;
@@ -278,7 +292,7 @@ impl Directory {
             Alteration::Place(placement) => group.check_placed(name, placement).await?,
             _ => {}
         }
-        let resource = self.number(name).await?;
+        let resource = number(&group, name).await?;
         let (node, caller) = (self.engine.node(), self.engine.domain().clone());
         let command = AlterCommand { resource, expected, node, caller, reason, alteration };
         match group.propose(&Command::Alter(command)).await? {
@@ -315,16 +329,14 @@ impl Directory {
     ) -> Result<Receipt, Error> {
         self.alter(name, expected, Alteration::Undelete, reason).await
     }
+}
 
-    /// The number of the resource that has the name.
-    async fn number(&self, name: &LogicalResourceName) -> Result<ResourceId, Error> {
-        let wanted = name.clone();
-        let look =
-            move |read: &dyn StateRead, group| Ok(find(read, group, &wanted)?.map(|(id, _)| id));
-        let group = self.engine.data();
-        let found = group.read(ReadConsistency::Linearizable.into(), look).await?;
-        found.value.ok_or_else(|| unknown(name))
-    }
+/// The number of the resource that has the name.
+async fn number(group: &Group, name: &LogicalResourceName) -> Result<ResourceId, Error> {
+    let wanted = name.clone();
+    let look = move |read: &dyn StateRead, group| Ok(find(read, group, &wanted)?.map(|(id, _)| id));
+    let found = group.read(ReadConsistency::Linearizable.into(), look).await?;
+    found.value.ok_or_else(|| unknown(name))
 }
 
 fn unknown(name: &LogicalResourceName) -> Error {

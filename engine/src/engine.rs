@@ -10,10 +10,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_replication::{ClusterId, GroupId, Incarnation, NodeId, PeerFault};
 
-use crate::backend::{Backend, race};
+use crate::backend::{Backend, all, race};
 use crate::batch::Batch;
 use crate::builder::EngineBuilder;
-use crate::clients::ClientNumbers;
+use crate::clients::Clients;
 use crate::comparing::Scrub;
 use crate::degradation::{ClusterMap, DrillReport, FailureDrill, GroupMap, ResourceMap};
 use crate::error::Error;
@@ -26,8 +26,6 @@ use crate::resource::FailureDomain;
 use crate::resource_row::each_resource;
 use crate::session::{Seen, Session};
 
-/// The group that holds an engine's resources.
-pub(crate) const GROUP: GroupId = GroupId::new(1);
 /// How long a request waits for its quorum if nothing else is said.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -38,7 +36,7 @@ pub struct Engine {
     /// The session that its handles carry, if they carry one.
     seen: Option<Seen>,
     /// Who numbers what is written through its handles, if somebody does.
-    numbers: Option<Arc<ClientNumbers>>,
+    clients: Option<Arc<Clients>>,
 }
 
 /// An engine that is not kept open by this.
@@ -48,7 +46,7 @@ pub(crate) struct WeakEngine {
 
 impl WeakEngine {
     pub(crate) fn upgrade(&self) -> Option<Engine> {
-        Some(Engine { inner: self.inner.upgrade()?, seen: None, numbers: None })
+        Some(Engine { inner: self.inner.upgrade()?, seen: None, clients: None })
     }
 }
 
@@ -63,6 +61,7 @@ pub(crate) struct Setup {
     pub(crate) registry: Registry,
     pub(crate) cluster: ClusterId,
     pub(crate) id: NodeId,
+    pub(crate) data_groups: u64,
     pub(crate) domain: FailureDomain,
     pub(crate) request_timeout: Duration,
     pub(crate) scrub: Scrub,
@@ -81,7 +80,7 @@ impl Engine {
         setup: Setup,
     ) -> Self {
         let inner = Inner { backend: Box::new(backend), gatekeeper, setup };
-        Self { inner: Arc::new(inner), seen: None, numbers: None }
+        Self { inner: Arc::new(inner), seen: None, clients: None }
     }
 
     pub(crate) fn downgrade(&self) -> WeakEngine {
@@ -117,8 +116,8 @@ impl Engine {
     }
 
     /// The same engine, whose handles carry a session.
-    pub(crate) fn with_session(&self, seen: Seen, numbers: Option<Arc<ClientNumbers>>) -> Self {
-        Self { inner: Arc::clone(&self.inner), seen: Some(seen), numbers }
+    pub(crate) fn with_session(&self, seen: Seen, clients: Option<Arc<Clients>>) -> Self {
+        Self { inner: Arc::clone(&self.inner), seen: Some(seen), clients }
     }
 
     /// What the session has seen that its handles carry.
@@ -126,9 +125,14 @@ impl Engine {
         self.seen.as_ref()
     }
 
+    /// The same engine, whose handles carry none.
+    pub(crate) fn without_session(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), seen: None, clients: None }
+    }
+
     /// Who numbers what is written.
-    pub(crate) fn numbers(&self) -> Option<&ClientNumbers> {
-        self.numbers.as_deref()
+    pub(crate) fn clients(&self) -> Option<&Clients> {
+        self.clients.as_deref()
     }
 
     /// How long a request waits.
@@ -145,15 +149,19 @@ impl Engine {
     /// Begins a session that also numbers what is written through its handles and in its engine's batches,
     /// so that each write takes effect at most once (G6): it repeats by itself what may have been lost, and
     /// one that comes back with its [`Session::token`] can repeat its last write, as the example there does.
-    /// At most 64 writes of it are under way, more of them wait. The group knows it for `ttl` without a
-    /// write: see [`Group::register_client`].
+    /// It is registered in each group that holds resources, as a client of its own there; at most 64 writes to a group
+    /// are under way, more of them wait. A group knows it for `ttl` without a write: see
+    /// [`Group::register_client`].
     ///
     /// # Errors
-    /// As [`Group::register_client`].
+    /// As [`Group::register_client`], of each group: a session whose token lacked one could not repeat what it
+    /// wrote there.
     pub async fn client_session(&self, ttl: Duration) -> Result<Session, Error> {
-        let numbers = Arc::new(ClientNumbers::new(ttl, None));
-        numbers.register(&self.data()).await?;
-        Ok(Session::new(self, Some(numbers)))
+        let clients = Clients::new(ttl, []);
+        let groups = self.data_group_handles();
+        let registered = all(groups.iter().map(|group| clients.register(group))).await;
+        registered.into_iter().collect::<Result<(), Error>>()?;
+        Ok(Session::new(self, Some(Arc::new(clients))))
     }
 
     /// Goes on with a session where [`Session::token`] was taken, on whichever replica that was.
@@ -192,15 +200,20 @@ impl Engine {
         found.ok_or_else(|| Error::NotFound { what: format!("group={group} of this engine") })
     }
 
-    /// The groups that it hosts, in the order of their numbers.
+    /// The groups that it hosts, in the order of their numbers: the system group, then those that hold resources.
     #[must_use]
     pub fn groups(&self) -> Vec<Group> {
-        vec![self.data()]
+        (0..=self.data_groups()).map(|id| Group::of(self, GroupId::new(id))).collect()
     }
 
-    /// The group that holds its resources.
-    pub(crate) fn data(&self) -> Group {
-        Group::of(self, GROUP)
+    /// Those that hold resources.
+    pub(crate) fn data_group_handles(&self) -> Vec<Group> {
+        (1..=self.data_groups()).map(|id| Group::of(self, GroupId::new(id))).collect()
+    }
+
+    /// How many hold resources.
+    pub(crate) fn data_groups(&self) -> u64 {
+        self.inner.setup.data_groups
     }
 
     /// Begins a batch: operations on several resources that take effect together, at one offset.
@@ -216,27 +229,34 @@ impl Engine {
         self.backend().peer_faults()
     }
 
-    /// A copy of the placement as this node has it: the group, its members, and the resources with what they
+    /// A copy of the placement as this node has it: the groups, their members, and the resources with what they
     /// declare. What might be can be judged on it as well, with [`FailureDrill::judge`].
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a member of whom nobody said where it is,
     /// [`Error::PreconditionFailed`] while voters are being replaced, and as any read.
     pub async fn cluster_map(&self) -> Result<ClusterMap, Error> {
-        let group = self.data();
-        let status = group.status().await?;
-        let map = GroupMap::of(group.id(), status.leader, &status.members)?;
-        let read = group.read(ReadConsistency::Local.into(), |read, group| {
+        let of = async |group: Group| {
+            let status = group.status().await?;
+            GroupMap::of(group.id(), status.leader, &status.members)
+        };
+        let groups = all(self.groups().into_iter().map(of)).await;
+        let resources = self.read_all(ReadConsistency::Local.into(), |read, groups| {
             let mut resources = Vec::new();
-            each_resource(read, group, |_, resource| {
-                if resource.deleted.is_none() {
-                    resources.push(ResourceMap::of(group, resource.spec));
-                }
-                ControlFlow::Continue(())
-            })?;
+            for group in groups {
+                each_resource(read, *group, |_, resource| {
+                    if resource.deleted.is_none() {
+                        resources.push(ResourceMap::of(*group, resource.spec));
+                    }
+                    ControlFlow::Continue(())
+                })?;
+            }
             Ok(resources)
         });
-        Ok(ClusterMap { groups: vec![map], resources: read.await?.value })
+        Ok(ClusterMap {
+            groups: groups.into_iter().collect::<Result<_, _>>()?,
+            resources: resources.await?,
+        })
     }
 
     /// What would still be served, of each resource and by each node, if some were gone: nothing is taken

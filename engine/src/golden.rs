@@ -73,7 +73,14 @@ fn work() -> Vec<Command> {
     };
     let open_as = |kind: ResourceKind, spec| {
         let caller = caller.clone();
-        Command::Open(OpenCommand { anew: false, kind, version: 1, spec, caller })
+        Command::Open(OpenCommand {
+            anew: false,
+            claim: Offset::ZERO,
+            kind,
+            version: 1,
+            spec,
+            caller,
+        })
     };
     let open = |kind, name, epoch| open_as(kind, spec(name, epoch, "golden.v1"));
     let slow = RecoveryAction::Throttle { per_second: 300 };

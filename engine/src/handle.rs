@@ -67,8 +67,7 @@ impl<P: Projection> Handle<P> {
         let family = Self::family(engine)?;
         let epoch = Some(spec.epoch);
         let kind = ResourceKind::of(P::NAME);
-        let group = engine.data();
-        let (resource, schemas) = group.open_resource(kind, spec, false).await?;
+        let (group, resource, schemas) = engine.open_resource(kind, spec, false).await?;
         let (schemas, caller) = (Arc::new(schemas), None);
         Ok(Self { group, family, resource, epoch, caller, schemas, kind: PhantomData })
     }
@@ -86,7 +85,7 @@ impl<P: Projection> Handle<P> {
     ) -> Result<Self, Error> {
         let family = Self::family(engine)?;
         let kind = ResourceKind::of(P::NAME);
-        let group = engine.data();
+        let group = engine.locate(name, ReadConsistency::Linearizable).await?;
         let (resource, schemas) = group.find_resource(&kind, name, schema).await?;
         let (epoch, caller) = (None, None);
         let schemas = Arc::new(schemas);

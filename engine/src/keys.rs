@@ -3,9 +3,11 @@
 //! ```text
 //! family             key                                    value
 //! meta               'o'                                    whose state this is, and its format
+//!                    'g'                                    how many data groups there are
 //!                    'p' group                              applied position and chain head
 //!                    'l' group tag                          what is this node's own: `docs/comparing.md`
 //! resources          group, then as `resource_row.rs` says  which resources there are
+//!                    system group, then as `names.rs` says  which group a name belongs to
 //! sessions           group row                              clients: `docs/sessions.md`
 //! heads              group offset                           head of the chain at each 1024th offset
 //! rebuild            group, then as `local.rs` of `projection/rebuild/` says
@@ -19,10 +21,12 @@
 
 use palisade_replication::{GroupId, NodeId, Offset};
 
-use crate::resource::ResourceId;
+use crate::bounds::SYSTEM_GROUP;
+use crate::resource::{Affinity, ResourceId};
 use crate::store::FamilyId;
 
 pub(crate) const OWNER: &[u8] = b"o";
+pub(crate) const GROUPS: &[u8] = b"g";
 
 /// Length of what all keys of a resource begin with.
 pub(crate) const RESOURCE_PREFIX_BYTES: usize = 8 + 4;
@@ -52,6 +56,26 @@ pub(crate) fn resource(group: GroupId, resource: ResourceId) -> Vec<u8> {
 /// All resources of a group: from, end.
 pub(crate) fn resources(group: GroupId) -> (Vec<u8>, Vec<u8>) {
     (tagged(group, b'i', &[]), tagged(group, b'i' + 1, &[]))
+}
+
+/// How many names and affinities there are, in the system group.
+pub(crate) fn name_counts() -> Vec<u8> {
+    tagged(SYSTEM_GROUP, b'g', &[])
+}
+
+/// Which group an affinity has.
+pub(crate) fn affinity(affinity: &Affinity) -> Vec<u8> {
+    tagged(SYSTEM_GROUP, b'l', affinity.as_str().as_bytes())
+}
+
+/// Which group a name has.
+pub(crate) fn claimed_name(name: &str) -> Vec<u8> {
+    tagged(SYSTEM_GROUP, b'k', name.as_bytes())
+}
+
+/// The highest claim that a resource of the group was opened with.
+pub(crate) fn highest_claim(group: GroupId) -> Vec<u8> {
+    tagged(group, b'h', &[])
 }
 
 /// The number of the resource that was made last.

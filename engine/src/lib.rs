@@ -58,11 +58,14 @@ mod group;
 mod handle;
 mod idempotency;
 mod keys;
+mod locate;
 mod log;
 mod machine;
 mod map;
+mod members;
 #[cfg(test)]
 mod model;
+mod names;
 mod node_backend;
 mod open_resource;
 mod outcome;
@@ -92,7 +95,7 @@ mod view;
 
 pub use alteration::{Alteration, Altered, Reason, Revision};
 pub use batch::{Batch, BatchDone, Guard, OpOutcome};
-pub use bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+pub use bounds::{BATCH_OPS_MAX, DATA_GROUPS_MAX, KEY_BYTES_MAX, SYSTEM_GROUP, VALUE_BYTES_MAX};
 pub use builder::{EngineBuilder, READER_THREADS_MAX, STATE_MEMORY_BYTES_MIN};
 pub use chain::ChainHead;
 pub use clients::{CLIENT_COMMANDS_MAX, CLIENT_TTL_MAX, ClientId, CommandNumber, REPLY_BYTES_MAX};
@@ -115,6 +118,7 @@ pub use map::{
     GET_KEYS_MAX, MapAt, MapChange, MapPage, MapRange, RANGE_ROWS_MAX, ReplicatedMap, Versioned,
     Watch, WatchEvent, WatchOptions,
 };
+pub use members::MembersChanged;
 pub use outcome::{Branch, Completion};
 pub use page::SCAN_BYTES_MAX;
 pub use palisade_replication::{
@@ -137,7 +141,7 @@ pub use projections::map::{History, MapBounds, Version};
 pub use read::{ReadConsistency, ReadOptions};
 pub use receipt::Receipt;
 pub use resource::{
-    DomainRule, FailureDomain, FenceEpoch, FenceGuard, LogicalResourceName, Placement,
+    Affinity, DomainRule, FailureDomain, FenceEpoch, FenceGuard, LogicalResourceName, Placement,
     ReplicaPolicy, ResourceId, ResourceKind, ResourceSpec, SchemaId,
 };
 pub use session::Session;

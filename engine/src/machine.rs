@@ -24,6 +24,7 @@ use crate::comparing::{self, spans};
 use crate::contracts::Contracts;
 use crate::error::Error;
 use crate::keys;
+use crate::names;
 use crate::outcome::{Outcome, RecordOutcome};
 use crate::projection::rebuild::{self, Builds, JobDesk, Scene, Turn};
 use crate::projection::{At, ProjectionFault, Registry};
@@ -119,7 +120,7 @@ impl EngineMachine {
             Some(Latch::Anew(_)) => position != AppliedPosition::ZERO,
             None => true,
         };
-        let (mut resources, mut builds) = (ResourceTable::default(), Builds::default());
+        let (mut resources, mut builds) = (ResourceTable::empty(), Builds::default());
         if is_readable {
             resources = ResourceTable::load(&*self.store, &self.registry, group)?;
             builds = Builds::load(&*self.store, &self.registry, group, &resources.kinds)?;
@@ -344,6 +345,7 @@ impl Group {
                 let scene = Scene { resources, builds, registry, store, view, at };
                 rebuild::apply(scene, command)
             }
+            Command::Claim(command) => names::claim(view, at, command),
             Command::Compare(command) => comparing::apply(resources, view, at, node, command),
             Command::Register { ttl_ms } => ClientTable::load(view, at, clients)?.register(ttl_ms),
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use palisade_replication::{
-    ChangeRefusal, Disposition, MemberChange, MemberRole, Membership, NodeError, NodeId,
+    ChangeRefusal, Disposition, MemberChange, MemberRole, Membership, NodeError, NodeId, Offset,
 };
 
 use crate::command::{Command, OpenCommand};
@@ -31,9 +31,43 @@ impl Group {
         &self,
         kind: ResourceKind,
         spec: ResourceSpec,
+        claim: Offset,
         anew: bool,
     ) -> Result<(ResourceId, Schemas), Error> {
         let (name, own) = (spec.name.clone(), spec.schema.clone());
+        self.check_opening(&spec).await?;
+        let (domains, caller) = (spec.replicas.domains(), self.engine.domain().clone());
+        let mut version = self.version_to_open(&kind).await?;
+        let mut command = OpenCommand { anew, claim, kind, version, spec, caller };
+        let opened = loop {
+            match self.propose(&Command::Open(command.clone())).await? {
+                (_, Outcome::Opened { resource, schemas }) => {
+                    break (resource, Schemas::new(&own, schemas)?);
+                }
+                (_, Outcome::Refused(refusal)) => {
+                    // A newer version may have taken its place meanwhile: versions only rise.
+                    version = self.version_to_open(&command.kind).await?;
+                    if version <= command.version {
+                        return Err(refusal.into());
+                    }
+                    command.version = version;
+                }
+                (_, other) => return Err(unexpected(&other)),
+            }
+        };
+        // There is no handle, and so no write, before all that the resource needs is committed as it demands:
+        // its group, and the one that knows its name.
+        if domains > 1 {
+            for group in [&self.engine.system(), self] {
+                self.engine.within(group.demand_domains(&name), true).await?;
+            }
+        }
+        Ok(opened)
+    }
+
+    /// Refuses what a resource cannot be opened as, as far as this node knows the members of the group.
+    pub(crate) async fn check_opening(&self, spec: &ResourceSpec) -> Result<(), Error> {
+        let name = &spec.name;
         // G1: a resource that asks for more copies than there can be is not made with fewer.
         let members = self.status().await?.members;
         let is_voter = |(_, role): &(NodeId, MemberRole)| *role == MemberRole::Voter;
@@ -51,7 +85,7 @@ impl Group {
                 resource: name.to_string(),
             });
         }
-        all_placed(&members, &name, &spec.placement)?;
+        all_placed(&members, name, &spec.placement)?;
         let domains = spec.replicas.domains();
         if !(1..=ReplicaPolicy::DOMAINS_MAX).contains(&domains) {
             return Err(Error::InvalidArgument {
@@ -60,32 +94,9 @@ impl Group {
         }
         let found = members.voter_domains();
         if voters > 0 && domains as usize > 1.max(found.len()) {
-            return Err(one_domain(&name, &found));
+            return Err(one_domain(name, &found));
         }
-        let caller = self.engine.domain().clone();
-        let mut version = self.version_to_open(&kind).await?;
-        let mut command = OpenCommand { anew, kind, version, spec, caller };
-        let opened = loop {
-            match self.propose(&Command::Open(command.clone())).await? {
-                (_, Outcome::Opened { resource, schemas }) => {
-                    break (resource, Schemas::new(&own, schemas)?);
-                }
-                (_, Outcome::Refused(refusal)) => {
-                    // A newer version may have taken its place meanwhile: versions only rise.
-                    version = self.version_to_open(&command.kind).await?;
-                    if version <= command.version {
-                        return Err(refusal.into());
-                    }
-                    command.version = version;
-                }
-                (_, other) => return Err(unexpected(&other)),
-            }
-        };
-        // There is no handle, and so no write, before the whole group commits as it demands.
-        if domains > 1 {
-            self.engine.within(self.demand_domains(&name), true).await?;
-        }
-        Ok(opened)
+        Ok(())
     }
 
     /// The version of a kind that is in use here, or that others have too who were not opened with the newest.

@@ -1,7 +1,7 @@
 //! What the application of a record answers.
 
 use bytes::Bytes;
-use palisade_replication::{LogTime, Offset};
+use palisade_replication::{GroupId, LogTime, Offset};
 
 use crate::alteration::Revision;
 use crate::clients::NumberRefusal;
@@ -46,6 +46,8 @@ pub enum Branch {
 pub(crate) enum Outcome {
     /// The resource is open. These are its schemas, in the order of their numbers.
     Opened { resource: ResourceId, schemas: Vec<SchemaId> },
+    /// The name belongs to this group, by this record.
+    Claimed { group: GroupId, by: Offset },
     /// The resource is altered.
     Altered { revision: Revision },
     /// The batch took effect at its offset: what each operation of the branch has said.
@@ -68,6 +70,7 @@ impl Outcome {
         matches!(
             self,
             Self::Opened { .. }
+                | Self::Claimed { .. }
                 | Self::Altered { .. }
                 | Self::Applied { .. }
                 | Self::Registered { .. }

@@ -30,6 +30,10 @@ pub(crate) enum Refusal {
     AlreadyThere { resource: LogicalResourceName },
     /// A group has no room for more resources.
     TooManyResources { most: usize },
+    /// A cluster has no room for more names.
+    TooManyNames { most: u64 },
+    /// A cluster has no room for more affinities.
+    TooManyAffinities { most: u64 },
     /// The resource was altered since its maker looked.
     RevisionDiffers { expected: Revision, found: Revision },
     /// The alteration cannot be done to the resource as it is.
@@ -69,6 +73,12 @@ impl From<Refusal> for Error {
             }
             Refusal::TooManyResources { most } => Self::PreconditionFailed {
                 what: format!("a group has at most {most} resources: delete some"),
+            },
+            Refusal::TooManyNames { most } => Self::PreconditionFailed {
+                what: format!("a cluster has at most {most} names, those that are gone among them"),
+            },
+            Refusal::TooManyAffinities { most } => Self::PreconditionFailed {
+                what: format!("a cluster has at most {most} affinities: use one that is there"),
             },
             Refusal::RevisionDiffers { expected, found } => Self::PreconditionFailed {
                 what: format!("the resource was altered, revision={found} expected={expected}"),

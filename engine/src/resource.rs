@@ -61,12 +61,56 @@ macro_rules! name {
 }
 
 name! {
-    /// What a resource is called, within its group.
+    /// What a resource is called.
     LogicalResourceName, "resource name"
 }
 name! {
     /// What shape its values have. A handle opened with another schema is refused.
     SchemaId, "schema id"
+}
+
+/// What resources have in common that are used together: those of one affinity lie in one group, and can be in
+/// one batch. All that say nothing have the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Affinity(Arc<str>);
+
+impl Affinity {
+    /// Longest one, in bytes.
+    pub const BYTES_MAX: usize = 64;
+
+    /// Takes nothing, or what a name of a resource may be, of up to [`Affinity::BYTES_MAX`] bytes.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for anything else.
+    pub fn new(affinity: &str) -> Result<Self, Error> {
+        if affinity.len() > Self::BYTES_MAX {
+            let what = format!("affinity={affinity:?} has at most {} bytes", Self::BYTES_MAX);
+            return Err(Error::InvalidArgument { what });
+        }
+        if !affinity.is_empty() {
+            LogicalResourceName::new(affinity)?;
+        }
+        Ok(Self(affinity.into()))
+    }
+
+    /// The affinity itself.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// That of resources that say nothing.
+impl Default for Affinity {
+    fn default() -> Self {
+        Self("".into())
+    }
+}
+
+impl fmt::Display for Affinity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 /// Writer generation of a resource, only ever rising.
@@ -395,11 +439,13 @@ pub struct ResourceSpec {
     pub placement: Placement,
     /// What it does when something has failed. Nothing declared: each call is tried.
     pub contract: Option<DegradationContract>,
+    /// Which others it is used together with.
+    pub affinity: Affinity,
 }
 
 impl ResourceSpec {
     /// A resource of this name, whose values have this schema. If nothing else is said: epoch 1, one
-    /// replica, placed on the provider `local`, and no contract for failures.
+    /// replica, placed on the provider `local`, no contract for failures, and no affinity.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] as [`LogicalResourceName::new`] and [`SchemaId::new`].
@@ -413,6 +459,7 @@ impl ResourceSpec {
             replicas: ReplicaPolicy::majority(1),
             placement: Placement { rules },
             contract: None,
+            affinity: Affinity::default(),
         })
     }
 
@@ -445,6 +492,12 @@ impl ResourceSpec {
     #[must_use]
     pub fn contract(self, contract: DegradationContract) -> Self {
         Self { contract: Some(contract), ..self }
+    }
+
+    /// Which others it is used together with: see [`Affinity`]. A name keeps the one it was first opened with.
+    #[must_use]
+    pub fn affinity(self, affinity: Affinity) -> Self {
+        Self { affinity, ..self }
     }
 
     /// Its replicas and from where it may be used, as a profile has them.

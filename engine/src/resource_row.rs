@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! 'c'                       number of the last resource that was made
+//! 'h'                       the highest claim of a name that a resource was opened with
 //! 'i' resource 4            kind, version of its projection, spec, offset and log time when it was made,
 //!                           revision, schemas: which of them are retired, as bits, count of those after
 //!                           the first, each; 0, or 1 and of its deletion offset and until when it is kept
@@ -22,6 +23,7 @@ use crate::refusal::Refusal;
 use crate::resource::{LogicalResourceName, ResourceId, ResourceKind, ResourceSpec, SchemaId};
 use crate::spec_codec::{decode_spec, encode_spec, put_kind, put_schema, take_kind, take_schema};
 use crate::store::{Direction, FamilyId, StateRead, StoreError, Walk};
+use crate::view::View;
 
 /// A resource: its kind, the version of that, its spec with the current epoch, and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,6 +177,23 @@ pub(crate) fn find(
 pub(crate) fn last_made(read: &dyn StateRead, group: GroupId) -> Result<ResourceId, StoreError> {
     let raw = read.get(FamilyId::RESOURCES, &keys::last_resource(group))?;
     raw.map_or(Ok(ResourceId(0)), |raw| number(&raw))
+}
+
+/// The last of the claims, in the system group, that resources of this group were opened with.
+pub(crate) fn highest_claim(read: &dyn StateRead, group: GroupId) -> Result<Offset, StoreError> {
+    let raw = read.get(FamilyId::RESOURCES, &keys::highest_claim(group))?;
+    let number = |raw: Bytes| {
+        let mut reader = Reader::new(raw);
+        let claim = reader.number("claim")?;
+        reader.end("claim").map(|()| Offset::new(claim))
+    };
+    raw.map_or(Ok(Offset::ZERO), number).map_err(malformed)
+}
+
+pub(crate) fn put_highest_claim(view: &mut View<'_>, group: GroupId, claim: Offset) {
+    let mut raw = Vec::new();
+    put_number(&mut raw, claim.get());
+    view.put(FamilyId::RESOURCES, keys::highest_claim(group), raw.into());
 }
 
 fn number(raw: &[u8]) -> Result<ResourceId, StoreError> {

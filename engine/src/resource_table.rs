@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use palisade_replication::GroupId;
+use palisade_replication::{GroupId, Offset};
 
 use crate::alteration::{Altered, Revision};
 use crate::command::{AlterCommand, Op, OpenCommand};
@@ -16,7 +16,9 @@ use crate::refusal::Refusal;
 use crate::resource::{
     FailureDomain, FenceGuard, LogicalResourceName, ResourceId, ResourceKind, ResourceSpec,
 };
-use crate::resource_row::{KeptSchema, Resource, each_resource, last_made};
+use crate::resource_row::{
+    KeptSchema, Resource, each_resource, highest_claim, last_made, put_highest_claim,
+};
 use crate::store::{FamilyId, StateRead, StoreError};
 use crate::view::View;
 
@@ -26,7 +28,7 @@ pub(crate) const RESOURCES_MAX: usize = 65_536;
 pub(crate) const ALTERATIONS_KEPT: u64 = 64;
 
 /// All resources of one group; what is stored, kept in memory.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ResourceTable {
     by_id: BTreeMap<ResourceId, Resource>,
     by_name: BTreeMap<LogicalResourceName, ResourceId>,
@@ -34,9 +36,18 @@ pub(crate) struct ResourceTable {
     last: ResourceId,
     /// Which version of each kind decides, and what is to become of it.
     pub(crate) kinds: Kinds,
+    /// The highest claim that any was opened with.
+    claim: Offset,
 }
 
 impl ResourceTable {
+    /// The table of a group with nothing in it.
+    pub(crate) fn empty() -> Self {
+        let (by_id, by_name) = (BTreeMap::new(), BTreeMap::new());
+        let (last, claim) = (ResourceId::default(), Offset::ZERO);
+        Self { by_id, by_name, last, claim, kinds: Kinds::default() }
+    }
+
     /// The table as it is stored.
     ///
     /// # Errors
@@ -46,8 +57,9 @@ impl ResourceTable {
         registry: &Registry,
         group: GroupId,
     ) -> Result<Self, LoadError> {
-        let (last, kinds) = (last_made(read, group)?, Kinds::load(read, group)?);
-        let mut table = Self { last, kinds, ..Self::default() };
+        let (last, claim) = (last_made(read, group)?, highest_claim(read, group)?);
+        let kinds = Kinds::load(read, group)?;
+        let mut table = Self { last, claim, kinds, ..Self::empty() };
         each_resource(read, group, |id, resource| {
             table.by_name.insert(resource.spec.name.clone(), id);
             table.by_id.insert(id, resource);
@@ -97,6 +109,7 @@ impl ResourceTable {
             None => check_registered(registry, &command.kind, command.version)
                 .map_err(|unknown| ProjectionFault::new(unknown.to_string()))?,
         }
+        let claim = command.claim;
         let named = self.by_name.get(&command.spec.name).copied();
         let opened = match named.and_then(|id| Some((id, self.by_id.get_mut(&id)?))) {
             Some((id, found)) => reopen(found, &command).map(|raised| (id, raised)),
@@ -106,6 +119,10 @@ impl ResourceTable {
             Ok((resource, changed)) => {
                 if changed {
                     self.store(view, at.group, resource);
+                }
+                if self.claim < claim {
+                    self.claim = claim;
+                    put_highest_claim(view, at.group, claim);
                 }
                 let schemas = self.get(resource).map(Resource::schema_ids).unwrap_or_default();
                 Ok(Outcome::Opened { resource, schemas })

@@ -7,14 +7,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_replication::{GroupId, Offset};
 
-use crate::clients::{ClientId, ClientNumbers, Counts};
+use crate::clients::{ClientId, Clients, Counts};
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Freshness;
 use crate::stored::Stored;
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Most groups of a token: those of one cluster.
 const GROUPS_MAX: u64 = 65;
 /// How long a read waits for what the session has seen, if nothing else is said.
@@ -80,13 +80,13 @@ impl Seen {
 pub struct Session {
     engine: Engine,
     seen: Seen,
-    numbers: Option<Arc<ClientNumbers>>,
+    clients: Option<Arc<Clients>>,
 }
 
 impl Session {
-    pub(crate) fn new(engine: &Engine, numbers: Option<Arc<ClientNumbers>>) -> Self {
+    pub(crate) fn new(engine: &Engine, clients: Option<Arc<Clients>>) -> Self {
         let seen = Seen::default();
-        Self { engine: engine.with_session(seen.clone(), numbers.clone()), seen, numbers }
+        Self { engine: engine.with_session(seen.clone(), clients.clone()), seen, clients }
     }
 
     /// Goes on where a token was taken.
@@ -95,8 +95,8 @@ impl Session {
             what: format!("the bytes are no token of a session: {error}"),
         };
         let (seen, counts) = decode(token).map_err(malformed)?;
-        let numbers = counts.map(|counts| counts.resume(engine)).transpose()?;
-        let session = Self::new(engine, numbers.map(Arc::new));
+        let clients = counts.map(|counts| counts.resume(engine)).transpose()?;
+        let session = Self::new(engine, clients.map(Arc::new));
         for freshness in seen {
             freshness.check(engine.cluster(), freshness.group)?;
             session.seen.note(freshness.group, freshness.offset);
@@ -118,16 +118,16 @@ impl Session {
         self.seen.all().into_iter().map(token).collect()
     }
 
-    /// The client that numbers what is written through it. Nothing in a session that numbers nothing, and
-    /// while one that was told [`Error::ClientEvicted`] could not be registered anew.
+    /// The client that numbers what is written through it to a group. Nothing in a session that numbers nothing,
+    /// and while one that was told [`Error::ClientEvicted`] could not be registered anew.
     #[must_use]
-    pub fn client(&self) -> Option<ClientId> {
-        Some(self.numbers.as_ref()?.client()?.0)
+    pub fn client(&self, group: GroupId) -> Option<ClientId> {
+        Some(self.clients.as_ref()?.of(group).client()?.0)
     }
 
     /// The same as bytes: see [`Engine::resume`].
     ///
-    /// Of a client session, with the number of its next command. A process that stores it before a write,
+    /// Of a client session, with the number of its next command in each group. A process that stores it before a write,
     /// with no other under way, can make that write again when it comes back, and it takes effect once:
     ///
     /// ```
@@ -158,7 +158,7 @@ impl Session {
     /// ```
     #[must_use]
     pub fn token(&self) -> Bytes {
-        encode(&self.freshness(), self.numbers.as_ref().map(|numbers| Counts::of(numbers)))
+        encode(&self.freshness(), self.clients.as_ref().map(|clients| Counts::of(clients)))
     }
 
     /// How long its reads wait for a replica that is behind, if they do not say.
@@ -168,8 +168,8 @@ impl Session {
 /// The bytes of a token.
 ///
 /// ```text
-/// version 1 byte (2), groups: count, each a freshness token; time to live of the client in ms, or 0 for a
-/// session without; and if there is one: the client, how many numbers were given; or nothing
+/// version 1 byte (3), groups: count, each a freshness token; time to live of clients in ms, or 0 for a
+/// session without; and if it is not 0: clients: count, each the client, how many numbers it has given
 /// ```
 fn encode(seen: &[Freshness], counts: Option<Counts>) -> Bytes {
     let mut out = vec![VERSION];
@@ -207,7 +207,7 @@ mod tests {
         #[test]
         fn tokens_have_one_form(
             seen in proptest::collection::vec((0_u64..3, 1_u64..300), 0..3),
-            client in proptest::option::of((1_u64..1_000, proptest::option::of((1_u64..300, 0_u64..300)))),
+            clients in proptest::option::of((1_u64..1_000, proptest::collection::btree_map(1_u64..9, (1_u64..300, 0_u64..300), 0..4))),
             at: usize,
             byte: u8,
         ) {
@@ -219,14 +219,14 @@ mod tests {
                     Freshness { cluster, group, offset }
                 })
                 .collect();
-            let counts = client.map(|(ttl, client)| {
-                let client = client.map(|(offset, given)| {
-                    let (group, offset) = (GroupId::new(1), Offset::new(offset));
+            let counts = clients.map(|(ttl, clients)| {
+                let clients = clients.into_iter().map(|(group, (offset, given))| {
+                    let (group, offset) = (GroupId::new(group), Offset::new(offset));
                     (ClientId { cluster, group, offset }, given)
                 });
-                Counts::of(&ClientNumbers::new(Duration::from_millis(ttl), client))
+                Counts::of(&Clients::new(Duration::from_millis(ttl), clients))
             });
-            let token = encode(&seen, counts);
+            let token = encode(&seen, counts.clone());
             prop_assert_eq!(decode(&token), Ok((seen, counts)));
             let mut raw = token.to_vec();
             let at = at % raw.len();

@@ -219,7 +219,8 @@ impl SimMachine for SimEngine {
 /// A record that opens a resource.
 #[must_use]
 pub fn open(kind: ResourceKind, spec: ResourceSpec, caller: FailureDomain) -> bytes::Bytes {
-    Command::Open(OpenCommand { anew: false, kind, version: 1, spec, caller }).encode()
+    Command::Open(OpenCommand { anew: false, claim: Offset::ZERO, kind, version: 1, spec, caller })
+        .encode()
 }
 
 /// A record of operations that demand nothing.

@@ -1,7 +1,7 @@
 //! The bytes of a resource's spec, in records and in the table of resources.
 //!
 //! ```text
-//! spec    name, schema, epoch, replicas, placement, contract;
+//! spec    name, schema, epoch, replicas, placement, contract, affinity;
 //!         in replicas, from bit 32 on, the failure domains that a commit must reach beyond one
 //! placement  rules: count, each provider, region or nothing, zone or nothing
 //! contract  as `degradation::contract` says, or nothing
@@ -12,7 +12,7 @@
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::degradation::DegradationContract;
 use crate::resource::{
-    DomainRule, FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy,
+    Affinity, DomainRule, FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy,
     ResourceKind, ResourceSpec, SchemaId,
 };
 
@@ -34,6 +34,7 @@ pub(crate) fn encode_spec(out: &mut Vec<u8>, spec: &ResourceSpec) {
     put_number(out, u64::from(spec.replicas.replicas) | beyond << 32);
     put_placement(out, &spec.placement);
     put_contract(out, spec.contract.as_ref());
+    put_bytes(out, spec.affinity.as_str().as_bytes());
 }
 
 pub(crate) fn put_contract(out: &mut Vec<u8>, contract: Option<&DegradationContract>) {
@@ -93,7 +94,7 @@ fn malformed<E>(what: &'static str) -> impl FnOnce(E) -> DecodeError {
 }
 
 pub(crate) fn decode_spec(reader: &mut Reader) -> Result<ResourceSpec, DecodeError> {
-    let name = reader.text(LogicalResourceName::BYTES_MAX, "resource name")?;
+    let name = take_name(reader)?;
     let schema = take_schema(reader)?;
     let epoch = FenceEpoch::new(reader.number("epoch")?);
     let replicas = reader.number("replicas")?;
@@ -102,13 +103,24 @@ pub(crate) fn decode_spec(reader: &mut Reader) -> Result<ResourceSpec, DecodeErr
     let replicas = ReplicaPolicy::majority(replicas as u32).across_domains(domains);
     let placement = take_placement(reader)?;
     Ok(ResourceSpec {
-        name: LogicalResourceName::new(&name).map_err(malformed("resource name"))?,
+        name,
         schema,
         epoch,
         replicas,
         placement,
         contract: take_contract(reader)?,
+        affinity: take_affinity(reader)?,
     })
+}
+
+pub(crate) fn take_name(reader: &mut Reader) -> Result<LogicalResourceName, DecodeError> {
+    let name = reader.text(LogicalResourceName::BYTES_MAX, "resource name")?;
+    LogicalResourceName::new(&name).map_err(malformed("resource name"))
+}
+
+pub(crate) fn take_affinity(reader: &mut Reader) -> Result<Affinity, DecodeError> {
+    let affinity = reader.text(Affinity::BYTES_MAX, "affinity")?;
+    Affinity::new(&affinity).map_err(malformed("affinity"))
 }
 
 pub(crate) fn put_domain(out: &mut Vec<u8>, domain: &FailureDomain) {

@@ -31,6 +31,7 @@ use self::inventory::{Inventory, Op};
 use self::second::{Second, stock_of_any};
 use self::sum::Sum;
 
+const DATA: GroupId = GroupId::new(1);
 const OLD: ClusterId = ClusterId::new(7);
 const NEW: ClusterId = ClusterId::new(8);
 /// Long enough for a busy machine; nothing waits for it that is done.
@@ -108,7 +109,7 @@ async fn chain(dir: &Path, place: &BackupPlace) -> Vec<(Offset, String)> {
     let mut last = engine.backup(place).full(&id("b0")).await.unwrap();
     for at in 1..4 {
         // Something comes in between.
-        while engine.data().applied().unwrap() <= last.to {
+        while engine.data().applied().unwrap() <= last.groups[&DATA].to {
             tokio::task::yield_now().await;
         }
         let (name, parent) = (id(&format!("b{at}")), last.id);
@@ -118,7 +119,7 @@ async fn chain(dir: &Path, place: &BackupPlace) -> Vec<(Offset, String)> {
     writer.join_all().await;
     let mut all = logged(&log).await;
     assert!(all.len() >= 4);
-    all.retain(|(offset, _)| *offset <= last.to);
+    all.retain(|(offset, _)| *offset <= last.groups[&DATA].to);
     engine.close().await.unwrap();
     all
 }
@@ -137,10 +138,11 @@ async fn a_restored_node_takes_writes() {
     let all = chain(&dir.path().join("old"), &place).await;
     let backups = verify(&place, &id("b3")).await.unwrap();
     assert_eq!(backups.len(), 4);
-    let last = backups[3].clone();
+    let last = backups[3].groups[&DATA].clone();
 
     let new = dir.path().join("new");
     let restored = restore(&place, &id("b3"), &anew(&new), RestoreTo::End).await.unwrap();
+    let restored = &restored.groups[&DATA];
     assert_eq!((restored.digest.offset, restored.digest.head), (last.to, last.head));
     assert_eq!(restored.log_time, last.log_time);
     let engine = anew(&new).open().await.unwrap();
@@ -195,7 +197,8 @@ async fn a_restore_is_refused_or_whole() {
     let place = place(&dir.path().join("backups"));
     let all = chain(&dir.path().join("old"), &place).await;
     let backups = verify(&place, &id("b3")).await.unwrap();
-    let (floor, end) = (backups[0].to, backups[3].to);
+    let [floor, end] = [0, 3].map(|at: usize| backups[at].groups[&DATA].to);
+    let until = |offset| RestoreTo::Offset { group: DATA, offset };
     let new = dir.path().join("new");
     let b3 = id("b3");
     let refused = async |builder: EngineBuilder, to: RestoreTo| {
@@ -205,11 +208,11 @@ async fn a_restore_is_refused_or_whole() {
 
     let same = refused(anew(&new).cluster(OLD), all_of_it).await;
     assert!(matches!(same, BackupError::InvalidArgument { .. }), "{same}");
-    let beyond = refused(anew(&new), RestoreTo::Offset(end.next())).await;
+    let beyond = refused(anew(&new), until(end.next())).await;
     assert!(matches!(beyond, BackupError::InvalidArgument { .. }), "{beyond}");
-    let before = refused(anew(&new), RestoreTo::Offset(Offset::ZERO)).await;
+    let before = refused(anew(&new), until(Offset::ZERO)).await;
     assert!(
-        matches!(before, BackupError::Compacted { floor: found } if found == floor),
+        matches!(before, BackupError::Compacted { group: DATA, floor: found } if found == floor),
         "{before}"
     );
     let used = refused(anew(&dir.path().join("old")), all_of_it).await;
@@ -232,7 +235,7 @@ async fn a_restore_is_refused_or_whole() {
     // At an offset within the last of the chain.
     let (at, _) = all[all.len() - 1];
     std::fs::remove_dir_all(&new).unwrap();
-    restore(&place, &b3, &anew(&new), RestoreTo::Offset(at)).await.unwrap();
+    restore(&place, &b3, &anew(&new), until(at)).await.unwrap();
     let stranger = Engine::builder(&new).cluster(OLD).open().await.map(|_| ()).unwrap_err();
     assert!(matches!(stranger, Error::Incompatible { .. }), "{stranger}");
     let engine = anew(&new).open().await.unwrap();
@@ -267,7 +270,7 @@ async fn others_join_a_restored_node() {
         incarnation: Some(two.incarnation()),
         ..Member::default()
     };
-    one.data().change_members(MemberChange::AddLearner { node: second, member }).await.unwrap();
+    one.change_members(MemberChange::AddLearner { node: second, member }).await.unwrap();
     let receipt = writer.append(&"new".to_owned()).await.unwrap().receipt;
     assert_eq!(logged(&writer).await.len(), all.len() + 1);
     let caught_up = async {

@@ -134,13 +134,13 @@ fn every_handle_writes_reads_and_waits() {
         0,
         "nobody has declared what to do under a failure"
     );
-    assert_eq!(engine.cluster_map().unwrap().groups.len(), 1);
+    assert_eq!(engine.cluster_map().unwrap().groups.len(), engine.groups().len());
     let session = engine.session();
     let mine = ReplicatedMap::<String, String>::open(&session.engine(), spec("map")).unwrap();
     mine.put(&key, &one).unwrap();
     let resumed = engine.resume(&session.token()).unwrap();
     assert_eq!(resumed.freshness(), session.freshness());
-    let listed = engine.directory().list("", None, 10, NOW).unwrap().value;
+    let listed = engine.directory().list("", None, 10, NOW).unwrap();
     assert_eq!(listed.len(), 4);
     let both = engine.wait(async {
         let one = async_map(&mine).get(&key, NOW).await?;
@@ -217,13 +217,7 @@ fn no_argument_makes_it_panic() {
     answered(engine.directory().list("", None, usize::MAX, NOW).map(drop));
     let name = LogicalResourceName::new("map").unwrap();
     answered(engine.directory().delete(&name, Revision::new(most), most, "").map(drop));
-    answered(
-        engine
-            .group(DATA)
-            .unwrap()
-            .change_members(MemberChange::Promote { node: NodeId::new(most) })
-            .map(drop),
-    );
+    answered(engine.change_members(MemberChange::Promote { node: NodeId::new(most) }).map(drop));
     assert_eq!(map.get(&key, NOW).unwrap().value.unwrap().value, key);
     engine.close().unwrap();
 }

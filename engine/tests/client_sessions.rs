@@ -305,7 +305,7 @@ fn an_eviction_is_told_and_never_repeated_over() {
     let send = || engine.batch().numbered(number).append(&plain, &1).commit();
     fabric.block_on(send()).unwrap();
     fabric.block_on(log.append(&2)).unwrap();
-    let before = session.client().unwrap();
+    let before = session.client(GroupId::new(1)).unwrap();
 
     // Not before its time.
     fabric.run_for(ttl);
@@ -318,10 +318,10 @@ fn an_eviction_is_told_and_never_repeated_over() {
     };
     evicted(fabric.block_on(send()).unwrap_err(), client);
     evicted(fabric.block_on(log.append(&3)).unwrap_err(), before);
-    let now = session.client().unwrap();
+    let now = session.client(GroupId::new(1)).unwrap();
     assert_ne!(now, before, "it is registered anew");
     fabric.block_on(log.append(&4)).unwrap();
-    assert_eq!(session.client(), Some(now));
+    assert_eq!(session.client(GroupId::new(1)), Some(now));
     let found = fabric.block_on(logged(&plain)).unwrap();
     let found: Vec<u64> = found.into_iter().map(|(value, _)| value).collect();
     assert_eq!(found, [1, 2, 4]);
@@ -334,12 +334,12 @@ fn a_client_that_is_used_stays() {
     let engine = fabric.engine(fabric.node(1));
     let session = fabric.block_on(engine.client_session(Duration::from_secs(30))).unwrap();
     let log = fabric.block_on(open_log(session.engine(), 1)).unwrap();
-    let client = session.client();
+    let client = session.client(GroupId::new(1));
     for round in 0..20 {
         fabric.run_for(Duration::from_secs(29));
         fabric.block_on(log.append(&round)).unwrap();
     }
-    assert_eq!(session.client(), client);
+    assert_eq!(session.client(GroupId::new(1)), client);
 }
 
 #[test]

@@ -43,7 +43,7 @@ async fn names(
     limit: usize,
 ) -> Vec<String> {
     let after = after.map(name);
-    let listed = directory.list(prefix, after.as_ref(), limit, FRESH).await.unwrap().value;
+    let listed = directory.list(prefix, after.as_ref(), limit, FRESH).await.unwrap();
     listed.into_iter().map(|found| found.name.to_string()).collect()
 }
 

@@ -10,7 +10,7 @@ use palisade::degradation::{
 use palisade::sim::SimFabric;
 use palisade::{
     Error, Failure, FailureDomain, GroupId, MemberRole, NodeId, Placement, ReplicaPolicy,
-    ReplicatedMap, ResourceSpec,
+    ReplicatedMap, ResourceSpec, SYSTEM_GROUP,
 };
 
 const GROUP: GroupId = GroupId::new(1);
@@ -114,7 +114,9 @@ fn what_can_only_be_judged_is_not_rehearsed() {
     let mut learner = map(3, 1, 1, None);
     learner.groups[0].members[2].role = MemberRole::Learner;
     let mut two = map(3, 1, 1, None);
-    let other = GroupMap { group: GroupId::new(2), ..two.groups[0].clone() };
+    let mut other = GroupMap { group: GroupId::new(2), ..two.groups[0].clone() };
+    other.members.pop();
+    two.resources.push(ResourceMap { group: other.group, ..two.resources[0].clone() });
     two.groups.push(other);
     for map in [unled, learner, two] {
         drill.judge(&map).unwrap();
@@ -150,7 +152,8 @@ fn a_node_makes_the_copy_itself() {
         fabric.block_on(ReplicatedMap::<String, String>::open(&engine, spec)).unwrap();
         let copy = fabric.block_on(engine.cluster_map()).unwrap();
         assert_eq!(copy.resources, wanted.resources);
-        let [group] = &copy.groups[..] else { panic!("{copy:?}") };
+        let [system, group] = &copy.groups[..] else { panic!("{copy:?}") };
+        assert_eq!((system.group, system.domains_demanded), (SYSTEM_GROUP, 2));
         assert_eq!((group.leader, group.domains_demanded), (fabric.leader(), 2));
         let places = |group: &GroupMap| {
             group.members.iter().map(|member| member.domain.clone()).collect::<Vec<_>>()

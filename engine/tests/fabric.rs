@@ -14,10 +14,10 @@ use bytes::Bytes;
 use data::Data;
 use palisade::sim::SimFabric;
 use palisade::{
-    Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, MemberChange,
-    NodeId, Offset, ReadConsistency, ReadOptions, Receipt, ReplicaPolicy,
-    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus, ResourceSpec,
-    VALUE_BYTES_MAX,
+    Direction, Disposition, Engine, Error, FailureDomain, FenceEpoch, Fingerprint, GroupId,
+    MemberChange, MembersChanged, NodeId, Offset, ReadConsistency, ReadOptions, Receipt,
+    ReplicaPolicy, ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, RequestStatus,
+    ResourceSpec, VALUE_BYTES_MAX,
 };
 
 /// How long a request waits, as `EngineBuilder::request_timeout_ms` says.
@@ -298,35 +298,46 @@ fn a_leader_change_loses_and_doubles_nothing() {
     }
 }
 
-/// Only who leads changes the membership; who loses the leadership meanwhile does not know the outcome.
+/// Any voter is asked, and each group is led where it was before; who is cut off does not know the outcome.
 #[test]
-fn a_change_of_members_says_who_may_and_when_it_is_unknown() {
-    let mut fabric = SimFabric::new(3);
+fn a_change_of_members_is_made_in_every_group_by_whichever_voter() {
+    let mut fabric = SimFabric::builder(3).data_groups(2).build().unwrap();
     let (leader, [follower, third]) = by_role(&fabric);
     let [leading, following] = [leader, follower].map(|node| fabric.engine(node));
-    // A leader that has committed in its term knows what is under way.
     let service = fabric.block_on(Service::open(leading.clone(), 1)).unwrap();
     fabric.block_on(service.put("k", "v")).unwrap();
     let change = || MemberChange::Remove { node: third };
-    let refused = fabric.block_on(following.data().change_members(change())).unwrap_err();
-    assert!(matches!(refused, Error::PreconditionFailed { .. }), "{refused}");
-    assert_eq!(refused.disposition(), Disposition::Reject);
 
     fabric.partition(&[leader]);
     let asked = fabric.now();
-    let lost = fabric.block_on(leading.data().change_members(change()));
+    let lost = fabric.block_on(leading.change_members(change()));
     assert!(is_unknown(&lost), "{lost:?}");
-    assert!(fabric.now() - asked < REQUEST_TIMEOUT, "it knows that it does not lead any more");
-
+    assert!(fabric.now() - asked <= REQUEST_TIMEOUT);
     fabric.heal();
     fabric.run_for(A_WHILE);
-    let (leader, [next, _]) = by_role(&fabric);
-    let engine = fabric.engine(leader);
-    engine.data().transfer_leadership(next).unwrap();
-    fabric.run_for(SOON);
-    assert_eq!(fabric.leader(), Some(next));
-    let status = fabric.block_on(engine.data().status()).unwrap();
-    assert_eq!(status.leader, Some(next));
+
+    // Led by three, and asked of one.
+    let groups = [0, 1, 2].map(GroupId::new);
+    for (group, to) in groups.into_iter().zip([leader, follower, leader]) {
+        fabric.engine(to).group(group).unwrap().transfer_leadership(to).unwrap();
+    }
+    fabric.run_for(A_WHILE);
+    let led = groups.map(|group| fabric.leader_of(group));
+    assert_eq!(led, [leader, follower, leader].map(Some), "who is to lead may ask for it");
+    let itself = fabric.block_on(fabric.engine(third).change_members(change())).unwrap_err();
+    assert!(matches!(itself, Error::PreconditionFailed { .. }), "{itself}");
+    let made = fabric.block_on(following.change_members(change())).unwrap();
+    assert!(made.keys().copied().eq(groups), "{made:?}");
+    assert!(made.values().all(|made| *made == MembersChanged::Now), "{made:?}");
+    let again = fabric.block_on(leading.change_members(change())).unwrap();
+    assert!(again.values().all(|made| *made == MembersChanged::Before), "{again:?}");
+    fabric.run_for(A_WHILE);
+    for group in groups {
+        let status = fabric.block_on(leading.group(group).unwrap().status()).unwrap();
+        assert_eq!(status.members.roles().count(), 2, "group={group}");
+    }
+    assert_eq!(groups.map(|group| fabric.leader_of(group)), led, "they are handed back");
+    fabric.block_on(service.put("k", "w")).unwrap();
 }
 
 /// A partition: the side with a majority goes on, the other says that it does not know.

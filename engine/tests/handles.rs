@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use data::Data;
 use palisade::{
-    Batch, Consumer, Directory, Engine, EngineBuilder, Error, Guard, Handle, LogPosition,
-    LogRetention, LogTail, MapAt, MapRange, ReadConsistency, ReplicatedIdempotencyStore,
-    ReplicatedLog, ReplicatedMap, ResourceSpec, Session, Watch, blocking,
+    Batch, Consumer, Directory, Engine, EngineBuilder, Error, Group, Guard, Handle, LogPosition,
+    LogRetention, LogTail, MapAt, MapRange, MemberChange, ReadConsistency,
+    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceKind, ResourceSpec, Session,
+    Watch, blocking,
 };
 
 const fn handle<T: Clone + Send + Sync + 'static>() {}
@@ -22,6 +23,7 @@ const fn task<T: Send>(_: &T) {}
 #[test]
 fn every_handle_can_be_cloned_shared_and_sent() {
     handle::<Engine>();
+    handle::<Group>();
     handle::<Directory>();
     handle::<Session>();
     handle::<Handle<Rc<()>>>();
@@ -41,6 +43,7 @@ fn every_handle_can_be_cloned_shared_and_sent() {
     moved::<Watch<String, String>>();
 
     handle::<blocking::Engine>();
+    handle::<blocking::Group>();
     handle::<blocking::Directory>();
     handle::<blocking::Session>();
     handle::<blocking::Handle<Rc<()>>>();
@@ -67,6 +70,12 @@ fn futures_are_sent(
     task(&engine.data().chain_head());
     task(&engine.data().digest());
     task(&engine.close());
+    task(&engine.client_session(Duration::ZERO));
+    task(&engine.change_members(MemberChange::AcrossDomains));
+    task(&engine.cluster_map());
+    let directory = engine.directory();
+    task(&directory.list("", None, 1, ReadConsistency::Local));
+    task(&directory.create(&ResourceKind::MAP, spec.clone()));
     task(&engine.data().register_client(Duration::ZERO));
     task(&engine.client_session(Duration::ZERO));
     task(&engine.batch().commit());

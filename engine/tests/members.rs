@@ -115,12 +115,10 @@ async fn leader(engines: &[&Engine]) -> usize {
 
 /// Asks until it is done: a member may have to catch up first.
 async fn change(leader: &Engine, change: MemberChange) {
-    until("a change of membership", async || {
-        match leader.data().change_members(change.clone()).await {
-            Ok(()) => true,
-            Err(Error::PreconditionFailed { .. }) => false,
-            Err(error) => panic!("{change:?}: {error}"),
-        }
+    until("a change of membership", async || match leader.change_members(change.clone()).await {
+        Ok(_) => true,
+        Err(Error::PreconditionFailed { .. }) => false,
+        Err(error) => panic!("{change:?}: {error}"),
     })
     .await;
 }
@@ -168,7 +166,7 @@ async fn a_dead_voter_is_replaced_by_a_newcomer_with_a_snapshot() {
         domain: String::new(),
     };
     change(&leader, MemberChange::AddLearner { node: node(3), member }).await;
-    let refused = leader.data().change_members(MemberChange::Remove { node: leader.node() }).await;
+    let refused = leader.change_members(MemberChange::Remove { node: leader.node() }).await;
     assert!(matches!(refused, Err(Error::PreconditionFailed { .. })), "{refused:?}");
     change(&leader, MemberChange::Replace { old: dead_node, new: node(3) }).await;
     let last = put(&written, 400, 50).await;

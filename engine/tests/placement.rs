@@ -83,8 +83,8 @@ async fn a_replica_is_where_every_resource_may_be() {
     let member = |provider: &str| Member { domain: at(provider).to_string(), ..Member::default() };
     let add =
         |provider| MemberChange::AddLearner { node: NodeId::new(2), member: member(provider) };
-    is_refused(engine.data().change_members(add("outside")).await);
-    let other = engine.data().change_members(add("inside")).await.unwrap_err();
+    is_refused(engine.change_members(add("outside")).await);
+    let other = engine.change_members(add("inside")).await.unwrap_err();
     assert!(matches!(other, Error::PreconditionFailed { .. }), "its life is not known: {other}");
     // A group that has a voter outside is none for it.
     is_refused(Map::open(&engine, spec("other", "outside")).await);

@@ -150,7 +150,7 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     let status = engine.data().status().await?;
     told.note("status", (status.role, status.leader, status.members.roles().collect::<Vec<_>>()));
     let gone = MemberChange::Remove { node: NodeId::new(9) };
-    told.note("no such member", engine.data().change_members(gone).await);
+    told.note("no such member", engine.change_members(gone).await);
     told.note("transfer", engine.data().transfer_leadership(NodeId::new(9)));
     told.note("node", (engine.node(), engine.domain(), engine.peer_faults()));
 
@@ -159,10 +159,7 @@ async fn script(engine: Engine) -> Result<Vec<String>, Error> {
     told.receipt("write to a closed one", map.put(&key, &value).await);
     told.read("read of a closed one", map.get(&key, ReadConsistency::Local).await);
     told.read("barrier of a closed one", map.get(&key, ReadConsistency::Linearizable).await);
-    told.note(
-        "change of a closed one",
-        engine.data().change_members(MemberChange::AcrossDomains).await,
-    );
+    told.note("change of a closed one", engine.change_members(MemberChange::AcrossDomains).await);
     told.note("transfer of a closed one", engine.data().transfer_leadership(NodeId::new(1)));
     told.note("status of a closed one", engine.data().status().await.map(|_| ()));
     Ok(told.0)

@@ -155,7 +155,7 @@ fn tokens_of_elsewhere_are_refused() {
     token[0] = 9;
     let refused = engine.resume(&token.into()).map(|_| ()).unwrap_err();
     assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
-    let foreign = Bytes::from([&[2, 1, 19, 1][..], &[9; 16], &[1, 5, 0]].concat());
+    let foreign = Bytes::from([&[3, 1, 19, 1][..], &[9; 16], &[1, 5, 0]].concat());
     let refused = engine.resume(&foreign).map(|_| ()).unwrap_err();
     assert!(matches!(refused, Error::Incompatible { .. }), "{refused}");
 }

@@ -439,8 +439,8 @@ impl<M: StateMachine> Node<M> {
         receiver.await.map_err(|_| self.stop_cause(group))?
     }
 
-    /// Asks the leader to hand the group to another voter; this node must lead it, or nothing
-    /// happens. Look at the status to see whether it did.
+    /// Asks the leader to hand the group to a voter. This node must lead it, or be the one that is to;
+    /// otherwise nothing happens. Look at the status to see whether it did.
     ///
     /// # Errors
     /// When the node is too busy, or has stopped.

@@ -235,7 +235,7 @@ fn data(engine: &Engine) -> Result<Group, String> {
 /// A new leader, or another change, may stand in its way for a moment.
 async fn change(leader: &Engine, change: MemberChange) -> Result<(), String> {
     let end = Instant::now() + PATIENCE;
-    while let Err(error) = data(leader)?.change_members(change.clone()).await {
+    while let Err(error) = leader.change_members(change.clone()).await {
         if Instant::now() > end {
             return Err(error.to_string());
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use palisade_replication::{ClusterId, Disposition, Offset};
+use palisade_replication::{ClusterId, Disposition, GroupId, Offset};
 
 use super::BackupId;
 use crate::error::Error;
@@ -53,22 +53,30 @@ pub enum BackupError {
         parent: BackupId,
     },
     /// The parent is ahead of this node: take the incremental backup later, or of another node.
-    #[error("this node is behind the parent={parent}, applied={applied}")]
+    #[error("this node is behind the parent={parent}, group={group} applied={applied}")]
     Behind {
         /// The parent.
         parent: BackupId,
+        /// The group that it is behind in.
+        group: GroupId,
         /// How far this node is.
         applied: Offset,
     },
     /// The log no longer has the records since the parent: take a full backup.
-    #[error("records before offset={first} are trimmed: take a full backup")]
+    #[error("records of group={group} before offset={first} are trimmed: take a full backup")]
     Trimmed {
+        /// Of which group.
+        group: GroupId,
         /// The first that is left.
         first: Offset,
     },
     /// The state at an offset before the first full backup of the chain is not in it: choose an older one.
-    #[error("the chain begins with the state at offset={floor}: choose an older one")]
+    #[error(
+        "the chain begins with the state of group={group} at offset={floor}: choose an older one"
+    )]
     Compacted {
+        /// Of which group.
+        group: GroupId,
         /// The first offset that can be restored.
         floor: Offset,
     },

@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::sum::Digests;
 use super::{BackupError, BackupId};
+use crate::bounds::DATA_GROUPS_MAX;
 use crate::chain::ChainHead;
-use crate::engine::GROUP;
 use crate::machine::STATE_VERSION;
 
 /// What the format file begins with.
@@ -134,6 +134,15 @@ pub(super) struct GroupPart {
     pub(super) files: Vec<FileEntry>,
 }
 
+impl GroupPart {
+    /// Of a group that nothing was written to.
+    pub(super) fn empty() -> Self {
+        let nowhere = (Offset::ZERO, ChainHead::ZERO);
+        let (digest, files) = (Digests::new(), Vec::new());
+        Self { from: nowhere, to: nowhere, log_time: LogTime::ZERO, digest, files }
+    }
+}
+
 /// What a backup holds, and what it follows from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Contents {
@@ -186,8 +195,10 @@ impl Contents {
             let found = format!("state version={}, known={STATE_VERSION}", contents.state);
             return Err(BackupError::UnknownFormat { file: file.to_owned(), found });
         }
-        if !contents.groups.keys().eq([&GROUP]) {
-            let found = format!("groups={:?}, known={GROUP}", contents.groups.keys());
+        let data_groups = contents.groups.len().saturating_sub(1) as u64;
+        let numbered = contents.groups.keys().map(|group| group.get()).eq(0..=data_groups);
+        if !numbered || !(1..=DATA_GROUPS_MAX).contains(&data_groups) {
+            let found = format!("groups={:?}", contents.groups.keys());
             return Err(BackupError::UnknownFormat { file: file.to_owned(), found });
         }
         if contents.id != *id {

@@ -29,7 +29,8 @@
 //! map.put(&"hello".into(), &"again".into()).await?;
 //! let tuesday = BackupId::new("2026-11-17")?;
 //! let incremental = engine.backup(&place).incremental(&tuesday, &monday).await?;
-//! assert_eq!(incremental.to, full.to.next());
+//! let group = map.group().id();
+//! assert_eq!(incremental.groups[&group].to, full.groups[&group].to.next());
 //! assert_eq!(verify(&place, &tuesday).await?, [full, incremental]);
 //! engine.close().await?;
 //! # Ok(()) }
@@ -52,20 +53,26 @@ mod tests;
 mod verify;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use palisade_replication::{ClusterId, LogTime, Offset};
+use palisade_replication::{ClusterId, GroupId, LogTime, Offset};
 
-use self::layout::{Contents, Hash};
+use self::layout::{Contents, GroupPart, Hash};
+use crate::bounds::SYSTEM_GROUP;
 use crate::chain::ChainHead;
-use crate::engine::{Engine, GROUP};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::group::Group;
 use crate::machine::STATE_VERSION;
+use crate::read::ReadConsistency;
+use crate::resource_row::highest_claim;
 
 pub use error::BackupError;
 pub use place::{BackupPlace, ListedBackup};
 #[cfg(feature = "rocksdb")]
-pub use rebuild::Restored;
+pub use rebuild::{Restored, RestoredGroup};
 #[cfg(feature = "rocksdb")]
 pub use restore::{RestoreTo, restore};
 pub use verify::verify;
@@ -124,6 +131,14 @@ pub struct BackupSummary {
     pub parent: Option<BackupId>,
     /// Whose it is.
     pub cluster: ClusterId,
+    /// What it has of each group, the system group among them.
+    pub groups: BTreeMap<GroupId, GroupSummary>,
+}
+
+/// What a backup holds of one group. Between groups there is no order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupSummary {
     /// It has the records after this one; a full one has the state, and this is zero.
     pub from: Offset,
     /// It ends with this record.
@@ -132,30 +147,32 @@ pub struct BackupSummary {
     pub log_time: LogTime,
     /// The head of the chain of records up to there: an [`Anchor`](crate::audit::Anchor).
     pub head: ChainHead,
-    /// How many files it has beside its manifest.
+    /// How many files it has.
     pub files: usize,
     /// How many bytes these have.
     pub bytes: u64,
 }
 
 impl Contents {
-    /// What it holds of the one group that an engine has.
-    fn data(&self) -> &layout::GroupPart {
-        &self.groups[&GROUP]
-    }
-
     fn summary(&self) -> BackupSummary {
-        let part = self.data();
         BackupSummary {
             id: self.id.clone(),
             parent: self.parent.as_ref().map(|(parent, _)| parent.clone()),
             cluster: self.cluster,
-            from: part.from.0,
-            to: part.to.0,
-            log_time: part.log_time,
-            head: part.to.1,
-            files: part.files.len(),
-            bytes: part.files.iter().map(|file| file.bytes).sum(),
+            groups: self.groups.iter().map(|(group, part)| (*group, part.summary())).collect(),
+        }
+    }
+}
+
+impl GroupPart {
+    fn summary(&self) -> GroupSummary {
+        GroupSummary {
+            from: self.from.0,
+            to: self.to.0,
+            log_time: self.log_time,
+            head: self.to.1,
+            files: self.files.len(),
+            bytes: self.files.iter().map(|file| file.bytes).sum(),
         }
     }
 }
@@ -166,6 +183,14 @@ pub struct Backup<'a> {
     engine: Engine,
     place: &'a BackupPlace,
     bytes_per_second: Option<u64>,
+}
+
+/// What a backup takes of each group.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    State,
+    /// The parent, and what it has.
+    RecordsAfter(&'a BackupId, &'a Contents),
 }
 
 impl Engine {
@@ -183,7 +208,7 @@ impl Backup<'_> {
         self
     }
 
-    /// Takes the state of one moment.
+    /// Takes the state of each group at one moment.
     ///
     /// # Errors
     /// [`BackupError::AlreadyExists`] for an id that is used, [`BackupError::Foreign`] for another cluster's
@@ -217,7 +242,54 @@ impl Backup<'_> {
 
     /// A halted replica may be damaged: nothing is taken of it (G10).
     fn refuse_halted(&self) -> Result<(), BackupError> {
-        self.engine.backend().stopped(GROUP).map_or(Ok(()), |cause| Err(cause.into()))
+        let stopped = self.engine.groups().iter().find_map(Group::stopped);
+        stopped.map_or(Ok(()), |cause| Err(cause.into()))
+    }
+
+    /// Takes a part of each group: of the system group last, once it has the name of every resource that the
+    /// parts before have. Whoever restored a resource without its name could make a second one of that name.
+    async fn each_group(
+        &self,
+        id: &BackupId,
+        wanted: Wanted<'_>,
+    ) -> Result<BTreeMap<GroupId, GroupPart>, BackupError> {
+        let mut parts = BTreeMap::new();
+        let groups = self.engine.data_group_handles();
+        for group in &groups {
+            parts.insert(group.id(), self.part(id, group, wanted).await?);
+        }
+        let system = self.engine.system();
+        let claims = self.engine.read_all(ReadConsistency::Local.into(), |read, groups| {
+            let mut highest = Offset::ZERO;
+            for group in groups {
+                highest = highest.max(highest_claim(read, *group)?);
+            }
+            Ok(highest)
+        });
+        system.at_least(claims.await?, self.engine.request_timeout()).await?;
+        parts.insert(SYSTEM_GROUP, self.part(id, &system, wanted).await?);
+        Ok(parts)
+    }
+
+    /// Takes what is wanted of one group.
+    async fn part(
+        &self,
+        id: &BackupId,
+        group: &Group,
+        wanted: Wanted<'_>,
+    ) -> Result<GroupPart, BackupError> {
+        match wanted {
+            Wanted::State => full::state(self, id, group).await,
+            Wanted::RecordsAfter(parent, before) => {
+                let before = &before.groups[&group.id()];
+                incremental::records(self, id, group, parent, before).await
+            }
+        }
+    }
+
+    /// Whether nothing was ever written to the group. Who is only behind is not taken for that.
+    async fn is_empty(group: &Group) -> Result<bool, Error> {
+        Ok(group.applied()? == Offset::ZERO && group.barrier().await? == Offset::ZERO)
     }
 
     /// Writes the manifest: from now on it is a backup.
@@ -226,10 +298,9 @@ impl Backup<'_> {
         id: &BackupId,
         cluster: ClusterId,
         parent: Option<(BackupId, Hash)>,
-        part: layout::GroupPart,
+        groups: BTreeMap<GroupId, GroupPart>,
     ) -> Result<BackupSummary, BackupError> {
         self.refuse_halted()?;
-        let groups = [(GROUP, part)].into();
         let contents = Contents { id: id.clone(), cluster, state: STATE_VERSION, parent, groups };
         self.place.put(place::manifest(id), vec![contents.encode()]).await?;
         Ok(contents.summary())

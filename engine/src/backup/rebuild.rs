@@ -3,21 +3,22 @@
 //! From its first write to its last the store says that a restore is under way, so that nobody takes for a
 //! state what is a part of one.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use palisade_replication::{
-    ApplyError, ClusterId, CommittedEntry, Founding, GroupId, LogTime, NodeId, Offset, ProposalId,
-    Record, RecordRun, StateMachine,
+    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Founding, GroupId, LogTime, NodeId,
+    Offset, ProposalId, Record, RecordRun, StateMachine,
 };
 
 use super::layout::{Contents, FileName, GroupPart, decode_records, decode_state};
 use super::verify::Follows;
 use super::{BackupError, BackupPlace, place, sum};
+use crate::chain::ChainHead;
 use crate::comparing::spans;
 use crate::digest::{StateDigest, digest};
-use crate::engine::GROUP;
 use crate::error::Error;
 use crate::keys;
 use crate::machine::{
@@ -41,16 +42,17 @@ pub(super) struct Rebuild {
 
 impl Rebuild {
     /// Marks the store, before it has anything else.
-    fn begin(
-        store: Arc<dyn StateStore>,
-        registry: Registry,
-        group: GroupId,
-    ) -> Result<Self, Error> {
+    fn mark(store: &dyn StateStore) -> Result<(), Error> {
         let mark = Some(Bytes::from_static(UNFINISHED));
         let mark = vec![(FamilyId::META, keys::OWNER.to_vec(), mark)];
         store.commit(WriteSet::rows(mark)).map_err(broken)?;
-        store.flush().map_err(broken)?;
-        Ok(Self { store, registry, group, position: None, machine: None })
+        store.flush().map_err(broken)
+    }
+
+    /// Begins with a group that has nothing.
+    fn begin(store: Arc<dyn StateStore>, registry: Registry, group: GroupId) -> Self {
+        let nowhere = encode_position(AppliedPosition::ZERO, ChainHead::ZERO);
+        Self { store, registry, group, position: Some(nowhere), machine: None }
     }
 
     /// Puts the rows of a file.
@@ -63,34 +65,54 @@ impl Rebuild {
         Ok(())
     }
 
-    /// Reads a chain into a store, up to an offset, raises its epochs and forgets its clients. The end is left: whose it is.
+    /// Reads a chain into a store, each group up to an offset, raises epochs and forgets clients. The end is
+    /// left: whose it is.
     pub(super) async fn run(
         place: &BackupPlace,
         chain: &[Contents],
-        at: Offset,
+        ends: &BTreeMap<GroupId, Offset>,
         store: Arc<dyn StateStore>,
         registry: Registry,
-    ) -> Result<(Self, Restored), BackupError> {
+    ) -> Result<Restored, BackupError> {
+        let marked = Arc::clone(&store);
+        on_thread(move || Ok(Self::mark(&*marked)?)).await?;
+        let mut groups = BTreeMap::new();
+        for (group, at) in ends {
+            let rebuild = Self::begin(Arc::clone(&store), registry.clone(), *group);
+            groups.insert(*group, rebuild.group(place, chain, *at).await?);
+        }
+        Ok(Restored { groups })
+    }
+
+    /// Reads a group.
+    async fn group(
+        self,
+        place: &BackupPlace,
+        chain: &[Contents],
+        at: Offset,
+    ) -> Result<RestoredGroup, BackupError> {
+        let group = self.group;
+        let mut rebuild = self;
         let (full, incrementals) = chain.split_first().expect("a chain has a backup");
-        let mut rebuild = on_thread(move || Ok(Self::begin(store, registry, GROUP)?)).await?;
-        let (manifest, part) = (place::manifest(&full.id), full.data().clone());
+        let (manifest, part) = (place::manifest(&full.id), full.groups[&group].clone());
         for (number, entry) in (0..).zip(&part.files) {
             if entry.name != FileName::State(number) {
                 return Err(BackupError::damaged(manifest, format!("it lacks state-{number}")));
             }
-            let (file, raw) = place.read(&full.id, GROUP, entry).await?;
+            let (file, raw) = place.read(&full.id, group, entry).await?;
             rebuild = on_thread(move || rebuild.rows(&file, raw).map(|()| rebuild)).await?;
         }
         let mut log_time = part.log_time;
         rebuild = on_thread(move || rebuild.stand(&manifest, &part).map(|()| rebuild)).await?;
         let mut last = full;
-        for contents in incrementals.iter().take_while(|backup| backup.data().from.0 < at) {
-            let mut follows = Follows::new(contents.data());
-            for entry in &contents.data().files {
+        for contents in incrementals.iter().take_while(|backup| backup.groups[&group].from.0 < at) {
+            let part = &contents.groups[&group];
+            let mut follows = Follows::new(part);
+            for entry in &part.files {
                 if at <= follows.offset() {
                     break;
                 }
-                let (file, raw) = place.read(&contents.id, GROUP, entry).await?;
+                let (file, raw) = place.read(&contents.id, group, entry).await?;
                 let runs = decode_records(&file, raw)?;
                 follows.file(&file, entry.name, &runs)?;
                 let upto = runs.iter().rfind(|run| run.first_offset <= at);
@@ -100,7 +122,7 @@ impl Rebuild {
             }
             last = contents;
         }
-        let part = last.data().clone();
+        let part = last.groups[&group].clone();
         let manifest = place::manifest(&last.id);
         on_thread(move || {
             let digest = rebuild.digest()?;
@@ -111,7 +133,7 @@ impl Rebuild {
                 compare(&digest, log_time, &manifest, &part)?;
             }
             rebuild.fence()?;
-            Ok((rebuild, Restored { digest, log_time }))
+            Ok(RestoredGroup { digest, log_time })
         })
         .await
     }
@@ -182,16 +204,21 @@ impl Rebuild {
     }
 
     /// The restore is over: the state is this node's.
-    pub(super) fn end(self, cluster: ClusterId, node: NodeId) -> Result<(), Error> {
+    pub(super) fn end(
+        store: &dyn StateStore,
+        cluster: ClusterId,
+        node: NodeId,
+    ) -> Result<(), Error> {
         let owner = vec![(FamilyId::META, keys::OWNER.to_vec(), Some(owner_row(cluster, node)))];
-        self.store.commit(WriteSet::rows(owner)).map_err(broken)?;
-        self.store.flush().map_err(broken)
+        store.commit(WriteSet::rows(owner)).map_err(broken)?;
+        store.flush().map_err(broken)
     }
 }
 
 /// Refuses a chain that needs projections which are not registered, as far as its digests tell.
 pub(super) fn refuse_unregistered(chain: &[Contents], registry: &Registry) -> Result<(), Error> {
-    let families = chain.iter().flat_map(|backup| backup.data().digest.keys());
+    let parts = chain.iter().flat_map(|backup| backup.groups.values());
+    let families = parts.flat_map(|part| part.digest.keys());
     let mut unknown = families.filter(|name| registry.families().find(name.as_bytes()).is_none());
     unknown.next().map_or(Ok(()), |name| {
         Err(Error::Incompatible {
@@ -206,6 +233,15 @@ pub(super) fn refuse_unregistered(chain: &[Contents], registry: &Registry) -> Re
 #[non_exhaustive]
 #[cfg_attr(not(feature = "rocksdb"), allow(unreachable_pub, reason = "exported with it"))]
 pub struct Restored {
+    /// Each group, the system group among them.
+    pub groups: BTreeMap<GroupId, RestoredGroup>,
+}
+
+/// What was restored of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+#[cfg_attr(not(feature = "rocksdb"), allow(unreachable_pub, reason = "exported with it"))]
+pub struct RestoredGroup {
     /// The state before its epochs were raised: the last record it has, the head there, and what the rows of
     /// each projection come to.
     pub digest: StateDigest,

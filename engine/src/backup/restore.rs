@@ -1,14 +1,16 @@
 //! A node of a new cluster, made of a chain of backups.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use palisade_replication::{Founding, Member, Offset};
+use palisade_replication::{Founding, GroupId, Member, Offset};
 
 use super::layout::Contents;
 use super::rebuild::{Rebuild, Restored, on_thread, refuse_unregistered};
 use super::{BackupError, BackupId, BackupPlace};
-use crate::builder::{EngineBuilder, open_store};
-use crate::engine::GROUP;
+use crate::bounds::SYSTEM_GROUP;
+use crate::builder::{EngineBuilder, keep_count, open_store};
 use crate::error::Error;
 use crate::node_backend::Carrier;
 
@@ -17,28 +19,49 @@ use crate::node_backend::Carrier;
 pub enum RestoreTo {
     /// All that the chain has.
     End,
-    /// The state as it was at this offset.
-    Offset(Offset),
+    /// One group as it was at this offset, and all of the others: there is no order between them.
+    Offset {
+        /// A group that holds resources: [`crate::Handle::group`].
+        group: GroupId,
+        /// The last record that is restored of it.
+        offset: Offset,
+    },
 }
 
-/// What is wrong with a restore, before anything is written. Says where it ends.
+/// What is wrong with a restore, before anything is written. Says where each group ends.
 fn check(
     builder: &EngineBuilder,
     to: RestoreTo,
     chain: &[Contents],
-) -> Result<Offset, BackupError> {
+) -> Result<BTreeMap<GroupId, Offset>, BackupError> {
     let invalid = |what: String| Err(BackupError::InvalidArgument { what });
     let (first, last) = (&chain[0], &chain[chain.len() - 1]);
-    let (floor, end) = (first.data().to.0, last.data().to.0);
-    let at = match to {
-        RestoreTo::End => end,
-        RestoreTo::Offset(at) => at,
-    };
-    if at < floor {
-        return Err(BackupError::Compacted { floor });
+    let mut ends: BTreeMap<_, _> =
+        last.groups.iter().map(|(group, part)| (*group, part.to.0)).collect();
+    let data_groups = ends.len() as u64 - 1;
+    if builder.data_groups != data_groups {
+        return Err(Error::Incompatible {
+            expected: format!("data_groups={}", builder.data_groups),
+            found: format!("data_groups={data_groups} in the backup"),
+        }
+        .into());
     }
-    if end < at {
-        return invalid(format!("the chain ends at offset={end}, which is before {at}"));
+    if let RestoreTo::Offset { group, offset } = to {
+        // Names that are not restored could be claimed for other groups.
+        let known = ends.get_mut(&group).filter(|_| group != SYSTEM_GROUP);
+        let Some(end) = known else {
+            return invalid(format!(
+                "group={group} holds no resources: name one of 1 to {data_groups}"
+            ));
+        };
+        let floor = first.groups[&group].to.0;
+        if offset < floor {
+            return Err(BackupError::Compacted { group, floor });
+        }
+        if *end < offset {
+            return invalid(format!("the chain ends at offset={end}, which is before {offset}"));
+        }
+        *end = offset;
     }
     let cluster = builder.cluster;
     if cluster == last.cluster {
@@ -51,7 +74,7 @@ fn check(
             "a restored node is the only voter: the others join it once it is open".to_owned(),
         );
     }
-    Ok(at)
+    Ok(ends)
 }
 
 /// Makes a node of a new cluster out of a backup and all before it, down to the full one: the node that the
@@ -81,7 +104,7 @@ pub async fn restore(
 ) -> Result<Restored, BackupError> {
     Carrier::here().await?;
     let chain = place.chain(id).await?;
-    let at = check(builder, to, &chain)?;
+    let ends = check(builder, to, &chain)?;
     let registry = builder.check()?;
     refuse_unregistered(&chain, &registry)?;
     let (dir, memory) = (builder.dir.clone(), builder.memory);
@@ -92,16 +115,22 @@ pub async fn restore(
         Ok(store)
     })
     .await?;
-    let (rebuild, restored) = Rebuild::run(place, &chain, at, store, registry).await?;
+    let restored = Rebuild::run(place, &chain, &ends, Arc::clone(&store), registry).await?;
     let builder = builder.clone();
     on_thread(move || {
-        let EngineBuilder { dir, cluster, node, domain, listen, wal, disk, .. } = builder;
+        let EngineBuilder { dir, cluster, node, domain, listen, wal, disk, data_groups, .. } =
+            builder;
         let domain = domain.to_string();
         let member = Member { address: listen, domain, ..Member::default() };
-        let groups = [(GROUP, (at, restored.log_time))].into();
+        let stands = restored
+            .groups
+            .iter()
+            .map(|(group, found)| (*group, (found.digest.offset, found.log_time)));
+        let groups = stands.collect();
         let founding = Founding { data_dir: dir, disk, wal, cluster, node, member, groups };
         founding.found().map_err(Error::from)?;
-        rebuild.end(cluster, node)?;
+        keep_count(&*store, data_groups)?;
+        Rebuild::end(&*store, cluster, node)?;
         Ok(restored)
     })
     .await

@@ -6,12 +6,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use palisade_replication::GroupId;
 use sha2::{Digest, Sha256};
 
 use super::layout::{FILE_BYTES_TARGET, FileEntry, FileName, Hash};
 use super::{Backup, BackupError, BackupId, place};
 use crate::backend::BoxFuture;
-use crate::engine::GROUP;
 
 /// Files that are put at the same time.
 const PUTS_MAX: usize = 4;
@@ -19,6 +19,7 @@ const PUTS_MAX: usize = 4;
 pub(super) struct Writer<'a> {
     backup: &'a Backup<'a>,
     id: &'a BackupId,
+    group: GroupId,
     puts: Vec<BoxFuture<'a, Result<(), BackupError>>>,
     /// What the next file holds so far.
     parts: Vec<Bytes>,
@@ -28,10 +29,11 @@ pub(super) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(backup: &'a Backup<'a>, id: &'a BackupId) -> Self {
+    pub(super) fn new(backup: &'a Backup<'a>, id: &'a BackupId, group: GroupId) -> Self {
         Self {
             backup,
             id,
+            group,
             puts: Vec::new(),
             parts: Vec::new(),
             hasher: Sha256::new(),
@@ -68,7 +70,7 @@ impl<'a> Writer<'a> {
         let parts = std::mem::take(&mut self.parts);
         let bytes = std::mem::take(&mut self.bytes) as u64;
         let sha256 = Hash(std::mem::take(&mut self.hasher).finalize().into());
-        let file = place::file(self.id, GROUP, name);
+        let file = place::file(self.id, self.group, name);
         self.puts.push(Box::pin(self.backup.place.put(file, parts)));
         self.closed.push(FileEntry { name, bytes, sha256 });
         if let Some(bytes_per_second) = self.backup.bytes_per_second {

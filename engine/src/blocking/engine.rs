@@ -1,5 +1,6 @@
 //! The engine itself, and what is of no single resource: directory, sessions, batches.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use crate::digest::StateDigest;
 use crate::directory::Described;
 use crate::error::Error;
 use crate::freshness::Read;
+use crate::members::MembersChanged;
 use crate::projection::rebuild::RebuildStatus;
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
@@ -36,6 +38,7 @@ impl EngineBuilder {
 
 impl Blocking<crate::Engine> {
     waiting! { "Engine":
+        fn change_members(change: MemberChange) -> BTreeMap<GroupId, MembersChanged>;
         fn cluster_map() -> ClusterMap;
         fn drill(drill: &FailureDrill) -> DrillReport;
         fn close() -> ();
@@ -102,7 +105,6 @@ impl Blocking<crate::Engine> {
 impl Blocking<crate::Group> {
     waiting! { "Group":
         fn status() -> GroupStatus;
-        fn change_members(change: MemberChange) -> ();
         fn chain_head() -> (Offset, ChainHead);
         fn digest() -> StateDigest;
         fn divergences() -> Vec<Divergence>;
@@ -131,7 +133,7 @@ impl Blocking<crate::Directory> {
             after: Option<&LogicalResourceName>,
             limit: usize,
             options: impl Into<ReadOptions>
-        ) -> Read<Vec<Described>>;
+        ) -> Vec<Described>;
         fn alterations(
             name: &LogicalResourceName,
             options: impl Into<ReadOptions>

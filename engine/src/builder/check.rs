@@ -1,9 +1,9 @@
 //! What is refused of the settings of an engine: each by a rule, before anything is touched.
 
-use palisade_replication::{DOMAIN_BYTES_MAX, MEMBERS_MAX, Member, NodeConfig};
+use palisade_replication::{DOMAIN_BYTES_MAX, GroupId, MEMBERS_MAX, Member, NodeConfig};
 
 use super::{EngineBuilder, READER_THREADS_MAX, STATE_MEMORY_BYTES_MIN};
-use crate::engine::GROUP;
+use crate::bounds::DATA_GROUPS_MAX;
 use crate::error::Error;
 use crate::projection::Registry;
 
@@ -48,7 +48,14 @@ impl EngineBuilder {
     }
 
     fn check_bounds(&self) -> Option<String> {
-        let Self { request_timeout_ms, reader_threads, memory, scrub_bytes_per_second, .. } = self;
+        let Self {
+            request_timeout_ms,
+            reader_threads,
+            memory,
+            scrub_bytes_per_second,
+            data_groups,
+            ..
+        } = self;
         let threads = 1..=READER_THREADS_MAX;
         let least = STATE_MEMORY_BYTES_MIN;
         if self.dir.as_os_str().is_empty() {
@@ -58,6 +65,8 @@ impl EngineBuilder {
         } else if !threads.contains(reader_threads) {
             let most = READER_THREADS_MAX;
             Some(format!("reader_threads={reader_threads}: choose 1 to {most}"))
+        } else if !(1..=DATA_GROUPS_MAX).contains(data_groups) {
+            Some(format!("data_groups={data_groups}: choose 1 to {DATA_GROUPS_MAX}"))
         } else if memory.cache_bytes < least {
             Some(format!("state_cache_bytes={}: choose {least} or more", memory.cache_bytes))
         } else if memory.write_buffer_bytes < least {
@@ -117,7 +126,7 @@ impl EngineBuilder {
             cluster: self.cluster,
             node: self.node,
             data_dir: self.dir.clone(),
-            groups: vec![GROUP],
+            groups: (0..=self.data_groups).map(GroupId::new).collect(),
             voters,
             listen: self.listen,
             options: self.options.clone(),

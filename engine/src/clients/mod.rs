@@ -5,6 +5,7 @@
 pub(crate) mod check;
 mod counts;
 mod numbers;
+mod of_groups;
 mod register;
 mod reply;
 mod rows;
@@ -17,7 +18,8 @@ use bytes::Bytes;
 use palisade_replication::{ClusterId, GroupId, Offset};
 
 pub(crate) use self::counts::Counts;
-pub(crate) use self::numbers::ClientNumbers;
+use self::numbers::ClientNumbers;
+pub(crate) use self::of_groups::Clients;
 #[cfg(test)]
 pub(crate) use self::reply::counted_bytes;
 pub(crate) use self::table::{ClientBounds, ClientTable, NumberRefusal, due, numbered};

@@ -62,10 +62,6 @@ impl ClientNumbers {
         Self { ttl, state, freed: Notify::new(), registering }
     }
 
-    pub(crate) fn ttl(&self) -> Duration {
-        self.ttl
-    }
-
     /// The client, if there is one, and how many numbers it has given.
     pub(crate) fn client(&self) -> Option<(ClientId, u64)> {
         let state = self.state();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{CLIENT_TTL_MAX, ClientId, CommandNumber};
 use crate::command::{BatchCommand, Command, Number};
-use crate::engine::unexpected;
+use crate::engine::{Engine, unexpected};
 use crate::error::Error;
 use crate::group::Group;
 use crate::outcome::Outcome;
@@ -59,8 +59,10 @@ impl Group {
 
     /// Commits a batch: under a number of the session's, if it has a client and the batch no number.
     pub(crate) async fn submit(&self, batch: BatchCommand) -> Result<(Receipt, Outcome), Error> {
-        match self.engine.numbers() {
-            Some(numbers) if batch.number.is_none() => numbers.submit(self, batch).await,
+        match self.engine.clients() {
+            Some(clients) if batch.number.is_none() => {
+                clients.of(self.id()).submit(self, batch).await
+            }
             _ => self.submit_numbered(&Command::Batch(batch)).await,
         }
     }
@@ -83,7 +85,7 @@ impl Group {
 }
 
 /// A time that a client may ask for, as the log has it.
-pub(super) fn ttl_ms(ttl: Duration) -> Result<u64, Error> {
+fn ttl_ms(ttl: Duration) -> Result<u64, Error> {
     match u64::try_from(ttl.as_millis()) {
         Ok(ms) if ms > 0 && ttl <= CLIENT_TTL_MAX => Ok(ms),
         _ => Err(Error::InvalidArgument {
@@ -99,7 +101,12 @@ impl CommandNumber {
     /// As the log has it, if it is for this group.
     pub(crate) fn of(self, group: &Group) -> Result<Number, Error> {
         let CommandNumber { client, seq, acked_up_to } = self;
-        client.check(group)?;
+        client.check(&group.engine)?;
+        if client.group != group.id() {
+            return Err(Error::InvalidArgument {
+                what: format!("client={client} numbers nothing in group={group}"),
+            });
+        }
         if seq <= acked_up_to {
             return Err(Error::InvalidArgument {
                 what: format!("command number {seq} is not above acked_up_to={acked_up_to}"),
@@ -111,18 +118,19 @@ impl CommandNumber {
 
 impl ClientId {
     /// Refuses one of another cluster or group, and what is no record.
-    pub(super) fn check(self, of: &Group) -> Result<(), Error> {
+    pub(super) fn check(self, engine: &Engine) -> Result<(), Error> {
         let Self { cluster, group, offset } = self;
-        let own = of.engine.cluster();
+        let own = engine.cluster();
         if cluster != own {
             return Err(Error::Incompatible {
                 expected: format!("a client of cluster={own}"),
                 found: format!("client={self}"),
             });
         }
-        if group != of.id() || offset.get() == 0 {
+        let data = 1..=engine.data_groups();
+        if !data.contains(&group.get()) || offset.get() == 0 {
             return Err(Error::InvalidArgument {
-                what: format!("client={self} is none of group={of}"),
+                what: format!("client={self} is of no group of this engine"),
             });
         }
         Ok(())

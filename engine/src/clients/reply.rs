@@ -202,6 +202,8 @@ fn put_refusal(out: &mut Vec<u8>, refusal: &Refusal) -> Result<(), ProjectionFau
         Refusal::Incompatible { .. }
         | Refusal::AlreadyThere { .. }
         | Refusal::TooManyResources { .. }
+        | Refusal::TooManyNames { .. }
+        | Refusal::TooManyAffinities { .. }
         | Refusal::RevisionDiffers { .. }
         | Refusal::Unalterable { .. } => return Err(of_no_batch(refusal)),
     }

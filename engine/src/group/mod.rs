@@ -1,11 +1,11 @@
 //! One group of an engine: its log, and the state that is computed from it.
 
 mod reading;
+mod whole;
 
 use std::fmt;
-use std::ops::ControlFlow;
 
-use palisade_replication::{GroupId, GroupStatus, MemberChange, NodeError, NodeId, Offset};
+use palisade_replication::{GroupId, GroupStatus, NodeId, Offset};
 use tokio::sync::oneshot;
 
 use crate::chain::ChainHead;
@@ -19,8 +19,6 @@ use crate::machine::read_position;
 use crate::outcome::Outcome;
 use crate::read::ReadConsistency;
 use crate::receipt::Receipt;
-use crate::resource::FailureDomain;
-use crate::resource_row::each_resource;
 use crate::store::StateRead;
 
 /// A group of an engine: a log with an order of its own, and the state computed from it. A resource lies in
@@ -85,49 +83,8 @@ impl Group {
         self.engine.backend().status(self.id).await
     }
 
-    /// Changes who takes part; this node must lead. A new node is opened with
-    /// [`crate::EngineBuilder::joins`], added as a learner, and promoted once it has caught up. A dead one
-    /// gives its place to a learner with [`MemberChange::Replace`].
-    ///
-    /// # Errors
-    /// [`Error::DomainUnavailable`] for a new node outside the placement of a resource;
-    /// [`Error::PreconditionFailed`] with the reason if the change is not made, for one that would
-    /// not be safe among others; [`Error::Disconnected`] if its outcome is not known.
-    pub async fn change_members(&self, change: MemberChange) -> Result<(), Error> {
-        if let MemberChange::AddLearner { member, .. } = &change
-            && let Some(domain) = FailureDomain::parse(&member.domain)
-        {
-            self.admit_replica(&domain).await?;
-        }
-        let changed = self.engine.within(self.engine.backend().change(self.id, change), true);
-        changed.await?.map_err(|refusal| NodeError::Change(refusal).into())
-    }
-
-    /// G9: a node is given no state that is not to be where it is.
-    async fn admit_replica(&self, domain: &FailureDomain) -> Result<(), Error> {
-        let wanted = domain.clone();
-        let read = self.read(ReadConsistency::Local.into(), move |read, group| {
-            let mut outside = None;
-            each_resource(read, group, |_, resource| {
-                if resource.spec.placement.allows(&wanted) {
-                    return ControlFlow::Continue(());
-                }
-                outside = Some(resource.spec.name);
-                ControlFlow::Break(())
-            })?;
-            Ok(outside)
-        });
-        match read.await?.value {
-            None => Ok(()),
-            Some(resource) => Err(Error::DomainUnavailable {
-                domain: domain.to_string(),
-                resource: resource.to_string(),
-            }),
-        }
-    }
-
-    /// Asks for the leadership to be handed to another voter; this node must lead, or nothing
-    /// happens. [`Group::status`] says whether it was.
+    /// Asks for the leadership to be handed to a voter. This node must lead, or be the one that is to;
+    /// otherwise nothing happens. [`Group::status`] says whether it was.
     ///
     /// # Errors
     /// [`Error::RateLimited`] if the node is too busy, [`Error::InternalError`] if it has stopped.

@@ -68,12 +68,10 @@ impl Group {
     }
 
     /// Resolves once what is asked for is applied here, and says what that is.
-    async fn fresh(&self, options: ReadOptions) -> Result<Offset, Error> {
+    pub(super) async fn fresh(&self, options: ReadOptions) -> Result<Offset, Error> {
         let asked = match options.consistency {
             ReadConsistency::Local => Offset::ZERO,
-            ReadConsistency::Linearizable => {
-                self.engine.within(self.engine.backend().barrier(self.id), false).await?
-            }
+            ReadConsistency::Linearizable => self.barrier().await?,
             ReadConsistency::AtLeastOffset(required) => required,
             ReadConsistency::AtLeast(freshness) => {
                 freshness.check(self.engine.cluster(), self.id)?;
@@ -84,6 +82,11 @@ impl Group {
         let required = asked.max(self.seen_here()).max(options.at_least);
         self.at_least(required, options.wait.unwrap_or(wait)).await?;
         Ok(required)
+    }
+
+    /// Everything up to this offset is applied here, and nothing behind it was acknowledged before.
+    pub(crate) async fn barrier(&self) -> Result<Offset, Error> {
+        self.engine.within(self.engine.backend().barrier(self.id), false).await
     }
 
     /// What the session has seen of the group, if there is one.
@@ -127,7 +130,7 @@ impl Group {
         race(waits, self.engine.backend().sleep(wait)).await.unwrap_or(Ok(()))
     }
 
-    async fn at_least(&self, required: Offset, wait: Duration) -> Result<(), Error> {
+    pub(crate) async fn at_least(&self, required: Offset, wait: Duration) -> Result<(), Error> {
         if required <= self.applied()? {
             return Ok(());
         }

@@ -32,7 +32,7 @@ fn spec(kind: &ResourceKind, epoch: u64) -> ResourceSpec {
 }
 
 fn open(kind: ResourceKind, spec: ResourceSpec, caller: FailureDomain) -> Said {
-    Said::Open(OpenCommand { anew: false, kind, version: 1, spec, caller })
+    Said::Open(OpenCommand { anew: false, claim: Offset::ZERO, kind, version: 1, spec, caller })
 }
 
 /// The three resources, numbers 1 to 3, epoch 1.
@@ -241,7 +241,7 @@ fn any_open() -> impl Strategy<Value = Said> {
         |(caller, anew, kind, name, epoch, schema, contract)| {
             let spec = ResourceSpec { schema, contract, ..spec(&KINDS[name], epoch) };
             let kind = KINDS[kind.unwrap_or(name)].clone();
-            Said::Open(OpenCommand { anew, kind, version: 1, spec, caller })
+            Said::Open(OpenCommand { anew, claim: Offset::ZERO, kind, version: 1, spec, caller })
         },
     )
 }

@@ -149,8 +149,8 @@ impl Backend for SimBackend {
         self.desk.ended(self.life).is_some()
     }
 
-    fn stopped(&self, _group: GroupId) -> Option<Error> {
-        self.desk.stopped(self.life)
+    fn stopped(&self, group: GroupId) -> Option<Error> {
+        self.desk.stopped(self.life, group)
     }
 
     fn halt(&self, group: GroupId, latch: Latch) -> BoxFuture<'_, Result<(), Error>> {

@@ -208,7 +208,9 @@ fn entries<P: Projection>(bodies: &[Bytes], random: &mut SimRandom) -> Vec<Commi
     let caller = FailureDomain::new("local", "local", "local");
     let spec = ResourceSpec::new("tried", "tried").expect("it is a name");
     let kind = ResourceKind::of(P::NAME);
-    let open = OpenCommand { anew: false, kind, version: P::VERSION, spec, caller: caller.clone() };
+    let claim = Offset::ZERO;
+    let open =
+        OpenCommand { anew: false, claim, kind, version: P::VERSION, spec, caller: caller.clone() };
     let mut commands = vec![Command::Open(open)];
     let mut rest = bodies;
     while !rest.is_empty() {

@@ -94,8 +94,8 @@ struct Seat {
     contracts: Contracts,
     runs: bool,
     clock: LogTime,
-    /// Why the group has halted there, while the node goes on.
-    halted_group: Option<NodeError>,
+    /// Why groups have halted there, while the node goes on.
+    halted_groups: BTreeMap<GroupId, NodeError>,
     /// How each life ended that is over, first the first.
     ends: Vec<End>,
 }
@@ -131,7 +131,7 @@ impl Desk {
                 contracts,
                 runs: true,
                 clock: LogTime::new(0),
-                halted_group: None,
+                halted_groups: BTreeMap::new(),
                 ends: Vec::new(),
             },
         );
@@ -163,15 +163,15 @@ impl Desk {
         self.lock().seats[&node].clock
     }
 
-    /// Whether the group has halted on a node.
-    pub(super) fn note_group(&self, node: NodeId, halted: Option<NodeError>) {
-        self.lock().seats.get_mut(&node).expect("a known node").halted_group = halted;
+    /// Which groups have halted on a node.
+    pub(super) fn note_groups(&self, node: NodeId, halted: BTreeMap<GroupId, NodeError>) {
+        self.lock().seats.get_mut(&node).expect("a known node").halted_groups = halted;
     }
 
     /// Why a node serves nothing more of the group to who holds an engine of this life.
-    pub(super) fn stopped(&self, life: Life) -> Option<Error> {
+    pub(super) fn stopped(&self, life: Life, group: GroupId) -> Option<Error> {
         let inner = self.lock();
-        let halted = || inner.seats[&life.node].halted_group.clone().map(Error::from);
+        let halted = || inner.seats[&life.node].halted_groups.get(&group).cloned().map(Error::from);
         inner.ended(life).map(Error::from).or_else(halted)
     }
 

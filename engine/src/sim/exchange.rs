@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use palisade_replication::{ChangeRefusal, Committed, GroupId, LogTime, NodeError, Offset};
 
 use super::desk::{Answer, Desk, End, Life, Question, tell};
-use super::{GROUP, OpId, RecordOutcome, SimCluster, SimCompletion, SimEngine};
+use super::{OpId, RecordOutcome, SimCluster, SimCompletion, SimEngine};
 use crate::error::Error;
 use crate::machine::{read_position, stopped};
 
@@ -133,7 +133,8 @@ impl Exchange {
                 self.desk.end(node, End::Halted(cause.clone()));
             }
             self.desk.note_clock(node, LogTime::new(cluster.clock_ms(node)));
-            self.desk.note_group(node, cluster.halted_group(node, GROUP).cloned());
+            let halted = |group| Some((group, cluster.halted_group(node, group)?.clone()));
+            self.desk.note_groups(node, cluster.groups().filter_map(halted).collect());
         }
         while let Some((op, completion)) = cluster.completion() {
             // Answers that come after their operation was given up are nobody's.

@@ -38,7 +38,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_replication::{NodeId, WalOptions};
+use palisade_replication::{GroupId, NodeId, WalOptions};
 
 use super::backend::SimBackend;
 use super::desk::{Desk, End};
@@ -46,6 +46,7 @@ use super::exchange::Exchange;
 use super::release::{SimRelease, Sites};
 use super::{CLUSTER, GROUP, SimCluster, SimEngine, SimOptions, rot};
 use crate::backend::BoxFuture;
+use crate::bounds::{DATA_GROUPS_MAX, SYSTEM_GROUP};
 use crate::caretaker::{self, ROUND};
 use crate::comparing::{SCRUB_BYTES_PER_SECOND, Scrub};
 use crate::degradation::HealthLimits;
@@ -71,6 +72,7 @@ pub struct SimFabric {
     next_chores_us: u64,
     /// Where nodes are, if it was said.
     placed: BTreeMap<NodeId, FailureDomain>,
+    data_groups: u64,
     /// How far each has looked at its rows.
     scrubs: BTreeMap<NodeId, Scrub>,
 }
@@ -83,12 +85,19 @@ pub struct SimFabricBuilder {
     release: SimRelease,
     limits: HealthLimits,
     placed: BTreeMap<NodeId, FailureDomain>,
+    data_groups: u64,
 }
 
 impl SimFabricBuilder {
     /// Another order of things; 1 if never said.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// Over how many groups resources are spread: see [`crate::EngineBuilder::data_groups`].
+    pub fn data_groups(mut self, data_groups: u64) -> Self {
+        self.data_groups = data_groups;
         self
     }
 
@@ -120,9 +129,14 @@ impl SimFabricBuilder {
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for projections with names that are not plain or there twice, and for
-    /// limits under which nothing is ever well; and for a domain with an empty name.
+    /// limits under which nothing is ever well; for a domain with an empty name, and a number of groups that
+    /// cannot be.
     pub fn build(self) -> Result<SimFabric, Error> {
         self.limits.check()?;
+        if !(1..=DATA_GROUPS_MAX).contains(&self.data_groups) {
+            let what = format!("data_groups={}: choose 1 to {DATA_GROUPS_MAX}", self.data_groups);
+            return Err(Error::InvalidArgument { what });
+        }
         self.placed.values().try_for_each(FailureDomain::check)?;
         let registry = self.release.registry()?;
         Ok(SimFabric::open(self, registry))
@@ -151,15 +165,18 @@ impl SimFabric {
             release: SimRelease::default(),
             limits: HealthLimits::default(),
             placed: BTreeMap::new(),
+            data_groups: 1,
         }
     }
 
     fn open(builder: SimFabricBuilder, registry: Registry) -> Self {
-        let SimFabricBuilder { seed, nodes, limits, placed, .. } = builder;
+        let SimFabricBuilder { seed, nodes, limits, placed, data_groups, .. } = builder;
         let domains = placed.iter().map(|(node, domain)| (*node, domain.to_string())).collect();
         let options = SimOptions {
             nodes,
             domains,
+            groups: data_groups + 1,
+            first_group: SYSTEM_GROUP.get(),
             // Room for the largest records that production takes.
             wal: WalOptions::default(),
             ..SimOptions::calm()
@@ -167,8 +184,10 @@ impl SimFabric {
         let desk = Desk::default();
         let sites = Sites::default();
         let (seats, placed_at, registered) = (desk.clone(), sites.clone(), registry);
+        let groups: Vec<GroupId> = (0..=data_groups).map(GroupId::new).collect();
+        let hosted = groups.clone();
         let cluster = SimCluster::new(seed, options, move |node| {
-            let engine = SimEngine::with_registry(node, &[GROUP], registered.clone());
+            let engine = SimEngine::with_registry(node, &hosted, registered.clone());
             seats.seat(node, engine.store(), engine.contracts());
             placed_at.add(node, &engine, registered.clone());
             engine
@@ -185,9 +204,10 @@ impl SimFabric {
             chores: Vec::new(),
             next_chores_us: 0,
             placed,
+            data_groups,
             scrubs,
         };
-        while fabric.leader().is_none() {
+        while groups.iter().any(|group| fabric.leader_of(*group).is_none()) {
             fabric.pass(10 * STEP_US);
         }
         fabric
@@ -204,10 +224,16 @@ impl SimFabric {
         node
     }
 
-    /// The node that leads, if one does.
+    /// The node that leads the first group that holds resources, if one does.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
-        self.cluster.leader(GROUP)
+        self.leader_of(GROUP)
+    }
+
+    /// The node that leads a group, if one does.
+    #[must_use]
+    pub fn leader_of(&self, group: GroupId) -> Option<NodeId> {
+        self.cluster.leader(group)
     }
 
     /// The engine of a node: the handle that a service holds there, with the deadline of 10 seconds that
@@ -229,6 +255,7 @@ impl SimFabric {
             registry: self.sites.registry(node),
             cluster: CLUSTER,
             id: node,
+            data_groups: self.data_groups,
             domain: self.domain(node),
             request_timeout: REQUEST_TIMEOUT,
             scrub: self.scrubs[&node].clone(),
@@ -523,7 +550,7 @@ mod tests {
             fabric.block_on(log.bounds(ReadConsistency::Local)).map(|read| read.stale)
         };
         assert!(read(&mut fabric).unwrap());
-        seen.note(GROUP, Offset::new(engine.data().applied().unwrap().get() + 1));
+        seen.note(GROUP, Offset::new(engine.group(GROUP).unwrap().applied().unwrap().get() + 1));
         let refused = read(&mut fabric).unwrap_err();
         assert!(matches!(refused, Error::NotYetApplied { .. }), "{refused}");
     }

@@ -5,15 +5,17 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use palisade_replication::{MemberChange, MemberRole, NodeId};
+use palisade_replication::{GroupId, MemberChange, MemberRole, NodeId};
 
 use super::SimFabric;
-use crate::degradation::{Answer, ClusterMap, DrillReport, FailureDrill, GroupMap, ResourceMap};
+use crate::degradation::{
+    Answer, ClusterMap, DrillReport, FailureDrill, GroupMap, MemberMap, ResourceMap,
+};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::map::ReplicatedMap;
 use crate::read::ReadConsistency;
-use crate::resource::ResourceSpec;
+use crate::resource::{Affinity, ResourceSpec};
 
 /// Enough for an election and what follows from it, and for a failure to be one.
 const A_WHILE: Duration = Duration::from_secs(5);
@@ -53,24 +55,37 @@ impl FailureDrill {
     /// ```
     ///
     /// # Errors
-    /// As [`FailureDrill::judge`]; [`Error::InvalidArgument`] for what is only judged: several groups, members
-    /// that do not vote, a group of which nobody knows who leads it; and what opening a resource is refused
-    /// with.
+    /// As [`FailureDrill::judge`]; [`Error::InvalidArgument`] for what is only judged: resources in groups with
+    /// different members, members that do not vote, a group of which nobody knows who leads it; and what opening a
+    /// resource is refused with.
     pub fn rehearse(&self, map: &ClusterMap, seed: u64) -> Result<DrillReport, Error> {
         let mut report = self.judge(map)?;
         let only =
             |what: &str| Error::InvalidArgument { what: format!("a rehearsal is of {what}") };
-        let [group] = &map.groups[..] else { return Err(only("one group")) };
-        if group.members.iter().any(|member| member.role != MemberRole::Voter) {
+        let used = |group: &&GroupMap| map.resources.iter().any(|found| found.group == group.group);
+        let groups: Vec<&GroupMap> = map.groups.iter().filter(used).collect();
+        let Some(members) = groups.first().map(|group| &group.members) else {
+            return Ok(report);
+        };
+        if groups.iter().any(|group| group.members != *members) {
+            return Err(only("groups with the same members"));
+        }
+        if members.iter().any(|member| member.role != MemberRole::Voter) {
             return Err(only("voters"));
         }
-        let leader = group.leader.ok_or_else(|| only("a group of which it is known who leads"))?;
-        let mut stage = Stage::build(group, seed)?;
+        if groups.iter().any(|group| group.leader.is_none()) {
+            return Err(only("groups of which it is known who leads"));
+        }
+        let mut stage = Stage::build(members, groups.len() as u64, seed)?;
         let mut opened = Vec::new();
         for resource in &map.resources {
             opened.push(stage.open(resource)?);
         }
-        stage.lead(leader)?;
+        for group in groups {
+            let copy = map.resources.iter().position(|found| found.group == group.group);
+            let (_, copy) = &opened[copy.expect("it has a resource")][0];
+            stage.prepare(group, copy.group().id())?;
+        }
         for node in &report.lost {
             let node = stage.node(*node);
             stage.fabric.crash(node);
@@ -98,21 +113,18 @@ struct Stage {
 }
 
 impl Stage {
-    fn build(group: &GroupMap, seed: u64) -> Result<Self, Error> {
-        let mut builder = SimFabric::builder(group.members.len() as u64).seed(seed);
-        for (member, number) in group.members.iter().zip(1..) {
+    fn build(members: &[MemberMap], groups: u64, seed: u64) -> Result<Self, Error> {
+        let builder = SimFabric::builder(members.len() as u64).seed(seed);
+        let mut builder = builder.data_groups(groups);
+        for (member, number) in members.iter().zip(1..) {
             builder = builder.place(NodeId::new(number), member.domain.clone());
         }
         let mut fabric = builder.build()?;
-        let nodes: Vec<NodeId> = group.members.iter().map(|member| member.node).collect();
+        let nodes: Vec<NodeId> = members.iter().map(|member| member.node).collect();
         let numbers = 1..=nodes.len() as u64;
         let engines = numbers.map(|number| fabric.engine(fabric.node(number))).collect();
         // A new leader changes nothing before it has committed something.
         fabric.run_for(A_WHILE);
-        if let (2.., Some(leader)) = (group.domains_demanded, fabric.leader()) {
-            let demand = fabric.engine(leader);
-            fabric.block_on(demand.data().change_members(MemberChange::AcrossDomains))?;
-        }
         Ok(Self { fabric, nodes, engines })
     }
 
@@ -125,7 +137,8 @@ impl Stage {
     fn open(&mut self, resource: &ResourceMap) -> Result<Maps, Error> {
         let spec = ResourceSpec::new(resource.name.as_str(), "rehearsal")?
             .replicas(resource.replicas)
-            .placement(resource.placement.clone());
+            .placement(resource.placement.clone())
+            .affinity(Affinity::new(&format!("group-{}", resource.group))?);
         let spec = ResourceSpec { contract: resource.contract.clone(), ..spec };
         let mut maps = Vec::new();
         for (node, engine) in self.nodes.iter().zip(&self.engines) {
@@ -134,15 +147,24 @@ impl Stage {
         Ok(maps)
     }
 
-    fn lead(&mut self, leader: NodeId) -> Result<(), Error> {
+    /// Brings the copy of a group to where the group is.
+    fn prepare(&mut self, group: &GroupMap, copy: GroupId) -> Result<(), Error> {
+        if let (2.., Some(leader)) = (group.domains_demanded, self.fabric.leader_of(copy)) {
+            let demand = self.fabric.engine(leader).group(copy)?;
+            self.fabric.block_on(demand.change_members(&MemberChange::AcrossDomains))?;
+        }
+        group.leader.map_or(Ok(()), |leader| self.lead(copy, leader))
+    }
+
+    fn lead(&mut self, copy: GroupId, leader: NodeId) -> Result<(), Error> {
         let leader = self.node(leader);
         for _ in 0..TRANSFERS_MAX {
-            if self.fabric.leader() == Some(leader) {
+            if self.fabric.leader_of(copy) == Some(leader) {
                 return Ok(());
             }
             for engine in &self.engines {
                 // Who does not lead does nothing, and who does may do it a moment later.
-                let _ = engine.data().transfer_leadership(leader);
+                let _ = engine.group(copy)?.transfer_leadership(leader);
             }
             self.fabric.run_for(A_WHILE);
         }

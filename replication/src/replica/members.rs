@@ -212,7 +212,9 @@ impl Replica {
     }
 
     pub(super) fn on_transfer(&mut self, to: NodeId) {
-        if self.leads() && self.members.voters.contains(&to) {
+        // Who is to lead may ask for it himself, of whoever leads.
+        let asks = self.leads() || to == self.config.node;
+        if asks && self.members.voters.contains(&to) {
             self.raw.transfer_leader(to.get());
         }
     }

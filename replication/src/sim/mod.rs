@@ -55,8 +55,10 @@ pub trait SimMachine: StateMachine {
 pub struct SimOptions {
     /// How many nodes are voters of every group at first. They are numbered from 1.
     pub nodes: u64,
-    /// How many groups. They are numbered from 1.
+    /// How many groups.
     pub groups: u64,
+    /// The number of the first of them; 1 if nothing else is said.
+    pub first_group: u64,
     /// The failure domains of nodes as members; of others zone-0 or zone-1, by their numbers.
     pub domains: BTreeMap<NodeId, String>,
     /// Of a thousand messages, how many are lost.
@@ -109,6 +111,7 @@ impl Default for SimOptions {
         Self {
             nodes: 3,
             groups: 1,
+            first_group: 1,
             domains: BTreeMap::new(),
             loss_per_mille: 20,
             duplicate_per_mille: 20,
@@ -263,7 +266,8 @@ impl<M: SimMachine> SimCluster<M> {
 
     /// The groups that every node hosts.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<M> {
-        (1..=self.options.groups).map(GroupId::new)
+        let first = self.options.first_group;
+        (first..first + self.options.groups).map(GroupId::new)
     }
 
     fn make_node(&mut self, id: NodeId, first: Option<Membership>) {

@@ -100,13 +100,20 @@ impl SimFile {
                 }
             }
         }
-        self.bytes = self.synced();
+        let mut bytes = std::mem::take(&mut self.bytes);
+        self.lose_cached(&mut bytes);
+        self.bytes = bytes;
         self.durable.clear();
     }
 
     /// What is on the medium, whatever else may be.
     pub(super) fn synced(&self) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
+        self.lose_cached(&mut bytes);
+        bytes
+    }
+
+    fn lose_cached(&self, bytes: &mut Vec<u8>) {
         bytes.resize(self.durable_len, 0);
         for (sector, held) in &self.durable {
             let start = sector * SECTOR;
@@ -115,7 +122,6 @@ impl SimFile {
                 bytes[start..end].copy_from_slice(&held[..end - start]);
             }
         }
-        bytes
     }
 
     /// Changes what is stored, synced or not.

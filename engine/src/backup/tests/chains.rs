@@ -27,14 +27,14 @@ fn a_chain_is_taken_beside_writes() {
             service.submit(number).await;
         }
     });
-    let mut submitted = 20;
+    let (mut submitted, mut beside) = (20, 0);
     let mut parent = None;
     for (at, node) in [1, 2, 3, 1].into_iter().enumerate() {
         let engine = fabric.engine(fabric.node(node));
-        let before = fabric.block_on(engine.data().chain_head()).unwrap().0;
+        let before = fabric.block_on(engine.group(GROUP).unwrap().chain_head()).unwrap().0;
         let name = id(&format!("b{at}"));
         // Slow, so that much is written meanwhile.
-        let backup = engine.backup(&place).bytes_per_second(if at == 0 { 60_000 } else { 30_000 });
+        let backup = engine.backup(&place).bytes_per_second(60_000);
         let backup = async {
             match &parent {
                 None => backup.full(&name).await,
@@ -64,19 +64,23 @@ fn a_chain_is_taken_beside_writes() {
                 }
             }
         });
-        assert!(before <= summary.to, "it has what was there when it began");
-        assert!(0 < acknowledged, "writes do not wait for it");
+        assert!(before <= summary.groups[&GROUP].to, "it has what was there when it began");
+        beside += acknowledged;
         assert_eq!(summary.parent, parent);
         parent = Some(name);
     }
+    assert!(4 < beside, "writes do not wait for them: {beside}");
     let chain = fabric.block_on(verify(&place, &id("b3"))).unwrap();
     let ids: Vec<_> = chain.iter().map(|backup| backup.id.as_str()).collect();
     assert_eq!(ids, ["b0", "b1", "b2", "b3"]);
-    assert_eq!(chain[0].from, Offset::ZERO);
+    assert_eq!(chain[0].groups[&GROUP].from, Offset::ZERO);
     for pair in chain.windows(2) {
-        assert_eq!(pair[0].to, pair[1].from);
-        assert!(pair[1].from < pair[1].to, "something was written in between");
+        let [a, b] = [0, 1].map(|at| pair[at].groups[&GROUP].clone());
+        assert_eq!(a.to, b.from);
+        assert!(b.from <= b.to);
     }
+    let ends = [0, 3].map(|at: usize| chain[at].groups[&GROUP].to);
+    assert!(ends[0] < ends[1], "something was written in between");
     assert_eq!(fabric.block_on(verify(&place, &id("b1"))).unwrap(), chain[..2]);
     let listed = fabric.block_on(place.list()).unwrap();
     assert!(listed.iter().all(|backup| backup.complete));
@@ -109,7 +113,7 @@ async fn every_file_counts() {
     let last = id("b3");
     verify(&place, &last).await.unwrap();
     let files = files(&store).await;
-    assert_eq!(files.len(), 1 + 4 * 2, "{files:?}");
+    assert_eq!(files.len(), 1 + 4 * 2 + 1, "{files:?}");
     for file in &files {
         let whole = contents(&store, file).await;
         store.delete(&path(file)).await.unwrap();
@@ -145,13 +149,14 @@ async fn a_large_backup_lies_in_several_files() {
     let place = place(&store);
     let service = Service::open(&dir).await;
     let before = service.backup(&place).full(&id("empty")).await.unwrap();
-    assert_eq!(before.files, 1);
+    assert_eq!(before.groups[&GROUP].files, 1);
     let value = "v".repeat(500_000);
     for number in 0..40 {
         service.map.put(&format!("k{number}"), &value).await.unwrap();
     }
     let full = service.backup(&place).full(&id("full")).await.unwrap();
     let records = service.backup(&place).incremental(&id("records"), &id("empty")).await.unwrap();
+    let [full, records] = [full, records].map(|backup| backup.groups[&GROUP].clone());
     assert_eq!((full.files, full.to), (3, records.to));
     assert_eq!(records.files, 3);
     assert!(20_000_000 < full.bytes && 20_000_000 < records.bytes);
@@ -289,13 +294,15 @@ fn a_gap_is_told() {
             service.submit(number).await;
         }
     });
-    let applied = engine.data().applied().unwrap();
+    let applied = engine.group(GROUP).unwrap().applied().unwrap();
     let trimmed = fabric.block_on(incremental(&engine, "late", "first")).unwrap_err();
-    let BackupError::Trimmed { first } = trimmed else { panic!("{trimmed}") };
+    let BackupError::Trimmed { group: GROUP, first } = trimmed else { panic!("{trimmed}") };
     assert!(Offset::new(3) < first && first <= applied.next(), "{first}");
     // Nothing written since is nothing to write.
     fabric.block_on(service.backup(&place).full(&id("third"))).unwrap();
     let none = fabric.block_on(incremental(&engine, "none", "third")).unwrap();
-    assert_eq!((none.from, none.files), (none.to, 0));
+    for none in none.groups.values() {
+        assert_eq!((none.from, none.files), (none.to, 0));
+    }
     fabric.block_on(verify(&place, &id("none"))).unwrap();
 }

@@ -64,8 +64,9 @@ async fn a_backup_that_is_cut_short_has_no_manifest() {
             }
             cuts += 1;
         }
-        // Whose prefix it is, a file, and the manifest; the first of them is there for a child.
-        assert_eq!(cuts, if is_full { 3 } else { 2 });
+        // Whose prefix it is, a file of each group, and the manifest. For a child the first is there, and
+        // nobody has claimed a name since its parent.
+        assert_eq!(cuts, if is_full { 4 } else { 2 });
     }
     service.engine.close().await.unwrap();
 }
@@ -147,6 +148,7 @@ async fn a_restore_that_is_cut_short_is_refused() {
         service.submit(number).await;
     }
     let last = service.backup(&place).incremental(&id("last"), &id("full")).await.unwrap();
+    let ends = last.groups.iter().map(|(group, part)| (*group, part.to)).collect();
     service.engine.close().await.unwrap();
     let chain = place.chain(&id("last")).await.unwrap();
     let (cluster, node) = (ClusterId::new(8), NodeId::new(1));
@@ -159,12 +161,13 @@ async fn a_restore_that_is_cut_short_is_refused() {
     loop {
         let inner = MemoryStore::default();
         let failing = FailingStates { inner: inner.clone(), left: Mutex::new(cuts) };
-        let made = match Rebuild::run(&place, &chain, last.to, Arc::new(failing), registry()).await
-        {
-            Ok((rebuild, _)) => {
+        let failing: Arc<dyn StateStore> = Arc::new(failing);
+        let shared = Arc::clone(&failing);
+        let made = match Rebuild::run(&place, &chain, &ends, shared, registry()).await {
+            Ok(_) => {
                 let refused = open(&inner).unwrap_err().to_string();
                 assert!(refused.contains("an unfinished restore"), "{refused}");
-                rebuild.end(cluster, node).map_err(BackupError::from)
+                Rebuild::end(&*failing, cluster, node).map_err(BackupError::from)
             }
             Err(error) => Err(error),
         };

@@ -30,7 +30,7 @@ fn manifest() -> Contents {
         cluster: CLUSTER,
         state: STATE_VERSION,
         parent: Some((id("2026-11-16"), Hash([0xcd; 32]))),
-        groups: [(GROUP, part)].into(),
+        groups: [(SYSTEM_GROUP, GroupPart::empty()), (GROUP, part)].into(),
     }
 }
 
@@ -44,6 +44,9 @@ fn a_manifest_of_version_one_stays_what_it_is() {
         "cluster 7".to_owned(),
         "state 2".to_owned(),
         format!("parent 2026-11-16 {}", of("cd")),
+        "group 0".to_owned(),
+        format!("from 0 {}", of("00")),
+        format!("to 0 0 {}", of("00")),
         "group 1".to_owned(),
         format!("from 4 {}", of("a1")),
         format!("to 9 1800000000009 {}", of("b2")),
@@ -77,7 +80,7 @@ fn what_is_not_of_this_format_is_refused() {
     for (from, to, found) in [
         ("manifest 1", "manifest 2", "palisade backup manifest 2"),
         ("state 2", "state 3", "state version=3, known=2"),
-        ("group 1", "group 2", "groups=[GroupId(2)], known=1"),
+        ("group 1", "group 2", "groups=[GroupId(0), GroupId(2)]"),
     ] {
         let error = replace(from, to);
         let BackupError::UnknownFormat { found: said, .. } = error else { panic!("{error}") };

@@ -22,6 +22,7 @@ use crate::projections::idempotency::Fingerprint;
 use crate::resource::{FenceEpoch, ResourceSpec};
 
 pub(super) const CLUSTER: ClusterId = ClusterId::new(7);
+const GROUP: GroupId = GroupId::new(1);
 const OWNER: FenceEpoch = FenceEpoch::new(1);
 
 fn id(id: &str) -> BackupId {
@@ -112,6 +113,15 @@ fn path(file: &str) -> object_store::path::Path {
 
 async fn contents(store: &InMemory, file: &str) -> bytes::Bytes {
     store.get(&path(file)).await.unwrap().bytes().await.unwrap()
+}
+
+/// What a backup returns can be awaited by a task of any runtime thread.
+#[allow(dead_code, reason = "it compiles or it does not")]
+fn futures_are_sent(engine: &Engine, place: &BackupPlace) {
+    fn task<T: Send>(_: &T) {}
+    let (full, last) = (id("full"), id("last"));
+    task(&engine.backup(place).full(&full));
+    task(&engine.backup(place).incremental(&last, &full));
 }
 
 /// The file that an error names.

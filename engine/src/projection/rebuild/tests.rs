@@ -230,7 +230,8 @@ fn caller() -> FailureDomain {
 
 fn open(name: &str, version: u32) -> Command {
     let spec = ResourceSpec::new(name, "tried").unwrap();
-    Command::Open(OpenCommand { anew: false, kind: kind(), version, spec, caller: caller() })
+    let claim = Offset::ZERO;
+    Command::Open(OpenCommand { anew: false, claim, kind: kind(), version, spec, caller: caller() })
 }
 
 fn batch(ops: &[(u32, u64)]) -> Command {
