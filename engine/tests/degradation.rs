@@ -5,10 +5,11 @@
 #[path = "support/data.rs"]
 mod data;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Write as _};
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 use std::time::Duration;
 
 use data::Data;
@@ -507,10 +508,21 @@ fn an_altered_contract_binds_every_handle_at_once() {
     }
 }
 
-/// Notes what an engine tells of modes.
-#[derive(Clone, Default)]
-struct Listener {
-    heard: Arc<Mutex<Vec<String>>>,
+thread_local! {
+    /// What engines on this thread told of modes.
+    static HEARD: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes what an engine tells of modes. There is one for all threads: one that comes and goes can miss what
+/// other tests reach at that moment, too.
+struct Listener;
+
+impl Listener {
+    fn listens() {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing::subscriber::set_global_default(Self).unwrap());
+        HEARD.take();
+    }
 }
 
 struct Line(String);
@@ -535,7 +547,7 @@ impl tracing::Subscriber for Listener {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line(String::new());
         event.record(&mut line);
-        self.heard.lock().unwrap().push(line.0.trim_end().to_owned());
+        HEARD.with_borrow_mut(|heard| heard.push(line.0.trim_end().to_owned()));
     }
 
     fn record(&self, _: &Id, _: &Record<'_>) {}
@@ -549,25 +561,22 @@ impl tracing::Subscriber for Listener {
 #[test]
 fn entering_and_leaving_a_mode_is_told() {
     let told = |rules: Vec<DegradationRule>| {
-        let listener = Listener::default();
-        tracing::subscriber::with_default(listener.clone(), || {
-            let mut world = World::new(spec("orders").contract(contract(rules)));
-            world.fabric.hold_disk(world.node(2));
-            let place = world.write_plain();
-            world.fabric.run_for(Duration::from_millis(600));
-            for _ in 0..3 {
-                let _ = world.get(2, LOCAL);
-            }
-            let _ = world.all(2, place);
-            world.fabric.partition(&[world.node(2)]);
-            world.fabric.run_for(A_WHILE);
-            for _ in 0..3 {
-                let _ = world.get(2, LOCAL);
-            }
-            world.heal();
-        });
-        let heard = listener.heard.lock().unwrap();
-        heard.clone()
+        Listener::listens();
+        let mut world = World::new(spec("orders").contract(contract(rules)));
+        world.fabric.hold_disk(world.node(2));
+        let place = world.write_plain();
+        world.fabric.run_for(Duration::from_millis(600));
+        for _ in 0..3 {
+            let _ = world.get(2, LOCAL);
+        }
+        let _ = world.all(2, place);
+        world.fabric.partition(&[world.node(2)]);
+        world.fabric.run_for(A_WHILE);
+        for _ in 0..3 {
+            let _ = world.get(2, LOCAL);
+        }
+        world.heal();
+        HEARD.take()
     };
     let degraded = DegradationRule::new([Failure::Degraded], DegradationMode::ReadOnly);
     let full = [
