@@ -6,11 +6,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_replication::{ClusterId, NodeId};
+use palisade_replication::{ClusterId, GroupId, NodeId};
 
 use crate::backend::race;
 use crate::digest::StateDigest;
-use crate::engine::{Engine, GROUP};
+use crate::engine::Engine;
 use crate::error::Error;
 use crate::keys;
 use crate::map::ReplicatedMap;
@@ -20,6 +20,8 @@ use crate::store::{
     Direction, FamilyId, RocksStore, StateMemory, StateRead, StateStore, Walk, WriteSet,
 };
 
+/// Where the map lies.
+const GROUP: GroupId = GroupId::new(1);
 const KEYS: u64 = 300;
 /// More than anything takes here.
 const A_MINUTE: Duration = Duration::from_secs(60);
