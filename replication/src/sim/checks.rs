@@ -84,6 +84,10 @@ impl<M: SimMachine> SimCluster<M> {
         let (applied, terms) = (&self.applied, &self.terms);
         let node = self.nodes.get_mut(&id).expect("a known node");
         let Some(running) = &node.running else { return };
+        // Nobody can know of a write that was lost before anything was written behind it.
+        if node.disk.hides_a_loss() {
+            return;
+        }
         for (group, replica) in running.host.replicas().filter(|(_, r)| !r.is_on_probation()) {
             let applied = applied.get(&group).copied().unwrap_or(LogIndex::ZERO);
             let last = replica.persisted().min(applied);
