@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::gatekeeper::Gatekeeper;
 use crate::machine::EngineMachine;
 use crate::node_backend::{Carrier, NodeBackend, apart, look_after};
-use crate::projection::{AnyProjection, Erased, Projection, REBUILD_QUEUE_BYTES_MAX};
+use crate::projection::{Added, Projection};
 use crate::resource::FailureDomain;
 use crate::store::{Families, StateMemory, StateStore};
 
@@ -51,9 +51,7 @@ pub struct EngineBuilder {
     options: Options,
     pub(crate) wal: WalOptions,
     pub(crate) disk: OpenDisk,
-    pub(crate) projections: Vec<Arc<dyn AnyProjection>>,
-    pub(crate) older: Vec<Arc<dyn AnyProjection>>,
-    pub(crate) rebuild_queue_bytes_max: u64,
+    pub(crate) added: Added,
     limits: HealthLimits,
     scrub_bytes_per_second: u64,
 }
@@ -77,9 +75,7 @@ impl EngineBuilder {
             options: Options::default(),
             wal: WalOptions::default(),
             disk: OpenDisk::default(),
-            projections: Vec::new(),
-            older: Vec::new(),
-            rebuild_queue_bytes_max: REBUILD_QUEUE_BYTES_MAX,
+            added: Added::default(),
             limits: HealthLimits::default(),
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
         }
@@ -194,7 +190,7 @@ impl EngineBuilder {
     /// Adds a kind of resource. Once there was a resource of a kind, the engine must be opened with it
     /// for ever.
     pub fn projection(mut self, projection: impl Projection) -> Self {
-        self.projections.push(Arc::new(Erased(projection)));
+        self.added.projection(projection);
         self
     }
 
@@ -205,14 +201,14 @@ impl EngineBuilder {
     ///
     /// As long as it is here, an operation that it could not read is refused at the handle.
     pub fn superseding(mut self, older: impl Projection) -> Self {
-        self.older.push(Arc::new(Erased(older)));
+        self.added.older(older);
         self
     }
 
     /// Most bytes of operations that are kept to be done by a newer version of a projection while it is being
     /// built; 1 GiB if never said. With more, the rebuild ends, and the older version stays.
     pub fn rebuild_queue_bytes_max(mut self, rebuild_queue_bytes_max: u64) -> Self {
-        self.rebuild_queue_bytes_max = rebuild_queue_bytes_max;
+        self.added.rebuild_queue_bytes_max = rebuild_queue_bytes_max;
         self
     }
 

@@ -151,11 +151,16 @@ impl EngineMachine {
         self.registry = registry;
     }
 
+    /// The groups that it has the state of.
+    #[cfg(feature = "sim")]
+    pub(crate) fn groups(&self) -> Vec<GroupId> {
+        self.groups.keys().copied().collect()
+    }
+
     /// Forgets what is not in the store, as a crash does.
     #[cfg(feature = "sim")]
     pub(crate) fn reload(&mut self) -> Result<(), LoadError> {
-        let groups: Vec<GroupId> = self.groups.keys().copied().collect();
-        groups.into_iter().try_for_each(|group| self.load(group))
+        self.groups().into_iter().try_for_each(|group| self.load(group))
     }
 
     /// Applies entries, and commits what they do together.

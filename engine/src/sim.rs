@@ -87,6 +87,11 @@ impl SimEngine {
         Arc::clone(&self.next)
     }
 
+    /// The groups that it is a replica of.
+    fn groups(&self) -> Vec<GroupId> {
+        self.machine.groups()
+    }
+
     /// What is to be built beside its log; clones share it.
     fn jobs(&self) -> JobDesk {
         self.machine.jobs()

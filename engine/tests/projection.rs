@@ -2,11 +2,14 @@
 
 #[path = "../examples/inventory/projection.rs"]
 mod inventory;
+#[path = "support/ops.rs"]
+mod ops;
 
 use std::convert::Infallible;
 use std::time::Duration;
 
 use inventory::{AtLeast, Inventory, Op, Refusal, Stock, stock};
+use ops::any_op;
 use palisade::sim::{SimFabric, check_projection};
 use palisade::{
     Applied, At, Branch, Engine, Error, FenceEpoch, Fingerprint, Handle, LogTime,
@@ -26,22 +29,6 @@ fn receive(count: u64) -> Op {
 
 fn reserve(order: &str, count: u64) -> Op {
     Op::Reserve { order: order.to_owned(), item: "apple".to_owned(), count }
-}
-
-fn any_op() -> impl Strategy<Value = Op> {
-    let name =
-        |names: [&'static str; 3]| proptest::sample::select(names.to_vec()).prop_map(str::to_owned);
-    let item = move || name(["apple", "pear", "plum"]);
-    let order = move || name(["a", "b", "c"]);
-    prop_oneof![
-        (item(), 0_u64..5).prop_map(|(item, count)| Op::Receive { item, count }),
-        (order(), item(), 0_u64..5).prop_map(|(order, item, count)| Op::Reserve {
-            order,
-            item,
-            count
-        }),
-        order().prop_map(|order| Op::Release { order }),
-    ]
 }
 
 proptest! {

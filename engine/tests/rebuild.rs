@@ -6,12 +6,15 @@ mod inventory;
 #[cfg(feature = "rocksdb")]
 #[path = "rebuild/nodes.rs"]
 mod nodes;
+#[path = "support/ops.rs"]
+mod ops;
 #[path = "rebuild/second.rs"]
 mod second;
 
 use std::time::Duration;
 
 use inventory::{AtLeast, Inventory, Op, Refusal, Stock};
+use ops::any_op;
 use palisade::sim::{SimFabric, SimRandom, SimRelease, check_import, check_projection};
 use palisade::{
     Applied, At, Direction, Engine, Error, Group, GroupId, Handle, Imported, NewRows, NodeId,
@@ -29,22 +32,6 @@ fn spec() -> ResourceSpec {
 /// The group that has the shop.
 fn group(engine: &Engine) -> Group {
     engine.group(GroupId::new(1)).unwrap()
-}
-
-fn any_op() -> impl Strategy<Value = Op> {
-    let name =
-        |names: [&'static str; 3]| proptest::sample::select(names.to_vec()).prop_map(str::to_owned);
-    let item = move || name(["apple", "pear", "plum"]);
-    let order = move || name(["a", "b", "c"]);
-    prop_oneof![
-        (item(), 0_u64..5).prop_map(|(item, count)| Op::Receive { item, count }),
-        (order(), item(), 0_u64..5).prop_map(|(order, item, count)| Op::Reserve {
-            order,
-            item,
-            count
-        }),
-        order().prop_map(|order| Op::Release { order }),
-    ]
 }
 
 proptest! {

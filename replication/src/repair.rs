@@ -190,26 +190,9 @@ impl Repair {
         let mut effects = parts.unanswered();
         tracing::warn!(group = %parts.config.group, %index, "an entry cannot be read: fetching it");
         let mut repair = Self {
-            config: parts.config,
-            reader: parts.reader,
-            first: parts.register.base.index.next(),
-            last: parts.last,
             doubtful: Some((index, index)),
-            register: parts.register,
-            applied: parts.applied,
-            flushed: parts.flushed,
-            emitted: parts.emitted,
             stage: Stage::Fetching(want),
-            tick: 0,
-            next_peer: 0,
-            asked: None,
-            refused: BTreeMap::new(),
-            rounds: 0,
-            writer: None,
-            heard: 0,
-            asks: BTreeMap::new(),
-            met: parts.met,
-            tickets: parts.last_ticket,
+            ..Self::of_parts(parts)
         };
         repair.ask(&mut effects);
         (repair, effects)
@@ -220,15 +203,25 @@ impl Repair {
     pub(crate) fn of_state(parts: crate::replica::Parts) -> Self {
         tracing::warn!(group = %parts.config.group, "the state is made anew");
         Self {
+            applied: AppliedPosition::ZERO,
+            flushed: LogIndex::ZERO,
+            emitted: LogIndex::ZERO,
+            ..Self::of_parts(parts)
+        }
+    }
+
+    /// With what a replica had, and nothing to be fetched.
+    fn of_parts(parts: crate::replica::Parts) -> Self {
+        Self {
             config: parts.config,
             reader: parts.reader,
             first: parts.register.base.index.next(),
             last: parts.last,
             doubtful: None,
             register: parts.register,
-            applied: AppliedPosition::ZERO,
-            flushed: LogIndex::ZERO,
-            emitted: LogIndex::ZERO,
+            applied: parts.applied,
+            flushed: parts.flushed,
+            emitted: parts.emitted,
             stage: Stage::Leaderless,
             tick: 0,
             next_peer: 0,

@@ -26,8 +26,7 @@ impl EngineBuilder {
         }
         config.validate()?;
         self.check_limits()?;
-        let registry = Registry::new(&self.projections)?.superseding(&self.older)?;
-        Ok(registry.with_queue_bytes_max(self.rebuild_queue_bytes_max))
+        self.added.registry()
     }
 
     /// Refuses limits under which nothing is ever well, or each change of leader is a failure.

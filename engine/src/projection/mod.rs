@@ -18,7 +18,7 @@ pub(crate) use self::erased::{AnyProjection, Erased, Repeated, Step};
 pub use self::fault::ProjectionFault;
 pub use self::import::{Imported, NewRows};
 pub(crate) use self::import::{RowWrites, Stop};
-pub(crate) use self::registry::{Kind, REBUILD_QUEUE_BYTES_MAX, Registry};
+pub(crate) use self::registry::{Added, Kind, Registry};
 pub use self::rows::{ROW_KEY_BYTES_MAX, ROW_VALUE_BYTES_MAX, Rows, RowsRead};
 use crate::stored::Stored;
 

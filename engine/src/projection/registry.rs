@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::{AnyProjection, Erased};
+use super::{AnyProjection, Erased, Projection};
 use crate::error::Error;
 use crate::projections::idempotency::Requests;
 use crate::projections::log::Log;
@@ -13,7 +13,42 @@ use crate::store::{Families, FamilyId};
 
 const BUILT_IN: usize = 3;
 /// Most bytes of operations that a rebuild keeps to do later, if nothing else is said.
-pub(crate) const REBUILD_QUEUE_BYTES_MAX: u64 = 1 << 30;
+const REBUILD_QUEUE_BYTES_MAX: u64 = 1 << 30;
+
+/// What a host adds to the built-in projections of an engine.
+#[derive(Clone)]
+pub(crate) struct Added {
+    projections: Vec<Arc<dyn AnyProjection>>,
+    older: Vec<Arc<dyn AnyProjection>>,
+    pub(crate) rebuild_queue_bytes_max: u64,
+}
+
+impl Default for Added {
+    fn default() -> Self {
+        let rebuild_queue_bytes_max = REBUILD_QUEUE_BYTES_MAX;
+        Self { projections: Vec::new(), older: Vec::new(), rebuild_queue_bytes_max }
+    }
+}
+
+impl Added {
+    pub(crate) fn projection(&mut self, projection: impl Projection) {
+        self.projections.push(Arc::new(Erased(projection)));
+    }
+
+    /// An older version of one of them.
+    pub(crate) fn older(&mut self, older: impl Projection) {
+        self.older.push(Arc::new(Erased(older)));
+    }
+
+    /// All of an engine's.
+    ///
+    /// # Errors
+    /// As [`Registry::new`] and [`Registry::superseding`].
+    pub(crate) fn registry(&self) -> Result<Registry, Error> {
+        let registry = Registry::new(&self.projections)?.superseding(&self.older)?;
+        Ok(Registry { queue_bytes_max: self.rebuild_queue_bytes_max, ..registry })
+    }
+}
 
 /// The projections of an engine: the built-in ones, and those that its host has added.
 #[derive(Clone)]
@@ -80,11 +115,6 @@ impl Registry {
             }
         }
         Ok(Self { older: older.into(), ..self })
-    }
-
-    /// The same with another bound for what a rebuild keeps to do later.
-    pub(crate) fn with_queue_bytes_max(self, queue_bytes_max: u64) -> Self {
-        Self { queue_bytes_max, ..self }
     }
 
     /// Most bytes of operations that a rebuild keeps to do later.

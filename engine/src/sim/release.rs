@@ -3,54 +3,44 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use palisade_replication::NodeId;
+use palisade_replication::{GroupId, NodeId};
 
-use super::{GROUP, Release, SimEngine};
+use super::{Release, SimEngine};
 use crate::error::Error;
 use crate::projection::rebuild::{JobDesk, Run};
-use crate::projection::{AnyProjection, Erased, Projection, REBUILD_QUEUE_BYTES_MAX, Registry};
+use crate::projection::{Added, Projection, Registry};
 use crate::resource_table::ResourceTable;
 use crate::store::{MemoryStore, StateStore};
 
 /// A release of a service: what it opens its engine with. See [`super::SimFabric::restart_from`].
-#[derive(Clone)]
+/// By default there are no projections in it but the built-in ones.
+#[derive(Clone, Default)]
 #[must_use = "a release does nothing until a node is started from it"]
 pub struct SimRelease {
-    projections: Vec<Arc<dyn AnyProjection>>,
-    older: Vec<Arc<dyn AnyProjection>>,
-    rebuild_queue_bytes_max: u64,
-}
-
-/// With no projections but the built-in ones.
-impl Default for SimRelease {
-    fn default() -> Self {
-        let rebuild_queue_bytes_max = REBUILD_QUEUE_BYTES_MAX;
-        Self { projections: Vec::new(), older: Vec::new(), rebuild_queue_bytes_max }
-    }
+    added: Added,
 }
 
 impl SimRelease {
     /// Adds a kind of resource: see [`crate::EngineBuilder::projection`].
     pub fn projection(mut self, projection: impl Projection) -> Self {
-        self.projections.push(Arc::new(Erased(projection)));
+        self.added.projection(projection);
         self
     }
 
     /// Adds an older version of one: see [`crate::EngineBuilder::superseding`].
     pub fn superseding(mut self, older: impl Projection) -> Self {
-        self.older.push(Arc::new(Erased(older)));
+        self.added.older(older);
         self
     }
 
     /// See [`crate::EngineBuilder::rebuild_queue_bytes_max`].
     pub fn rebuild_queue_bytes_max(mut self, rebuild_queue_bytes_max: u64) -> Self {
-        self.rebuild_queue_bytes_max = rebuild_queue_bytes_max;
+        self.added.rebuild_queue_bytes_max = rebuild_queue_bytes_max;
         self
     }
 
     pub(super) fn registry(&self) -> Result<Registry, Error> {
-        let registry = Registry::new(&self.projections)?.superseding(&self.older)?;
-        Ok(registry.with_queue_bytes_max(self.rebuild_queue_bytes_max))
+        self.added.registry()
     }
 }
 
@@ -61,6 +51,7 @@ pub(super) struct Sites {
 }
 
 struct Site {
+    groups: Vec<GroupId>,
     store: MemoryStore,
     jobs: JobDesk,
     registry: Registry,
@@ -72,7 +63,8 @@ struct Site {
 impl Sites {
     pub(super) fn add(&self, node: NodeId, engine: &SimEngine, registry: Registry) {
         let (store, jobs, next) = (engine.store(), engine.jobs(), engine.release());
-        self.lock().insert(node, Site { store, jobs, registry, next, runs: Vec::new() });
+        let (groups, runs) = (engine.groups(), Vec::new());
+        self.lock().insert(node, Site { groups, store, jobs, registry, next, runs });
     }
 
     pub(super) fn registry(&self, node: NodeId) -> Registry {
@@ -88,7 +80,9 @@ impl Sites {
     pub(super) fn upgrade(&self, node: NodeId, registry: Registry) -> Result<(), Error> {
         let mut sites = self.lock();
         let site = sites.get_mut(&node).expect("a known node");
-        ResourceTable::load(&site.store, &registry, GROUP)?;
+        for group in &site.groups {
+            ResourceTable::load(&site.store, &registry, *group)?;
+        }
         *site.next.lock().expect("nobody panics with it") = Some(registry.clone());
         site.registry = registry;
         Ok(())
