@@ -9,9 +9,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBAccess,
-    DBCompressionType, DBRawIteratorWithThreadMode, FlushOptions, Options, ReadOptions, Snapshot,
-    WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB,
+    DBAccess, DBCompressionType, DBRawIteratorWithThreadMode, FlushOptions, Options, ReadOptions,
+    Snapshot, WriteBatch, WriteOptions,
 };
 
 use super::{
@@ -24,6 +24,8 @@ use crate::error::Error;
 const OPEN_FILES_MAX: i32 = 512;
 /// Filter bits for each key: one look-up in a hundred of a key that is not there reads a block.
 const FILTER_BITS_PER_KEY: f64 = 10.0;
+/// Parts of a file's index and filter, as they are read and kept in the cache.
+const METADATA_BLOCK_BYTES: usize = 4 << 10;
 
 /// RocksDB's own family, which we leave empty.
 const DEFAULT_FAMILY: &str = "default";
@@ -60,6 +62,10 @@ impl RocksStore {
             blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
             // Every row that is written is looked up before, for its sum, and most of them are new.
             blocks.set_bloom_filter(FILTER_BITS_PER_KEY, false);
+            // In parts: those of one file can be larger than the cache, and would be read for each look-up.
+            blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+            blocks.set_partition_filters(true);
+            blocks.set_metadata_block_size(METADATA_BLOCK_BYTES);
             let mut options = Options::default();
             options.set_block_based_table_factory(&blocks);
             options.set_compression_type(DBCompressionType::Lz4);
