@@ -1,0 +1,15 @@
+//! Palisade's messages and services as others see them, and what a failure looks like on the wire.
+//!
+//! The modules are named as the packages of the `.proto` files are; those files say what each message is.
+//! Both the server and the client are made of this crate, so neither can say what the other does not know.
+
+pub mod failure;
+mod generated;
+
+pub use self::generated::palisade::*;
+
+/// The descriptors of all packages, for reflection and for tools.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/palisade.binpb"));
+
+/// Longest message in either direction: the largest batch there is, with room for what is around it.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
