@@ -83,12 +83,35 @@ impl<P: Projection> Handle<P> {
         name: &LogicalResourceName,
         schema: &SchemaId,
     ) -> Result<Self, Error> {
+        Self::find(engine, name, schema, None).await
+    }
+
+    /// Opens a resource that is there for writing with an epoch that it has: nothing is made, nothing is
+    /// written to the log, and no writer is fenced. Each write is judged at its place in the log as any other
+    /// is: with another epoch than the current one none takes effect.
+    ///
+    /// # Errors
+    /// As [`Handle::open_reader`], and [`Error::Incompatible`] for a schema that was retired.
+    pub async fn open_existing(
+        engine: &Engine,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+        epoch: FenceEpoch,
+    ) -> Result<Self, Error> {
+        Self::find(engine, name, schema, Some(epoch)).await
+    }
+
+    async fn find(
+        engine: &Engine,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+        epoch: Option<FenceEpoch>,
+    ) -> Result<Self, Error> {
         let family = Self::family(engine)?;
         let kind = ResourceKind::of(P::NAME);
         let group = engine.locate(name, ReadConsistency::Linearizable).await?;
-        let (resource, schemas) = group.find_resource(&kind, name, schema).await?;
-        let (epoch, caller) = (None, None);
-        let schemas = Arc::new(schemas);
+        let (resource, schemas) = group.find_resource(&kind, name, schema, epoch.is_some()).await?;
+        let (schemas, caller) = (Arc::new(schemas), None);
         Ok(Self { group, family, resource, epoch, caller, schemas, kind: PhantomData })
     }
 

@@ -68,6 +68,21 @@ impl ReplicatedIdempotencyStore {
         Ok(Self { handle: Handle::open_reader(engine, name, schema).await? })
     }
 
+    /// Opens a store that is there for writing with an epoch that it has: see
+    /// [`crate::Handle::open_existing`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_existing(
+        engine: &Engine,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+        epoch: FenceEpoch,
+    ) -> Result<Self, Error> {
+        let handle = Handle::open_existing(engine, name, schema, epoch).await?;
+        Ok(Self { handle })
+    }
+
     /// The group that it lies in.
     #[must_use]
     pub fn group(&self) -> &Group {

@@ -20,7 +20,7 @@ use crate::projections::log::{
 };
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
-use crate::resource::{FailureDomain, LogicalResourceName, ResourceSpec, SchemaId};
+use crate::resource::{FailureDomain, FenceEpoch, LogicalResourceName, ResourceSpec, SchemaId};
 use crate::store::Direction;
 use crate::stored::Stored;
 
@@ -101,6 +101,21 @@ impl<T: Stored> ReplicatedLog<T> {
         schema: &SchemaId,
     ) -> Result<Self, Error> {
         Ok(Self { handle: Handle::open_reader(engine, name, schema).await?, values: PhantomData })
+    }
+
+    /// Opens a log that is there for writing with an epoch that it has: see
+    /// [`crate::Handle::open_existing`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_existing(
+        engine: &Engine,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+        epoch: FenceEpoch,
+    ) -> Result<Self, Error> {
+        let handle = Handle::open_existing(engine, name, schema, epoch).await?;
+        Ok(Self { handle, values: PhantomData })
     }
 
     /// The group that it lies in.

@@ -129,12 +129,13 @@ impl Group {
         all_placed(&self.status().await?.members, name, placement)
     }
 
-    /// Finds a resource for reading. Nothing is made, and no writer is fenced.
+    /// Finds a resource for reading, or also for writing. Nothing is made, and no writer is fenced.
     pub(crate) async fn find_resource(
         &self,
         kind: &ResourceKind,
         name: &LogicalResourceName,
         schema: &SchemaId,
+        writes: bool,
     ) -> Result<(ResourceId, Schemas), Error> {
         let wanted = name.clone();
         let find = |options: ReadConsistency| {
@@ -161,7 +162,7 @@ impl Group {
         if found.kind != *kind {
             return Err(differs("kind", kind.as_str(), found.kind.as_str()));
         }
-        if let Some((expected, found)) = found.schema_differs(schema, false) {
+        if let Some((expected, found)) = found.schema_differs(schema, writes) {
             return Err(Error::Incompatible { expected, found });
         }
         if !found.spec.placement.allows(self.engine.domain()) {

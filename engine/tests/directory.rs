@@ -188,6 +188,39 @@ fn old_alterations_make_room() {
     });
 }
 
+/// G3: who writes with the epoch that is there needs no record of his own, and is fenced as any other.
+#[test]
+fn a_resource_that_is_there_is_opened_without_a_record() {
+    let (mut fabric, engine, directory) = alone();
+    let key = "k".to_owned();
+    let there =
+        |epoch| Map::open_existing(&engine, &name("a"), &schema("v1"), FenceEpoch::new(epoch));
+    fabric.block_on(async {
+        is_not_found(there(1).await, "resource=a");
+        Map::open(&engine, spec("a")).await.unwrap();
+        let group = Map::open_reader(&engine, &name("a"), &schema("v1")).await.unwrap();
+        let before = group.group().applied().unwrap();
+        let map = there(1).await.unwrap();
+        assert_eq!(map.group().applied().unwrap(), before);
+        map.put(&key, &1).await.unwrap();
+        let ahead = there(2).await.unwrap().put(&key, &2).await;
+        assert!(matches!(ahead, Err(Error::PreconditionFailed { .. })), "{ahead:?}");
+        Map::open(&engine, spec("a").epoch(FenceEpoch::new(2))).await.unwrap();
+        let fenced = map.put(&key, &3).await;
+        assert!(
+            matches!(fenced, Err(Error::Fenced { current }) if current.get() == 2),
+            "{fenced:?}"
+        );
+        there(2).await.unwrap().put(&key, &4).await.unwrap();
+        let retire = Alteration::RetireSchema(schema("v1"));
+        let add = Alteration::AddSchema(schema("v2"));
+        directory.alter(&name("a"), Revision::MADE, add, "newer").await.unwrap();
+        directory.alter(&name("a"), Revision::new(1), retire, "newer").await.unwrap();
+        let retired = there(2).await.map(|_| ());
+        assert!(matches!(retired, Err(Error::Incompatible { .. })), "{retired:?}");
+    });
+}
+
 /// Every door is shut while it is deleted, nothing is lost if it is taken back, and once it is gone the
 /// name is free and old handles find nothing.
 #[test]

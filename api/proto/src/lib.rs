@@ -11,5 +11,16 @@ pub use self::generated::palisade::*;
 /// The descriptors of all packages, for reflection and for tools.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/palisade.binpb"));
 
+/// The services, by their full names.
+pub const SERVICES: [&str; 7] = [
+    "palisade.batch.v1.Batch",
+    "palisade.cluster.v1.Cluster",
+    "palisade.directory.v1.Directory",
+    "palisade.idempotency.v1.Idempotency",
+    "palisade.log.v1.Log",
+    "palisade.map.v1.Map",
+    "palisade.session.v1.Session",
+];
+
 /// Longest message in either direction: the largest batch there is, with room for what is around it.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;

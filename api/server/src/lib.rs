@@ -5,6 +5,7 @@
 //! [`demo`] runs three of those, breaks them, and checks what they promised.
 
 pub mod demo;
+pub mod grpc;
 pub mod http;
 pub mod node;
 pub mod reports;

@@ -43,6 +43,19 @@ macro_rules! opening {
             Ok(engine.beside(engine.wait(<$handle>::open_reader(engine, name, schema))?))
         }
 
+        #[doc = concat!("Waits for [`", $of, "::open_existing`](crate::", $of, "::open_existing).")]
+        ///
+        /// # Errors
+        /// The same, and [`Error::InvalidArgument`] within a tokio runtime.
+        pub fn open_existing(
+            engine: &Engine,
+            name: &LogicalResourceName,
+            schema: &SchemaId,
+            epoch: FenceEpoch,
+        ) -> Result<Self, Error> {
+            Ok(engine.beside(engine.wait(<$handle>::open_existing(engine, name, schema, epoch))?))
+        }
+
         /// The group that it lies in.
         pub fn group(&self) -> Group {
             self.beside(self.of.group().clone())

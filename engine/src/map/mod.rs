@@ -25,7 +25,7 @@ use crate::projections::map::{
 };
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
-use crate::resource::{FailureDomain, LogicalResourceName, ResourceSpec, SchemaId};
+use crate::resource::{FailureDomain, FenceEpoch, LogicalResourceName, ResourceSpec, SchemaId};
 use crate::schemas::{Schemas, decoded};
 use crate::stored::{Key, Stored};
 
@@ -84,6 +84,21 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         schema: &SchemaId,
     ) -> Result<Self, Error> {
         Ok(Self { handle: Handle::open_reader(engine, name, schema).await?, rows: PhantomData })
+    }
+
+    /// Opens a map that is there for writing with an epoch that it has: see
+    /// [`crate::Handle::open_existing`].
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_existing(
+        engine: &Engine,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+        epoch: FenceEpoch,
+    ) -> Result<Self, Error> {
+        let handle = Handle::open_existing(engine, name, schema, epoch).await?;
+        Ok(Self { handle, rows: PhantomData })
     }
 
     /// The group that it lies in.

@@ -26,8 +26,10 @@ impl FamilyId {
     /// The table of resources.
     pub(crate) const RESOURCES: Self = Self(1);
     /// Payloads of logs.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) const LOG: Self = Self(2);
     /// Values of maps.
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) const MAP: Self = Self(3);
     /// Requests of idempotency stores.
     #[cfg(test)]

@@ -12,7 +12,7 @@ const MOVED: &[(&str, &str)] = &[
 ];
 
 /// What the macro of `blocking/handles.rs` makes for a handle.
-const OPENING: &[&str] = &["open", "open_reader", "admit"];
+const OPENING: &[&str] = &["open", "open_existing", "open_reader", "admit"];
 
 /// The type of an `impl`, without what the blocking module wraps it in.
 fn type_of(line: &str) -> Option<&str> {

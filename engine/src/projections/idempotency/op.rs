@@ -38,6 +38,12 @@ impl Fingerprint {
         use sha2::Digest;
         Self(sha2::Sha256::digest(canonical).into())
     }
+
+    /// One that was computed elsewhere.
+    #[must_use]
+    pub const fn from_digest(sha256: [u8; 32]) -> Self {
+        Self(sha256)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

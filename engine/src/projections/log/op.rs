@@ -53,6 +53,7 @@ pub(crate) enum ConsumerChange {
     Forget,
 }
 
+#[cfg(any(test, feature = "sim"))]
 impl LogOp {
     /// Appends one payload, wherever the tail is.
     pub(crate) fn append(payload: Bytes) -> Self {

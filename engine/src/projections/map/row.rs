@@ -28,6 +28,12 @@ impl Version {
     /// The key is not there.
     pub const ABSENT: Self = Self(Offset::ZERO);
 
+    /// That of a key that was last changed at this offset; [`Version::ABSENT`] for zero.
+    #[must_use]
+    pub const fn at(offset: Offset) -> Self {
+        Self(offset)
+    }
+
     /// The offset at which the key was last changed.
     #[must_use]
     pub const fn offset(self) -> Offset {

@@ -1,0 +1,191 @@
+//! What all services share: the engine, its handles, and how a call begins and ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use palisade::{Batch, BatchDone, Engine, Error, Freshness, Group, ReadOptions};
+use palisade_proto::batch::v1 as batch;
+use palisade_proto::common::v1 as common;
+use palisade_proto::directory::v1 as directory;
+use palisade_proto::idempotency::v1 as idempotency;
+use palisade_proto::log::v1 as log;
+use palisade_proto::map::v1 as map;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::deadline;
+use super::failure::{invalid, status};
+use super::handles::Handles;
+
+/// What a caller has seen, one token for each group, and what an answer reflects.
+pub(crate) const FRESHNESS: &str = "palisade-freshness-bin";
+/// Most tokens of one call: one for each group there can be.
+const TOKENS_MAX: usize = 65;
+
+/// The services' common ground. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Endpoint {
+    pub(crate) engine: Engine,
+    pub(crate) handles: Arc<Handles>,
+}
+
+/// One call: how long it may take, and what its caller has seen.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) left: Option<Duration>,
+    seen: Vec<Freshness>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(engine: Engine) -> Self {
+        let handles = Arc::new(Handles::new(engine.clone()));
+        Self { engine, handles }
+    }
+}
+
+impl Call {
+    /// A call, and what is asked with it.
+    pub(crate) fn of<T>(request: Request<T>) -> Result<(Self, T), Status> {
+        let call = Self::begin(request.metadata()).map_err(refused)?;
+        Ok((call, request.into_inner()))
+    }
+
+    /// Reads what a call says of itself.
+    fn begin(metadata: &MetadataMap) -> Result<Self, Error> {
+        let mut seen = Vec::new();
+        for value in metadata.get_all_bin(FRESHNESS) {
+            if seen.len() == TOKENS_MAX {
+                return Err(invalid(format!("at most {TOKENS_MAX} tokens in {FRESHNESS}")));
+            }
+            let token = value.to_bytes().map_err(|_| invalid(format!("{FRESHNESS} is base64")))?;
+            seen.push(convert::freshness(&token)?);
+        }
+        Ok(Self { left: deadline::of(metadata), seen })
+    }
+
+    /// How a read of this call is done in a group.
+    pub(crate) fn options(
+        &self,
+        options: Option<common::ReadOptions>,
+        group: &Group,
+    ) -> Result<ReadOptions, Error> {
+        let newest = self.seen.iter().filter(|seen| seen.group == group.id());
+        let newest = newest.max_by_key(|seen| seen.offset).copied();
+        convert::options(options, newest, self.left)
+    }
+
+    /// How a read of this call is done that is of no one group.
+    pub(crate) fn options_of_all(
+        &self,
+        options: Option<common::ReadOptions>,
+    ) -> Result<ReadOptions, Error> {
+        convert::options(options, None, self.left)
+    }
+
+    /// Reads within the time that is left.
+    pub(crate) async fn read<T>(
+        &self,
+        read: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        deadline::within(self.left, false, read).await
+    }
+
+    /// Writes within the time that is left.
+    pub(crate) async fn write<T>(
+        &self,
+        write: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        deadline::within(self.left, true, write).await
+    }
+
+    /// Commits a batch.
+    pub(crate) async fn commit(&self, batch: Batch) -> Result<BatchDone, Error> {
+        self.write(batch.commit()).await
+    }
+}
+
+/// Which command a write is.
+pub(crate) fn number(
+    number: Option<common::CommandNumber>,
+) -> Result<Option<palisade::CommandNumber>, Error> {
+    let Some(number) = number else { return Ok(None) };
+    let Freshness { cluster, group, offset } = convert::freshness(&number.client)
+        .map_err(|_| invalid("the bytes of field client name no client"))?;
+    let client = palisade::ClientId { cluster, group, offset };
+    let (seq, acked_up_to) = (number.seq, number.acked_up_to);
+    Ok(Some(palisade::CommandNumber { client, seq, acked_up_to }))
+}
+
+/// A batch on behalf of somebody, and as a command if it is one.
+pub(crate) fn begin_batch(
+    engine: &Engine,
+    caller: Option<&common::Domain>,
+    command: Option<common::CommandNumber>,
+) -> Result<Batch, Error> {
+    let mut batch = engine.batch();
+    if let Some(caller) = caller {
+        batch = batch.caller(convert::domain(caller));
+    }
+    if let Some(number) = number(command)? {
+        batch = batch.numbered(number);
+    }
+    Ok(batch)
+}
+
+/// An answer that says what it reflects.
+pub(crate) trait Reflects {
+    /// The token for whoever wants to see no less.
+    fn freshness(&self) -> Option<&Bytes>;
+}
+
+macro_rules! reflects {
+    ($field:ident: $($message:ty),* $(,)?) => {
+        $(impl Reflects for $message {
+            fn freshness(&self) -> Option<&Bytes> {
+                self.$field.as_ref().map(|it| &it.freshness)
+            }
+        })*
+    };
+}
+
+reflects! { receipt:
+    log::AppendResponse, log::SetRetentionResponse, log::TrimResponse, log::SetConsumerResponse,
+    map::PutResponse, map::DeleteResponse, map::SetHistoryResponse,
+    idempotency::ReserveResponse, idempotency::CompleteResponse, idempotency::SetWindowResponse,
+    batch::CommitResponse, directory::AlterResponse,
+}
+
+reflects! { reflected:
+    log::ScanResponse, log::GetBoundsResponse, log::GetConsumerResponse,
+    map::GetResponse, map::RangeResponse, map::GetBoundsResponse,
+    idempotency::GetStatusResponse, directory::DescribeResponse,
+}
+
+impl Endpoint {
+    /// Does a call on resources, and answers it with what the answer reflects beside it, for callers that keep
+    /// that by themselves.
+    pub(crate) async fn serve<A: Reflects, F: Future<Output = Result<A, Error>>>(
+        &self,
+        resources: &[common::Resource],
+        work: impl Fn() -> F,
+    ) -> Result<Response<A>, Status> {
+        let message = self.handles.afresh(resources, work).await.map_err(refused)?;
+        let token = message.freshness().map(|token| MetadataValue::from_bytes(token));
+        let mut response = Response::new(message);
+        if let Some(token) = token {
+            response.metadata_mut().insert_bin(FRESHNESS, token);
+        }
+        Ok(response)
+    }
+}
+
+/// The status of a call that failed.
+pub(crate) fn refused(error: Error) -> Status {
+    match &error {
+        Error::InternalError { what } => tracing::error!(%what, "a call was answered with"),
+        error => tracing::debug!(%error, "a call was answered with"),
+    }
+    status(error)
+}

@@ -1,0 +1,190 @@
+//! The handles that calls write and read through, opened once for each resource, schema and epoch.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use palisade::{
+    Engine, Error, FenceEpoch, LogicalResourceName, ReplicatedIdempotencyStore, ReplicatedLog,
+    ReplicatedMap, SchemaId,
+};
+use palisade_proto::common::v1::Resource;
+
+use super::convert::{Raw, domain, epoch, needed};
+
+pub(crate) type Log = ReplicatedLog<Raw>;
+pub(crate) type Map = ReplicatedMap<Bytes, Raw>;
+pub(crate) type Store = ReplicatedIdempotencyStore;
+
+/// Handles of one kind that are kept. Beyond it all of them are opened again as they are needed.
+const HANDLES_MAX: usize = 4096;
+
+/// What a call does with a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    Read,
+    Write,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    name: LogicalResourceName,
+    schema: SchemaId,
+    /// None for a handle that only reads.
+    epoch: Option<FenceEpoch>,
+}
+
+/// A handle of any kind.
+pub(crate) trait Opened: Clone {
+    fn kept(handles: &Handles) -> &Kept<Self>;
+
+    fn existing(
+        engine: &Engine,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+        epoch: FenceEpoch,
+    ) -> impl Future<Output = Result<Self, Error>> + Send;
+
+    fn reader(
+        engine: &Engine,
+        name: &LogicalResourceName,
+        schema: &SchemaId,
+    ) -> impl Future<Output = Result<Self, Error>> + Send;
+
+    fn on_behalf(self, caller: palisade::FailureDomain) -> Self;
+}
+
+macro_rules! opened {
+    ($handle:ty, $kept:ident) => {
+        impl Opened for $handle {
+            fn kept(handles: &Handles) -> &Kept<Self> {
+                &handles.$kept
+            }
+
+            async fn existing(
+                engine: &Engine,
+                name: &LogicalResourceName,
+                schema: &SchemaId,
+                epoch: FenceEpoch,
+            ) -> Result<Self, Error> {
+                Self::open_existing(engine, name, schema, epoch).await
+            }
+
+            async fn reader(
+                engine: &Engine,
+                name: &LogicalResourceName,
+                schema: &SchemaId,
+            ) -> Result<Self, Error> {
+                Self::open_reader(engine, name, schema).await
+            }
+
+            fn on_behalf(self, caller: palisade::FailureDomain) -> Self {
+                self.for_caller(caller)
+            }
+        }
+    };
+}
+
+opened!(Log, logs);
+opened!(Map, maps);
+opened!(Store, stores);
+
+/// Handles of one kind.
+pub(crate) struct Kept<H>(Mutex<BTreeMap<Key, H>>);
+
+impl<H> Default for Kept<H> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<H> Kept<H> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, H>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// True if there was one.
+    fn forget(&self, name: &LogicalResourceName) -> bool {
+        let mut kept = self.lock();
+        let before = kept.len();
+        kept.retain(|key, _| key.name != *name);
+        kept.len() < before
+    }
+}
+
+/// The handles of a node.
+pub(crate) struct Handles {
+    engine: Engine,
+    logs: Kept<Log>,
+    maps: Kept<Map>,
+    stores: Kept<Store>,
+}
+
+impl Handles {
+    pub(crate) fn new(engine: Engine) -> Self {
+        let (logs, maps, stores) = (Kept::default(), Kept::default(), Kept::default());
+        Self { engine, logs, maps, stores }
+    }
+
+    /// A handle to the resource that a call names, as its field of that name.
+    pub(crate) async fn open<H: Opened>(
+        &self,
+        resource: Option<&Resource>,
+        field: &str,
+        how: Use,
+    ) -> Result<H, Error> {
+        let resource = needed(resource, field)?;
+        let key = Key {
+            name: LogicalResourceName::new(&resource.name)?,
+            schema: SchemaId::new(&resource.schema)?,
+            epoch: (how == Use::Write).then(|| epoch(resource.epoch)),
+        };
+        let found = H::kept(self).lock().get(&key).cloned();
+        let handle = match found {
+            Some(handle) => handle,
+            None => self.opened(key).await?,
+        };
+        Ok(match &resource.caller {
+            Some(caller) => handle.on_behalf(domain(caller)),
+            None => handle,
+        })
+    }
+
+    async fn opened<H: Opened>(&self, key: Key) -> Result<H, Error> {
+        let Key { name, schema, epoch } = &key;
+        let handle = match epoch {
+            Some(epoch) => H::existing(&self.engine, name, schema, *epoch).await?,
+            None => H::reader(&self.engine, name, schema).await?,
+        };
+        let mut kept = H::kept(self).lock();
+        if HANDLES_MAX <= kept.len() {
+            kept.clear();
+        }
+        kept.insert(key, handle.clone());
+        Ok(handle)
+    }
+
+    /// Does a call again if what it met is not there, and a handle was kept of another resource of that name:
+    /// one that was deleted since, and made anew.
+    pub(crate) async fn afresh<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        resources: &[Resource],
+        call: impl Fn() -> F,
+    ) -> Result<T, Error> {
+        match call().await {
+            Err(Error::NotFound { .. }) if self.forget(resources) => call().await,
+            done => done,
+        }
+    }
+
+    fn forget(&self, resources: &[Resource]) -> bool {
+        let names = resources.iter().filter_map(|it| LogicalResourceName::new(&it.name).ok());
+        let mut forgotten = false;
+        for name in names {
+            forgotten |= self.logs.forget(&name);
+            forgotten |= self.maps.forget(&name);
+            forgotten |= self.stores.forget(&name);
+        }
+        forgotten
+    }
+}

@@ -1,0 +1,257 @@
+//! `palisade.log.v1.Log`.
+
+use std::pin::Pin;
+
+use futures_util::{FutureExt, Stream, stream};
+use palisade::{
+    Direction, Error, LogEntry, LogPosition, LogRetention, OpOutcome, ReadConsistency,
+    SCAN_ENTRIES_MAX,
+};
+use palisade_proto::log::v1 as proto;
+use palisade_proto::log::v1::log_server::Log as Service;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::append_stream;
+use super::convert::{self, Raw, epoch, needed, of_position, position};
+use super::endpoint::{Call, Endpoint, begin_batch, refused};
+use super::failure::invalid;
+use super::handles::{Log, Use};
+
+/// Entries that one message of a tail holds at most.
+const TAIL_MESSAGE_ENTRIES: usize = 256;
+/// Bytes of values after which a message of a tail is sent.
+const TAIL_MESSAGE_BYTES: usize = 1 << 20;
+
+fn entry(entry: LogEntry<Raw>) -> proto::Entry {
+    proto::Entry {
+        position: Some(of_position(entry.position)),
+        log_time_ms: entry.log_time.get(),
+        value: Some(entry.value.into()),
+    }
+}
+
+fn of_retention(retention: LogRetention) -> proto::Retention {
+    proto::Retention { keep_ms: retention.keep_ms, keep_bytes: retention.keep_bytes }
+}
+
+impl Endpoint {
+    async fn append(
+        &self,
+        call: &Call,
+        asked: &proto::AppendRequest,
+    ) -> Result<proto::AppendResponse, Error> {
+        let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Write).await?;
+        let caller = asked.log.as_ref().and_then(|log| log.caller.as_ref());
+        let batch = begin_batch(&self.engine, caller, asked.number.clone())?;
+        let values: Vec<Raw> = asked.values.iter().cloned().map(Raw::new).collect();
+        let batch = match (&asked.expected_tail, &values[..]) {
+            (None, values) => batch.append_all(&log, values),
+            (Some(tail), [value]) => batch.append_if(&log, value, position(tail)?),
+            (Some(_), _) => return Err(invalid("expected_tail is for one value")),
+        };
+        let done = call.commit(batch).await?;
+        let first = done.outcomes.first().and_then(OpOutcome::appended);
+        Ok(proto::AppendResponse {
+            receipt: Some(convert::receipt(done.receipt)),
+            first: first.map(of_position),
+        })
+    }
+
+    async fn scan(
+        &self,
+        call: &Call,
+        asked: &proto::ScanRequest,
+    ) -> Result<proto::ScanResponse, Error> {
+        let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Read).await?;
+        let direction = match asked.direction() {
+            proto::Direction::Unspecified | proto::Direction::Forward => Direction::Forward,
+            proto::Direction::Backward => Direction::Backward,
+        };
+        let limit = match asked.limit {
+            0 => SCAN_ENTRIES_MAX,
+            limit => limit as usize,
+        };
+        let from = match (&asked.from, direction) {
+            (Some(from), _) => position(from)?,
+            (None, Direction::Forward) => log.bounds(ReadConsistency::Local).await?.value.first,
+            (None, Direction::Backward) => LogPosition::END,
+        };
+        let options = call.options(asked.options.clone(), log.group())?;
+        let read = call.read(log.scan(from, direction, limit, options)).await?;
+        Ok(proto::ScanResponse {
+            reflected: Some(convert::reflected(&read)),
+            entries: read.value.entries.into_iter().map(entry).collect(),
+            next: read.value.next.map(of_position),
+            first: Some(of_position(read.value.first)),
+            tail: Some(of_position(read.value.tail)),
+        })
+    }
+
+    async fn set_consumer(
+        &self,
+        call: &Call,
+        asked: &proto::SetConsumerRequest,
+    ) -> Result<proto::SetConsumerResponse, Error> {
+        use proto::set_consumer_request::Change;
+        let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Write).await?;
+        let consumer = log.consumer(&asked.consumer)?;
+        let consumer = match asked.owner_epoch {
+            Some(owner) => consumer.owned_by(epoch(owner)),
+            None => consumer,
+        };
+        let receipt = match needed(asked.change.as_ref(), "change")? {
+            Change::Commit(to) => call.write(consumer.commit(position(to)?)).await?,
+            Change::Reset(to) => call.write(consumer.reset(position(to)?)).await?,
+            Change::Forget(_) => call.write(consumer.forget()).await?,
+        };
+        Ok(proto::SetConsumerResponse { receipt: Some(convert::receipt(receipt)) })
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Service for Endpoint {
+    type AppendStreamStream = Answers<proto::AppendStreamResponse>;
+    type TailStream = Answers<proto::TailResponse>;
+
+    async fn append(
+        &self,
+        request: Request<proto::AppendRequest>,
+    ) -> Result<Response<proto::AppendResponse>, Status> {
+        let (call, asked) = Call::of(request)?;
+        self.serve(asked.log.as_slice(), || self.append(&call, &asked)).await
+    }
+
+    async fn append_stream(
+        &self,
+        request: Request<Streaming<proto::AppendStreamRequest>>,
+    ) -> Result<Response<Self::AppendStreamStream>, Status> {
+        let answers = append_stream::begin(self.clone(), request.into_inner());
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn scan(
+        &self,
+        request: Request<proto::ScanRequest>,
+    ) -> Result<Response<proto::ScanResponse>, Status> {
+        let (call, asked) = Call::of(request)?;
+        self.serve(asked.log.as_slice(), || self.scan(&call, &asked)).await
+    }
+
+    async fn tail(
+        &self,
+        request: Request<proto::TailRequest>,
+    ) -> Result<Response<Self::TailStream>, Status> {
+        let asked = request.into_inner();
+        let opened = self.handles.afresh(asked.log.as_slice(), || async {
+            let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Read).await?;
+            let first = log.bounds(ReadConsistency::Local).await?.value.first;
+            Ok((log, first))
+        });
+        let (log, first) = opened.await.map_err(refused)?;
+        let from = asked.from.as_ref().map_or(Ok(first), position).map_err(refused)?;
+        let tail = log.tail(from);
+        let messages = stream::unfold(Some(tail), |tail| async {
+            let mut tail = tail?;
+            let (mut entries, mut bytes) = (Vec::new(), 0);
+            // The first is waited for; others come along if they are there.
+            let mut next = Some(tail.next().await);
+            while let Some(found) = next.take() {
+                match found {
+                    Ok(found) => {
+                        bytes += found.value.data.len();
+                        entries.push(entry(found));
+                    }
+                    // Told once what was read before it is.
+                    Err(error) if entries.is_empty() => return Some((Err(refused(error)), None)),
+                    Err(_) => break,
+                }
+                if entries.len() < TAIL_MESSAGE_ENTRIES && bytes < TAIL_MESSAGE_BYTES {
+                    next = tail.next().now_or_never();
+                }
+            }
+            let next = Some(of_position(tail.position()));
+            Some((Ok(proto::TailResponse { entries, next }), Some(tail)))
+        });
+        Ok(Response::new(Box::pin(messages)))
+    }
+
+    async fn get_bounds(
+        &self,
+        request: Request<proto::GetBoundsRequest>,
+    ) -> Result<Response<proto::GetBoundsResponse>, Status> {
+        let (call, asked) = Call::of(request)?;
+        self.serve(asked.log.as_slice(), || async {
+            let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Read).await?;
+            let options = call.options(asked.options.clone(), log.group())?;
+            let read = call.read(log.bounds(options)).await?;
+            Ok(proto::GetBoundsResponse {
+                reflected: Some(convert::reflected(&read)),
+                first: Some(of_position(read.value.first)),
+                tail: Some(of_position(read.value.tail)),
+                entries: read.value.entries,
+                bytes: read.value.bytes,
+                retention: Some(of_retention(read.value.retention)),
+            })
+        })
+        .await
+    }
+
+    async fn set_retention(
+        &self,
+        request: Request<proto::SetRetentionRequest>,
+    ) -> Result<Response<proto::SetRetentionResponse>, Status> {
+        let (call, asked) = Call::of(request)?;
+        let wanted = asked.retention.unwrap_or_default();
+        let retention = LogRetention { keep_ms: wanted.keep_ms, keep_bytes: wanted.keep_bytes };
+        self.serve(asked.log.as_slice(), || async {
+            let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Write).await?;
+            let receipt = Some(convert::receipt(call.write(log.retain(retention)).await?));
+            Ok(proto::SetRetentionResponse { receipt })
+        })
+        .await
+    }
+
+    async fn trim(
+        &self,
+        request: Request<proto::TrimRequest>,
+    ) -> Result<Response<proto::TrimResponse>, Status> {
+        let (call, asked) = Call::of(request)?;
+        self.serve(asked.log.as_slice(), || async {
+            let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Write).await?;
+            let before = position(needed(asked.before.as_ref(), "before")?)?;
+            let done = call.write(log.trim_before(before)).await?;
+            Ok(proto::TrimResponse {
+                receipt: Some(convert::receipt(done.receipt)),
+                first: Some(of_position(done.outcome.first)),
+                complete: done.outcome.complete,
+            })
+        })
+        .await
+    }
+
+    async fn get_consumer(
+        &self,
+        request: Request<proto::GetConsumerRequest>,
+    ) -> Result<Response<proto::GetConsumerResponse>, Status> {
+        let (call, asked) = Call::of(request)?;
+        self.serve(asked.log.as_slice(), || async {
+            let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Read).await?;
+            let options = call.options(asked.options.clone(), log.group())?;
+            let read = call.read(log.consumer(&asked.consumer)?.position(options)).await?;
+            let reflected = Some(convert::reflected(&read));
+            let position = Some(of_position(read.value));
+            Ok(proto::GetConsumerResponse { position, reflected })
+        })
+        .await
+    }
+
+    async fn set_consumer(
+        &self,
+        request: Request<proto::SetConsumerRequest>,
+    ) -> Result<Response<proto::SetConsumerResponse>, Status> {
+        let (call, asked) = Call::of(request)?;
+        self.serve(asked.log.as_slice(), || self.set_consumer(&call, &asked)).await
+    }
+}
