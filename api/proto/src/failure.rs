@@ -11,7 +11,7 @@
 //! ```
 //! A status without it is not Palisade's own: it comes from a proxy, or from the transport.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tonic::{Code as GrpcCode, Status};
@@ -141,6 +141,10 @@ pub struct Failure {
     pub facts: BTreeMap<String, String>,
 }
 
+/// What `tonic-types` takes.
+#[expect(clippy::disallowed_types, reason = "never iterated: it is encoded, and read by name")]
+type Metadata = std::collections::HashMap<String, String>;
+
 /// The beginning of a text that is not longer than allowed, with nothing that a header could not hold.
 fn bounded(text: &str) -> String {
     let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
@@ -201,11 +205,15 @@ const HELP: &str = "help";
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let grpc = failure.grpc();
-        let mut metadata: HashMap<String, String> = failure.facts.into_iter().collect();
+        let mut metadata = failure.facts;
         metadata.insert(KIND.to_owned(), failure.kind);
         metadata.insert(DISPOSITION.to_owned(), failure.disposition.as_str().to_owned());
         metadata.insert(HELP.to_owned(), failure.help);
-        let mut details = ErrorDetails::with_error_info(failure.code.as_str(), DOMAIN, metadata);
+        let mut details = ErrorDetails::with_error_info(
+            failure.code.as_str(),
+            DOMAIN,
+            metadata.into_iter().collect::<Metadata>(),
+        );
         if let Some(wait) = failure.retry_after {
             details.set_retry_info(Some(wait));
         }
@@ -277,7 +285,7 @@ mod tests {
     #[test]
     fn a_status_of_somebody_else_is_none_of_ours() {
         assert_eq!(Failure::of(&Status::unavailable("no route")), None);
-        let info = ErrorDetails::with_error_info("FENCED", "example.com", HashMap::new());
+        let info = ErrorDetails::with_error_info("FENCED", "example.com", []);
         let status = Status::with_error_details(GrpcCode::Internal, "", info);
         assert_eq!(Failure::of(&status), None);
     }

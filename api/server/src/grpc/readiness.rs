@@ -5,6 +5,7 @@
 //! its resource as any other. Asked often, the answer of the last second is given again.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use palisade::{
@@ -97,9 +98,9 @@ impl Readiness {
                 .placement(self.everywhere().await?);
             let probe = Probe::open(&self.engine, spec).await?;
             let retention = LogRetention { keep_ms: None, keep_bytes: Some(KEPT_BYTES) };
-            if !probes.contains_key(&probe.group().id()) {
+            if let Entry::Vacant(vacant) = probes.entry(probe.group().id()) {
                 probe.retain(retention).await?;
-                probes.insert(probe.group().id(), probe);
+                vacant.insert(probe);
             }
         }
         Ok(())

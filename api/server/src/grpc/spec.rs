@@ -243,7 +243,8 @@ mod tests {
             per_second: 10,
         };
         let contract = contract(&proto::Contract { rules: vec![rule.clone()] }).unwrap();
-        assert_eq!(contract.rules().iter().map(of_rule).collect::<Vec<_>>(), [rule.clone()]);
+        let told: Vec<_> = contract.rules().iter().map(of_rule).collect();
+        assert_eq!(told, std::slice::from_ref(&rule));
         for wrong in [
             proto::Rule { when: vec!["rate".to_owned()], ..rule.clone() },
             proto::Rule { mode: "normal".to_owned(), ..rule.clone() },
