@@ -58,6 +58,7 @@ mod group;
 mod handle;
 mod idempotency;
 mod keys;
+mod kind;
 mod locate;
 mod log;
 mod machine;
