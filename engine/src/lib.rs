@@ -57,6 +57,7 @@ mod golden;
 mod group;
 mod handle;
 mod idempotency;
+pub mod inspect;
 mod keys;
 mod kind;
 mod locate;

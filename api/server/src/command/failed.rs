@@ -3,11 +3,13 @@
 use palisade::{Error, Failure};
 use serde_json::{Value, json};
 
+use palisade::inspect::InspectError;
+
 use crate::config::ConfigError;
 
 /// Exit codes, by the class of what happened. Stable: scripts decide by them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
+pub(super) enum Exit {
     /// What was asked for was done, or holds.
     Ok = 0,
     /// Something that nobody foresaw.
@@ -27,7 +29,7 @@ pub enum Exit {
 }
 
 /// Codes of the command's own failures, beside those of the engine; each with its exit class.
-pub const OWN_CODES: &[(&str, Exit)] = &[
+pub(super) const OWN_CODES: &[(&str, Exit)] = &[
     ("Usage", Exit::Usage),
     ("UnreadableFile", Exit::Usage),
     ("InvalidSyntax", Exit::Usage),
@@ -39,6 +41,7 @@ pub const OWN_CODES: &[(&str, Exit)] = &[
     ("InUse", Exit::Conflict),
     ("Damaged", Exit::Damaged),
     ("Unfit", Exit::Unavailable),
+    ("Unready", Exit::Unavailable),
     ("Interrupted", Exit::Unavailable),
     ("InputOutput", Exit::Unexpected),
     ("DemoFailed", Exit::Unexpected),
@@ -46,7 +49,7 @@ pub const OWN_CODES: &[(&str, Exit)] = &[
 
 /// Why a command did not do what it was asked for.
 #[derive(Clone, Debug)]
-pub struct Failed {
+pub(super) struct Failed {
     code: &'static str,
     exit: Exit,
     what: String,
@@ -61,20 +64,14 @@ impl Failed {
     /// # Panics
     /// When the code is none of [`OWN_CODES`].
     #[must_use]
-    pub fn new(code: &'static str, what: impl Into<String>, help: impl Into<String>) -> Self {
+    pub(super) fn new(
+        code: &'static str,
+        what: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
         let known = OWN_CODES.iter().find(|(known, _)| *known == code);
         let (code, exit) = *known.expect("a code of the command is in its table");
         Self { code, exit, what: what.into(), help: help.into(), also: Vec::new() }
-    }
-
-    /// The file system refused.
-    pub(super) fn io(what: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
-        let said = format!("could not {what} {}: {error}", path.display());
-        match error.kind() {
-            std::io::ErrorKind::NotFound => Self::from(Error::NotFound { what: said })
-                .helping("check the path; `palisade COMMAND --help` says what is expected there"),
-            _ => Self::new("InputOutput", said, "check the rights and the space of that place"),
-        }
     }
 
     /// The same with another next step.
@@ -86,7 +83,7 @@ impl Failed {
 
     /// Its exit code.
     #[must_use]
-    pub fn exit(&self) -> Exit {
+    pub(super) fn exit(&self) -> Exit {
         self.exit
     }
 
@@ -124,7 +121,7 @@ impl From<Error> for Failed {
 
 /// The class of each failure of the closed set.
 #[must_use]
-pub const fn exit_of(failure: Failure) -> Exit {
+pub(super) const fn exit_of(failure: Failure) -> Exit {
     match failure {
         Failure::InvalidArgument => Exit::Usage,
         Failure::NotFound => Exit::NotFound,
@@ -139,6 +136,29 @@ pub const fn exit_of(failure: Failure) -> Exit {
         | Failure::NotYetApplied => Exit::Unavailable,
         Failure::DomainUnavailable | Failure::LeaseExpired | Failure::Revoked => Exit::NotAllowed,
         Failure::InternalError => Exit::Unexpected,
+    }
+}
+
+impl From<InspectError> for Failed {
+    fn from(error: InspectError) -> Self {
+        let what = error.to_string();
+        match error {
+            InspectError::NotThere { .. } => Self::from(Error::NotFound { what })
+                .helping("name the data directory of a node: the one that has a file `node` in it"),
+            InspectError::InUse { .. } => {
+                let help = "stop the node first; a running node checks itself all the time";
+                Self::new("InUse", what, help)
+            }
+            InspectError::Incompatible { .. } => Self::from(Error::Incompatible {
+                expected: "files of this node and of a release up to this one".to_owned(),
+                found: what,
+            }),
+            InspectError::Damaged { .. } => {
+                let help = "restore a backup, or replace this node: the others have the data";
+                Self::new("Damaged", what, help)
+            }
+            _ => Self::new("InputOutput", what, "check the rights to read that place"),
+        }
     }
 }
 

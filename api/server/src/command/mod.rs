@@ -4,14 +4,21 @@
 //! and as text, or a [`Failed`]. It never prints and never exits: `output` does. `docs/command.md` has the
 //! tree, the exit codes, and how to add one.
 
+mod completions;
 mod config;
 mod config_args;
 mod demo;
+mod doctor;
+mod explain;
 mod failed;
+mod hexdump;
 mod logs;
 mod node;
 mod output;
+mod state;
 mod table;
+mod up;
+mod wal;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub use failed::{Exit, Failed, OWN_CODES, exit_of};
+use failed::{Exit, Failed};
 use output::Output;
 
 /// An embedded, replicated storage engine: its nodes, its tools, and the report service built on it.
@@ -37,7 +44,14 @@ struct Cli {
 enum Command {
     Demo(demo::DemoArgs),
     Node(node::NodeArgs),
+    Up(up::UpArgs),
+    Down(up::DownArgs),
     Config(config::ConfigCommand),
+    Doctor(doctor::DoctorArgs),
+    Wal(wal::WalCommand),
+    State(state::StateCommand),
+    Explain(explain::ExplainArgs),
+    Completions(completions::CompletionsArgs),
 }
 
 /// The command line, for documentation.
@@ -67,7 +81,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = match cli.command {
         Command::Demo(args) => args.run(),
         Command::Node(args) => args.run(),
+        Command::Up(args) => args.run(),
+        Command::Down(args) => args.run(),
         Command::Config(args) => args.run(),
+        Command::Doctor(args) => args.run(),
+        Command::Wal(args) => args.run(),
+        Command::State(args) => args.run(),
+        Command::Explain(args) => args.run(),
+        Command::Completions(args) => args.run(),
     };
     exit(output.finish(done))
 }

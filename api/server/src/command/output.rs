@@ -10,7 +10,7 @@ use super::failed::{Exit, Failed};
 
 /// What a command found: for programs, for people, and whether something is wrong with it.
 #[derive(Debug)]
-pub struct Found {
+pub(super) struct Found {
     document: Value,
     text: String,
     wrong: Option<Failed>,
