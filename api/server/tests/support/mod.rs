@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// The command, in a directory.
-pub fn palisade(dir: &Path) -> Command {
+pub(crate) fn palisade(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
     command.current_dir(dir).env("NO_COLOR", "1");
     for (name, _) in std::env::vars_os() {
@@ -17,13 +17,13 @@ pub fn palisade(dir: &Path) -> Command {
 
 /// Runs it to its end.
 #[allow(dead_code, reason = "not every test file runs it so")]
-pub fn run(dir: &Path, args: &[&str]) -> Output {
+pub(crate) fn run(dir: &Path, args: &[&str]) -> Output {
     palisade(dir).args(args).output().unwrap()
 }
 
 /// Runs it with `--json`: the exit code, and the one document on stdout.
 #[allow(dead_code, reason = "not every test file runs it so")]
-pub fn json(dir: &Path, args: &[&str]) -> (i32, serde_json::Value) {
+pub(crate) fn json(dir: &Path, args: &[&str]) -> (i32, serde_json::Value) {
     let output = palisade(dir).args(args).arg("--json").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let document = serde_json::from_str(&text)
