@@ -205,12 +205,7 @@ impl LocalCluster {
         let log = log.map_err(io_error(format!("open {}", path.display())))?;
         let mut command = Command::new(program);
         command.arg("node").arg("--config").arg(self.config(id));
-        // It is configured by its file alone.
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with("PALISADE_")) {
-                command.env_remove(name);
-            }
-        }
+        forget_environment(&mut command);
         // Ctrl-C is for whoever is in front of the terminal.
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
         let child = command.spawn().map_err(io_error(format!("start node {id}")))?;
@@ -276,6 +271,15 @@ impl LocalCluster {
             }
         }
         Ok(told.into_iter().map(|(id, process)| (id, process.pid)).collect())
+    }
+}
+
+/// A node of ours is configured by what we say, whatever is configured for others here.
+pub(crate) fn forget_environment(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("PALISADE_")) {
+            command.env_remove(name);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ConfigError;
 use super::file;
-use super::keys::{self, KEYS, Kind};
+use super::keys::{self, KEYS};
 use super::node::Config;
 use super::value::Value;
 
@@ -165,10 +165,5 @@ impl Resolved {
     /// Every key that is missing, and all that do not fit together.
     pub fn config(&self) -> Result<Config, Vec<ConfigError>> {
         Config::of(self)
-    }
-
-    /// All keys in their order, with the kind of each.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, Kind, Option<&(Value, Source)>)> {
-        KEYS.iter().map(|key| (key.path, key.kind, self.values.get(key.path)))
     }
 }

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use palisade::FailureDomain;
 
 use super::DemoSettings;
+use crate::local::forget_environment;
 use crate::reports::three_domains;
 
 /// The demo's own.
@@ -83,6 +84,7 @@ impl Cluster {
             .map_err(|error| format!("{}: {error}", log_path.display()))?;
         let mut command = Command::new(&self.program);
         let node = &self.nodes[at];
+        forget_environment(&mut command);
         let voters: Vec<String> =
             self.nodes.iter().map(|voter| format!("{}={}", voter.id, voter.peer)).collect();
         command
