@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use serde_json::json;
 
 use super::failed::Failed;
 use super::output::Found;
 use super::{logs, runtime};
 use crate::config::{LogFormat, LogSettings};
-use crate::demo::{DemoSettings, run_demo};
+use crate::demo::{DemoSettings, DemoSummary, PhaseStats, run_demo};
 use crate::reports::profile_by_name;
 
 /// Start three nodes, load 20,000 flights, kill leaders, and check that nothing was lost.
@@ -37,7 +38,7 @@ impl DemoArgs {
         let settings = DemoSettings { program, keep, dir, limit, profile };
         runtime()?.block_on(async {
             tokio::select! {
-                done = run_demo(settings) => done.map(|_| Found::nothing()).map_err(|what| {
+                done = run_demo(settings) => done.map(|summary| found(&summary)).map_err(|what| {
                     Failed::new("DemoFailed", what, "see node.log of each node under --dir")
                 }),
                 _ = tokio::signal::ctrl_c() => {
@@ -46,4 +47,23 @@ impl DemoArgs {
             }
         })
     }
+}
+
+fn found(summary: &DemoSummary) -> Found {
+    let phase = |stats: &PhaseStats| {
+        json!({
+            "acknowledged": stats.acknowledged,
+            "records_per_second": stats.rate(),
+            "p50_ms": stats.p50.as_secs_f64() * 1000.0,
+            "p99_ms": stats.p99.as_secs_f64() * 1000.0,
+            "failover_gap_ms": stats.gap.as_secs_f64() * 1000.0,
+            "repeated": stats.repeated,
+        })
+    };
+    let document = json!({
+        "loading": phase(&summary.loading),
+        "reporting": phase(&summary.reporting),
+        "verified": summary.verified,
+    });
+    Found::new(document, summary.to_string())
 }

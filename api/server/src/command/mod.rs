@@ -31,7 +31,7 @@ use output::Output;
 
 /// An embedded, replicated storage engine: its nodes, its tools, and the report service built on it.
 #[derive(Parser)]
-#[command(name = "palisade", version, about)]
+#[command(name = "palisade", version)]
 struct Cli {
     /// Write one JSON document to stdout instead of text for people.
     #[arg(long, global = true)]
