@@ -1,7 +1,7 @@
 //! The `palisade` command: one file for each subcommand, one way to speak, one way to fail.
 //!
 //! A subcommand parses its arguments with clap, does its work, and gives back what it found as a document
-//! and as text, or a [`Failed`]. It never prints and never exits: `output` does. `docs/command.md` has the
+//! and as text, or how it failed. It never prints and never exits: `output` does. `docs/command.md` has the
 //! tree, the exit codes, and how to add one.
 
 mod completions;
