@@ -21,7 +21,7 @@ use crate::identity::{ClusterId, Incarnation, NodeId};
 
 const MAGIC: &[u8; 8] = b"PLSDNODE";
 const VERSION: u32 = 1;
-const FILE: &str = "node";
+pub(crate) const FILE: &str = "node";
 const BYTES: usize = 56;
 const WAL_DIR: &str = "wal";
 

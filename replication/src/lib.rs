@@ -17,6 +17,7 @@ mod guests;
 mod host;
 mod identity;
 mod inbox;
+mod inspect;
 mod keeper;
 mod load;
 mod log_store;
@@ -49,6 +50,10 @@ pub use entry::{AppliedPosition, CommittedEntry, ProposalId, RECORD_HEADER_BYTES
 pub use error::{NodeError, RebuildRefusal};
 pub use founding::Founding;
 pub use identity::{ClusterId, Incarnation, LogTime, NodeId, Offset, Term};
+pub use inspect::{
+    DirectoryOwner, StoredEntry, StoredRegister, directory_owner, stored_entry, stored_register,
+    wal_dir_of,
+};
 pub use membership::{
     ChangeRefusal, DOMAIN_BYTES_MAX, MEMBERS_MAX, Member, MemberChange, MemberRole, Membership,
     PROMOTION_LAG_MAX,

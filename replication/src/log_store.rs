@@ -434,6 +434,11 @@ pub(crate) fn term_of_stored(payload: &[u8]) -> Option<Term> {
     Some(Term::new(entry.term))
 }
 
+/// Whether a stored entry changes who takes part.
+pub(crate) fn has_change(payload: &[u8]) -> bool {
+    matches!(payload.get(8), Some(&(KIND_CONF_CHANGE | KIND_CONF_CHANGE_V2)))
+}
+
 /// The records of a stored entry, if it has any.
 pub(crate) fn records_of_stored(
     index: LogIndex,

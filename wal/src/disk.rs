@@ -32,7 +32,7 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir(&self) -> io::Result<()>;
 }
 
-const LOCK: &str = "lock";
+pub(crate) const LOCK: &str = "lock";
 /// Files that are kept open, at most: a snapshot alone may have thousands.
 const FILES_OPEN_MAX: usize = 128;
 /// New files are filled with zeros in pieces of this size.

@@ -27,9 +27,11 @@ mod frame;
 #[doc(hidden)]
 pub mod fuzz;
 mod index;
+mod inspect;
 mod note;
 mod options;
 mod position;
+mod read_only;
 mod reader;
 mod recovery;
 mod room;
@@ -48,8 +50,12 @@ pub use disk::conformance;
 pub use disk::{Disk, FileDisk};
 pub use error::{Disposition, WalError};
 pub use frame::Write;
+pub use inspect::{
+    InspectedItem, InspectedPlace, InspectedSegment, Inspection, inspect, walk_segment,
+};
 pub use options::{STATE_BYTES_MAX, WalOptions};
 pub use position::{BatchSeq, BytePos, GroupId, LogIndex, SegmentId};
+pub use read_only::ReadOnlyDisk;
 pub use reader::WalReader;
 pub use segment::WalIdentity;
 pub use verdict::{Damage, Recovered, RecoveredGroup, Verdict};

@@ -158,6 +158,17 @@ pub(crate) fn decode_header(
     }))
 }
 
+/// Whose header it is, if it holds and is of a version that is known.
+pub(crate) fn owner(raw: &[u8]) -> Option<WalIdentity> {
+    let raw = raw.get(..SEGMENT_HEADER_BYTES as usize)?;
+    let wide = |at: usize| u128::from_le_bytes(raw[at..at + 16].try_into().expect("16 bytes"));
+    let holds = &raw[..8] == MAGIC
+        && raw[8..12] == VERSION.to_le_bytes()
+        && raw[12..16] == header_crc(raw).to_le_bytes();
+    let node = u64::from_le_bytes(raw[32..40].try_into().expect("eight bytes"));
+    holds.then(|| WalIdentity { cluster: wide(16), node, incarnation: wide(40) })
+}
+
 fn header_crc(raw: &[u8]) -> u32 {
     let mut hasher = Hasher::new();
     hasher.update(&raw[..12]);

@@ -522,7 +522,7 @@ fn batches(items: &[LiveItem], target: usize) -> impl Iterator<Item = &[LiveItem
 }
 
 /// Reads all segments, in order. Headers come first: each tells how far the one before may reach.
-fn recover(
+pub(crate) fn recover(
     disk: &dyn Disk,
     identity: &WalIdentity,
     noted: BatchSeq,
@@ -561,7 +561,7 @@ fn recover(
 }
 
 /// What the note says was synced, or zero. One that cannot be read says nothing.
-fn read_note(disk: &dyn Disk, identity: &WalIdentity) -> Result<BatchSeq, WalError> {
+pub(crate) fn read_note(disk: &dyn Disk, identity: &WalIdentity) -> Result<BatchSeq, WalError> {
     let io = WalError::io("read", NOTE_NAME);
     let raw = match disk.len(NOTE_NAME) {
         Ok(length) => salvage::read(disk, NOTE_NAME, length.min(NOTE_BYTES as u64) as usize),

@@ -1,11 +1,13 @@
-//! One node as one process: engine, service, worker and HTTP, until told to stop.
+//! One node as one process: the engine and whatever it serves, until told to stop.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use palisade::{ClusterId, Engine, Error, FailureDomain, NodeId, PlacementProfile};
+use palisade::{
+    ClusterId, Engine, EngineBuilder, Error, FailureDomain, NodeId, PlacementProfile, WalOptions,
+};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
@@ -20,17 +22,136 @@ pub struct NodeSettings {
     /// Of which cluster.
     pub cluster: ClusterId,
     /// Where its data is.
-    pub data: PathBuf,
-    /// Where the others reach it.
-    pub peer_listen: SocketAddr,
-    /// Where callers reach it.
-    pub http_listen: SocketAddr,
-    /// Every voter, and where the others reach it.
-    pub voters: BTreeMap<NodeId, SocketAddr>,
+    pub data_dir: PathBuf,
     /// Where it is.
     pub domain: FailureDomain,
-    /// Where the service may run.
+    /// It waits to be made a member.
+    pub joins: bool,
+    /// Groups that resources are spread over.
+    pub data_groups: u64,
+    /// How long a request waits for its quorum.
+    pub request_timeout_ms: u64,
+    /// Every first voter; none for a node by itself or one that joins.
+    pub voters: BTreeMap<NodeId, Voter>,
+    /// Where it listens.
+    pub listen: Listen,
+    /// Who may come in there.
+    pub security: Security,
+    /// How much it keeps in memory and on disk.
+    pub storage: Storage,
+    /// The report service, if it runs one.
+    pub reports: Option<Reports>,
+}
+
+/// A first voter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Voter {
+    /// Where the others reach it.
+    pub address: SocketAddr,
+    /// Where it is, if that was said.
+    pub domain: Option<FailureDomain>,
+}
+
+/// Where a node listens, and for whom. What is not set is not served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listen {
+    /// For the other nodes.
+    pub peers: Option<SocketAddr>,
+    /// For callers.
+    pub grpc: Option<SocketAddr>,
+    /// For operators of this machine.
+    pub admin: Option<SocketAddr>,
+}
+
+/// Who may come in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Security {
+    /// Who has a certificate.
+    MutualTls(Certificates),
+    /// Everyone on this machine, and nobody else.
+    InsecureLoopback,
+    /// Nobody: nothing is listened on.
+    Closed,
+}
+
+/// The files that certificates are read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificates {
+    /// This node's certificate, PEM.
+    pub node_cert_file: PathBuf,
+    /// Its private key, PEM.
+    pub node_key_file: PathBuf,
+    /// Who signs the certificates of nodes, PEM.
+    pub peer_ca_file: PathBuf,
+    /// Who signs the certificates of clients, PEM.
+    pub client_ca_file: PathBuf,
+    /// Keys of capability tokens, if any are taken.
+    pub token_keys_file: Option<PathBuf>,
+}
+
+/// How much a node keeps in memory and on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// Memory for parts of the state that were read.
+    pub state_cache_bytes: usize,
+    /// Memory for changes of the state that are not on disk yet.
+    pub state_write_buffer_bytes: usize,
+    /// Threads that read the state.
+    pub reader_threads: usize,
+    /// How much of the state is read again in a second.
+    pub scrub_bytes_per_second: u64,
+    /// Size of one file of the write-ahead log.
+    pub wal_segment_bytes: u64,
+    /// What may wait to be written to it.
+    pub wal_queued_bytes_max: usize,
+}
+
+/// The report service of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reports {
+    /// Where its callers reach it. Loopback only: they are not asked who they are.
+    pub listen: SocketAddr,
+    /// Where it may run.
     pub profile: PlacementProfile,
+}
+
+impl Storage {
+    fn wal(&self) -> WalOptions {
+        WalOptions {
+            segment_bytes: self.wal_segment_bytes,
+            queued_bytes_max: self.wal_queued_bytes_max,
+            ..WalOptions::default()
+        }
+    }
+}
+
+impl NodeSettings {
+    fn builder(&self) -> EngineBuilder {
+        let mut builder = Engine::builder(&self.data_dir)
+            .cluster(self.cluster)
+            .node(self.id)
+            .domain(self.domain.clone())
+            .data_groups(self.data_groups)
+            .request_timeout_ms(self.request_timeout_ms)
+            .state_cache_bytes(self.storage.state_cache_bytes)
+            .state_write_buffer_bytes(self.storage.state_write_buffer_bytes)
+            .reader_threads(self.storage.reader_threads)
+            .scrub_bytes_per_second(self.storage.scrub_bytes_per_second)
+            .wal(self.storage.wal());
+        if let Some(peers) = self.listen.peers {
+            builder = builder.listen(peers);
+        }
+        if self.joins {
+            builder = builder.joins();
+        }
+        for (id, voter) in &self.voters {
+            builder = match &voter.domain {
+                Some(domain) => builder.voter_in(*id, voter.address, domain),
+                None => builder.voter(*id, voter.address),
+            };
+        }
+        builder
+    }
 }
 
 /// Between two looks for work when there was none.
@@ -43,36 +164,37 @@ const WORKER_RETRY: Duration = Duration::from_millis(200);
 /// # Errors
 /// When it cannot be opened, or has stopped by itself.
 pub async fn run(settings: NodeSettings, stop: impl Future<Output = ()>) -> Result<(), Error> {
-    let listener =
-        TcpListener::bind(settings.http_listen).await.map_err(|error| Error::InvalidArgument {
-            what: format!("could not listen on {}: {error}", settings.http_listen),
-        })?;
-    let mut builder = Engine::builder(&settings.data)
-        .cluster(settings.cluster)
-        .node(settings.id)
-        .domain(settings.domain.clone())
-        .listen(settings.peer_listen);
-    for (voter, address) in &settings.voters {
-        builder = builder.voter(*voter, *address);
-    }
-    let engine = builder.open().await?;
-    tracing::info!(node = %settings.id, http = %settings.http_listen, "the node is open");
+    let reports = match settings.reports.clone() {
+        Some(reports) => Some((listen(reports.listen).await?, reports)),
+        None => None,
+    };
+    let engine = settings.builder().open().await?;
+    tracing::info!(node = %settings.id, cluster = %settings.cluster, "the node is open");
     let served = tokio::select! {
-        served = serve(&engine, &settings, listener) => served,
+        served = serve_reports(&engine, &settings, reports) => served,
         () = stop => Ok(()),
     };
     let closed = engine.close().await;
     served.and(closed)
 }
 
-async fn serve(
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|error| Error::InvalidArgument {
+        what: format!("could not listen on {address}: {error}"),
+    })
+}
+
+/// Serves the report service, or nothing, for ever.
+async fn serve_reports(
     engine: &Engine,
     settings: &NodeSettings,
-    listener: TcpListener,
+    reports: Option<(TcpListener, Reports)>,
 ) -> Result<(), Error> {
-    let service = open_service(engine, &settings.profile).await?;
+    let Some((listener, reports)) = reports else { return std::future::pending().await };
+    tracing::info!(http = %reports.listen, "the report service listens");
+    let service = open_service(engine, &reports.profile).await?;
     let count = settings.voters.len() as u64;
-    let share = (settings.id.get() % count.max(1), count);
+    let share = (settings.id.get() % count.max(1), count.max(1));
     let name = format!("worker-{}", settings.id);
     let worker = Worker::new(service.clone(), settings.domain.clone(), name, share)?;
     let served = async {

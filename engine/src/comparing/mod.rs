@@ -12,6 +12,8 @@ mod table;
 
 pub(crate) use self::folds::StateSums;
 pub(crate) use self::round::round;
+#[cfg(feature = "rocksdb")]
+pub(crate) use self::scrub::look_at_all;
 pub(crate) use self::scrub::{SCRUB_BYTES_PER_SECOND, Scrub};
 pub use self::table::Divergence;
 #[cfg(test)]

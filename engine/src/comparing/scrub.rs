@@ -25,6 +25,10 @@ pub(crate) const SCRUB_BYTES_PER_SECOND: u64 = 4 << 20;
 /// load.
 const PASS_EVERY: Duration = Duration::from_secs(60);
 
+/// Faults that are listed of one group.
+#[cfg(feature = "rocksdb")]
+const FAULTS_MAX: usize = 100;
+
 /// How far a node has looked; clones share it.
 #[derive(Clone)]
 pub(crate) struct Scrub {
@@ -84,6 +88,25 @@ pub(super) async fn round(group: &Group) -> Result<(), Error> {
     }
     scrub.passes().insert(group.id(), pass);
     Ok(())
+}
+
+/// Looks at all rows of a group in one go. Says how many bytes they are, and what is wrong with them, of the
+/// first places that are.
+#[cfg(feature = "rocksdb")]
+pub(crate) fn look_at_all(
+    read: &dyn StateRead,
+    group: GroupId,
+) -> Result<(u64, Vec<String>), StoreError> {
+    let (mut bytes, mut faults, mut at) = (0, Vec::new(), None);
+    loop {
+        let stepped = step(read, group, at)?;
+        bytes += stepped.bytes;
+        faults.extend(stepped.fault.map(|fault| fault.cause()));
+        at = stepped.next;
+        if at.is_none() || FAULTS_MAX <= faults.len() {
+            return Ok((bytes, faults));
+        }
+    }
 }
 
 struct Stepped {

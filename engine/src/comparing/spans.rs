@@ -445,6 +445,13 @@ pub(crate) fn ensure(store: &dyn StateStore, group: GroupId) -> Result<(), Store
     store.commit(WriteSet::rows(vec![(FamilyId::META, mark, Some(version))]))
 }
 
+/// Whether a group has sums that this release can compare with.
+#[cfg(feature = "rocksdb")]
+pub(crate) fn are_known(read: &dyn StateRead, group: GroupId) -> Result<bool, StoreError> {
+    let found = read.get(FamilyId::META, &keys::sums_version(group))?;
+    Ok(found.as_deref() == Some(&[SUMS_VERSION]))
+}
+
 /// A span as it is stored, beside what its rows come to now.
 pub(crate) struct Looked {
     /// Before which key it ends, without the group; none for the last of the family.

@@ -19,6 +19,7 @@ use super::{
     Walk, WriteSet,
 };
 use crate::error::Error;
+use crate::inspect::InspectError;
 
 /// Files that are kept open; others are opened again when they are read.
 const OPEN_FILES_MAX: i32 = 512;
@@ -29,6 +30,8 @@ const METADATA_BLOCK_BYTES: usize = 4 << 10;
 
 /// RocksDB's own family, which we leave empty.
 const DEFAULT_FAMILY: &str = "default";
+/// Our own, beside RocksDB's.
+const LOCK: &str = "palisade.lock";
 
 pub(crate) struct RocksStore {
     db: DB,
@@ -78,6 +81,39 @@ impl RocksStore {
         Ok(Self { db, families, _lock: lock })
     }
 
+    /// Opens a state that is there, to be read: nothing is made or changed, and whatever kinds of rows there
+    /// are can be read.
+    pub(crate) fn open_read_only(dir: &Path) -> Result<Self, InspectError> {
+        if !dir.join("CURRENT").exists() {
+            let what = format!("{} holds no state of a node", dir.display());
+            return Err(InspectError::NotThere { what });
+        }
+        let lock = share(dir)?;
+        let damaged = |error: rocksdb::Error| InspectError::Damaged {
+            what: format!("could not open the state in {}: {error}", dir.display()),
+        };
+        let found = DB::list_cf(&Options::default(), dir).map_err(damaged)?;
+        let known = Families::new(&[]).expect("the built-in families are plain");
+        let is_known = |name: &str| known.ids().any(|family| known.column(family) == name);
+        let added = found
+            .iter()
+            .filter(|name| *name != DEFAULT_FAMILY && !name.contains('.') && !is_known(name));
+        // A name lives as long as the program. There are few, and who looks does it once.
+        let added: Vec<&'static str> = added.map(|name| &*name.clone().leak()).collect();
+        let families = Families::new(&added)
+            .map_err(|error| InspectError::Damaged { what: error.to_string() })?;
+        let names: Vec<&str> = families.ids().map(|family| families.column(family)).collect();
+        let missing = names.iter().find(|name| !found.iter().any(|found| found == *name));
+        if let Some(missing) = missing {
+            let what = format!("the state in {} has no family {missing}", dir.display());
+            return Err(InspectError::Damaged { what });
+        }
+        let described = names.iter().chain([&DEFAULT_FAMILY]);
+        let db = DB::open_cf_for_read_only(&Options::default(), dir, described, false)
+            .map_err(damaged)?;
+        Ok(Self { db, families, _lock: lock })
+    }
+
     fn family(&self, family: FamilyId) -> &ColumnFamily {
         self.db.cf_handle(self.families.column(family)).expect("every family is opened with it")
     }
@@ -105,10 +141,26 @@ fn unopened(dir: &Path, error: &dyn std::error::Error) -> Error {
     Error::InternalError { what: format!("could not open the state in {}: {error}", dir.display()) }
 }
 
+/// A lock that others who read may have too, and nobody who writes.
+fn share(dir: &Path) -> Result<File, InspectError> {
+    let path = dir.join(LOCK);
+    let unreadable = |error: std::io::Error| InspectError::Unreadable {
+        what: format!("could not lock {}: {error}", path.display()),
+    };
+    let lock = File::open(&path).map_err(unreadable)?;
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(InspectError::InUse {
+            what: format!("the state in {} is open in another process", dir.display()),
+        }),
+        Err(TryLockError::Error(error)) => Err(unreadable(error)),
+    }
+}
+
 fn lock(dir: &Path) -> Result<File, Error> {
     let failed = |error: std::io::Error| unopened(dir, &error);
     std::fs::create_dir_all(dir).map_err(failed)?;
-    let lock = File::create(dir.join("palisade.lock")).map_err(failed)?;
+    let lock = File::create(dir.join(LOCK)).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(Error::AlreadyExists {

@@ -8,7 +8,11 @@ use std::process::{Child, Command, Stdio};
 use palisade::FailureDomain;
 
 use super::DemoSettings;
+use crate::local::forget_environment;
 use crate::reports::three_domains;
+
+/// The demo's own.
+const CLUSTER: &str = "00000000000000000000000000000001";
 
 /// The processes of the demo. None of them outlives it.
 pub(super) struct Cluster {
@@ -80,16 +84,18 @@ impl Cluster {
             .map_err(|error| format!("{}: {error}", log_path.display()))?;
         let mut command = Command::new(&self.program);
         let node = &self.nodes[at];
+        forget_environment(&mut command);
+        let voters: Vec<String> =
+            self.nodes.iter().map(|voter| format!("{}={}", voter.id, voter.peer)).collect();
         command
-            .args(["node", "--id", &node.id.to_string(), "--profile", &self.profile])
-            .args(["--domain", &node.domain.to_string()])
-            .args(["--peer-listen", &node.peer.to_string()])
-            .args(["--http-listen", &node.http.to_string()])
-            .arg("--data")
+            .args(["node", "--insecure-loopback", "--node-mode", "raft"])
+            .args(["--node-cluster", CLUSTER, "--node-id", &node.id.to_string()])
+            .args(["--node-domain", &node.domain.to_string()])
+            .args(["--listen-peers", &node.peer.to_string()])
+            .args(["--reports-listen", &node.http.to_string()])
+            .args(["--reports-profile", &self.profile, "--voters", &voters.join(",")])
+            .arg("--node-data-dir")
             .arg(&data);
-        for voter in &self.nodes {
-            command.args(["--voter", &format!("{}={}", voter.id, voter.peer)]);
-        }
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

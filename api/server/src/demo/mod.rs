@@ -70,7 +70,7 @@ pub struct DemoSummary {
 pub async fn run_demo(settings: DemoSettings) -> Result<DemoSummary, String> {
     let flights = parse_flights(settings.limit)?;
     let mut cluster = Cluster::start(&settings).await?;
-    println!(
+    eprintln!(
         "three nodes are up, profile {}: {}",
         settings.profile.name,
         cluster.addresses().map(|address| format!("http://{address}")).join("  ")
@@ -79,15 +79,15 @@ pub async fn run_demo(settings: DemoSettings) -> Result<DemoSummary, String> {
     let loading = load::run(&mut cluster, &flights).await?;
     let reporting = report::run(&mut cluster, &flights).await?;
     cluster.kill_all()?;
-    println!("SIGKILL to all three nodes at once, then all are started again");
+    eprintln!("SIGKILL to all three nodes at once, then all are started again");
     for at in 0..3 {
         cluster.start_node(at)?;
     }
     client.wait_ready().await?;
     let verified = verify::run(&client, &flights, &reporting.accepted).await?;
     let summary = DemoSummary { loading, reporting: reporting.stats, verified };
-    table::print(&summary);
     if settings.keep {
+        eprint!("\n{summary}");
         table::print_keep(&cluster);
         // Ends with the process: whoever runs the demo stops it.
         std::future::pending::<()>().await;

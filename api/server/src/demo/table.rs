@@ -1,5 +1,6 @@
 //! What the demo prints: progress while it runs, and a short table at the end.
 
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,16 +57,16 @@ impl Progress {
             inner.acknowledged_at.push(now);
         }
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
-        let step = if std::io::stdout().is_terminal() { 100 } else { (self.total / 5).max(1) };
+        let step = if std::io::stderr().is_terminal() { 100 } else { (self.total / 5).max(1) };
         if count.is_multiple_of(step) || count == self.total {
             self.say(&format!("{} {count} of {}", self.what, self.total), count == self.total);
         }
     }
 
     fn say(&self, line: &str, last: bool) {
-        let mut out = std::io::stdout().lock();
+        let mut out = std::io::stderr().lock();
         // Progress is a courtesy: a closed pipe must not stop the demo.
-        let _ = if std::io::stdout().is_terminal() {
+        let _ = if std::io::stderr().is_terminal() {
             write!(out, "\r\x1b[K{line}{}", if last { "\n" } else { "" }).and_then(|()| out.flush())
         } else {
             writeln!(out, "{line}")
@@ -105,27 +106,35 @@ impl Progress {
     }
 }
 
-/// Prints the table.
-pub(super) fn print(summary: &DemoSummary) {
-    println!();
-    println!(
-        "{:<10} {:>9} {:>10} {:>9} {:>9} {:>13} {:>9}",
-        "phase", "acked", "records/s", "p50", "p99", "failover gap", "repeated"
-    );
-    for (name, stats) in [("loading", &summary.loading), ("reporting", &summary.reporting)] {
-        let rate = stats.acknowledged as f64 / stats.elapsed.as_secs_f64().max(f64::EPSILON);
-        println!(
-            "{name:<10} {:>9} {rate:>10.0} {:>9} {:>9} {:>13} {:>9}",
-            stats.acknowledged,
-            ms(stats.p50),
-            ms(stats.p99),
-            ms(stats.gap),
-            stats.repeated
-        );
+impl fmt::Display for DemoSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<10} {:>9} {:>10} {:>9} {:>9} {:>13} {:>9}",
+            "phase", "acked", "records/s", "p50", "p99", "failover gap", "repeated"
+        )?;
+        for (name, stats) in [("loading", &self.loading), ("reporting", &self.reporting)] {
+            writeln!(
+                f,
+                "{name:<10} {:>9} {:>10.0} {:>9} {:>9} {:>13} {:>9}",
+                stats.acknowledged,
+                stats.rate(),
+                ms(stats.p50),
+                ms(stats.p99),
+                ms(stats.gap),
+                stats.repeated
+            )?;
+        }
+        writeln!(f)?;
+        self.verified.iter().try_for_each(|line| writeln!(f, "verified: {line}"))
     }
-    println!();
-    for line in &summary.verified {
-        println!("verified: {line}");
+}
+
+impl PhaseStats {
+    /// Acknowledgements in a second.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        self.acknowledged as f64 / self.elapsed.as_secs_f64().max(f64::EPSILON)
     }
 }
 
@@ -136,16 +145,16 @@ fn ms(duration: Duration) -> String {
 /// Says how to look at a cluster that stays up.
 pub(super) fn print_keep(cluster: &Cluster) {
     let [one, two, three] = cluster.addresses();
-    println!();
-    println!(
+    eprintln!();
+    eprintln!(
         "the cluster stays up until Ctrl-C; pids {:?}, data in {}",
         cluster.pids(),
         cluster.dir().display()
     );
-    println!("  curl http://{one}/status");
-    println!("  curl http://{two}/airports/ATL");
-    println!("  curl http://{three}/reports/report-ATL-2001-01");
-    println!(
+    eprintln!("  curl http://{one}/status");
+    eprintln!("  curl http://{two}/airports/ATL");
+    eprintln!("  curl http://{three}/reports/report-ATL-2001-01");
+    eprintln!(
         "  curl -i http://{one}/reports -H 'content-type: application/json' \\\n    \
          -d '{{\"request_id\":\"mine-1\",\"airport\":\"ATL\",\"month\":\"2001-02\"}}'"
     );
