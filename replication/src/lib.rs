@@ -18,7 +18,9 @@ mod host;
 mod identity;
 mod inbox;
 mod keeper;
+mod link;
 mod load;
+mod lobby;
 mod log_store;
 mod membership;
 mod node;
@@ -38,6 +40,7 @@ pub mod sim;
 mod snapshot;
 mod state_machine;
 mod sync;
+mod tls;
 mod tracker;
 mod transport;
 mod unread;
@@ -61,5 +64,9 @@ pub use peer_faults::PeerFault;
 pub use records::RecordRun;
 pub use snapshot::{CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, SnapshotId};
 pub use state_machine::{ApplyError, Export, Exporter, HaltScope, StateMachine, TakeChunk};
+pub use tls::{
+    CLIENT_NAME_BYTES_MAX, CertificateFacts, CertificateRole, Credentials, CredentialsError,
+    PeerLinks, PeerTls, Subject, SubjectError, TlsSetup,
+};
 pub use transport::Transport;
 pub use wire::{Beat, Body, Envelope, Forward, WireError};
