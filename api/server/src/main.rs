@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use palisade::{ClusterId, FailureDomain, NodeId};
+use palisade_server::command::ca;
 use palisade_server::demo::{DemoSettings, run_demo};
 use palisade_server::node::{NodeSettings, run};
 use palisade_server::reports::profile_by_name;
@@ -24,6 +25,9 @@ enum Command {
     Demo(DemoArgs),
     /// Run one node of the report service.
     Node(NodeArgs),
+    /// Make certificates: the authorities of a cluster, and leaves for nodes and callers.
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
 }
 
 #[derive(Args)]
@@ -104,6 +108,9 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Demo(args) => demo(args).await,
             Command::Node(args) => node(args).await,
+            Command::Ca(command) => {
+                ca::run(command).map(|done| println!("{done}")).map_err(|error| error.to_string())
+            }
         }
     });
     match done {
