@@ -3,6 +3,7 @@
 //! Everything here fails closed: what is not understood, not found or not in time is refused, by a reason of
 //! a closed set.
 
+pub mod accept;
 pub mod ca;
 mod files;
 pub mod grants;
