@@ -23,7 +23,7 @@ pub use self::certificate::{
     CLIENT_NAME_BYTES_MAX, CertificateFacts, CertificateRole, Subject, SubjectError,
 };
 pub use self::peers::{PeerLinks, PeerTls};
-use self::verify::{Callers, Servers};
+use self::verify::{Servers, callers};
 
 /// What TLS is made of, as PEM.
 #[derive(Clone)]
@@ -104,7 +104,7 @@ impl TlsSetup {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let unusable = |error: rustls::Error| CredentialsError::Unusable { why: error.to_string() };
         let callers =
-            Callers::new(&roots, &provider).map_err(|why| CredentialsError::Unusable { why })?;
+            callers(&roots, &provider).map_err(|why| CredentialsError::Unusable { why })?;
         let servers = Arc::new(Servers::new(roots, &provider));
         let protocols: Vec<Vec<u8>> = protocols.iter().map(|name| name.to_vec()).collect();
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))

@@ -102,7 +102,7 @@ fn read(
     }
     // Of an authority that nobody believes, none of the others would take it. That it has expired, or is
     // for later, shows by itself, and passes.
-    let at: UnixTime = unix_time(facts.not_after);
+    let at: UnixTime = unix_time(facts.not_before);
     if let Err(error) = setup.believes_caller(&setup.own, at) {
         let why = format!("our own certificate is not of an authority that we believe: {error}");
         return Err(CredentialsError::Unusable { why });

@@ -13,17 +13,13 @@ use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use super::CryptoProvider;
 
 /// Judges who calls: rustls's own, without exceptions.
-pub(super) struct Callers;
-
-impl Callers {
-    pub(super) fn new(
-        roots: &Arc<RootCertStore>,
-        provider: &Arc<CryptoProvider>,
-    ) -> Result<Arc<dyn ClientCertVerifier>, String> {
-        WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
-            .build()
-            .map_err(|error| error.to_string())
-    }
+pub(super) fn callers(
+    roots: &Arc<RootCertStore>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    WebPkiClientVerifier::builder_with_provider(Arc::clone(roots), Arc::clone(provider))
+        .build()
+        .map_err(|error| error.to_string())
 }
 
 /// Judges who answers: as rustls does, but for the name of the host, which our certificates need not have.

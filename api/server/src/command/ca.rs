@@ -198,3 +198,73 @@ fn rotate(args: &RotateArgs) -> Result<CaDone, CaError> {
     };
     Ok(CaDone { done: done.to_owned(), files, next: next.to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use palisade::tls::CertificateRole;
+
+    use super::*;
+    use crate::security::tls::TlsFiles;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        command: CaCommand,
+    }
+
+    fn palisade_ca(words: &[&str]) -> Result<CaDone, String> {
+        let words = std::iter::once(&"palisade-ca").chain(words);
+        let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+        run(cli.command).map_err(|error| error.to_string())
+    }
+
+    /// What the page says to type makes files that a node and a caller open with.
+    #[test]
+    fn the_files_are_what_a_node_and_a_caller_need() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (ca, node, caller) = (&*path("ca"), &*path("node-1"), &*path("reports"));
+        palisade_ca(&["init", "--dir", ca, "--cluster", "7"]).unwrap();
+        assert!(palisade_ca(&["init", "--dir", ca, "--cluster", "7"]).is_err());
+        let issue =
+            ["issue", "--dir", ca, "--node", "1", "--dns", "localhost", "--ip", "127.0.0.1"];
+        let issue = [&issue[..], &["--out", node]].concat();
+        let done = palisade_ca(&issue).unwrap();
+        assert!(done.files.iter().all(|file| file.exists()), "{done}");
+        assert!(palisade_ca(&issue).unwrap_err().contains("is there already"));
+        palisade_ca(&[&issue[..], &["--renew"]].concat()).unwrap();
+        palisade_ca(&["issue", "--dir", ca, "--client", "reports", "--out", caller]).unwrap();
+
+        let files = |dir: &str, leaf: &str, believed: &str| {
+            let dir = Path::new(dir);
+            TlsFiles {
+                certificates: dir.join(format!("{leaf}.pem")),
+                key: dir.join(format!("{leaf}.key")),
+                authorities: dir.join(format!("{believed}-authorities.pem")),
+            }
+        };
+        let (cluster, one) = (ClusterId::new(7), NodeId::new(1));
+        let opens = || files(node, "node-1", "peer").peers(cluster, one).map(|_| ());
+        opens().unwrap();
+        files(node, "node-1", "client").callers(cluster, CertificateRole::Node).unwrap();
+        files(caller, "client-reports", "peer").callers(cluster, CertificateRole::Client).unwrap();
+
+        palisade_ca(&["rotate", "--dir", ca, "peer"]).unwrap();
+        palisade_ca(&[&issue[..], &["--renew"]].concat()).unwrap();
+        opens().unwrap();
+        palisade_ca(&["rotate", "--dir", ca, "peer", "--drop-former"]).unwrap();
+        palisade_ca(&[&issue[..], &["--renew"]].concat()).unwrap();
+        opens().unwrap();
+        for wrong in [
+            &["issue", "--dir", ca, "--out", node][..],
+            &["issue", "--dir", ca, "--out", node, "--node", "0"],
+            &["issue", "--dir", ca, "--out", node, "--node", "2", "--client", "a"],
+            &["issue", "--dir", ca, "--out", node, "--client", "../a"],
+            &["issue", "--dir", node, "--out", node, "--node", "2"],
+            &["rotate", "--dir", ca, "both"],
+        ] {
+            assert!(palisade_ca(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
