@@ -1,5 +1,7 @@
 //! Three engines that know each other by certificate, over loopback.
 
+#[path = "support/data.rs"]
+mod data;
 #[path = "../../replication/tests/minted/mod.rs"]
 mod minted;
 
@@ -9,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use data::Data;
 use minted::{Authority, Leaf};
 use palisade::tls::{Credentials, PeerTls};
 use palisade::{
