@@ -689,6 +689,38 @@ mod tests {
         }
     }
 
+    /// G12: of those who never greet, the first makes room for the one that is too many.
+    #[tokio::test]
+    async fn the_oldest_stranger_makes_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let hears = Hears {
+            speaker: speaker(2),
+            links: PeerLinks::Loopback,
+            acquaintances: Arc::new(Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap()),
+            told: Arc::new(|_| ()),
+            faults: Arc::default(),
+            guests: Arc::default(),
+            lobby: Arc::default(),
+            unread: Arc::default(),
+        };
+        let mut dialed = Vec::new();
+        let mut served = JoinSet::new();
+        for number in 0..=STRANGERS_MAX {
+            dialed.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            let (stream, _) = listener.accept().await.unwrap();
+            let hears = hears.clone();
+            served.spawn(async move {
+                let mut by = Culprit::Node(NodeId::new(1));
+                (number, serve(&hears, stream, &mut by, |_, _| ()).await)
+            });
+        }
+        let (number, ended) = served.join_next().await.unwrap().unwrap();
+        let Err(Ended::Refused(fault, what)) = ended else { panic!("it ended by itself") };
+        assert_eq!((number, fault), (0, PeerFault::Stalled));
+        assert!(what.contains("others came"), "{what}");
+    }
+
     #[test]
     fn a_greeting_is_judged_by_cluster_node_and_version() {
         let two = speaker(2);
