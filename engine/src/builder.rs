@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade_replication::{ClusterId, Member, Node, NodeId, OpenDisk, Options, WalOptions};
+use palisade_replication::{
+    ClusterId, Member, Node, NodeId, OpenDisk, Options, PeerLinks, PeerTls, WalOptions,
+};
 
 pub(crate) use self::groups::keep_count;
 use crate::comparing::{SCRUB_BYTES_PER_SECOND, Scrub};
@@ -40,6 +42,7 @@ pub struct EngineBuilder {
     pub(crate) node: NodeId,
     pub(crate) domain: FailureDomain,
     pub(crate) listen: Option<SocketAddr>,
+    pub(crate) links: PeerLinks,
     pub(crate) voters: BTreeMap<NodeId, Member>,
     pub(crate) joins: bool,
     pub(crate) data_groups: u64,
@@ -65,6 +68,7 @@ impl EngineBuilder {
             node: NodeId::new(1),
             domain: FailureDomain::new(unnamed, unnamed, unnamed),
             listen: None,
+            links: PeerLinks::default(),
             voters: BTreeMap::new(),
             joins: false,
             data_groups: 1,
@@ -102,6 +106,21 @@ impl EngineBuilder {
     /// Where this node listens for the others.
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = Some(address);
+        self
+    }
+
+    /// The certificates by which this node and its peers know each other. Without them every peer must be on
+    /// this machine, or [`EngineBuilder::unprotected_peers`] be said. Who keeps a clone of these can give the
+    /// node others while it runs: [`PeerTls::replace`].
+    pub fn peer_tls(mut self, tls: PeerTls) -> Self {
+        self.links = PeerLinks::Tls(tls);
+        self
+    }
+
+    /// Speaks to peers on other machines without TLS, and believes whoever reaches the port: for a network
+    /// that nobody else is in.
+    pub fn unprotected_peers(mut self) -> Self {
+        self.links = PeerLinks::Unprotected;
         self
     }
 

@@ -128,6 +128,13 @@ pub use palisade_replication::{
     Member, MemberChange, MemberRole, Membership, NodeId, Offset, OpenDisk, Options, PeerFault,
     Role, Term, WalOptions,
 };
+/// Certificates: whom they name, and what TLS between nodes, or with callers, is made of.
+pub mod tls {
+    pub use palisade_replication::{
+        CLIENT_NAME_BYTES_MAX, CertificateFacts, CertificateRole, Credentials, CredentialsError,
+        PeerTls, Subject, SubjectError, TlsSetup,
+    };
+}
 pub use profile::{PlacementProfile, PolicyHash};
 pub use projection::rebuild::{RebuildFailure, RebuildHere, RebuildStage, RebuildStatus};
 pub use projection::{

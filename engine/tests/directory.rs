@@ -193,8 +193,8 @@ fn old_alterations_make_room() {
 fn a_resource_that_is_there_is_opened_without_a_record() {
     let (mut fabric, engine, directory) = alone();
     let key = "k".to_owned();
-    let there =
-        |epoch| Map::open_existing(&engine, &name("a"), &schema("v1"), FenceEpoch::new(epoch));
+    let (at, of) = (name("a"), schema("v1"));
+    let there = |epoch| Map::open_existing(&engine, &at, &of, FenceEpoch::new(epoch));
     fabric.block_on(async {
         is_not_found(there(1).await, "resource=a");
         Map::open(&engine, spec("a")).await.unwrap();

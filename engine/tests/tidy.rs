@@ -210,6 +210,12 @@ const RAFT: Border = Border {
 const OBJECT_STORE: Border =
     Border { crates: &["object_store"], files: &["engine/src/backup/", "engine/tests/backup.rs"] };
 
+/// TLS is of the driver: nothing that decides sees a certificate.
+const TLS: Border = Border {
+    crates: &["rustls", "tokio_rustls", "x509_parser"],
+    files: &["replication/src/tls/", "replication/src/link.rs", "replication/tests/", "api/"],
+};
+
 fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
@@ -248,6 +254,15 @@ fn rocksdb_stays_behind_the_state_store() {
         "Only engine/src/store/rocks.rs (or engine/src/store.rs) imports rocksdb: everything else runs on the \
          StateStore trait, and so also in the simulator. Add what you need to the trait.",
         wrong_imports(&ROCKSDB, &sources()),
+    );
+}
+
+#[test]
+fn tls_stays_in_the_driver() {
+    hold(
+        "In replication only src/tls/ and src/link.rs import rustls and x509-parser; the engine does not. \
+         Give out a type of ours.",
+        wrong_imports(&TLS, &sources()),
     );
 }
 

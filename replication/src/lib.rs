@@ -19,7 +19,9 @@ mod identity;
 mod inbox;
 mod inspect;
 mod keeper;
+mod link;
 mod load;
+mod lobby;
 mod log_store;
 mod membership;
 mod node;
@@ -39,6 +41,7 @@ pub mod sim;
 mod snapshot;
 mod state_machine;
 mod sync;
+mod tls;
 mod tracker;
 mod transport;
 mod unread;
@@ -66,5 +69,9 @@ pub use peer_faults::PeerFault;
 pub use records::RecordRun;
 pub use snapshot::{CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, SnapshotId};
 pub use state_machine::{ApplyError, Export, Exporter, HaltScope, StateMachine, TakeChunk};
+pub use tls::{
+    CLIENT_NAME_BYTES_MAX, CertificateFacts, CertificateRole, Credentials, CredentialsError,
+    PeerLinks, PeerTls, Subject, SubjectError, TlsSetup,
+};
 pub use transport::Transport;
 pub use wire::{Beat, Body, Envelope, Forward, WireError};

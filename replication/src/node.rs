@@ -37,6 +37,7 @@ use crate::records::{RecordRun, Records};
 use crate::replica::ReplicaConfig;
 use crate::shelf::Shelf;
 use crate::state_machine::{ApplyError, StateMachine};
+use crate::tls::PeerLinks;
 use crate::tracker::Tracker;
 use crate::transport::{Local, Speaker, TcpTransport};
 use crate::wire::{Envelope, NO_GROUP};
@@ -60,6 +61,8 @@ pub struct NodeConfig {
     pub voters: BTreeMap<NodeId, Member>,
     /// Where to listen for the others. Without it only a single voter makes sense.
     pub listen: Option<SocketAddr>,
+    /// How the others are reached.
+    pub links: PeerLinks,
     /// Bounds and intervals.
     pub options: Options,
     /// Bounds of the write-ahead log.
@@ -87,12 +90,38 @@ impl NodeConfig {
                  message_bytes_max, or 12 MiB if that is more"
             ));
         }
+        self.validate_links()?;
         if self.groups.contains(&NO_GROUP) {
             return invalid(format!(
                 "group={NO_GROUP} is no number for a group: choose a lower one"
             ));
         }
         Ok(())
+    }
+}
+
+impl NodeConfig {
+    /// Refuses to speak to other machines without protection that was not asked for, and credentials that
+    /// are not this node's.
+    fn validate_links(&self) -> Result<(), NodeError> {
+        let invalid = |what: String| Err(NodeError::InvalidArgument { what });
+        if let PeerLinks::Tls(tls) = &self.links
+            && tls.of() != (self.cluster, self.node)
+        {
+            let (cluster, node) = tls.of();
+            return invalid(format!(
+                "the credentials for peers are of cluster={cluster} node={node}: give this node its own"
+            ));
+        }
+        let voters = self.voters.values().filter_map(|voter| voter.address);
+        match self.listen.into_iter().chain(voters).find(|at| !self.links.allow(*at)) {
+            Some(address) => invalid(format!(
+                "address={address} is reached by other machines, and there are no certificates for peers: \
+                 give the node some (peer_tls), or say that nobody else is in that network \
+                 (unprotected_peers)"
+            )),
+            None => Ok(()),
+        }
     }
 }
 
@@ -265,7 +294,8 @@ impl<M: StateMachine> Node<M> {
             let tell = inbox.clone();
             let told = Arc::new(move |told| tell.report(Event::Told(told)));
             let faults = Arc::clone(&faults);
-            let local = Local { speaker, acquaintances, faults, told };
+            let links = config.links.clone();
+            let local = Local { speaker, links, acquaintances, faults, told };
             TcpTransport::start(local, listener, peers, bytes_max, take)
         };
         let shelf = config.disk.open(&config.data_dir.join(SNAPSHOTS_DIR))?;

@@ -32,11 +32,20 @@ pub enum PeerFault {
     Impostor,
     /// What all peers have sent of messages that are not whole took more room than there is.
     Crowding,
+    /// It has no certificate that is believed: none, one of another authority or out of its time, an older
+    /// TLS, or no TLS at all.
+    Untrusted,
+    /// Its certificate is not of the node that it speaks for, or that was looked for.
+    WrongIdentity,
+    /// It did not finish its greeting in time, or others needed the place.
+    Stalled,
+    /// It is elsewhere than on this machine, and could be spoken to only without TLS.
+    Unprotected,
 }
 
 impl PeerFault {
     /// Every cause.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::ForeignCluster,
         Self::WrongNode,
         Self::WrongIncarnation,
@@ -46,6 +55,10 @@ impl PeerFault {
         Self::Malformed,
         Self::Impostor,
         Self::Crowding,
+        Self::Untrusted,
+        Self::WrongIdentity,
+        Self::Stalled,
+        Self::Unprotected,
     ];
 }
 
@@ -61,6 +74,10 @@ impl fmt::Display for PeerFault {
             Self::Malformed => "its message cannot be read",
             Self::Impostor => "it speaks in the name of another node",
             Self::Crowding => "there is no room for more of its unfinished message",
+            Self::Untrusted => "it has no certificate that is believed",
+            Self::WrongIdentity => "its certificate is of somebody else",
+            Self::Stalled => "it did not finish its greeting",
+            Self::Unprotected => "it is on another machine, and there are no certificates for TLS",
         })
     }
 }

@@ -10,11 +10,13 @@
 //! greeting   magic 8, version 4, cluster 16, from 8, to 8, incarnation 16, listens at: address 16
 //!            and port 2 (0: nowhere), crc32 4
 //! answer     1 byte: 0 welcome, otherwise the reason (1 another cluster, 2 another node, 3 another
-//!            version, 4 the greeting's checksum is wrong); after a welcome, own incarnation 16, and 1
-//!            byte: 1 if the greeter is known in this life and in no other
+//!            version, 4 the greeting's checksum is wrong, 5 the certificate is of another node); after a
+//!            welcome, own incarnation 16, and 1 byte: 1 if the greeter is known in this life and in no
+//!            other
 //! frames     see `frame`
 //! ```
-//! Little-endian.
+//! Little-endian. All of it goes through TLS if there are credentials (`tls/`, `link.rs`): then who speaks
+//! is who the certificate names.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -32,12 +34,15 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::acquaintances::Acquaintances;
-use crate::frame::{FrameError, put_frame, take_frame};
+use crate::frame::{put_frame, take_frame};
 use crate::guests::Guests;
 use crate::identity::{ClusterId, Incarnation, NodeId};
+use crate::link::{Ended, Link, Stream};
 use crate::load::Load;
+use crate::lobby::{Lobby, STRANGERS_MAX};
 use crate::membership::Member;
 use crate::peer_faults::{Culprit, PeerFault, PeerFaults};
+use crate::tls::PeerLinks;
 use crate::unread::Unread;
 use crate::wire::Envelope;
 
@@ -51,11 +56,12 @@ const PEERS_MAX: usize = 256;
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 const WELCOME: u8 = 0;
 /// Why a greeting is refused, as it is answered.
-const REASONS: [(u8, PeerFault); 4] = [
+const REASONS: [(u8, PeerFault); 5] = [
     (1, PeerFault::ForeignCluster),
     (2, PeerFault::WrongNode),
     (3, PeerFault::UnknownVersion),
     (4, PeerFault::Corrupt),
+    (5, PeerFault::WrongIdentity),
 ];
 /// Frames are gathered up to this size before they are written.
 const WRITE_BYTES_TARGET: usize = 256 << 10;
@@ -104,6 +110,7 @@ pub(crate) type OnTold = Arc<dyn Fn(Told) + Send + Sync>;
 /// This node's side of every connection.
 pub(crate) struct Local {
     pub(crate) speaker: Speaker,
+    pub(crate) links: PeerLinks,
     pub(crate) acquaintances: Acquaintances,
     pub(crate) faults: Arc<PeerFaults>,
     pub(crate) told: OnTold,
@@ -112,6 +119,7 @@ pub(crate) struct Local {
 /// The transport between processes.
 pub(crate) struct TcpTransport {
     speaker: Speaker,
+    links: PeerLinks,
     acquaintances: Arc<Acquaintances>,
     told: OnTold,
     runtime: Handle,
@@ -173,23 +181,26 @@ impl TcpTransport {
         queued_bytes_max: usize,
         deliver: impl Fn(Envelope, Incarnation) + Clone + Send + Sync + 'static,
     ) -> Self {
-        let Local { speaker, acquaintances, faults, told } = local;
+        let Local { speaker, links, acquaintances, faults, told } = local;
         let acquaintances = Arc::new(acquaintances);
         let guests = Arc::new(Guests::default());
         let mut listening = JoinSet::new();
         if let Some(listener) = listener {
             let hears = Hears {
                 speaker,
+                links: links.clone(),
                 acquaintances: Arc::clone(&acquaintances),
                 told: Arc::clone(&told),
                 faults: Arc::clone(&faults),
                 guests: Arc::clone(&guests),
+                lobby: Arc::default(),
                 unread: Arc::default(),
             };
             listening.spawn(listen(hears, listener, deliver));
         }
         let mut transport = Self {
             speaker,
+            links,
             acquaintances,
             told,
             runtime: Handle::current(),
@@ -207,11 +218,17 @@ impl TcpTransport {
 
     /// Begins to dial a peer, or the same one elsewhere.
     fn dial(&mut self, node: NodeId, address: SocketAddr) {
+        if !self.links.allow(address) {
+            self.faults.note(PeerFault::Unprotected, Culprit::Node(node), &address);
+            return;
+        }
         let (sender, receiver) = mpsc::unbounded_channel();
         let load = Arc::new(Load::new(self.queued_bytes_max));
         let peer = Peer {
             node,
             address,
+            links: self.links.clone(),
+            faults: Arc::clone(&self.faults),
             acquaintances: Arc::clone(&self.acquaintances),
             told: Arc::clone(&self.told),
         };
@@ -225,6 +242,8 @@ impl TcpTransport {
 struct Peer {
     node: NodeId,
     address: SocketAddr,
+    links: PeerLinks,
+    faults: Arc<PeerFaults>,
     acquaintances: Arc<Acquaintances>,
     told: OnTold,
 }
@@ -241,9 +260,9 @@ async fn dial(
     let mut refused = None;
     loop {
         match timeout(HANDSHAKE_TIMEOUT, greet(speaker, &peer)).await {
-            Ok(Ok(Greeted::Welcome(stream))) => {
+            Ok(Ok(Greeted::Welcome(link))) => {
                 let since = Instant::now();
-                if let Err(error) = write_frames(stream, &mut queue, &load).await {
+                if let Err(error) = write_frames(link, &mut queue, &load).await {
                     tracing::debug!(%node, %error, "lost the connection to a peer");
                 } else {
                     return;
@@ -255,14 +274,17 @@ async fn dial(
                 refused = None;
             }
             Ok(Ok(Greeted::Refused(reason))) => {
-                // Once, and not at every attempt.
-                if refused.replace(reason) != Some(reason) {
-                    let why = REASONS.iter().find(|(known, _)| *known == reason);
-                    let why = why.map(|(_, fault)| tracing::field::debug(fault));
-                    tracing::warn!(%node, address = %peer.address, reason, why, "a peer refused this node");
-                }
+                let why = REASONS.iter().find(|(known, _)| *known == reason);
+                let why = why.map_or_else(|| reason.to_string(), |(_, fault)| format!("{fault:?}"));
+                say_once(&mut refused, &peer, why);
             }
-            Ok(Err(error)) => tracing::debug!(%node, %error, "could not reach a peer"),
+            Ok(Err(Ended::ByPeer(alert))) => {
+                say_once(&mut refused, &peer, format!("of our certificate: {alert:?}"));
+            }
+            Ok(Err(Ended::Refused(fault, what))) => {
+                peer.faults.note(fault, Culprit::Node(node), &what);
+            }
+            Ok(Err(Ended::Lost(error))) => tracing::debug!(%node, %error, "could not reach a peer"),
             Err(_) => tracing::debug!(%node, "a peer did not answer the greeting"),
         }
         // What was queued for the lost connection is stale; replicas repeat what matters.
@@ -271,6 +293,14 @@ async fn dial(
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(DIAL_PAUSE_MAX);
+    }
+}
+
+/// Why a peer refused this node: once, and not at every attempt.
+fn say_once(said: &mut Option<String>, peer: &Peer, why: String) {
+    if said.as_ref() != Some(&why) {
+        tracing::warn!(node = %peer.node, address = %peer.address, why, "a peer refused this node");
+        *said = Some(why);
     }
 }
 
@@ -284,38 +314,46 @@ fn set_up(stream: &TcpStream) -> io::Result<()> {
 
 /// What a peer answered.
 enum Greeted {
-    Welcome(TcpStream),
+    Welcome(Link),
     Refused(u8),
 }
 
-async fn greet(speaker: Speaker, peer: &Peer) -> io::Result<Greeted> {
+async fn greet(speaker: Speaker, peer: &Peer) -> Result<Greeted, Ended> {
     let (to, address) = (peer.node, peer.address);
-    let mut stream = TcpStream::connect(address).await?;
+    let stream = TcpStream::connect(address).await?;
     set_up(&stream)?;
+    let mut link = Link::connect(&peer.links, stream).await?;
+    link.is(to)?;
+    let stream = &mut link.stream;
     stream.write_all(&encode_greeting(speaker, to)).await?;
+    stream.flush().await?;
     match stream.read_u8().await? {
         WELCOME => {
             let incarnation = Incarnation::new(stream.read_u128_le().await?);
             let same = stream.read_u8().await? == 1;
             meet(&peer.acquaintances, to, incarnation).await?;
             (peer.told)(Told::Recognized { by: to, same });
-            Ok(Greeted::Welcome(stream))
+            Ok(Greeted::Welcome(link))
         }
         reason => Ok(Greeted::Refused(reason)),
     }
 }
 
-/// Writes until the connection fails (an error) or the transport is dropped (`Ok`).
+/// Writes until the connection fails or may not go on (an error), or the transport is dropped (`Ok`).
 async fn write_frames(
-    mut stream: TcpStream,
+    link: Link,
     queue: &mut mpsc::UnboundedReceiver<Envelope>,
     load: &Load,
 ) -> io::Result<()> {
     let mut out = BytesMut::with_capacity(WRITE_BYTES_TARGET);
     let mut unexpected = [0; 1];
+    let Link { mut stream, mut tenure, .. } = link;
+    let over = tenure.over();
+    tokio::pin!(over);
     loop {
         let first = tokio::select! {
             first = queue.recv() => first,
+            why = &mut over => return Err(io::Error::other(why)),
             // The peer never speaks on this connection: whatever comes is its end.
             _ = stream.read(&mut unexpected) => {
                 return Err(io::ErrorKind::ConnectionReset.into());
@@ -333,19 +371,29 @@ async fn write_frames(
                 Err(_) => break,
             }
         }
-        stream.write_all(&out).await?;
+        tokio::select! {
+            written = write_out(&mut stream, &out) => written?,
+            why = &mut over => return Err(io::Error::other(why)),
+        }
         out.clear();
     }
+}
+
+async fn write_out(stream: &mut Box<dyn Stream>, out: &[u8]) -> io::Result<()> {
+    stream.write_all(out).await?;
+    stream.flush().await
 }
 
 /// What every connection that comes in needs.
 #[derive(Clone)]
 struct Hears {
     speaker: Speaker,
+    links: PeerLinks,
     acquaintances: Arc<Acquaintances>,
     told: OnTold,
     faults: Arc<PeerFaults>,
     guests: Arc<Guests>,
+    lobby: Arc<Lobby>,
     unread: Arc<Unread>,
 }
 
@@ -362,7 +410,7 @@ async fn listen(
         };
         match stream {
             // Whoever dials again finds room once the dead ones are noticed.
-            Ok(_) if connections.len() >= 2 * PEERS_MAX => {}
+            Ok(_) if connections.len() >= 2 * (PEERS_MAX + STRANGERS_MAX) => {}
             Ok((stream, address)) => {
                 let (deliver, hears) = (deliver.clone(), hears.clone());
                 connections.spawn(async move {
@@ -374,6 +422,10 @@ async fn listen(
                         }
                         Err(Ended::Lost(error)) => {
                             tracing::debug!(%address, %error, "a connection from a peer ended");
+                        }
+                        // It says so itself, and why.
+                        Err(Ended::ByPeer(alert)) => {
+                            tracing::debug!(%address, ?alert, "a peer refused our certificate");
                         }
                     }
                 });
@@ -387,59 +439,28 @@ async fn listen(
     }
 }
 
-/// How a connection ended that the peer did not close.
-enum Ended {
-    Lost(io::Error),
-    /// By this node, for a reason.
-    Refused(PeerFault, String),
-}
-
-impl From<io::Error> for Ended {
-    fn from(error: io::Error) -> Self {
-        Self::Lost(error)
-    }
-}
-
-impl From<FrameError> for Ended {
-    fn from(error: FrameError) -> Self {
-        Self::Refused(error.fault(), error.to_string())
-    }
-}
-
 /// Serves one connection. `by` becomes the node that greeted, as soon as it has.
 async fn serve(
     hears: &Hears,
-    mut stream: TcpStream,
+    stream: TcpStream,
     by: &mut Culprit,
     deliver: impl Fn(Envelope, Incarnation),
 ) -> Result<(), Ended> {
-    let Hears { speaker, acquaintances, told, guests, unread, .. } = hears;
+    let Hears { speaker, guests, unread, lobby, .. } = hears;
     set_up(&stream)?;
-    let mut greeting = [0; GREETING_BYTES];
-    timeout(HANDSHAKE_TIMEOUT, stream.read_exact(&mut greeting))
-        .await
-        .map_err(io::Error::from)??;
-    let peer = match judge_greeting(*speaker, &greeting) {
-        Ok(peer) => peer,
-        Err(fault) => {
-            let reason = REASONS.iter().find(|(_, known)| *known == fault);
-            let (reason, _) = reason.expect("a greeting is refused for one of these");
-            // Whether it hears the reason or not, it is refused.
-            let _ = stream.write_u8(*reason).await;
-            return Err(Ended::Refused(fault, "a greeting".to_owned()));
+    let place = lobby.enter();
+    let stalled = |what: &str| Err(Ended::Refused(PeerFault::Stalled, what.to_owned()));
+    let welcomed = tokio::select! {
+        welcomed = timeout(HANDSHAKE_TIMEOUT, welcome(hears, stream, by)) => {
+            welcomed.unwrap_or_else(|_| stalled("no greeting in time"))
         }
+        () = place.taken() => stalled("no greeting yet, and others came"),
     };
-    let (from, incarnation) = (peer.node, peer.incarnation);
-    *by = Culprit::Node(from);
-    // Written down before it is said.
-    let same = meet(acquaintances, from, incarnation).await?;
-    if let Some(address) = peer.listens_at {
-        told(Told::ListensAt { node: from, address });
-    }
+    let (Link { mut stream, mut tenure, .. }, Speaker { node: from, incarnation, .. }) = welcomed?;
     let visit = guests.enter(from, incarnation);
-    stream.write_u8(WELCOME).await?;
-    stream.write_u128_le(speaker.incarnation.get()).await?;
-    stream.write_u8(same.into()).await?;
+    drop(place);
+    let over = tenure.over();
+    tokio::pin!(over);
     let mut buffer = BytesMut::with_capacity(WRITE_BYTES_TARGET);
     let mut share = unread.share();
     loop {
@@ -462,12 +483,51 @@ async fn serve(
         let read = tokio::select! {
             // Noted by whoever asked for it.
             () = visit.closing() => return Ok(()),
+            why = &mut over => return Err(io::Error::other(why).into()),
             read = stream.read_buf(&mut buffer) => read?,
         };
         if read == 0 {
             return Ok(());
         }
     }
+}
+
+/// Until the peer is known, and has been told so. `by` becomes the node that greeted, as soon as it has.
+async fn welcome(
+    hears: &Hears,
+    stream: TcpStream,
+    by: &mut Culprit,
+) -> Result<(Link, Speaker), Ended> {
+    let Hears { speaker, links, acquaintances, told, .. } = hears;
+    let mut link = Link::accept(links, stream).await?;
+    let mut greeting = [0; GREETING_BYTES];
+    link.stream.read_exact(&mut greeting).await?;
+    let judged = judge_greeting(*speaker, &greeting);
+    let judged = judged.map_err(|fault| Ended::Refused(fault, "a greeting".to_owned()));
+    let peer = match judged.and_then(|peer| link.is(peer.node).map(|()| peer)) {
+        Ok(peer) => peer,
+        Err(ended) => {
+            if let Ended::Refused(refused, _) = &ended
+                && let Some((reason, _)) = REASONS.iter().find(|(_, known)| known == refused)
+            {
+                // Whether it hears the reason or not, it is refused.
+                let _ = write_out(&mut link.stream, &[*reason]).await;
+            }
+            return Err(ended);
+        }
+    };
+    *by = Culprit::Node(peer.node);
+    // Written down before it is said.
+    let same = meet(acquaintances, peer.node, peer.incarnation).await?;
+    if let Some(address) = peer.listens_at {
+        told(Told::ListensAt { node: peer.node, address });
+    }
+    let mut answer = BytesMut::with_capacity(18);
+    answer.put_u8(WELCOME);
+    answer.put_u128_le(speaker.incarnation.get());
+    answer.put_u8(same.into());
+    write_out(&mut link.stream, &answer).await?;
+    Ok((link, peer))
 }
 
 /// Remembers which life of the peer was met first, in a file, and so not on a runtime thread. What
@@ -566,6 +626,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let local = |node| Local {
             speaker: speaker(node),
+            links: PeerLinks::Loopback,
             acquaintances: Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap(),
             faults: Arc::default(),
             told: Arc::new(|_| ()),
@@ -591,10 +652,12 @@ mod tests {
         let room = 40 * WRITE_BYTES_TARGET;
         let hears = Hears {
             speaker: speaker(2),
+            links: PeerLinks::Loopback,
             acquaintances: Arc::new(Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap()),
             told: Arc::new(|_| ()),
             faults: Arc::default(),
             guests: Arc::default(),
+            lobby: Arc::default(),
             unread: Arc::new(Unread::with_room(room)),
         };
         let mut crowd = JoinSet::new();
@@ -624,6 +687,38 @@ mod tests {
             let Err(Ended::Refused(fault, _)) = ended else { panic!("it ended by itself") };
             assert_eq!(fault, PeerFault::Crowding);
         }
+    }
+
+    /// G12: of those who never greet, the first makes room for the one that is too many.
+    #[tokio::test]
+    async fn the_oldest_stranger_makes_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let hears = Hears {
+            speaker: speaker(2),
+            links: PeerLinks::Loopback,
+            acquaintances: Arc::new(Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap()),
+            told: Arc::new(|_| ()),
+            faults: Arc::default(),
+            guests: Arc::default(),
+            lobby: Arc::default(),
+            unread: Arc::default(),
+        };
+        let mut dialed = Vec::new();
+        let mut served = JoinSet::new();
+        for number in 0..=STRANGERS_MAX {
+            dialed.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+            let (stream, _) = listener.accept().await.unwrap();
+            let hears = hears.clone();
+            served.spawn(async move {
+                let mut by = Culprit::Node(NodeId::new(1));
+                (number, serve(&hears, stream, &mut by, |_, _| ()).await)
+            });
+        }
+        let (number, ended) = served.join_next().await.unwrap().unwrap();
+        let Err(Ended::Refused(fault, what)) = ended else { panic!("it ended by itself") };
+        assert_eq!((number, fault), (0, PeerFault::Stalled));
+        assert!(what.contains("others came"), "{what}");
     }
 
     #[test]

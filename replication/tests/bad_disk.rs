@@ -16,7 +16,7 @@ use bytes::Bytes;
 use journal::Journal;
 use palisade_replication::{
     ClusterId, Disk, GroupId, Member, MemberChange, Node, NodeConfig, NodeError, NodeId, OpenDisk,
-    Options, Role, WalOptions,
+    Options, PeerLinks, Role, WalOptions,
 };
 
 const GROUP: GroupId = GroupId::new(1);
@@ -119,6 +119,7 @@ async fn open(
         groups: vec![GROUP],
         voters: voters.iter().map(member).collect::<BTreeMap<_, _>>(),
         listen: Some(addresses[id as usize - 1]),
+        links: PeerLinks::default(),
         options: Options { slow_disk_ticks: 15, ..Options::default() },
         wal: WalOptions::default(),
         disk,

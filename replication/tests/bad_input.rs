@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use journal::Journal;
 use palisade_replication::{
     Body, ClusterId, Envelope, GroupId, Incarnation, LogIndex, Member, Node, NodeConfig, NodeError,
-    NodeId, OpenDisk, Options, PeerFault, WalOptions,
+    NodeId, OpenDisk, Options, PeerFault, PeerLinks, WalOptions,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -57,6 +57,7 @@ impl Cluster {
                 groups: vec![GROUP],
                 voters: voters.clone(),
                 listen: Some(*at),
+                links: PeerLinks::default(),
                 options: Options::default(),
                 disk: OpenDisk::default(),
                 wal: WalOptions {
@@ -193,6 +194,7 @@ async fn a_log_that_could_not_write_what_arrives_is_refused() {
         groups: vec![GROUP],
         voters: BTreeMap::from([(NodeId::new(1), Member::default())]),
         listen: None,
+        links: PeerLinks::default(),
         options: Options::default(),
         disk: OpenDisk::default(),
         wal: WalOptions { batch_bytes_max: (12 << 20) - 1, ..WalOptions::default() },

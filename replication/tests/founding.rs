@@ -13,7 +13,7 @@ use journal::Journal;
 use palisade_replication::{
     ClusterId, Committed, CommittedEntry, Founding, GroupId, Incarnation, LogIndex, LogTime,
     Member, MemberChange, Node, NodeConfig, NodeError, NodeId, Offset, OpenDisk, Options,
-    ProposalId, Record, StateMachine, Term, WalOptions,
+    PeerLinks, ProposalId, Record, StateMachine, Term, WalOptions,
 };
 
 const GROUP: GroupId = GroupId::new(1);
@@ -37,6 +37,7 @@ fn config(dir: &Path, id: u64, listen: SocketAddr, voters: &[u64]) -> NodeConfig
         groups: vec![GROUP],
         voters: voters.iter().map(member).collect(),
         listen: Some(listen),
+        links: PeerLinks::default(),
         options: Options::default(),
         wal: WalOptions::default(),
         disk: OpenDisk::default(),

@@ -10,7 +10,7 @@ use journal::Journal;
 use palisade_replication::sim::{Completion, SimCluster, SimMachine, SimOptions};
 use palisade_replication::{
     AppliedPosition, ApplyError, ClusterId, CommittedEntry, Exporter, GroupId, Member, Node,
-    NodeConfig, NodeError, NodeId, OpenDisk, Options, Role, StateMachine, WalOptions,
+    NodeConfig, NodeError, NodeId, OpenDisk, Options, PeerLinks, Role, StateMachine, WalOptions,
 };
 
 const HALTS: GroupId = GroupId::new(1);
@@ -204,6 +204,7 @@ async fn callers_hear_why_a_group_has_halted() {
         groups: vec![HALTS, GOES_ON],
         voters: [(NodeId::new(1), Member::default())].into(),
         listen: None,
+        links: PeerLinks::default(),
         options: Options::default(),
         wal: WalOptions::default(),
         disk: OpenDisk::default(),

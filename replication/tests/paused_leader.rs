@@ -20,7 +20,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use journal::Journal;
 use palisade_replication::{
-    ClusterId, GroupId, Member, Node, NodeConfig, NodeId, OpenDisk, Options, Role, WalOptions,
+    ClusterId, GroupId, Member, Node, NodeConfig, NodeId, OpenDisk, Options, PeerLinks, Role,
+    WalOptions,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -60,6 +61,7 @@ fn config(
         groups: vec![GROUP],
         voters: peers.iter().enumerate().map(|(at, address)| (id(at), member(address))).collect(),
         listen: Some(listen),
+        links: PeerLinks::default(),
         options: Options::default(),
         wal: WalOptions::default(),
         disk: OpenDisk::default(),

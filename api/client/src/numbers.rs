@@ -120,14 +120,15 @@ mod tests {
         for _ in 1..COMMANDS_MAX {
             drop(numbers.next().await);
         }
-        let waiting = tokio::spawn({
+        let mut waiting = tokio::task::JoinSet::new();
+        waiting.spawn({
             let numbers = numbers.clone();
             async move { numbers.next().await.told() }
         });
         tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
+        assert!(waiting.try_join_next().is_none());
         drop(oldest);
-        let told = waiting.await.unwrap();
+        let told = waiting.join_next().await.unwrap().unwrap();
         assert_eq!((told.seq, told.acked_up_to), (COMMANDS_MAX + 1, COMMANDS_MAX));
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! [`command`] is what a person types; [`config`] is what a node is configured with, from flags,
 //! environment and file. [`reports`] is the reference application: a service as its author would write it,
-//! over the engine's public handles. [`http`] lets others call it, [`grpc`] lets others call the engine itself, [`node`] runs it as one process, and
-//! [`demo`] runs three of those, breaks them, and checks what they promised; [`local`] keeps three of them
-//! up on one machine. [`doctor`] looks at a machine before a node does.
+//! over the engine's public handles. [`http`] lets others call it, [`grpc`] lets others call the engine
+//! itself, and [`security`] is who may call, and what for. [`node`] runs it all as one process, and [`demo`]
+//! runs three of those, breaks them, and checks what they promised; [`local`] keeps three of them up on one
+//! machine. [`doctor`] looks at a machine before a node does.
 
 pub mod command;
 pub mod config;
@@ -15,3 +16,4 @@ pub mod http;
 pub mod local;
 pub mod node;
 pub mod reports;
+pub mod security;

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use palisade::{
     ClusterId, Engine, EngineBuilder, Error, FailureDomain, NodeId, PlacementProfile, WalOptions,
 };
 use tokio::net::TcpListener;
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
-use crate::http;
 use crate::reports::{ReportService, Worker};
+use crate::{grpc, http};
 
 /// What a node process needs to know.
 #[derive(Clone, Debug)]
@@ -154,6 +156,8 @@ impl NodeSettings {
     }
 }
 
+/// How long calls that are under way may take once the node is told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
 /// Between two looks for work when there was none.
 const WORKER_PAUSE: Duration = Duration::from_millis(20);
 /// After work that could not be done now.
@@ -168,11 +172,24 @@ pub async fn run(settings: NodeSettings, stop: impl Future<Output = ()>) -> Resu
         Some(reports) => Some((listen(reports.listen).await?, reports)),
         None => None,
     };
+    let callers = match settings.listen.grpc {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
     let engine = settings.builder().open().await?;
     tracing::info!(node = %settings.id, cluster = %settings.cluster, "the node is open");
+    let (stopping, stopped) = watch::channel(false);
+    let (reports, callers) =
+        (serve_reports(&engine, &settings, reports), serve_callers(&engine, callers, stopped));
+    let mut callers = pin!(callers);
     let served = tokio::select! {
-        served = serve_reports(&engine, &settings, reports) => served,
-        () = stop => Ok(()),
+        served = reports => served,
+        served = &mut callers => served,
+        () = stop => {
+            // Calls that are under way are answered first.
+            let _ = stopping.send(true);
+            timeout(DRAIN, callers).await.unwrap_or(Ok(()))
+        }
     };
     let closed = engine.close().await;
     served.and(closed)
@@ -182,6 +199,30 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).await.map_err(|error| Error::InvalidArgument {
         what: format!("could not listen on {address}: {error}"),
     })
+}
+
+/// Serves callers of the engine, or nobody, until told to stop.
+async fn serve_callers(
+    engine: &Engine,
+    listener: Option<TcpListener>,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let stop = async move {
+        // Whoever could say so is gone: that is the same.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    match listener {
+        Some(listener) => {
+            if let Ok(address) = listener.local_addr() {
+                tracing::info!(grpc = %address, "callers are served");
+            }
+            grpc::serve(engine, listener, stop).await
+        }
+        None => {
+            stop.await;
+            Ok(())
+        }
+    }
 }
 
 /// Serves the report service, or nothing, for ever.

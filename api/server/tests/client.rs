@@ -80,7 +80,8 @@ async fn a_tail_and_a_watch_outlive_a_node() {
     log.open_as(three()).await.unwrap();
     map.open_as(three()).await.unwrap();
     let key = "k".to_owned();
-    let writer = tokio::spawn({
+    let mut writer = JoinSet::new();
+    writer.spawn({
         let (log, map, key) = (log.clone(), map.clone(), key.clone());
         async move {
             for number in 0..100 {
@@ -102,7 +103,7 @@ async fn a_tail_and_a_watch_outlive_a_node() {
         let event = watch.next().await.unwrap();
         changes.extend(event.changes.into_iter().map(|change| change.now.unwrap().value));
     }
-    writer.await.unwrap();
+    writer.join_next().await.unwrap().unwrap();
     assert_eq!(entries, (0..100).collect::<Vec<_>>());
     assert_eq!(changes, (0..100).collect::<Vec<_>>());
 }

@@ -7,14 +7,44 @@ use std::time::Duration;
 
 use nodes::Nodes;
 use palisade_proto::common::v1 as common;
-use palisade_proto::directory::v1::Kind;
+use palisade_proto::directory::v1::directory_client::DirectoryClient;
+use palisade_proto::directory::v1::{self as directory, Kind};
 use palisade_proto::failure::{Code, Disposition, Failure};
 use palisade_proto::idempotency::v1::idempotency_client::IdempotencyClient;
 use palisade_proto::log::v1::log_client::LogClient;
 use palisade_proto::map::v1::map_client::MapClient;
 use palisade_proto::{batch, idempotency, log, map};
 use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
 use tonic::{Request, Status};
+
+async fn channel(nodes: &Nodes, at: usize) -> Channel {
+    let address = format!("http://{}", nodes.addresses[at]);
+    Channel::from_shared(address).unwrap().connect().await.unwrap()
+}
+
+/// Makes a resource once there is a leader.
+async fn make(nodes: &Nodes, name: &str, kind: Kind) -> directory::Described {
+    let channel = channel(nodes, 0).await;
+    let mut directory = DirectoryClient::new(channel);
+    let spec = directory::Spec {
+        name: name.to_owned(),
+        schema: "test.v1".to_owned(),
+        kind: kind.into(),
+        replicas: nodes.engines.len() as u32,
+        ..Default::default()
+    };
+    loop {
+        let asked = directory::OpenRequest { spec: Some(spec.clone()) };
+        match directory.open(asked).await {
+            Ok(opened) => return opened.into_inner().described.unwrap(),
+            Err(status) if status.code() == tonic::Code::Unavailable => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(status) => panic!("{status:?}"),
+        }
+    }
+}
 
 fn resource(name: &str) -> Option<common::Resource> {
     Some(common::Resource { name: name.into(), schema: "test.v1".into(), epoch: 0, caller: None })
@@ -52,10 +82,10 @@ fn value(found: &map::v1::GetResponse) -> Option<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_node_takes_any_call() {
     let nodes = Nodes::start(3).await;
-    nodes.make("map", Kind::Map).await;
+    make(&nodes, "map", Kind::Map).await;
     for number in 0..30 {
-        let mut writer = MapClient::new(nodes.channel(number % 3).await);
-        let mut reader = MapClient::new(nodes.channel((number + 1) % 3).await);
+        let mut writer = MapClient::new(channel(&nodes, number % 3).await);
+        let mut reader = MapClient::new(channel(&nodes, (number + 1) % 3).await);
         let told = writer.put(put("map", "k", &format!("v{number}"))).await.unwrap();
         let token = told.metadata().get_bin("palisade-freshness-bin").unwrap().clone();
         let receipt = told.into_inner().receipt.unwrap();
@@ -77,8 +107,8 @@ async fn any_node_takes_any_call() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_say_what_to_do() {
     let nodes = Nodes::start(1).await;
-    nodes.make("map", Kind::Map).await;
-    let mut maps = MapClient::new(nodes.channel(0).await);
+    make(&nodes, "map", Kind::Map).await;
+    let mut maps = MapClient::new(channel(&nodes, 0).await);
     let first = maps.put(put("map", "k", "v")).await.unwrap().into_inner().receipt.unwrap();
 
     let there = Some(map::v1::Expected { version: 0 });
@@ -118,14 +148,13 @@ async fn refusals_say_what_to_do() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_writer_is_fenced() {
     let nodes = Nodes::start(1).await;
-    let made = nodes.make("map", Kind::Map).await;
-    let mut maps = MapClient::new(nodes.channel(0).await);
+    let made = make(&nodes, "map", Kind::Map).await;
+    let mut maps = MapClient::new(channel(&nodes, 0).await);
     maps.put(put("map", "k", "v")).await.unwrap();
-    let channel = nodes.channel(0).await;
-    let mut directory =
-        palisade_proto::directory::v1::directory_client::DirectoryClient::new(channel);
-    let spec = palisade_proto::directory::v1::Spec { epoch: 7, ..made.spec.unwrap() };
-    directory.open(palisade_proto::directory::v1::OpenRequest { spec: Some(spec) }).await.unwrap();
+    let channel = channel(&nodes, 0).await;
+    let mut directory = DirectoryClient::new(channel);
+    let spec = directory::Spec { epoch: 7, ..made.spec.unwrap() };
+    directory.open(directory::OpenRequest { spec: Some(spec) }).await.unwrap();
     let told = failure(&maps.put(put("map", "k", "w")).await.unwrap_err());
     assert_eq!((told.code, told.facts["current_epoch"].as_str()), (Code::Fenced, "7"));
     let newer = Some(common::Resource { epoch: 7, ..resource("map").unwrap() });
@@ -137,9 +166,9 @@ async fn an_older_writer_is_fenced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_submission_is_one_batch() {
     let nodes = Nodes::start(3).await;
-    nodes.make("requests", Kind::Idempotency).await;
-    nodes.make("reports", Kind::Log).await;
-    nodes.make("status", Kind::Map).await;
+    make(&nodes, "requests", Kind::Idempotency).await;
+    make(&nodes, "reports", Kind::Log).await;
+    make(&nodes, "status", Kind::Map).await;
     use batch::v1::operation::Operation;
     let of = |operation| batch::v1::Operation { operation: Some(operation) };
     let fingerprint = vec![7; 32];
@@ -173,7 +202,7 @@ async fn a_submission_is_one_batch() {
     };
     let mut first = None;
     for at in [0, 1, 2, 0] {
-        let mut batches = batch::v1::batch_client::BatchClient::new(nodes.channel(at).await);
+        let mut batches = batch::v1::batch_client::BatchClient::new(channel(&nodes, at).await);
         let done = batches.commit(submit.clone()).await.unwrap().into_inner();
         let receipt = done.receipt.unwrap();
         match &first {
@@ -188,7 +217,7 @@ async fn a_submission_is_one_batch() {
             }
         }
     }
-    let mut requests = IdempotencyClient::new(nodes.channel(2).await);
+    let mut requests = IdempotencyClient::new(channel(&nodes, 2).await);
     let asked = idempotency::v1::GetStatusRequest {
         store: resource("requests"),
         key: "r1".into(),
@@ -213,14 +242,14 @@ async fn a_submission_is_one_batch() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_of_appends_keeps_its_order() {
     let nodes = Nodes::start(3).await;
-    nodes.make("log", Kind::Log).await;
+    make(&nodes, "log", Kind::Log).await;
     const MESSAGES: u64 = 2_000;
     let opening = log::v1::AppendStreamRequest { log: resource("log"), values: Vec::new() };
     let value = |number: u64| bytes::Bytes::copy_from_slice(&number.to_be_bytes());
     let message =
         move |number| log::v1::AppendStreamRequest { log: None, values: vec![value(number)] };
     let messages = std::iter::once(opening).chain((0..MESSAGES).map(message));
-    let mut logs = LogClient::new(nodes.channel(1).await);
+    let mut logs = LogClient::new(channel(&nodes, 1).await);
     let stream = logs.append_stream(futures_util::stream::iter(messages)).await.unwrap();
     let (mut stream, mut answered, mut records) = (stream.into_inner(), 0, 0);
     while let Some(answer) = stream.message().await.unwrap() {
@@ -231,7 +260,7 @@ async fn a_stream_of_appends_keeps_its_order() {
     assert_eq!(answered, MESSAGES);
     assert!(records < MESSAGES / 2, "{records} records");
 
-    let mut logs = LogClient::new(nodes.channel(2).await);
+    let mut logs = LogClient::new(channel(&nodes, 2).await);
     let asked = log::v1::ScanRequest { log: resource("log"), ..Default::default() };
     let found = logs.scan(asked).await.unwrap().into_inner();
     let read: Vec<u64> = found
@@ -255,10 +284,10 @@ async fn a_stream_of_appends_keeps_its_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tails_and_watches_go_on_elsewhere() {
     let nodes = Nodes::start(3).await;
-    nodes.make("log", Kind::Log).await;
-    nodes.make("map", Kind::Map).await;
-    let mut logs = LogClient::new(nodes.channel(0).await);
-    let mut maps = MapClient::new(nodes.channel(0).await);
+    make(&nodes, "log", Kind::Log).await;
+    make(&nodes, "map", Kind::Map).await;
+    let mut logs = LogClient::new(channel(&nodes, 0).await);
+    let mut maps = MapClient::new(channel(&nodes, 0).await);
     for number in 0..20 {
         let values = vec![format!("e{number}").into()];
         logs.append(log::v1::AppendRequest { log: resource("log"), values, ..Default::default() })
@@ -268,7 +297,7 @@ async fn tails_and_watches_go_on_elsewhere() {
     }
     let (mut from, mut told) = (None, Vec::new());
     for at in [0, 1, 2, 0] {
-        let mut logs = LogClient::new(nodes.channel(at).await);
+        let mut logs = LogClient::new(channel(&nodes, at).await);
         let asked = log::v1::TailRequest { log: resource("log"), from };
         let mut tail = logs.tail(asked).await.unwrap().into_inner();
         let message = tail.message().await.unwrap().unwrap();
@@ -284,7 +313,7 @@ async fn tails_and_watches_go_on_elsewhere() {
     let (mut from, mut told) = (0, Vec::new());
     let mut at = 0;
     while told.len() < 20 {
-        let mut maps = MapClient::new(nodes.channel(at % 3).await);
+        let mut maps = MapClient::new(channel(&nodes, at % 3).await);
         let asked = map::v1::WatchRequest { map: resource("map"), from, ..Default::default() };
         let mut watch = maps.watch(asked).await.unwrap().into_inner();
         for _ in 0..3 {
@@ -305,12 +334,12 @@ async fn tails_and_watches_go_on_elsewhere() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deadline_is_kept() {
     let nodes = Nodes::start(3).await;
-    nodes.make("map", Kind::Map).await;
+    make(&nodes, "map", Kind::Map).await;
     // Two of three are gone: nothing is committed any more.
     for engine in &nodes.engines[1..] {
         engine.close().await.unwrap();
     }
-    let mut maps = MapClient::new(nodes.channel(0).await);
+    let mut maps = MapClient::new(channel(&nodes, 0).await);
     let mut asked = Request::new(put("map", "k", "v"));
     asked.metadata_mut().insert("grpc-timeout", MetadataValue::from_static("300m"));
     let status = maps.put(asked).await.unwrap_err();
@@ -325,8 +354,8 @@ async fn health_is_a_write() {
     use tonic_health::pb::health_check_response::ServingStatus;
     use tonic_health::pb::health_client::HealthClient;
     let nodes = Nodes::start(3).await;
-    nodes.make("map", Kind::Map).await;
-    let mut health = HealthClient::new(nodes.channel(2).await);
+    make(&nodes, "map", Kind::Map).await;
+    let mut health = HealthClient::new(channel(&nodes, 2).await);
     for service in ["", "group/0", "group/1", "palisade.map.v1.Map"] {
         let asked = tonic_health::pb::HealthCheckRequest { service: service.into() };
         let found = health.check(asked).await.unwrap().into_inner();
@@ -351,7 +380,7 @@ async fn services_are_listed() {
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
     let nodes = Nodes::start(1).await;
-    let mut reflection = ServerReflectionClient::new(nodes.channel(0).await);
+    let mut reflection = ServerReflectionClient::new(channel(&nodes, 0).await);
     let asked = tonic_reflection::pb::v1::ServerReflectionRequest {
         host: String::new(),
         message_request: Some(MessageRequest::ListServices(String::new())),

@@ -13,7 +13,8 @@ use clap::Parser;
 use palisade_benches::cpu_seconds;
 use palisade_replication::{
     AppliedPosition, ApplyError, ClusterId, CommittedEntry, Export, Exporter, GroupId, Member,
-    Node, NodeConfig, NodeId, OpenDisk, Options, Role, StateMachine, TakeChunk, WalOptions,
+    Node, NodeConfig, NodeId, OpenDisk, Options, PeerLinks, Role, StateMachine, TakeChunk,
+    WalOptions,
 };
 use tokio::task::JoinSet;
 
@@ -179,6 +180,7 @@ async fn open(dir: &Path, groups: &[GroupId]) -> Result<Vec<Node<Count>>, String
             groups: groups.to_vec(),
             voters: voters.clone(),
             listen: Some(*address),
+            links: PeerLinks::default(),
             options: Options::default(),
             wal: WalOptions::default(),
             disk: OpenDisk::default(),

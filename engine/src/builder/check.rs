@@ -128,6 +128,7 @@ impl EngineBuilder {
             groups: (0..=self.data_groups).map(GroupId::new).collect(),
             voters,
             listen: self.listen,
+            links: self.links.clone(),
             options: self.options.clone(),
             wal: self.wal.clone(),
             disk: self.disk.clone(),

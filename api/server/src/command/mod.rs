@@ -4,6 +4,7 @@
 //! and as text, or how it failed. It never prints and never exits: `output` does. `docs/command.md` has the
 //! tree, the exit codes, and how to add one.
 
+mod ca;
 mod completions;
 mod config;
 mod config_args;
@@ -48,6 +49,8 @@ enum Command {
     Down(up::DownArgs),
     Config(config::ConfigCommand),
     Doctor(doctor::DoctorArgs),
+    #[command(subcommand)]
+    Ca(ca::CaCommand),
     Wal(wal::WalCommand),
     State(state::StateCommand),
     Explain(explain::ExplainArgs),
@@ -85,6 +88,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Down(args) => args.run(),
         Command::Config(args) => args.run(),
         Command::Doctor(args) => args.run(),
+        Command::Ca(command) => command.run(),
         Command::Wal(args) => args.run(),
         Command::State(args) => args.run(),
         Command::Explain(args) => args.run(),

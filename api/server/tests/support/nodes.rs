@@ -1,20 +1,18 @@
 //! Three engines with real files and sockets, each behind an endpoint.
 
 use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
 
 use palisade::{ClusterId, Engine, Error, FailureDomain, NodeId, WalOptions};
-use palisade_proto::directory::v1 as directory;
 use tempfile::TempDir;
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-use tonic::transport::Channel;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// Nodes of one cluster, from 0 on.
 pub(crate) struct Nodes {
     pub(crate) engines: Vec<Engine>,
     pub(crate) addresses: Vec<SocketAddr>,
-    served: Vec<(oneshot::Sender<()>, JoinHandle<Result<(), Error>>)>,
+    stop: watch::Sender<bool>,
+    served: JoinSet<Result<(), Error>>,
     _dir: TempDir,
 }
 
@@ -47,53 +45,24 @@ impl Nodes {
             }
             engines.push(builder.open().await.unwrap());
         }
-        let (mut addresses, mut served) = (Vec::new(), Vec::new());
+        let (mut addresses, mut served) = (Vec::new(), JoinSet::new());
+        let (stop, stopped) = watch::channel(false);
         for engine in &engines {
             let listener = listener().await;
             addresses.push(listener.local_addr().unwrap());
-            let (stop, stopped) = oneshot::channel();
-            let engine = engine.clone();
-            let serving = tokio::spawn(async move {
-                let stopped = async { drop(stopped.await) };
-                palisade_server::grpc::serve(&engine, listener, stopped).await
+            let (engine, mut stopped) = (engine.clone(), stopped.clone());
+            served.spawn(async move {
+                let stop = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
+                palisade_server::grpc::serve(&engine, listener, stop).await
             });
-            served.push((stop, serving));
         }
-        Self { engines, addresses, served, _dir: dir }
+        Self { engines, addresses, stop, served, _dir: dir }
     }
 
-    pub(crate) async fn channel(&self, at: usize) -> Channel {
-        let address = format!("http://{}", self.addresses[at]);
-        Channel::from_shared(address).unwrap().connect().await.unwrap()
-    }
-
-    /// Makes a resource once there is a leader.
-    pub(crate) async fn make(&self, name: &str, kind: directory::Kind) -> directory::Described {
-        let channel = self.channel(0).await;
-        let mut directory = directory::directory_client::DirectoryClient::new(channel);
-        let spec = directory::Spec {
-            name: name.to_owned(),
-            schema: "test.v1".to_owned(),
-            kind: kind.into(),
-            replicas: self.engines.len() as u32,
-            ..Default::default()
-        };
-        loop {
-            let asked = directory::OpenRequest { spec: Some(spec.clone()) };
-            match directory.open(asked).await {
-                Ok(opened) => return opened.into_inner().described.unwrap(),
-                Err(status) if status.code() == tonic::Code::Unavailable => {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                Err(status) => panic!("{status:?}"),
-            }
-        }
-    }
-
-    pub(crate) async fn close(self) {
-        for (stop, serving) in self.served {
-            drop(stop);
-            serving.await.unwrap().unwrap();
+    pub(crate) async fn close(mut self) {
+        self.stop.send(true).unwrap();
+        while let Some(served) = self.served.join_next().await {
+            served.unwrap().unwrap();
         }
         for engine in self.engines {
             engine.close().await.unwrap();
