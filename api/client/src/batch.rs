@@ -1,6 +1,7 @@
 //! Batches.
 
 use bytes::Bytes;
+use palisade_proto::MESSAGE_BYTES_MAX;
 use palisade_proto::batch::v1 as proto;
 use palisade_proto::batch::v1::batch_client::BatchClient;
 use palisade_proto::common::v1 as common;
@@ -187,7 +188,10 @@ impl Batch {
         asked.number = Some(numbered.told());
         let call = numbered.call(bytes);
         let done = client.call(call, asked, |channel, request| async {
-            BatchClient::new(channel).commit(request).await
+            BatchClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .commit(request)
+                .await
         });
         let done = numbered.settle(done.await, |done| done.receipt.as_ref())?;
         let branch = done.branch();

@@ -325,7 +325,10 @@ impl Client {
         }
         let asked = DescribeRequest { name: name.to_owned(), options: None };
         let found = self.call(Call::read(), asked, |channel, request| async {
-            DirectoryClient::new(channel).describe(request).await
+            DirectoryClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .describe(request)
+                .await
         });
         let found = found.await?.described;
         let group = found.ok_or_else(|| Error::unexpected("nothing was described"))?.group;

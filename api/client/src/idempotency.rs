@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use palisade_proto::MESSAGE_BYTES_MAX;
 use palisade_proto::common::v1 as common;
 use palisade_proto::directory::v1::{Kind as ResourceKind, Spec};
 use palisade_proto::idempotency::v1 as proto;
@@ -87,7 +88,10 @@ impl Requests {
         };
         let call = Call::write(self.named.group().await?, Kind::Once, key.len());
         let done = self.named.client.call(call, asked, |channel, request| async {
-            IdempotencyClient::new(channel).reserve(request).await
+            IdempotencyClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .reserve(request)
+                .await
         });
         self.noted(done.await?.receipt)
     }
@@ -111,7 +115,10 @@ impl Requests {
         };
         let call = Call::write(self.named.group().await?, Kind::Once, bytes);
         let done = self.named.client.call(call, asked, |channel, request| async {
-            IdempotencyClient::new(channel).complete(request).await
+            IdempotencyClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .complete(request)
+                .await
         });
         self.noted(done.await?.receipt)
     }
@@ -134,7 +141,10 @@ impl Requests {
             options: Some(consistency.options()),
         };
         let read = self.named.client.call(Call::read(), asked, |channel, request| async {
-            IdempotencyClient::new(channel).get_status(request).await
+            IdempotencyClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .get_status(request)
+                .await
         });
         let read = read.await?;
         read.reflected.iter().for_each(|it| self.named.client.seen().note_reflected(it));

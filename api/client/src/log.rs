@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use palisade_proto::MESSAGE_BYTES_MAX;
 use palisade_proto::common::v1 as common;
 use palisade_proto::directory::v1::{Kind as ResourceKind, Spec};
 use palisade_proto::log::v1 as proto;
@@ -112,7 +113,10 @@ impl<T: Stored> Log<T> {
         };
         let call = numbered.call(bytes);
         let done = self.named.client.call(call, asked, |channel, request| async {
-            LogClient::new(channel).append(request).await
+            LogClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .append(request)
+                .await
         });
         let done = numbered.settle(done.await, |done| done.receipt.as_ref())?;
         Ok(Appended { receipt: receipt(done.receipt)?, first: done.first })
@@ -136,7 +140,7 @@ impl<T: Stored> Log<T> {
             options: Some(consistency.options()),
         };
         let read = self.named.client.call(Call::read(), asked, |channel, request| async {
-            LogClient::new(channel).scan(request).await
+            LogClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).scan(request).await
         });
         let read = read.await?;
         read.reflected.iter().for_each(|it| self.named.client.seen().note_reflected(it));
@@ -203,7 +207,7 @@ async fn begin<T: Stored>(
     let begun = log.named.client.call(call, asked, |channel, mut request| async {
         // The stream has no end; that it begins has.
         request.metadata_mut().remove("grpc-timeout");
-        LogClient::new(channel).tail(request).await
+        LogClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).tail(request).await
     });
     begun.await
 }

@@ -4,6 +4,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use palisade_proto::MESSAGE_BYTES_MAX;
 use palisade_proto::common::v1 as common;
 use palisade_proto::directory::v1::{Kind as ResourceKind, Spec};
 use palisade_proto::map::v1 as proto;
@@ -169,7 +170,7 @@ impl<K: Key, V: Stored> Map<K, V> {
         };
         let call = numbered.call(bytes);
         let done = self.named.client.call(call, asked, |channel, request| async {
-            MapClient::new(channel).put(request).await
+            MapClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).put(request).await
         });
         receipt(numbered.settle(done.await, |done| done.receipt.as_ref())?.receipt)
     }
@@ -189,7 +190,10 @@ impl<K: Key, V: Stored> Map<K, V> {
             number: Some(numbered.told()),
         };
         let done = self.named.client.call(call, asked, |channel, request| async {
-            MapClient::new(channel).delete(request).await
+            MapClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .delete(request)
+                .await
         });
         receipt(numbered.settle(done.await, |done| done.receipt.as_ref())?.receipt)
     }
@@ -218,7 +222,7 @@ impl<K: Key, V: Stored> Map<K, V> {
             at: 0,
         };
         let read = self.named.client.call(Call::read(), asked, |channel, request| async {
-            MapClient::new(channel).get(request).await
+            MapClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).get(request).await
         });
         let read = read.await?;
         read.reflected.iter().for_each(|it| self.named.client.seen().note_reflected(it));
@@ -244,7 +248,10 @@ impl<K: Key, V: Stored> Map<K, V> {
             ..Default::default()
         };
         let read = self.named.client.call(Call::read(), asked, |channel, request| async {
-            MapClient::new(channel).range(request).await
+            MapClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .range(request)
+                .await
         });
         let read = read.await?;
         read.reflected.iter().for_each(|it| self.named.client.seen().note_reflected(it));
@@ -314,7 +321,7 @@ async fn begin<K: Key, V: Stored>(
     let begun = map.named.client.call(Call::read(), asked, |channel, mut request| async {
         // The stream has no end; that it begins has.
         request.metadata_mut().remove("grpc-timeout");
-        MapClient::new(channel).watch(request).await
+        MapClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).watch(request).await
     });
     begun.await
 }

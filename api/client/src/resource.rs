@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use palisade_proto::MESSAGE_BYTES_MAX;
 use palisade_proto::common::v1 as common;
 use palisade_proto::directory::v1 as directory;
 use palisade_proto::directory::v1::directory_client::DirectoryClient;
@@ -68,7 +69,10 @@ impl Named {
         let call = Call { kind: Kind::Once, target: Target::Any, bytes: 0 };
         let asked = directory::OpenRequest { spec: Some(spec) };
         let opened = self.client.call(call, asked, |channel, request| async {
-            DirectoryClient::new(channel).open(request).await
+            DirectoryClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .open(request)
+                .await
         });
         let described = opened.await?.described;
         let described = described.ok_or_else(|| Error::unexpected("nothing was described"))?;

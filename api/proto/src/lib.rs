@@ -22,5 +22,5 @@ pub const SERVICES: [&str; 7] = [
     "palisade.session.v1.Session",
 ];
 
-/// Longest message in either direction: the largest batch there is, with room for what is around it.
-pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+/// Longest message in either direction: the largest page there is, with room for what is around its rows.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;

@@ -40,28 +40,30 @@ fn disposition(error: &Error) -> Disposition {
     }
 }
 
+/// A name of the engine's as it is written on the wire: `VersionMismatch` is `VERSION_MISMATCH` there.
+fn on_the_wire(name: &str) -> String {
+    let mut text = String::with_capacity(name.len() + 4);
+    for (at, letter) in name.char_indices() {
+        if at > 0 && letter.is_ascii_uppercase() {
+            text.push('_');
+        }
+        text.push(letter.to_ascii_uppercase());
+    }
+    text
+}
+
 /// What the error is where its code does not say all of it.
-fn kind_of(error: &Error, code: Code) -> &'static str {
+fn kind_of(error: &Error) -> String {
     match error {
-        Error::Disconnected { outcome_unknown: true } => kind::OUTCOME_UNKNOWN,
-        Error::Trimmed { .. } => kind::TRIMMED,
-        Error::Compacted { .. } => kind::COMPACTED,
-        Error::VersionMismatch { .. } => "VERSION_MISMATCH",
-        Error::TailMismatch { .. } => "TAIL_MISMATCH",
-        Error::GuardFailed { .. } => "GUARD_FAILED",
-        Error::WindowExpired { .. } => "WINDOW_EXPIRED",
-        Error::ClientEvicted { .. } => "CLIENT_EVICTED",
-        Error::InProgress { .. } => "IN_PROGRESS",
-        Error::Refused { .. } => "REFUSED",
-        _ => code.as_str(),
+        Error::Disconnected { outcome_unknown: true } => kind::OUTCOME_UNKNOWN.to_owned(),
+        error => on_the_wire(error.kind()),
     }
 }
 
 /// The failure that tells of an error.
 pub(crate) fn failure(error: &Error) -> Failure {
-    let code = code(error);
-    let kind = kind_of(error, code);
-    let told = Failure::new(code, kind, disposition(error), error.to_string(), error.help());
+    let (code, kind) = (code(error), kind_of(error));
+    let told = Failure::new(code, &kind, disposition(error), error.to_string(), error.help());
     match error {
         Error::Fenced { current } => told.fact("current_epoch", current),
         Error::Incompatible { expected, found } => {
@@ -123,12 +125,14 @@ mod tests {
         );
     }
 
-    /// The two sets of codes are one: its names, written in two ways.
+    /// The two sets of codes are one, and so are their kinds: names that are written in two ways.
     #[test]
     fn the_sets_of_codes_are_the_same() {
-        let named = |code: Code| code.as_str().replace('_', "").to_lowercase();
-        let own: Vec<String> = Code::ALL.into_iter().map(named).collect();
-        let engine = palisade::Failure::ALL.map(|failure| failure.as_str().to_lowercase());
-        assert_eq!(own, engine);
+        let engine = palisade::Failure::ALL.map(|failure| on_the_wire(failure.as_str()));
+        assert_eq!(Code::ALL.map(|code| code.as_str().to_owned()), engine);
+        let known: Vec<String> = Error::KINDS.iter().map(|kind| on_the_wire(kind)).collect();
+        for kind in [kind::TRIMMED, kind::COMPACTED] {
+            assert!(known.iter().any(|known| known == kind), "{kind}");
+        }
     }
 }

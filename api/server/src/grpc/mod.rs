@@ -1,6 +1,6 @@
 //! The engine as others call it over gRPC: `docs/grpc.md`.
 //!
-//! Each service is an `impl` for [`endpoint::Endpoint`], in the file of its name. Any node takes any call: what
+//! Each service is an `impl` for `Endpoint`, in the file of its name. Any node takes any call: what
 //! is written goes to the leader by itself, what is read is read here.
 
 mod append_stream;
