@@ -1,6 +1,8 @@
 //! The client: its connections, and how a call is made over them.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,11 +12,11 @@ use palisade_proto::cluster::v1::GetStatusRequest;
 use palisade_proto::cluster::v1::cluster_client::ClusterClient;
 use palisade_proto::directory::v1::DescribeRequest;
 use palisade_proto::directory::v1::directory_client::DirectoryClient;
-use palisade_proto::failure::Code;
+use palisade_proto::failure::{Code, Disposition};
 use palisade_proto::session::v1::RegisterRequest;
 use palisade_proto::session::v1::session_client::SessionClient;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Response, Status};
@@ -46,7 +48,7 @@ const IN_FLIGHT_KIB: u32 = 16 << 10;
 const GROUPS_MAX: usize = 4096;
 
 /// What a client is told before it connects.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing until it connects"]
 pub struct ClientBuilder {
     endpoints: Vec<String>,
@@ -56,6 +58,24 @@ pub struct ClientBuilder {
     authority: Option<Vec<u8>>,
     identity: Option<(Vec<u8>, Vec<u8>)>,
     server_name: Option<String>,
+}
+
+/// Never the token or the key.
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("endpoints", &self.endpoints)
+            .field("has_token", &self.token.is_some())
+            .field("has_identity", &self.identity.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether the endpoint is on this machine.
+fn is_local(endpoint: &Endpoint) -> bool {
+    let host = endpoint.uri().host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 impl ClientBuilder {
@@ -126,8 +146,12 @@ impl ClientBuilder {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_while_idle(true);
+        let has_secrets = self.token.is_some() || self.identity.is_some();
         if endpoint.starts_with("https://") {
             made = made.tls_config(self.tls()).map_err(wrong)?;
+        } else if has_secrets && !is_local(&made) {
+            let what = "a token or certificate is for https:// or for this machine";
+            return Err(Error::invalid(format!("endpoint={endpoint:?}: {what}")));
         }
         Ok(made.connect_lazy())
     }
@@ -145,7 +169,11 @@ impl ClientBuilder {
         let channels = channels.collect::<Result<Vec<_>, _>>()?;
         let bearer = |token: &String| format!("Bearer {token}").parse();
         let token = self.token.as_ref().map(bearer).transpose();
-        let token = token.map_err(|_| Error::invalid("a token has no such letters"))?;
+        let mut token = token.map_err(|_| Error::invalid("a token has no such letters"))?;
+        if let Some(token) = &mut token {
+            let token: &mut MetadataValue<Ascii> = token;
+            token.set_sensitive(true);
+        }
         let shared = Shared {
             routes: Routes::new(channels.len()),
             channels,
@@ -260,11 +288,21 @@ impl Client {
         F: Future<Output = Result<Response<A>, Status>>,
     {
         let shared = &*self.shared;
+        if MESSAGE_BYTES_MAX < call.bytes {
+            let what = format!("a request of {} bytes: at most {MESSAGE_BYTES_MAX}", call.bytes);
+            return Err(Error::invalid(what));
+        }
         let until = Instant::now() + shared.call_timeout;
         let kib = (call.bytes >> 10) as u32 + 1;
-        let _room = shared.room.acquire_many(kib).await.expect("it is never closed");
+        // Nothing was sent before there is room.
+        let _room = timeout_at(until, shared.room.acquire_many(kib))
+            .await
+            .map_err(|_| Error::timed_out(false))?
+            .expect("it is never closed");
         let spread = shared.calls.fetch_add(1, Ordering::Relaxed);
         let mut repetition = 0;
+        // An attempt that nobody knows the outcome of may have taken effect, whatever the later ones say.
+        let mut unknown = None;
         loop {
             if shared.routes.lacks(call.target) {
                 self.find_leaders(until).await;
@@ -279,17 +317,22 @@ impl Client {
                 Ok(Err(status)) => Error::of(&status, call.kind.writes()),
                 Err(_) => Error::timed_out(call.kind.writes()),
             };
-            if !retry::again(call.kind, &error) {
-                return Err(error);
-            }
-            if matches!(error.code(), Code::Disconnected | Code::Degraded | Code::InternalError) {
-                shared.routes.failed(endpoint);
-            }
             let pause = retry::pause(repetition, &error, spread);
-            if until <= Instant::now() + pause {
-                return Err(error);
+            if !retry::again(call.kind, &error) || until <= Instant::now() + pause {
+                return Err(retry::told(error, unknown));
+            }
+            match error.code() {
+                Code::Disconnected | Code::Degraded | Code::InternalError => {
+                    shared.routes.failed(endpoint);
+                }
+                // Another may have come that far.
+                Code::NotYetApplied => shared.routes.elsewhere(endpoint),
+                _ => {}
             }
             tracing::debug!(%error, endpoint, repetition, "a call is made again");
+            if call.kind.writes() && error.disposition() != Disposition::Retry {
+                unknown = Some(error);
+            }
             sleep(pause).await;
             repetition += 1;
         }

@@ -79,6 +79,12 @@ impl Error {
         }
     }
 
+    /// The same, and what came of the last attempt.
+    pub(crate) fn and_then(mut self, last: &Self) -> Self {
+        self.0.facts.insert("last_attempt".to_owned(), last.to_string());
+        self
+    }
+
     /// Nobody has answered in time.
     pub(crate) fn timed_out(writes: bool) -> Self {
         Self::unreached("nobody has answered in time", writes)

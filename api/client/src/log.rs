@@ -176,8 +176,11 @@ impl<T: Stored> Tail<T> {
     /// a call is tried.
     pub async fn next(&mut self) -> Result<Entry<T>, Error> {
         loop {
-            if let Some(held) = self.held.pop_front() {
-                return entry(held);
+            if let Some(held) = self.held.front() {
+                // Told once it is decoded: what cannot be read is not passed over.
+                let told = entry(held.clone())?;
+                self.held.pop_front();
+                return Ok(told);
             }
             let stream = match &mut self.stream {
                 Some(stream) => stream,

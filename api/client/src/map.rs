@@ -293,7 +293,9 @@ impl<K: Key, V: Stored> Watch<K, V> {
             };
             match stream.message().await {
                 Ok(Some(told)) => {
-                    let changes = told.changes.into_iter().map(change).collect::<Result<_, _>>()?;
+                    let changes = told.changes.into_iter().map(change).collect::<Result<_, _>>();
+                    // What cannot be read is not passed over: it is met again.
+                    let changes = changes.inspect_err(|_| self.stream = None)?;
                     self.from = told.position;
                     return Ok(Event { position: told.position, changes });
                 }

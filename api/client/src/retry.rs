@@ -41,6 +41,15 @@ pub(crate) fn again(kind: Kind, error: &Error) -> bool {
     }
 }
 
+/// What the caller is told once a call is given up: of a write with an attempt that may have taken effect, that
+/// nobody knows, whatever the last attempt says. A client that its group has forgotten is told so.
+pub(crate) fn told(last: Error, unknown: Option<Error>) -> Error {
+    match unknown {
+        Some(unknown) if !last.is(CLIENT_EVICTED) => unknown.and_then(&last),
+        _ => last,
+    }
+}
+
 /// How long to wait before the repetition of this number, from 0. Callers that failed together come back apart:
 /// `spread` is another for each.
 pub(crate) fn pause(repetition: u32, error: &Error, spread: u64) -> Duration {
@@ -74,6 +83,18 @@ mod tests {
                 assert_eq!(again(kind, &error(unknown)), kind != Kind::Write, "{kind:?}");
             }
         }
+    }
+
+    /// G6: what a later attempt says does not undo an earlier one.
+    #[test]
+    fn what_may_have_happened_is_never_told_as_nothing() {
+        let unknown = || Some(error(Disposition::Indeterminate));
+        for last in [Disposition::Retry, Disposition::Reject, Disposition::Indeterminate] {
+            let told = told(error(last), unknown());
+            assert_eq!(told.disposition(), Disposition::Indeterminate, "{last:?}");
+            assert!(told.failure().facts.contains_key("last_attempt"));
+        }
+        assert_eq!(told(error(Disposition::Retry), None).disposition(), Disposition::Retry);
     }
 
     #[test]

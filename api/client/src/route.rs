@@ -14,10 +14,16 @@ pub(crate) enum Target {
     Any,
 }
 
+#[derive(Clone, Copy)]
+struct Leader {
+    endpoint: usize,
+    term: u64,
+}
+
 #[derive(Default)]
 struct Known {
-    /// Of each group, the endpoint that its leader is behind.
-    leaders: BTreeMap<u64, usize>,
+    /// Of each group, who leads as far as it was told.
+    leaders: BTreeMap<u64, Leader>,
     /// Of each node, its endpoint.
     nodes: BTreeMap<u64, usize>,
     /// The endpoint that served last.
@@ -43,15 +49,22 @@ impl Routes {
     pub(crate) fn pick(&self, target: Target) -> usize {
         let known = self.lock();
         match target {
-            Target::Leader(group) => known.leaders.get(&group).copied().unwrap_or(known.current),
+            Target::Leader(group) => {
+                known.leaders.get(&group).map_or(known.current, |leader| leader.endpoint)
+            }
             Target::Any => known.current,
         }
     }
 
     /// An endpoint did not serve: the next is tried, and who leads is not known.
     pub(crate) fn failed(&self, endpoint: usize) {
+        self.lock().leaders.retain(|_, leader| leader.endpoint != endpoint);
+        self.elsewhere(endpoint);
+    }
+
+    /// An endpoint serves, and is behind: reads go to the next.
+    pub(crate) fn elsewhere(&self, endpoint: usize) {
         let mut known = self.lock();
-        known.leaders.retain(|_, leader| *leader != endpoint);
         if known.current == endpoint {
             known.current = (endpoint + 1) % self.count;
         }
@@ -70,8 +83,10 @@ impl Routes {
         let mut known = self.lock();
         known.nodes.insert(status.node, endpoint);
         for group in &status.groups {
-            if let Some(leader) = known.nodes.get(&group.leader).copied() {
-                known.leaders.insert(group.group, leader);
+            let term = group.term;
+            let newest = known.leaders.get(&group.group).is_none_or(|leader| leader.term <= term);
+            if newest && let Some(endpoint) = known.nodes.get(&group.leader).copied() {
+                known.leaders.insert(group.group, Leader { endpoint, term });
             }
         }
     }

@@ -173,7 +173,14 @@ pub async fn run(settings: NodeSettings, stop: impl Future<Output = ()>) -> Resu
         None => None,
     };
     let callers = match settings.listen.grpc {
-        Some(address) => Some(listen(address).await?),
+        Some(address) if settings.security == Security::InsecureLoopback => {
+            Some(listen(address).await?)
+        }
+        Some(_) => {
+            let what =
+                "callers are served in security.mode=insecure-loopback alone in this release";
+            return Err(Error::InvalidArgument { what: what.to_owned() });
+        }
         None => None,
     };
     let engine = settings.builder().open().await?;
@@ -216,7 +223,7 @@ async fn serve_callers(
             if let Ok(address) = listener.local_addr() {
                 tracing::info!(grpc = %address, "callers are served");
             }
-            grpc::serve(engine, listener, stop).await
+            grpc::serve(engine, listener, grpc::Callers::Everyone, stop).await
         }
         None => {
             stop.await;

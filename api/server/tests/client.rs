@@ -156,4 +156,9 @@ async fn a_client_without_nodes_gives_up() {
     assert_eq!((error.code(), error.disposition()), (Code::Disconnected, Disposition::Retry));
     assert!(Client::builder().connect().is_err());
     assert!(Client::builder().endpoint("no address").connect().is_err());
+    // Nothing secret goes over the network in clear, or into a log.
+    let secret = || Client::builder().token("pal1.secret");
+    assert!(secret().endpoint("http://192.0.2.1:7201").connect().is_err());
+    assert!(secret().endpoint("http://127.0.0.1:7201").connect().is_ok());
+    assert!(!format!("{:?}", secret()).contains("secret"));
 }

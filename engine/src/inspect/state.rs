@@ -6,6 +6,7 @@ use std::path::Path;
 use palisade_replication::{AppliedPosition, ClusterId, GroupId, NodeId};
 
 use super::InspectError;
+use crate::bounds::DATA_GROUPS_MAX;
 use crate::chain::ChainHead;
 use crate::comparing::latch::Latch;
 use crate::comparing::{look_at_all, spans};
@@ -79,8 +80,11 @@ pub fn verify_state(data_dir: &Path) -> Result<StateView, InspectError> {
         });
     };
     let count = store.get(FamilyId::META, keys::GROUPS).map_err(damaged)?;
-    let count = count.and_then(|raw| Some(u64::from_be_bytes(*raw.first_chunk()?))).unwrap_or(0);
-    let count = count.min(crate::bounds::DATA_GROUPS_MAX);
+    let count = count.and_then(|raw| Some(u64::from_be_bytes(raw[..].try_into().ok()?)));
+    let count = count.filter(|count| (1..=DATA_GROUPS_MAX).contains(count));
+    let count = count.ok_or_else(|| InspectError::Damaged {
+        what: "the state does not say how many groups it has".to_owned(),
+    })?;
     let mut groups = Vec::new();
     for group in (0..=count).map(GroupId::new) {
         groups.push(look(&store, group).map_err(damaged)?);

@@ -173,6 +173,11 @@ impl WalFiles {
             );
             return Err(InspectError::NotThere { what });
         }
+        if !names.iter().any(|name| name.ends_with(".seg")) {
+            // A node has a segment from its first moment on.
+            let what = format!("{} has no segment of a log any more", dir.display());
+            return Err(InspectError::Damaged { what });
+        }
         let inspection = inspect(&disk, identity)?;
         Ok(Self { disk, inspection })
     }

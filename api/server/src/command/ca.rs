@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::failed::Failed;
 use super::output::Found;
+use crate::config::cluster;
 use crate::security::ca::{Authority, Ca, CaError, LEAF_HOURS, LeafOrder, write_bundle};
 
 /// Make certificates for a cluster: its authorities, and leaves for nodes and callers.
@@ -30,9 +31,9 @@ pub(super) struct InitArgs {
     /// The directory to make.
     #[arg(long)]
     dir: PathBuf,
-    /// The cluster's number.
-    #[arg(long)]
-    cluster: u128,
+    /// The cluster's number, 32 hex digits, as in the configuration of its nodes.
+    #[arg(long, value_parser = cluster)]
+    cluster: ClusterId,
 }
 
 /// Of `palisade ca issue`.
@@ -147,10 +148,10 @@ fn done(command: CaCommand) -> Result<CaDone, CaError> {
     }
 }
 
-fn init(dir: &Path, cluster: u128) -> Result<CaDone, CaError> {
-    Ca::init(dir, ClusterId::new(cluster))?;
+fn init(dir: &Path, cluster: ClusterId) -> Result<CaDone, CaError> {
+    Ca::init(dir, cluster)?;
     Ok(CaDone {
-        done: format!("made the authorities of cluster={cluster}"),
+        done: format!("made the authorities of cluster={:032x}", cluster.get()),
         files: vec![dir.to_owned()],
         next: "issue leaves with `palisade ca issue`; keep this directory off the nodes".to_owned(),
     })
@@ -237,14 +238,16 @@ mod tests {
         done(cli.command).map_err(|error| error.to_string())
     }
 
+    const SEVEN: &str = "00000000000000000000000000000007";
+
     /// What the page says to type makes files that a node and a caller open with.
     #[test]
     fn the_files_are_what_a_node_and_a_caller_need() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         let (ca, node, caller) = (&*path("ca"), &*path("node-1"), &*path("reports"));
-        palisade_ca(&["init", "--dir", ca, "--cluster", "7"]).unwrap();
-        assert!(palisade_ca(&["init", "--dir", ca, "--cluster", "7"]).is_err());
+        palisade_ca(&["init", "--dir", ca, "--cluster", SEVEN]).unwrap();
+        assert!(palisade_ca(&["init", "--dir", ca, "--cluster", SEVEN]).is_err());
         let issue =
             ["issue", "--dir", ca, "--node", "1", "--dns", "localhost", "--ip", "127.0.0.1"];
         let issue = [&issue[..], &["--out", node]].concat();
@@ -281,6 +284,8 @@ mod tests {
             &["issue", "--dir", ca, "--out", node, "--client", "../a"],
             &["issue", "--dir", node, "--out", node, "--node", "2"],
             &["rotate", "--dir", ca, "both"],
+            // As it is written everywhere else, or not at all.
+            &["init", "--dir", "other", "--cluster", "7"],
         ] {
             assert!(palisade_ca(wrong).is_err(), "{wrong:?}");
         }

@@ -57,13 +57,7 @@ impl Value {
             Kind::Path if text.is_empty() => Err("a path".to_owned()),
             Kind::Path => Ok(Self::Path(PathBuf::from(text))),
             Kind::Domain => domain(text).map(Self::Domain),
-            Kind::Cluster => {
-                let hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-                let number = u128::from_str_radix(text, 16).ok().filter(|_| hex);
-                let number = number.filter(|number| *number != 0);
-                let number = number.ok_or("32 hex digits that are not all zero")?;
-                Ok(Self::Cluster(ClusterId::new(number)))
-            }
+            Kind::Cluster => cluster(text).map(Self::Cluster),
             Kind::Address => address(text).map(Self::Address),
             Kind::Choice(words) if words.contains(&text) => Ok(Self::Word(text.to_owned())),
             Kind::Choice(words) => Err(not_among(text, words)),
@@ -97,6 +91,13 @@ fn not_among(text: &str, words: &[&str]) -> String {
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "an address and port, as in 127.0.0.1:7401".to_owned())
+}
+
+/// A cluster's number as it is written everywhere.
+pub(crate) fn cluster(text: &str) -> Result<ClusterId, String> {
+    let hex = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let number = u128::from_str_radix(text, 16).ok().filter(|number| hex && *number != 0);
+    number.map(ClusterId::new).ok_or_else(|| "32 hex digits that are not all zero".to_owned())
 }
 
 pub(super) fn domain(text: &str) -> Result<FailureDomain, String> {

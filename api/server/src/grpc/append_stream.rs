@@ -10,9 +10,10 @@ use palisade_proto::log::v1::{AppendStreamRequest, AppendStreamResponse};
 use tonic::{Status, Streaming};
 
 use super::convert::{self, Raw, domain, of_position};
-use super::endpoint::{Endpoint, refused};
+use super::endpoint::{Call, Endpoint, refused};
 use super::failure::invalid;
 use super::handles::{Log, Use};
+use crate::security::grants::Right;
 
 /// What an entry counts with beside its bytes, in the bound of a record.
 const ENTRY_BYTES: usize = 3;
@@ -25,6 +26,7 @@ struct Opened {
 
 struct Appending {
     endpoint: Endpoint,
+    call: Call,
     requests: Streaming<AppendStreamRequest>,
     opened: Option<Opened>,
     /// What came and was not taken into the record before.
@@ -70,6 +72,7 @@ impl Appending {
             }?;
             match (&self.opened, &message.log) {
                 (None, Some(log)) => {
+                    self.endpoint.allow(&self.call, Right::Append, &log.name)?;
                     let opened = self.endpoint.handles.open(Some(log), "log", Use::Write).await;
                     let caller = log.caller.as_ref().map(domain);
                     self.opened = Some(Opened { log: opened.map_err(refused)?, caller });
@@ -140,9 +143,10 @@ impl Appending {
 /// Answers a stream of appends until it ends, or one of them is refused.
 pub(crate) fn begin(
     endpoint: Endpoint,
+    call: Call,
     requests: Streaming<AppendStreamRequest>,
 ) -> impl Stream<Item = Result<AppendStreamResponse, Status>> + Send {
-    let appending = Appending { endpoint, requests, opened: None, held: None };
+    let appending = Appending { endpoint, call, requests, opened: None, held: None };
     stream::unfold(Some(appending), |appending| async {
         let mut appending = appending?;
         match appending.step().await {

@@ -10,6 +10,7 @@ use super::convert::{self, Raw, epoch, fingerprint, needed, of_position, positio
 use super::endpoint::{Call, Endpoint, begin_batch};
 use super::failure::invalid;
 use super::handles::{Log, Map, Store, Use};
+use crate::security::grants::Right;
 
 /// What an operation names.
 fn of_operation(operation: &proto::Operation) -> Option<&Resource> {
@@ -168,7 +169,10 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::CommitRequest>,
     ) -> Result<Response<proto::CommitResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(&named(&asked), || self.commit(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Append, &named(&asked), asked.number.is_some(), || {
+            self.commit(&call, &asked)
+        })
+        .await
     }
 }

@@ -9,8 +9,9 @@ use palisade_proto::cluster::v1::cluster_server::Cluster as Service;
 use tonic::{Request, Response, Status};
 
 use super::convert::{needed, of_domain};
-use super::endpoint::{Call, Endpoint, refused};
+use super::endpoint::{CLUSTER, Endpoint, refused};
 use super::failure::invalid;
+use crate::security::grants::Right;
 
 fn role(role: Role) -> proto::Role {
     match role {
@@ -35,6 +36,10 @@ fn incarnation(raw: &[u8]) -> Result<Option<Incarnation>, Error> {
 fn member(asked: &proto::Add) -> Result<Member, Error> {
     let address = asked.address.parse();
     let address = address.map_err(|error| invalid(format!("address={:?}: {error}", asked.address)));
+    let parts: Vec<&str> = asked.domain.split('/').collect();
+    if parts.len() != 3 || parts.iter().any(|part| part.is_empty() || part.len() > 64) {
+        return Err(invalid(format!("domain={:?} is written provider/region/zone", asked.domain)));
+    }
     Ok(Member {
         incarnation: incarnation(&asked.incarnation)?,
         address: Some(address?),
@@ -87,10 +92,14 @@ async fn group(group: Group) -> proto::Group {
             proposals: status.proposals_count as u64,
             halted: applied.err().map(|error| error.to_string()).unwrap_or_default(),
         },
-        (Err(error), _) => proto::Group {
+        // Only one that has stopped says so; another is too busy to be asked.
+        (Err(error), applied) => proto::Group {
             group: id,
-            role: proto::Role::Halted.into(),
-            halted: error.to_string(),
+            role: match error {
+                Error::InternalError { .. } => proto::Role::Halted.into(),
+                _ => proto::Role::Unspecified.into(),
+            },
+            halted: applied.err().map(|error| error.to_string()).unwrap_or_default(),
             ..Default::default()
         },
     }
@@ -125,8 +134,10 @@ fn members(members: &palisade::Membership) -> Vec<proto::Member> {
 impl Service for Endpoint {
     async fn get_status(
         &self,
-        _request: Request<proto::GetStatusRequest>,
+        request: Request<proto::GetStatusRequest>,
     ) -> Result<Response<proto::GetStatusResponse>, Status> {
+        let (call, _) = self.begin(request)?;
+        self.known(&call)?;
         let mut groups = Vec::new();
         for each in self.engine.groups() {
             groups.push(group(each).await);
@@ -144,7 +155,8 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::ChangeMembersRequest>,
     ) -> Result<Response<proto::ChangeMembersResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
+        let (call, asked) = self.begin(request)?;
+        self.allow(&call, Right::Admin, CLUSTER)?;
         let change = change(&asked).map_err(refused)?;
         let changed = call.write(self.engine.change_members(change)).await.map_err(refused)?;
         let changed = changed.into_iter().filter(|(_, changed)| *changed == MembersChanged::Now);
@@ -156,7 +168,8 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::TransferLeadershipRequest>,
     ) -> Result<Response<proto::TransferLeadershipResponse>, Status> {
-        let asked = request.into_inner();
+        let (call, asked) = self.begin(request)?;
+        self.allow(&call, Right::Admin, CLUSTER)?;
         let group = self.engine.group(GroupId::new(asked.group)).map_err(refused)?;
         group.transfer_leadership(NodeId::new(asked.to)).map_err(refused)?;
         Ok(Response::new(proto::TransferLeadershipResponse {}))
@@ -166,7 +179,8 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::ListDivergencesRequest>,
     ) -> Result<Response<proto::ListDivergencesResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
+        let (call, asked) = self.begin(request)?;
+        self.allow(&call, Right::Admin, CLUSTER)?;
         let group = self.engine.group(GroupId::new(asked.group)).map_err(refused)?;
         let found = call.read(group.divergences()).await.map_err(refused)?;
         let divergences = found.into_iter().map(|found| proto::Divergence {
@@ -188,7 +202,8 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::RebuildReplicaRequest>,
     ) -> Result<Response<proto::RebuildReplicaResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
+        let (call, asked) = self.begin(request)?;
+        self.allow(&call, Right::Admin, CLUSTER)?;
         let group = self.engine.group(GroupId::new(asked.group)).map_err(refused)?;
         call.write(group.rebuild_replica()).await.map_err(refused)?;
         Ok(Response::new(proto::RebuildReplicaResponse {}))

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::convert::{self, Raw, needed, of_domain};
 use super::endpoint::{Call, Endpoint, refused};
 use super::spec::{alteration, described, of_alteration, spec};
+use crate::security::grants::Right;
 
 /// Resources of one answer.
 const LIST_MAX: usize = 256;
@@ -18,6 +19,15 @@ const LIST_MAX: usize = 256;
 impl Endpoint {
     fn spec(&self, asked: Option<&proto::Spec>) -> Result<(ResourceKind, ResourceSpec), Error> {
         spec(needed(asked, "spec")?, self.engine.domain())
+    }
+
+    async fn is_there(&self, name: &str) -> Result<bool, Error> {
+        let name = LogicalResourceName::new(name)?;
+        match self.engine.directory().describe(&name, ReadConsistency::Linearizable).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn open_resource(
@@ -85,8 +95,9 @@ impl Endpoint {
         let directory = self.engine.directory();
         let listed = directory.list(&asked.prefix, after.as_ref(), LIST_MAX, options);
         let found = call.read(listed).await?;
-        let more = found.len() == LIST_MAX;
-        Ok(proto::ListResponse { described: found.iter().map(described).collect(), more })
+        let last = found.last().filter(|_| found.len() == LIST_MAX);
+        let next = last.map(|last| last.name.as_str().to_owned()).unwrap_or_default();
+        Ok(proto::ListResponse { described: found.iter().map(described).collect(), next })
     }
 }
 
@@ -108,7 +119,12 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::OpenRequest>,
     ) -> Result<Response<proto::OpenResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
+        let (call, asked) = self.begin(request)?;
+        let name = asked.spec.as_ref().map_or("", |spec| &spec.name);
+        // Whoever may write to what is there may take it over; to make it takes more.
+        let right =
+            if self.is_there(name).await.map_err(refused)? { Right::Append } else { Right::Admin };
+        self.allow(&call, right, name)?;
         let described = Some(self.open_resource(&call, &asked).await.map_err(refused)?);
         Ok(Response::new(proto::OpenResponse { described }))
     }
@@ -117,8 +133,9 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::CreateRequest>,
     ) -> Result<Response<proto::CreateResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
+        let (call, asked) = self.begin(request)?;
         let (kind, spec) = self.spec(asked.spec.as_ref()).map_err(refused)?;
+        self.allow(&call, Right::Admin, spec.name.as_str())?;
         let made = call.write(self.engine.directory().create(&kind, spec)).await;
         let described = Some(described(&made.map_err(refused)?));
         Ok(Response::new(proto::CreateResponse { described }))
@@ -128,31 +145,38 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::DescribeRequest>,
     ) -> Result<Response<proto::DescribeResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(&[], || self.describe(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.allow(&call, Right::Read, &asked.name)?;
+        self.serve(&call, Right::Read, &[], false, || self.describe(&call, &asked)).await
     }
 
     async fn list(
         &self,
         request: Request<proto::ListRequest>,
     ) -> Result<Response<proto::ListResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        Ok(Response::new(self.list(&call, &asked).await.map_err(refused)?))
+        let (call, asked) = self.begin(request)?;
+        self.known(&call)?;
+        let mut found = self.list(&call, &asked).await.map_err(refused)?;
+        let may_see = |spec: &proto::Spec| self.allow(&call, Right::Read, &spec.name).is_ok();
+        found.described.retain(|found| found.spec.as_ref().is_some_and(may_see));
+        Ok(Response::new(found))
     }
 
     async fn alter(
         &self,
         request: Request<proto::AlterRequest>,
     ) -> Result<Response<proto::AlterResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(&[], || self.alter(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.allow(&call, Right::Admin, &asked.name)?;
+        self.serve(&call, Right::Admin, &[], false, || self.alter(&call, &asked)).await
     }
 
     async fn list_alterations(
         &self,
         request: Request<proto::ListAlterationsRequest>,
     ) -> Result<Response<proto::ListAlterationsResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
+        let (call, asked) = self.begin(request)?;
+        self.allow(&call, Right::Read, &asked.name)?;
         let found = async {
             let name = LogicalResourceName::new(&asked.name)?;
             let options = call.options_of_all(asked.options)?;

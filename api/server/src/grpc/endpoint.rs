@@ -14,10 +14,13 @@ use palisade_proto::map::v1 as map;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status};
 
+use super::access::{Access, Caller};
+use super::connections::Peer;
 use super::convert;
 use super::deadline;
 use super::failure::{invalid, status};
 use super::handles::Handles;
+use crate::security::grants::Right;
 
 /// What a caller has seen, one token for each group, and what an answer reflects.
 pub(crate) const FRESHNESS: &str = "palisade-freshness-bin";
@@ -29,31 +32,64 @@ const TOKENS_MAX: usize = 65;
 pub(crate) struct Endpoint {
     pub(crate) engine: Engine,
     pub(crate) handles: Arc<Handles>,
+    access: Arc<Access>,
 }
 
-/// One call: how long it may take, and what its caller has seen.
+/// One call: who makes it, how long it may take, and what its caller has seen.
 #[derive(Debug)]
 pub(crate) struct Call {
+    /// Nobody in particular, where nobody is asked.
+    caller: Option<Caller>,
     pub(crate) left: Option<Duration>,
     seen: Vec<Freshness>,
 }
 
+/// What a call is about that is of no one resource: who takes part, and how the nodes are.
+pub(crate) const CLUSTER: &str = "palisade.cluster";
+
 impl Endpoint {
-    pub(crate) fn new(engine: Engine) -> Self {
+    pub(crate) fn new(engine: Engine, access: Arc<Access>) -> Self {
         let handles = Arc::new(Handles::new(engine.clone()));
-        Self { engine, handles }
+        Self { engine, handles, access }
+    }
+
+    /// A call, by whom it is, and what is asked with it.
+    pub(crate) fn begin<T>(&self, request: Request<T>) -> Result<(Call, T), Status> {
+        let identity = request.extensions().get::<Peer>().and_then(|peer| peer.0.as_ref());
+        let caller = match &*self.access {
+            Access::Everyone => None,
+            Access::Granted(grants) => {
+                Some(grants.caller(&self.engine, identity, request.metadata())?)
+            }
+        };
+        let call = Call::of(caller, request.metadata()).map_err(refused)?;
+        Ok((call, request.into_inner()))
+    }
+
+    /// Refuses a call of somebody to whom nothing is granted.
+    pub(crate) fn known(&self, call: &Call) -> Result<(), Status> {
+        match (&*self.access, &call.caller) {
+            (Access::Everyone, _) => Ok(()),
+            (Access::Granted(grants), Some(caller)) => Ok(grants.known(caller)?),
+            (Access::Granted(_), None) => Err(Status::unauthenticated("nobody is known to call")),
+        }
+    }
+
+    /// Refuses a call that may not do this with a resource.
+    pub(crate) fn allow(&self, call: &Call, right: Right, resource: &str) -> Result<(), Status> {
+        match (&*self.access, &call.caller) {
+            (Access::Everyone, _) => Ok(()),
+            (Access::Granted(grants), Some(caller)) => {
+                Ok(grants.allow(&self.engine, caller, right, resource)?)
+            }
+            (Access::Granted(_), None) => Err(Status::unauthenticated("nobody is known to call")),
+        }
     }
 }
 
 impl Call {
-    /// A call, and what is asked with it.
-    pub(crate) fn of<T>(request: Request<T>) -> Result<(Self, T), Status> {
-        let call = Self::begin(request.metadata()).map_err(refused)?;
-        Ok((call, request.into_inner()))
-    }
-
     /// Reads what a call says of itself.
-    fn begin(metadata: &MetadataMap) -> Result<Self, Error> {
+    fn of(caller: Option<Caller>, metadata: &MetadataMap) -> Result<Self, Error> {
         let mut seen = Vec::new();
         for value in metadata.get_all_bin(FRESHNESS) {
             if seen.len() == TOKENS_MAX {
@@ -62,7 +98,7 @@ impl Call {
             let token = value.to_bytes().map_err(|_| invalid(format!("{FRESHNESS} is base64")))?;
             seen.push(convert::freshness(&token)?);
         }
-        Ok(Self { left: deadline::of(metadata), seen })
+        Ok(Self { caller, left: deadline::of(metadata), seen })
     }
 
     /// How a read of this call is done in a group.
@@ -168,10 +204,16 @@ impl Endpoint {
     /// that by themselves.
     pub(crate) async fn serve<A: Reflects, F: Future<Output = Result<A, Error>>>(
         &self,
+        call: &Call,
+        right: Right,
         resources: &[common::Resource],
+        is_numbered: bool,
         work: impl Fn() -> F,
     ) -> Result<Response<A>, Status> {
-        let message = self.handles.afresh(resources, work).await.map_err(refused)?;
+        for resource in resources {
+            self.allow(call, right, &resource.name)?;
+        }
+        let message = self.handles.afresh(resources, is_numbered, work).await.map_err(refused)?;
         let token = message.freshness().map(|token| MetadataValue::from_bytes(token));
         let mut response = Response::new(message);
         if let Some(token) = token {

@@ -106,9 +106,12 @@ impl<H> Kept<H> {
     /// True if there was one.
     fn forget(&self, name: &LogicalResourceName) -> bool {
         let mut kept = self.lock();
-        let before = kept.len();
-        kept.retain(|key, _| key.name != *name);
-        kept.len() < before
+        let first = SchemaId::new("0").expect("the least name there is");
+        let from = Key { name: name.clone(), schema: first, epoch: None };
+        let of = kept.range(from..).map(|(key, _)| key).take_while(|key| key.name == *name);
+        let of: Vec<Key> = of.cloned().collect();
+        of.iter().for_each(|key| drop(kept.remove(key)));
+        !of.is_empty()
     }
 }
 
@@ -164,20 +167,25 @@ impl Handles {
         Ok(handle)
     }
 
-    /// Does a call again if what it met is not there, and a handle was kept of another resource of that name:
-    /// one that was deleted since, and made anew.
+    /// Does a call again if what it met is not what was kept: another resource of that name, which was made
+    /// since, or one with another schema beside those that there were. Nothing has happened then. A numbered
+    /// command is not done again: the refusal is its answer, and it would be another command.
     pub(crate) async fn afresh<T, F: Future<Output = Result<T, Error>>>(
         &self,
         resources: &[Resource],
+        is_numbered: bool,
         call: impl Fn() -> F,
     ) -> Result<T, Error> {
         match call().await {
-            Err(Error::NotFound { .. }) if self.forget(resources) => call().await,
+            Err(error @ (Error::NotFound { .. } | Error::Incompatible { .. })) => {
+                if self.forget(resources) && !is_numbered { call().await } else { Err(error) }
+            }
             done => done,
         }
     }
 
-    fn forget(&self, resources: &[Resource]) -> bool {
+    /// Forgets the handles to these, and says whether there were any.
+    pub(crate) fn forget(&self, resources: &[Resource]) -> bool {
         let names = resources.iter().filter_map(|it| LogicalResourceName::new(&it.name).ok());
         let mut forgotten = false;
         for name in names {

@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 use super::convert::{self, epoch, fingerprint};
 use super::endpoint::{Call, Endpoint};
 use super::handles::{Store, Use};
+use crate::security::grants::Right;
 
 impl Endpoint {
     async fn reserve(
@@ -73,34 +74,43 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::ReserveRequest>,
     ) -> Result<Response<proto::ReserveResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.store.as_slice(), || self.reserve(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Append, asked.store.as_slice(), false, || {
+            self.reserve(&call, &asked)
+        })
+        .await
     }
 
     async fn complete(
         &self,
         request: Request<proto::CompleteRequest>,
     ) -> Result<Response<proto::CompleteResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.store.as_slice(), || self.complete(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Append, asked.store.as_slice(), false, || {
+            self.complete(&call, &asked)
+        })
+        .await
     }
 
     async fn get_status(
         &self,
         request: Request<proto::GetStatusRequest>,
     ) -> Result<Response<proto::GetStatusResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.store.as_slice(), || self.request_status(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Read, asked.store.as_slice(), false, || {
+            self.request_status(&call, &asked)
+        })
+        .await
     }
 
     async fn set_window(
         &self,
         request: Request<proto::SetWindowRequest>,
     ) -> Result<Response<proto::SetWindowResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
+        let (call, asked) = self.begin(request)?;
         let proto::SetWindowRequest { retention_ms, requests_max, .. } = asked;
         let window = RequestWindow { retention_ms, requests_max };
-        self.serve(asked.store.as_slice(), || async {
+        self.serve(&call, Right::Admin, asked.store.as_slice(), false, || async {
             let store: Store = self.handles.open(asked.store.as_ref(), "store", Use::Write).await?;
             let receipt = Some(convert::receipt(call.write(store.keep(window)).await?));
             Ok(proto::SetWindowResponse { receipt })

@@ -16,6 +16,7 @@ use super::convert::{self, Raw, epoch, needed, of_position, position};
 use super::endpoint::{Call, Endpoint, begin_batch, refused};
 use super::failure::invalid;
 use super::handles::{Log, Use};
+use crate::security::grants::Right;
 
 /// Entries that one message of a tail holds at most.
 const TAIL_MESSAGE_ENTRIES: usize = 256;
@@ -119,15 +120,19 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::AppendRequest>,
     ) -> Result<Response<proto::AppendResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.log.as_slice(), || self.append(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Append, asked.log.as_slice(), asked.number.is_some(), || {
+            self.append(&call, &asked)
+        })
+        .await
     }
 
     async fn append_stream(
         &self,
         request: Request<Streaming<proto::AppendStreamRequest>>,
     ) -> Result<Response<Self::AppendStreamStream>, Status> {
-        let answers = append_stream::begin(self.clone(), request.into_inner());
+        let (call, messages) = self.begin(request)?;
+        let answers = append_stream::begin(self.clone(), call, messages);
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -135,16 +140,20 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::ScanRequest>,
     ) -> Result<Response<proto::ScanResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.log.as_slice(), || self.scan(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Read, asked.log.as_slice(), false, || self.scan(&call, &asked))
+            .await
     }
 
     async fn tail(
         &self,
         request: Request<proto::TailRequest>,
     ) -> Result<Response<Self::TailStream>, Status> {
-        let asked = request.into_inner();
-        let opened = self.handles.afresh(asked.log.as_slice(), || async {
+        let (call, asked) = self.begin(request)?;
+        if let Some(log) = &asked.log {
+            self.allow(&call, Right::Read, &log.name)?;
+        }
+        let opened = self.handles.afresh(asked.log.as_slice(), false, || async {
             let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Read).await?;
             let first = log.bounds(ReadConsistency::Local).await?.value.first;
             Ok((log, first))
@@ -181,8 +190,8 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::GetBoundsRequest>,
     ) -> Result<Response<proto::GetBoundsResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.log.as_slice(), || async {
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Read, asked.log.as_slice(), false, || async {
             let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Read).await?;
             let options = call.options(asked.options.clone(), log.group())?;
             let read = call.read(log.bounds(options)).await?;
@@ -202,10 +211,10 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::SetRetentionRequest>,
     ) -> Result<Response<proto::SetRetentionResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
+        let (call, asked) = self.begin(request)?;
         let wanted = asked.retention.unwrap_or_default();
         let retention = LogRetention { keep_ms: wanted.keep_ms, keep_bytes: wanted.keep_bytes };
-        self.serve(asked.log.as_slice(), || async {
+        self.serve(&call, Right::Admin, asked.log.as_slice(), false, || async {
             let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Write).await?;
             let receipt = Some(convert::receipt(call.write(log.retain(retention)).await?));
             Ok(proto::SetRetentionResponse { receipt })
@@ -217,8 +226,8 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::TrimRequest>,
     ) -> Result<Response<proto::TrimResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.log.as_slice(), || async {
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Admin, asked.log.as_slice(), false, || async {
             let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Write).await?;
             let before = position(needed(asked.before.as_ref(), "before")?)?;
             let done = call.write(log.trim_before(before)).await?;
@@ -235,8 +244,8 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::GetConsumerRequest>,
     ) -> Result<Response<proto::GetConsumerResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.log.as_slice(), || async {
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Read, asked.log.as_slice(), false, || async {
             let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Read).await?;
             let options = call.options(asked.options.clone(), log.group())?;
             let read = call.read(log.consumer(&asked.consumer)?.position(options)).await?;
@@ -251,7 +260,10 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::SetConsumerRequest>,
     ) -> Result<Response<proto::SetConsumerResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.log.as_slice(), || self.set_consumer(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Append, asked.log.as_slice(), false, || {
+            self.set_consumer(&call, &asked)
+        })
+        .await
     }
 }

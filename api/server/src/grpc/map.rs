@@ -11,12 +11,14 @@ use palisade::{
 };
 use palisade_proto::map::v1 as proto;
 use palisade_proto::map::v1::map_server::Map as Service;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, Raw, row, version};
 use super::endpoint::{Call, Endpoint, begin_batch, refused};
 use super::failure::invalid;
 use super::handles::{Map, Use};
+use crate::security::grants::Right;
 
 /// How often the place of a watch is told if its caller does not say.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -154,40 +156,51 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::GetRequest>,
     ) -> Result<Response<proto::GetResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.map.as_slice(), || self.get(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Read, asked.map.as_slice(), false, || self.get(&call, &asked))
+            .await
     }
 
     async fn put(
         &self,
         request: Request<proto::PutRequest>,
     ) -> Result<Response<proto::PutResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.map.as_slice(), || self.put(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Append, asked.map.as_slice(), asked.number.is_some(), || {
+            self.put(&call, &asked)
+        })
+        .await
     }
 
     async fn delete(
         &self,
         request: Request<proto::DeleteRequest>,
     ) -> Result<Response<proto::DeleteResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.map.as_slice(), || self.delete(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Append, asked.map.as_slice(), asked.number.is_some(), || {
+            self.delete(&call, &asked)
+        })
+        .await
     }
 
     async fn range(
         &self,
         request: Request<proto::RangeRequest>,
     ) -> Result<Response<proto::RangeResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.map.as_slice(), || self.range(&call, &asked)).await
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Read, asked.map.as_slice(), false, || self.range(&call, &asked))
+            .await
     }
 
     async fn watch(
         &self,
         request: Request<proto::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let asked = request.into_inner();
-        let opened = self.handles.afresh(asked.map.as_slice(), || async {
+        let (call, asked) = self.begin(request)?;
+        if let Some(map) = &asked.map {
+            self.allow(&call, Right::Read, &map.name)?;
+        }
+        let opened = self.handles.afresh(asked.map.as_slice(), false, || async {
             let map: Map = self.handles.open(asked.map.as_ref(), "map", Use::Read).await?;
             // Also finds out whether it is still there.
             map.bounds(palisade::ReadConsistency::Local).await?;
@@ -200,11 +213,18 @@ impl Service for Endpoint {
         };
         let options = WatchOptions { prefix: asked.prefix.clone(), progress };
         let watch = map.watch(Offset::new(asked.from), options);
-        let events = stream::unfold(Some(watch), |watch| async {
-            let mut watch = watch?;
-            match watch.next().await {
-                Ok(event) => Some((Ok(told(event, watch.position())), Some(watch))),
-                Err(error) => Some((Err(refused(error)), None)),
+        let events = stream::unfold(Some((watch, Instant::now())), move |state| async move {
+            let (mut watch, told_at) = state?;
+            loop {
+                match watch.next().await {
+                    // Others' changes move the place all the time: it is told now and then.
+                    Ok(WatchEvent::Progress { .. }) if told_at.elapsed() < progress => {}
+                    Ok(event) => {
+                        let told = told(event, watch.position());
+                        return Some((Ok(told), Some((watch, Instant::now()))));
+                    }
+                    Err(error) => return Some((Err(refused(error)), None)),
+                }
             }
         });
         Ok(Response::new(Box::pin(events)))
@@ -214,8 +234,8 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::GetBoundsRequest>,
     ) -> Result<Response<proto::GetBoundsResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
-        self.serve(asked.map.as_slice(), || async {
+        let (call, asked) = self.begin(request)?;
+        self.serve(&call, Right::Read, asked.map.as_slice(), false, || async {
             let map: Map = self.handles.open(asked.map.as_ref(), "map", Use::Read).await?;
             let options = call.options(asked.options.clone(), map.group())?;
             let read = call.read(map.bounds(options)).await?;
@@ -230,9 +250,9 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::SetHistoryRequest>,
     ) -> Result<Response<proto::SetHistoryResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
+        let (call, asked) = self.begin(request)?;
         let history = History { keep_ms: asked.keep_ms, changes_max: asked.changes_max };
-        self.serve(asked.map.as_slice(), || async {
+        self.serve(&call, Right::Admin, asked.map.as_slice(), false, || async {
             let map: Map = self.handles.open(asked.map.as_ref(), "map", Use::Write).await?;
             let receipt = Some(convert::receipt(call.write(map.keep(history)).await?));
             Ok(proto::SetHistoryResponse { receipt })

@@ -3,9 +3,11 @@
 //! Each service is an `impl` for `Endpoint`, in the file of its name. Any node takes any call: what
 //! is written goes to the leader by itself, what is read is read here.
 
+mod access;
 mod append_stream;
 mod batch;
 mod cluster;
+mod connections;
 mod convert;
 mod deadline;
 mod directory;
@@ -16,10 +18,12 @@ mod health;
 mod idempotency;
 mod log;
 mod map;
+mod own;
 mod readiness;
 mod session;
 mod spec;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,12 +31,17 @@ use palisade::{Engine, Error};
 use palisade_proto::{DESCRIPTORS, MESSAGE_BYTES_MAX};
 use tokio::net::TcpListener;
 use tonic::transport::Server;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
 
+use self::access::{Access, Grants};
+use self::connections::incoming;
 use self::endpoint::Endpoint;
 use self::health::Health;
 use self::readiness::Readiness;
+use crate::security::accept::Gate;
+use crate::security::tls::CallerTls;
+use crate::security::token::TokenKeys;
 
 /// Calls of one connection that are under way.
 const CALLS_MAX: u32 = 256;
@@ -62,8 +71,8 @@ macro_rules! services {
     };
 }
 
-fn router(engine: &Engine) -> Result<Router, Error> {
-    let endpoint = Endpoint::new(engine.clone());
+fn router(engine: &Engine, access: Arc<Access>) -> Result<Router, Error> {
+    let endpoint = Endpoint::new(engine.clone(), access);
     let readiness = Arc::new(Readiness::new(engine.clone()));
     let described = || {
         tonic_reflection::server::Builder::configure()
@@ -96,16 +105,58 @@ fn router(engine: &Engine) -> Result<Router, Error> {
     ))
 }
 
+/// Whom a node serves.
+#[derive(Debug)]
+pub enum Callers {
+    /// Everyone who reaches the listener: for loopback alone.
+    Everyone,
+    /// Who shows a certificate of the cluster's client authority, and what was granted to whom.
+    Certified {
+        /// The node's own certificate, and whom it believes.
+        tls: Arc<CallerTls>,
+        /// Names that may do everything, whatever is granted: the first ones that there are.
+        admins: BTreeSet<String>,
+        /// Keys to know tokens by; none are taken without.
+        token_keys: Option<TokenKeys>,
+    },
+}
+
 /// Serves the engine on connections to this listener until `stop` resolves, and then until the calls that are
 /// under way have ended.
 ///
 /// # Errors
+/// [`Error::InvalidArgument`] if everyone would be served on an address that is not of this machine alone,
 /// [`Error::InternalError`] if it cannot begin or ends by itself.
 pub async fn serve(
     engine: &Engine,
     listener: TcpListener,
+    callers: Callers,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    router(engine)?.serve_with_incoming_shutdown(incoming, stop).await.map_err(failed)
+    let address = listener.local_addr().map_err(failed)?;
+    let (gate, access) = match callers {
+        Callers::Everyone if !address.ip().is_loopback() => {
+            let what =
+                format!("{address} is not of this machine alone: callers need certificates there");
+            return Err(Error::InvalidArgument { what });
+        }
+        Callers::Everyone => (None, Access::Everyone),
+        Callers::Certified { tls, admins, token_keys } => {
+            let gate = Arc::new(Gate::new(engine.cluster(), tls));
+            (Some(gate), Access::Granted(Grants::new(admins, token_keys)))
+        }
+    };
+    let access = Arc::new(access);
+    let incoming = incoming(listener, gate);
+    let served = router(engine, Arc::clone(&access))?.serve_with_incoming_shutdown(incoming, stop);
+    let follow = async {
+        match &*access {
+            Access::Everyone => std::future::pending().await,
+            Access::Granted(grants) => grants.follow(engine).await,
+        }
+    };
+    tokio::select! {
+        served = served => served.map_err(failed),
+        never = follow => never,
+    }
 }

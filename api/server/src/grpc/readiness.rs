@@ -2,24 +2,29 @@
 //!
 //! For each data group there is a small log, `palisade.probe/<n>`, that every node appends to. The append goes
 //! the whole way, over the leader, a quorum's disks and this node's own state, and is judged by the fence of
-//! its resource as any other. Asked often, the answer of the last second is given again.
+//! its resource as any other. The system group is asked for a name, as fresh as there is. All groups are looked
+//! at at once, whoever asks, and the answer of the last second is given again.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use palisade::{
-    Affinity, DomainRule, Engine, Error, GroupId, LogRetention, Placement, ReplicatedLog,
-    ResourceSpec, SYSTEM_GROUP,
+    Affinity, Disposition, Engine, Error, Group, GroupId, LogRetention, LogicalResourceName,
+    ReadConsistency, ReplicatedLog, SYSTEM_GROUP,
 };
-use tokio::sync::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
+
+use super::own::own_spec;
 
 const PREFIX: &str = "palisade.probe/";
 const SCHEMA: &str = "palisade.probe.v1";
 /// How long an answer is good for.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long an append may take before the group is not ready.
+/// How long a group may take before it is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Of all that is appended, so much is kept.
 const KEPT_BYTES: u64 = 4 << 10;
@@ -32,91 +37,134 @@ type Probe = ReplicatedLog<u64>;
 pub(crate) type Ready = BTreeMap<GroupId, Result<(), Error>>;
 
 #[derive(Default)]
-struct Known {
+struct Looking {
     probes: BTreeMap<GroupId, Probe>,
-    last: Option<(Instant, Ready)>,
+    /// The one that is under way.
+    task: JoinSet<()>,
 }
 
 /// The readiness of a node.
 pub(crate) struct Readiness {
     engine: Engine,
-    known: Mutex<Known>,
+    looking: Mutex<Looking>,
+    last: watch::Sender<Option<(Instant, Ready)>>,
+}
+
+fn unknown() -> Error {
+    Error::Disconnected { outcome_unknown: true }
 }
 
 impl Readiness {
     pub(crate) fn new(engine: Engine) -> Self {
-        Self { engine, known: Mutex::default() }
+        Self { engine, looking: Mutex::default(), last: watch::Sender::new(None) }
     }
 
-    /// How each group is, at most a second ago.
-    pub(crate) async fn look(&self) -> Ready {
-        let mut known = self.known.lock().await;
-        if let Some((at, ready)) = &known.last
-            && at.elapsed() < FRESH
-        {
-            return ready.clone();
-        }
-        let ready = self.try_all(&mut known.probes).await;
-        known.last = Some((Instant::now(), ready.clone()));
-        ready
-    }
-
-    async fn try_all(&self, probes: &mut BTreeMap<GroupId, Probe>) -> Ready {
-        let unknown = || Err(Error::Disconnected { outcome_unknown: true });
-        let prepared = timeout(PATIENCE, self.prepare(probes)).await.unwrap_or_else(|_| unknown());
-        let mut ready = Ready::new();
-        for group in self.engine.groups() {
-            let id = group.id();
-            let done = match probes.get(&id) {
-                Some(probe) => {
-                    let who = self.engine.node().get();
-                    let done = timeout(PATIENCE, probe.append(&who)).await;
-                    done.map_or_else(|_| unknown(), |done| done.map(|_| ()))
-                }
-                // It knows the names of the others, which were found through it.
-                None if id == SYSTEM_GROUP => group.applied().map(|_| ()).and(prepared.clone()),
-                None => prepared.clone().and_then(|()| unknown()),
-            };
-            if matches!(done, Err(Error::NotFound { .. })) {
-                probes.remove(&id);
+    /// How each group is, at most a second ago. Whoever gives up waiting leaves the look to the next.
+    pub(crate) async fn look(self: &Arc<Self>) -> Ready {
+        let mut last = self.last.subscribe();
+        loop {
+            let known = last.borrow_and_update().clone();
+            if let Some((at, ready)) = known
+                && at.elapsed() < FRESH
+            {
+                return ready;
             }
-            ready.insert(id, done);
+            self.begin();
+            if last.changed().await.is_err() {
+                return Ready::new();
+            }
         }
-        ready
     }
 
-    /// Opens a probe in each data group that has none yet.
-    async fn prepare(&self, probes: &mut BTreeMap<GroupId, Probe>) -> Result<(), Error> {
+    fn looking(&self) -> std::sync::MutexGuard<'_, Looking> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(self: &Arc<Self>) {
+        let mut looking = self.looking();
+        while looking.task.try_join_next().is_some() {}
+        if looking.task.is_empty() {
+            let readiness = Arc::clone(self);
+            looking.task.spawn(async move {
+                let ready = readiness.look_now().await;
+                readiness.last.send_replace(Some((Instant::now(), ready)));
+            });
+        }
+    }
+
+    async fn look_now(&self) -> Ready {
+        let found = timeout(PATIENCE, self.find_probes()).await.unwrap_or_else(|_| Err(unknown()));
+        let groups = self.engine.groups().into_iter().map(|group| self.try_one(group, &found));
+        join_all(groups).await.into_iter().collect()
+    }
+
+    async fn try_one(
+        &self,
+        group: Group,
+        found: &Result<(), Error>,
+    ) -> (GroupId, Result<(), Error>) {
+        let id = group.id();
+        let probe = self.looking().probes.get(&id).cloned();
+        let done = match probe {
+            _ if id == SYSTEM_GROUP => timeout(PATIENCE, self.ask_for_a_name()).await,
+            None => Ok(found.clone().and_then(|()| Err(unknown()))),
+            Some(probe) => {
+                let who = self.engine.node().get();
+                timeout(PATIENCE, async { probe.append(&who).await.map(|_| ()) }).await
+            }
+        };
+        let done = done.unwrap_or_else(|_| Err(unknown()));
+        // It is another by now, or somebody took it over: it is found anew.
+        if done.as_ref().is_err_and(|error| error.disposition() == Disposition::Reject) {
+            self.looking().probes.remove(&id);
+        }
+        (id, done)
+    }
+
+    /// The system group knows where names are: that nothing has this one is its answer.
+    async fn ask_for_a_name(&self) -> Result<(), Error> {
+        let name = LogicalResourceName::new("palisade.nothing")?;
+        match self.engine.directory().describe(&name, ReadConsistency::Linearizable).await {
+            Ok(_) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens a probe in each data group that has none yet. One that cannot be opened leaves the others.
+    async fn find_probes(&self) -> Result<(), Error> {
         let groups = self.engine.groups().len() as u64 - 1;
+        let mut failed = Ok(());
         for number in 0..groups * TRIES_EACH {
-            if probes.len() as u64 == groups {
-                break;
+            if self.looking().probes.len() as u64 == groups {
+                return Ok(());
             }
-            let name = format!("{PREFIX}{number}");
-            let spec = ResourceSpec::new(&name, SCHEMA)?
-                .affinity(Affinity::new(&name)?)
-                .placement(self.everywhere().await?);
-            let probe = Probe::open(&self.engine, spec).await?;
-            let retention = LogRetention { keep_ms: None, keep_bytes: Some(KEPT_BYTES) };
-            if let Entry::Vacant(vacant) = probes.entry(probe.group().id()) {
-                probe.retain(retention).await?;
-                vacant.insert(probe);
+            match self.open_probe(&format!("{PREFIX}{number}")).await {
+                Ok(probe) => {
+                    let id = probe.group().id();
+                    self.looking().probes.entry(id).or_insert(probe);
+                }
+                Err(error) => failed = Err(error),
             }
         }
-        Ok(())
+        failed
     }
 
-    /// Wherever there is a replica, and here.
-    async fn everywhere(&self) -> Result<Placement, Error> {
-        let mut providers = vec![self.engine.domain().provider.clone()];
-        for group in self.engine.groups() {
-            let members = group.status().await?.members;
-            let named = members.member_domains().filter_map(|domain| domain.split('/').next());
-            providers.extend(named.filter(|name| !name.is_empty()).map(str::to_owned));
+    /// As it is, whoever made it and with which epoch; made only if it is not there.
+    async fn open_probe(&self, name: &str) -> Result<Probe, Error> {
+        let spec = own_spec(&self.engine, name, SCHEMA).await?;
+        let directory = self.engine.directory();
+        match directory.describe(&spec.name, ReadConsistency::Linearizable).await {
+            Ok(found) => {
+                let epoch = found.value.epoch;
+                Probe::open_existing(&self.engine, &spec.name, &spec.schema, epoch).await
+            }
+            Err(Error::NotFound { .. }) => {
+                let spec = spec.affinity(Affinity::new(name)?);
+                let probe = Probe::open(&self.engine, spec).await?;
+                probe.retain(LogRetention { keep_ms: None, keep_bytes: Some(KEPT_BYTES) }).await?;
+                Ok(probe)
+            }
+            Err(error) => Err(error),
         }
-        let rule = |provider| DomainRule { provider, region: None, zone: None };
-        providers.sort();
-        providers.dedup();
-        Placement::new(providers.into_iter().map(rule))
     }
 }

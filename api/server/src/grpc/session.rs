@@ -7,7 +7,7 @@ use palisade_proto::session::v1 as proto;
 use palisade_proto::session::v1::session_server::Session as Service;
 use tonic::{Request, Response, Status};
 
-use super::endpoint::{Call, Endpoint, refused};
+use super::endpoint::{Endpoint, refused};
 
 #[tonic::async_trait]
 impl Service for Endpoint {
@@ -15,7 +15,8 @@ impl Service for Endpoint {
         &self,
         request: Request<proto::RegisterRequest>,
     ) -> Result<Response<proto::RegisterResponse>, Status> {
-        let (call, asked) = Call::of(request)?;
+        let (call, asked) = self.begin(request)?;
+        self.known(&call)?;
         let registered = async {
             let group = self.engine.group(GroupId::new(asked.group))?;
             let ttl = Duration::from_millis(asked.ttl_ms);

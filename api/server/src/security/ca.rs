@@ -147,9 +147,9 @@ impl Ca {
             .to_owned();
         name.push(".new");
         let building = dir.with_file_name(name);
-        // What a crash left of an earlier one.
+        // Whatever is there is somebody's, or what a crash has left of an earlier one: who knows removes it.
         if building.exists() {
-            fs::remove_dir_all(&building).map_err(in_file(&building))?;
+            return Err(CaError::Exists { path: building });
         }
         let ca = Self { dir: building.clone(), cluster };
         for authority in [Authority::Peer, Authority::Client] {

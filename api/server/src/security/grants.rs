@@ -101,7 +101,12 @@ impl Pattern {
     pub(super) fn matches(&self, resource: &str) -> bool {
         match self {
             Self::Name(name) => resource == name,
-            Self::Prefix(prefix) => resource.starts_with(prefix),
+            // The cluster's own are never among what a shorter prefix has: who may do everything with the
+            // resources of an application could else grant himself the rest.
+            Self::Prefix(prefix) => {
+                resource.starts_with(prefix)
+                    && (prefix.starts_with(OWN_PREFIX) || !resource.starts_with(OWN_PREFIX))
+            }
         }
     }
 }
@@ -127,10 +132,14 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// Everything, everywhere: what the founders of a cluster begin with.
+    /// Everything, everywhere, the cluster's own with it: what the founders of a cluster begin with.
     #[must_use]
-    pub fn everything() -> Self {
-        Self { pattern: Pattern::Prefix(String::new()), rights: Rights::ALL, domains: None }
+    pub fn everything() -> [Self; 2] {
+        ["", OWN_PREFIX].map(|prefix| Self {
+            pattern: Pattern::Prefix(prefix.to_owned()),
+            rights: Rights::ALL,
+            domains: None,
+        })
     }
 }
 

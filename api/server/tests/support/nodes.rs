@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 use palisade::{ClusterId, Engine, Error, FailureDomain, NodeId, WalOptions};
+use palisade_server::grpc::{Callers, serve};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -53,7 +54,7 @@ impl Nodes {
             let (engine, mut stopped) = (engine.clone(), stopped.clone());
             served.spawn(async move {
                 let stop = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
-                palisade_server::grpc::serve(&engine, listener, stop).await
+                serve(&engine, listener, Callers::Everyone, stop).await
             });
         }
         Self { engines, addresses, stop, served, _dir: dir }

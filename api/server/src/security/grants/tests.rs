@@ -47,10 +47,17 @@ fn a_grant_is_for_its_resources_and_rights() {
 #[test]
 fn what_is_the_clusters_own_takes_admin() {
     let all_but = [grant("*", Rights::of([Right::Read, Right::Append]))];
+    let own = [grant("palisade.*", Rights::of([Right::Read, Right::Append]))];
     for resource in ["palisade.access", "palisade.audit", "palisade."] {
         for right in [Right::Read, Right::Append] {
-            assert_eq!(judge(&all_but, resource, right), Err(Refusal::RightNotGranted));
-            assert_eq!(judge(&[Grant::everything()], resource, right), Ok(()));
+            assert_eq!(judge(&all_but, resource, right), Err(Refusal::NotGranted));
+            assert_eq!(judge(&own, resource, right), Err(Refusal::RightNotGranted));
+            assert_eq!(judge(&Grant::everything(), resource, right), Ok(()));
+            // Nor does a shorter prefix with all rights reach them.
+            for short in ["*", "p*", "palisade*"] {
+                let judged = judge(&[grant(short, Rights::ALL)], resource, right);
+                assert_eq!(judged, Err(Refusal::NotGranted), "{short}");
+            }
         }
     }
     // And a token for reading does not read it either.
@@ -58,7 +65,7 @@ fn what_is_the_clusters_own_takes_admin() {
     let (domain, certificate) = (&at("here"), &[0; 32]);
     let ask =
         Ask { resource: "palisade.access", right: Right::Read, domain, now_ms: 0, certificate };
-    assert_eq!(decide(&[Grant::everything()], &read, &ask), Err(Refusal::TokenRight));
+    assert_eq!(decide(&Grant::everything(), &read, &ask), Err(Refusal::TokenRight));
 }
 
 #[test]
@@ -112,6 +119,6 @@ fn patterns_and_rows_are_strict() {
     assert_eq!(decode_row(b"\x01\xff\xff"), Err(RowError::TooMany));
     // A right that there is not.
     assert_eq!(decode_row(b"\x01\x00\x01\x00\x01a\x08\x00"), Err(RowError::Malformed));
-    let many = vec![Grant::everything(); GRANTS_MAX + 1];
+    let many = vec![grant("a", Rights::ALL); GRANTS_MAX + 1];
     assert_eq!(encode_row(&many), Err(RowError::TooMany));
 }

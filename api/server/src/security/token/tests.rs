@@ -179,7 +179,7 @@ fn ask<'a>(domain: &'a FailureDomain, certificate: &'a [u8; 32], now_ms: u64) ->
 #[test]
 fn a_token_is_of_one_cluster_key_and_time() {
     let domain = FailureDomain::new("x", "x", "x");
-    let everything = [Grant::everything()];
+    let everything = Grant::everything();
     let token = token(&[Caveat::Certificate([7; 32])]);
     let bearer = keys().verify(CLUSTER, &token).unwrap();
     let judge = |certificate, now_ms| {
