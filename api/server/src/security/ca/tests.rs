@@ -37,9 +37,13 @@ fn mode(path: &Path) -> u32 {
 fn it_begins_once_and_keeps_its_keys_to_itself() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().join("ca");
-    // A crash while it was made leaves nothing that counts.
-    fs::create_dir_all(dir.path().join("ca.new/peer")).unwrap();
-    assert!(Ca::open(&dir.path().join("ca.new")).is_err());
+    // A crash while it was made leaves nothing that counts, and what is there may be somebody's.
+    let left = dir.path().join("ca.new");
+    fs::create_dir_all(left.join("peer")).unwrap();
+    assert!(Ca::open(&left).is_err());
+    assert!(matches!(Ca::init(&at, CLUSTER), Err(CaError::Exists { path }) if path == left));
+    assert!(left.join("peer").exists());
+    fs::remove_dir_all(&left).unwrap();
     Ca::init(&at, CLUSTER).unwrap();
     assert!(matches!(Ca::init(&at, CLUSTER), Err(CaError::Exists { .. })));
     assert_eq!(Ca::open(&at).unwrap().cluster(), CLUSTER);
