@@ -116,6 +116,77 @@ async fn an_emptied_node_makes_no_quorum() {
     }
 }
 
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let aside = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &aside);
+        } else {
+            std::fs::copy(entry.path(), aside).unwrap();
+        }
+    }
+}
+
+/// A node whose directory was put back from a copy has forgotten what it promised since. The others know, and it
+/// halts before it says anything to them; a copy that nothing followed is as good as what it is a copy of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_was_put_back_makes_no_quorum() {
+    let dir = tempfile::tempdir().unwrap();
+    let (own, aside) = (dir.path().join("node-2"), dir.path().join("aside"));
+    let addresses = addresses();
+    let first = open(dir.path(), &addresses, 0).await;
+    let second = open(dir.path(), &addresses, 1).await;
+    let third = open(dir.path(), &addresses, 2).await;
+    let map_first = map(&first).await;
+    map(&third).await.put(&"k".into(), &"before".into()).await.unwrap();
+    third.close().await.unwrap();
+    drop(third);
+    copy(&own, &aside);
+    std::fs::remove_dir_all(&own).unwrap();
+    copy(&aside, &own);
+    let third = open(dir.path(), &addresses, 2).await;
+    map(&third).await.put(&"k".into(), &"after a move".into()).await.unwrap();
+    third.close().await.unwrap();
+    drop(third);
+
+    second.close().await.unwrap();
+    drop(second);
+    std::fs::remove_dir_all(&own).unwrap();
+    copy(&aside, &own);
+    let put_back = open(dir.path(), &addresses, 2).await;
+    let halted = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            match put_back.data().status().await {
+                Err(error) => return error,
+                Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    });
+    let halted = halted.await.expect("it halts").to_string();
+    assert!(halted.contains("put back from a copy") && halted.contains("node=1"), "{halted}");
+    let refused = map_first.put(&"k".into(), &"with one".into()).await;
+    assert!(matches!(refused, Err(Error::Disconnected { .. })), "no quorum: {refused:?}");
+    // Nor does it help to start it as often as the other was started.
+    drop(put_back);
+    for _ in 0..3 {
+        let again = open(dir.path(), &addresses, 2).await;
+        let stopped = tokio::time::timeout(Duration::from_secs(60), async {
+            while again.data().status().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        stopped.await.expect("it halts");
+        drop(again);
+    }
+    let second = open(dir.path(), &addresses, 1).await;
+    map_first.put(&"k".into(), &"with two again".into()).await.unwrap();
+    for engine in [first, second] {
+        engine.close().await.unwrap();
+    }
+}
+
 /// A replica that was away for long is caught up from the log, in bounded messages.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_was_away_catches_up() {

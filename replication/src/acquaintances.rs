@@ -1,10 +1,12 @@
 //! Which life of each peer this node has met: a peer whose data directory was emptied comes back as
-//! another one, and has forgotten what it promised. It is refused until membership replaces it.
+//! another one, and has forgotten what it promised. It is refused until membership replaces it. And how old
+//! the peer's directory was when it told last (`ages.rs`): one that was put back from a copy has forgotten, too.
 //!
 //! ```text
-//! magic 8 "PLSDPEER", version 4, count 4, then node 8 and incarnation 16 each, crc32 4
+//! magic 8 "PLSDPEER", version 4, count 4, then node 8, incarnation 16, age 8, its draw 8 each, crc32 4
 //! ```
-//! Little-endian. Written before a new peer is let in.
+//! Little-endian. Written before a new peer is let in, and before anything is heard from it that it may promise
+//! at a later age.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,19 +16,38 @@ use std::sync::{Arc, Mutex};
 
 use bytes::{Buf, BufMut};
 
+use crate::ages::Age;
 use crate::directory::write_new;
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId};
 
 const MAGIC: &[u8; 8] = b"PLSDPEER";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FILE: &str = "peers";
 const PEERS_MAX: usize = 1024;
+const PEER_BYTES: usize = 8 + 16 + 8 + 8;
+
+/// What is known of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Acquaintance {
+    pub(crate) life: Incarnation,
+    /// As it told last; zero if it never has.
+    pub(crate) age: Age,
+}
+
+/// What a peer that greets is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Met {
+    /// It is in the life that it was met in first.
+    pub(crate) same: bool,
+    /// How old it was when it told last, in that life.
+    pub(crate) age: Age,
+}
 
 /// The lives of peers that this node knows.
 pub(crate) struct Acquaintances {
     data_dir: PathBuf,
-    known: Mutex<BTreeMap<NodeId, Incarnation>>,
+    known: Mutex<BTreeMap<NodeId, Acquaintance>>,
     on_meet: OnMeet,
 }
 
@@ -46,42 +67,60 @@ impl Acquaintances {
                 return Err(NodeError::Io { what, source: Arc::new(error) });
             }
         };
-        known.iter().for_each(|(node, life)| on_meet(*node, *life));
+        known.iter().for_each(|(node, met)| on_meet(*node, met.life));
         Ok(Self { data_dir: data_dir.to_owned(), known: Mutex::new(known), on_meet })
     }
 
-    /// Remembers this life of the peer if it is the first. True if it is the one remembered.
-    pub(crate) fn meet(&self, node: NodeId, incarnation: Incarnation) -> io::Result<bool> {
+    /// Remembers this life of the peer if it is the first.
+    pub(crate) fn meet(&self, node: NodeId, life: Incarnation) -> io::Result<Met> {
         let mut known = self.known.lock().expect("no code panics while it holds the list");
-        match known.get(&node) {
-            Some(met) => Ok(*met == incarnation),
-            None if known.len() >= PEERS_MAX => Ok(false),
+        let (same, age) = match known.get(&node) {
+            Some(met) if met.life == life => (true, met.age),
+            Some(_) => (false, Age::default()),
+            None if known.len() >= PEERS_MAX => (false, Age::default()),
             None => {
                 let mut with = known.clone();
-                with.insert(node, incarnation);
+                with.insert(node, Acquaintance { life, age: Age::default() });
                 write_new(&self.data_dir, FILE, &encode(&with))?;
                 *known = with;
-                (self.on_meet)(node, incarnation);
-                Ok(true)
+                (self.on_meet)(node, life);
+                (true, Age::default())
             }
+        };
+        Ok(Met { same, age })
+    }
+
+    /// Remembers how old a peer is, by its own word, if it is in the life that is known and was no older before.
+    pub(crate) fn grew(&self, node: NodeId, life: Incarnation, age: Age) -> io::Result<()> {
+        let mut known = self.known.lock().expect("no code panics while it holds the list");
+        let is_news = |met: &Acquaintance| met.life == life && met.age.count < age.count;
+        if !known.get(&node).is_some_and(is_news) {
+            return Ok(());
         }
+        let mut with = known.clone();
+        with.insert(node, Acquaintance { life, age });
+        write_new(&self.data_dir, FILE, &encode(&with))?;
+        *known = with;
+        Ok(())
     }
 }
 
-pub(crate) fn encode(known: &BTreeMap<NodeId, Incarnation>) -> Vec<u8> {
+pub(crate) fn encode(known: &BTreeMap<NodeId, Acquaintance>) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.put_u32_le(VERSION);
     out.put_u32_le(known.len() as u32);
-    for (node, incarnation) in known {
+    for (node, met) in known {
         out.put_u64_le(node.get());
-        out.put_u128_le(incarnation.get());
+        out.put_u128_le(met.life.get());
+        out.put_u64_le(met.age.count);
+        out.put_u64_le(met.age.draw);
     }
     let crc = crc32fast::hash(&out);
     out.put_u32_le(crc);
     out
 }
 
-pub(crate) fn decode(raw: &[u8]) -> Option<BTreeMap<NodeId, Incarnation>> {
+pub(crate) fn decode(raw: &[u8]) -> Option<BTreeMap<NodeId, Acquaintance>> {
     let (body, crc) = raw.split_last_chunk::<4>()?;
     if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
         return None;
@@ -91,10 +130,14 @@ pub(crate) fn decode(raw: &[u8]) -> Option<BTreeMap<NodeId, Incarnation>> {
         return None;
     }
     let count = fields.get_u32_le() as usize;
-    if count > PEERS_MAX || fields.len() != 24 * count {
+    if count > PEERS_MAX || fields.len() != PEER_BYTES * count {
         return None;
     }
-    let one = |_| (NodeId::new(fields.get_u64_le()), Incarnation::new(fields.get_u128_le()));
+    let one = |_| {
+        let (node, life) = (NodeId::new(fields.get_u64_le()), fields.get_u128_le());
+        let age = Age { count: fields.get_u64_le(), draw: fields.get_u64_le() };
+        (node, Acquaintance { life: Incarnation::new(life), age })
+    };
     Some((0..count).map(one).collect())
 }
 
@@ -107,12 +150,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (peer, life) = (NodeId::new(2), Incarnation::new(7));
         let known = Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap();
-        assert!(known.meet(peer, life).unwrap());
-        assert!(known.meet(peer, life).unwrap());
-        assert!(!known.meet(peer, Incarnation::new(8)).unwrap());
+        let unknown = Age::default();
+        let met = |same, age| Met { same, age };
+        assert_eq!(known.meet(peer, life).unwrap(), met(true, unknown));
+        assert_eq!(known.meet(peer, life).unwrap(), met(true, unknown));
+        assert_eq!(known.meet(peer, Incarnation::new(8)).unwrap(), met(false, unknown));
+        // Only what is older than before counts, and only of the life that is known.
+        let age = |count| Age { count, draw: 100 + count };
+        for (life, count) in [(7, 4), (7, 3), (8, 9), (7, 5), (7, 5)] {
+            known.grew(peer, Incarnation::new(life), age(count)).unwrap();
+        }
+        known.grew(NodeId::new(9), life, age(1)).unwrap();
         let known = Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap();
-        assert!(!known.meet(peer, Incarnation::new(8)).unwrap());
-        assert!(known.meet(NodeId::new(3), Incarnation::new(8)).unwrap());
+        assert_eq!(known.meet(peer, life).unwrap(), met(true, age(5)));
+        assert_eq!(known.meet(peer, Incarnation::new(8)).unwrap(), met(false, unknown));
+        assert!(known.meet(NodeId::new(3), Incarnation::new(8)).unwrap().same);
 
         let path = dir.path().join(FILE);
         let mut raw = fs::read(&path).unwrap();

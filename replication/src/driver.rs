@@ -257,6 +257,9 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             Event::Told(Told::ListensAt { node, address }) => {
                 self.transport.introduce(node, address);
             }
+            Event::Told(Told::PutBack { by, remembered }) => {
+                return Err(NodeError::PutBack { by, remembered: remembered.count });
+            }
             Event::Met { node, life } => self.host.meet(node, life),
             Event::Send(envelope) => self.transport.send(envelope),
             Event::Halt { group, cause } => self.halt(group, cause),

@@ -46,6 +46,18 @@ pub enum NodeError {
         /// Whose it is.
         node: NodeId,
     },
+    /// The data directory is a copy of before, and has forgotten what this node promised since. Whoever knows
+    /// that counts on the promises: nothing goes on from it.
+    #[error(
+        "the data directory was put back from a copy: node={by} remembers it at age={remembered}, which it has not \
+         been; replace this node by one with an empty directory"
+    )]
+    PutBack {
+        /// Who remembers.
+        by: NodeId,
+        /// What it remembers: how often the directory had been started, and minutes beside that.
+        remembered: u64,
+    },
     /// The log begins later than that.
     #[error("records before offset={first} are trimmed")]
     RecordsTrimmed {
@@ -127,6 +139,7 @@ impl NodeError {
             Self::Change(refusal) => refusal.disposition(),
             Self::Wal(error) => error.disposition(),
             Self::Damaged { .. }
+            | Self::PutBack { .. }
             | Self::Apply(_)
             | Self::Io { .. }
             | Self::Invariant { .. }

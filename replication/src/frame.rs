@@ -1,13 +1,28 @@
-//! Messages on a connection: length 4, CRC-32 of the body 4, body: one envelope (see `wire`).
-//! Little-endian.
+//! What goes over a connection: length 4, CRC-32 of the body 4, body. Little-endian.
+//!
+//! ```text
+//! body   one envelope (see `wire`), or of the connection itself:
+//!        0, age 8, its draw 8     how old the sender's data directory is (see `ages`)
+//! ```
 
 use bytes::{Buf, BufMut, BytesMut};
 
+use crate::ages::Age;
 use crate::options::RECORD_BYTES_LIMIT;
 use crate::peer_faults::PeerFault;
 use crate::wire::{Envelope, WireError};
 
 const HEADER_BYTES: usize = 8;
+/// No envelope begins like that.
+const KIND_AGE: u8 = 0;
+const AGE_BYTES: usize = 1 + 8 + 8;
+
+/// What a frame holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Frame {
+    Message(Envelope),
+    Age(Age),
+}
 /// Largest body that is read: a message of entries, each within its own bound, and their headers.
 pub(crate) const BODY_BYTES_MAX: usize = 4 * RECORD_BYTES_LIMIT;
 
@@ -34,9 +49,21 @@ impl FrameError {
 }
 
 pub(crate) fn put_frame(out: &mut BytesMut, envelope: &Envelope) {
+    put(out, |out| envelope.encode(out));
+}
+
+pub(crate) fn put_age(out: &mut BytesMut, age: Age) {
+    put(out, |out| {
+        out.put_u8(KIND_AGE);
+        out.put_u64_le(age.count);
+        out.put_u64_le(age.draw);
+    });
+}
+
+fn put(out: &mut BytesMut, encode: impl FnOnce(&mut BytesMut)) {
     let start = out.len();
     out.put_bytes(0, HEADER_BYTES);
-    envelope.encode(out);
+    encode(out);
     let body = start + HEADER_BYTES;
     // `Options::validate` sees to it: the other side would close the connection.
     debug_assert!(out.len() - body <= BODY_BYTES_MAX);
@@ -47,7 +74,7 @@ pub(crate) fn put_frame(out: &mut BytesMut, envelope: &Envelope) {
 }
 
 /// Takes one whole frame off the front of the buffer, if it is there.
-pub(crate) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Envelope>, FrameError> {
+pub(crate) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
     if buffer.len() < HEADER_BYTES {
         return Ok(None);
     }
@@ -64,7 +91,12 @@ pub(crate) fn take_frame(buffer: &mut BytesMut) -> Result<Option<Envelope>, Fram
     if crc32fast::hash(&body) != crc {
         return Err(FrameError::Corrupt);
     }
-    Ok(Some(Envelope::decode(body)?))
+    if body.first() == Some(&KIND_AGE) && body.len() == AGE_BYTES {
+        let mut fields = &body[1..];
+        let age = Age { count: fields.get_u64_le(), draw: fields.get_u64_le() };
+        return Ok(Some(Frame::Age(age)));
+    }
+    Ok(Some(Frame::Message(Envelope::decode(body)?)))
 }
 
 #[cfg(test)]
@@ -86,7 +118,10 @@ mod tests {
         let mut out = BytesMut::new();
         put_frame(&mut out, &envelope);
         let good = out.clone();
-        assert_eq!(take_frame(&mut out).unwrap(), Some(envelope));
+        assert_eq!(take_frame(&mut out).unwrap(), Some(Frame::Message(envelope)));
+        let age = Age { count: 3, draw: u64::MAX };
+        put_age(&mut out, age);
+        assert_eq!(take_frame(&mut out).unwrap(), Some(Frame::Age(age)));
         for cut in 0..good.len() {
             assert_eq!(take_frame(&mut BytesMut::from(&good[..cut])).unwrap(), None);
         }

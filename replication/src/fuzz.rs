@@ -10,12 +10,15 @@ use bytes::{Bytes, BytesMut};
 use palisade_wal::fuzz::Target;
 use palisade_wal::{GroupId, LogIndex};
 
+use crate::acquaintances::Acquaintance;
+use crate::ages::{Age, History};
 use crate::entry::{AppliedPosition, EntryBody, ProposalId, RECORD_HEADER_BYTES, Record};
+use crate::frame::Frame;
+use crate::greeting::{self, GREETING_BYTES, Speaker};
 use crate::identity::{ClusterId, Incarnation, LogTime, NodeId, Offset, Term};
 use crate::membership::{MEMBERS_MAX, Member, Membership};
 use crate::register::Register;
 use crate::snapshot::{ChunkSum, Manifest, SnapshotId};
-use crate::transport::{self, GREETING_BYTES, Speaker};
 use crate::wire::{Beat, Body, Envelope, Forward, NotGiven, Want};
 use crate::{acquaintances, ceiling, directory, frame, log_store};
 
@@ -31,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "node_file", run: node_file, seeds: node_file_seeds },
     Target { name: "peers_file", run: peers_file, seeds: peers_file_seeds },
     Target { name: "terms_file", run: terms_file, seeds: terms_file_seeds },
+    Target { name: "ages_file", run: ages_file, seeds: ages_file_seeds },
     Target { name: "manifest", run: manifest, seeds: manifest_seeds },
 ];
 
@@ -146,9 +150,12 @@ fn take_frames(raw: &[u8]) -> bool {
     let mut start = 0;
     loop {
         match frame::take_frame(&mut buffer) {
-            Ok(Some(envelope)) => {
+            Ok(Some(found)) => {
                 let mut again = BytesMut::new();
-                frame::put_frame(&mut again, &envelope);
+                match found {
+                    Frame::Message(envelope) => frame::put_frame(&mut again, &envelope),
+                    Frame::Age(age) => frame::put_age(&mut again, age),
+                }
                 let end = raw.len() - buffer.len();
                 assert_eq!(again, raw[start..end]);
                 start = end;
@@ -171,7 +178,10 @@ fn frame_seeds() -> Vec<(String, Vec<u8>)> {
         frame::put_frame(&mut all, &envelope);
         good.push((name, out.to_vec()));
     }
-    good.push(("several", all.to_vec()));
+    let mut age = BytesMut::new();
+    frame::put_age(&mut age, Age { count: 3, draw: 1 << 50 });
+    all.extend_from_slice(&age);
+    good.extend([("age", age.to_vec()), ("several", all.to_vec())]);
     let mut seeds = with_broken(good);
     seeds.push(("endless".to_owned(), vec![0xff; 16]));
     seeds
@@ -185,13 +195,13 @@ fn speaker(node: NodeId) -> Speaker {
 fn greeting(raw: &[u8]) -> bool {
     let judge = |raw: &[u8]| {
         let Ok(raw) = <&[u8; GREETING_BYTES]>::try_from(raw) else { return false };
-        let Ok(greeter) = transport::judge_greeting(speaker(TWO), raw) else {
+        let Ok(greeter) = greeting::judge_greeting(speaker(TWO), raw) else {
             return false;
         };
         assert_ne!(greeter.node, TWO, "greeted by itself");
         // There are several ways to listen nowhere, and to write an address.
-        let again = transport::encode_greeting(greeter, TWO);
-        assert_eq!(transport::judge_greeting(speaker(TWO), &again), Ok(greeter));
+        let again = greeting::encode_greeting(greeter, TWO);
+        assert_eq!(greeting::judge_greeting(speaker(TWO), &again), Ok(greeter));
         true
     };
     judge(&sealed(raw));
@@ -200,9 +210,9 @@ fn greeting(raw: &[u8]) -> bool {
 
 fn greeting_seeds() -> Vec<(String, Vec<u8>)> {
     let mut seeds =
-        with_broken(vec![("from-one", transport::encode_greeting(speaker(ONE), TWO).to_vec())]);
-    let itself = transport::encode_greeting(speaker(TWO), TWO).to_vec();
-    let another = transport::encode_greeting(speaker(ONE), NodeId::new(3)).to_vec();
+        with_broken(vec![("from-one", greeting::encode_greeting(speaker(ONE), TWO).to_vec())]);
+    let itself = greeting::encode_greeting(speaker(TWO), TWO).to_vec();
+    let another = greeting::encode_greeting(speaker(ONE), NodeId::new(3)).to_vec();
     seeds.extend([("from-itself".to_owned(), itself), ("to-another".to_owned(), another)]);
     seeds
 }
@@ -339,10 +349,37 @@ fn peers_file(raw: &[u8]) -> bool {
 
 fn peers_file_seeds() -> Vec<(String, Vec<u8>)> {
     let known = |count: u64| {
-        let one = |node: u64| (NodeId::new(node), Incarnation::new(u128::from(node) << 70));
+        let one = |node: u64| {
+            let life = Incarnation::new(u128::from(node) << 70);
+            (NodeId::new(node), Acquaintance { life, age: Age { count: node, draw: !node } })
+        };
         acquaintances::encode(&(1..=count).map(one).collect::<BTreeMap<_, _>>())
     };
     with_broken(vec![("nobody", known(0)), ("three", known(3))])
+}
+
+fn ages_file(raw: &[u8]) -> bool {
+    let read = |raw: &[u8]| {
+        History::decode(raw).is_some_and(|history| {
+            assert_eq!(history.encode(), raw);
+            assert!(history.holds(history.age()));
+            true
+        })
+    };
+    read(&sealed(raw));
+    read(raw)
+}
+
+fn ages_file_seeds() -> Vec<(String, Vec<u8>)> {
+    let lived = |starts: u64| {
+        let mut history = History::default();
+        for seed in 1..=starts {
+            history.begin(seed << 50);
+            history.grow();
+        }
+        history.encode()
+    };
+    with_broken(vec![("unborn", lived(0)), ("three", lived(3)), ("many", lived(2000))])
 }
 
 fn terms_file(raw: &[u8]) -> bool {

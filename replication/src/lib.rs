@@ -1,6 +1,7 @@
 //! One ordered, agreed log out of several write-ahead logs.
 
 mod acquaintances;
+mod ages;
 mod applier;
 mod ceiling;
 mod directory;
@@ -13,6 +14,7 @@ mod frame;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
+mod greeting;
 mod guests;
 mod host;
 mod identity;

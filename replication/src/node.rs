@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::acquaintances::Acquaintances;
+use crate::ages::Ages;
 use crate::applier::{Applier, Committed, GroupShared};
 use crate::ceiling::Ceiling;
 use crate::directory;
@@ -25,6 +26,7 @@ use crate::driver::{Callers, Driver, Event, ROUND_BYTES_MAX};
 use crate::effects::{GroupStatus, Role};
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
+use crate::greeting::Speaker;
 use crate::host::{Host, Hosted};
 use crate::identity::{ClusterId, Incarnation, NodeId, Offset};
 use crate::inbox::{self, Inbox};
@@ -39,7 +41,7 @@ use crate::shelf::Shelf;
 use crate::state_machine::{ApplyError, StateMachine};
 use crate::tls::PeerLinks;
 use crate::tracker::Tracker;
-use crate::transport::{Local, Speaker, TcpTransport};
+use crate::transport::{Local, TcpTransport};
 use crate::wire::{Envelope, NO_GROUP};
 
 /// Where a node keeps snapshots, under its data directory.
@@ -237,6 +239,7 @@ impl<M: StateMachine> Node<M> {
         let meet = inbox.clone();
         let on_meet = Box::new(move |node, life| meet.report(Event::Met { node, life }));
         let acquaintances = Acquaintances::open(&config.data_dir, on_meet)?;
+        let ages = Ages::open(&config.data_dir, session)?;
         let first =
             (!config.voters.is_empty()).then(|| Membership::of_voters(config.voters.clone()));
         let mut replicas = BTreeMap::new();
@@ -295,7 +298,7 @@ impl<M: StateMachine> Node<M> {
             let told = Arc::new(move |told| tell.report(Event::Told(told)));
             let faults = Arc::clone(&faults);
             let links = config.links.clone();
-            let local = Local { speaker, links, acquaintances, faults, told };
+            let local = Local { speaker, links, acquaintances, ages, faults, told };
             TcpTransport::start(local, listener, peers, bytes_max, take)
         };
         let shelf = config.disk.open(&config.data_dir.join(SNAPSHOTS_DIR))?;

@@ -6,37 +6,34 @@
 //! anyone but the node they name (the first frame of a connection says who speaks to whom, in
 //! which cluster, and the other side refuses what is not for it).
 //!
-//! ```text
-//! greeting   magic 8, version 4, cluster 16, from 8, to 8, incarnation 16, listens at: address 16
-//!            and port 2 (0: nowhere), crc32 4
-//! answer     1 byte: 0 welcome, otherwise the reason (1 another cluster, 2 another node, 3 another
-//!            version, 4 the greeting's checksum is wrong, 5 the certificate is of another node); after a
-//!            welcome, own incarnation 16, and 1 byte: 1 if the greeter is known in this life and in no
-//!            other
-//! frames     see `frame`
-//! ```
-//! Little-endian. All of it goes through TLS if there are credentials (`tls/`, `link.rs`): then who speaks
-//! is who the certificate names.
+//! A connection is a greeting and its answer (`greeting.rs`), and then frames (`frame.rs`), the first of which
+//! says how old the directory of the dialling node is. All of it goes through TLS if there are credentials (`tls/`,
+//! `link.rs`): then who speaks is who the certificate names.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::BytesMut;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::acquaintances::Acquaintances;
-use crate::frame::{put_frame, take_frame};
+use crate::acquaintances::{Acquaintances, Met};
+use crate::ages::{Age, Ages, History};
+use crate::frame::{Frame, put_age, put_frame, take_frame};
+use crate::greeting::{
+    Answer, GREETING_BYTES, Speaker, encode_greeting, encode_refusal, encode_welcome,
+    judge_greeting,
+};
 use crate::guests::Guests;
-use crate::identity::{ClusterId, Incarnation, NodeId};
+use crate::identity::{Incarnation, NodeId};
 use crate::link::{Ended, Link, Stream};
 use crate::load::Load;
 use crate::lobby::{Lobby, STRANGERS_MAX};
@@ -46,26 +43,16 @@ use crate::tls::PeerLinks;
 use crate::unread::Unread;
 use crate::wire::Envelope;
 
-const MAGIC: &[u8; 8] = b"PLSDPEER";
-const VERSION: u32 = 1;
-pub(crate) const GREETING_BYTES: usize = 82;
 /// Nodes that are dialled, at most, and half of the connections that are taken.
 const PEERS_MAX: usize = 256;
 /// A peer that does not answer for so long, asked or not, is gone: its connection would otherwise
 /// outlive it for minutes, and a new one wait behind it.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-const WELCOME: u8 = 0;
-/// Why a greeting is refused, as it is answered.
-const REASONS: [(u8, PeerFault); 5] = [
-    (1, PeerFault::ForeignCluster),
-    (2, PeerFault::WrongNode),
-    (3, PeerFault::UnknownVersion),
-    (4, PeerFault::Corrupt),
-    (5, PeerFault::WrongIdentity),
-];
 /// Frames are gathered up to this size before they are written.
 const WRITE_BYTES_TARGET: usize = 256 << 10;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A copy of a directory that is put back is known by what it missed, so this is what it may have missed.
+const AGE_EVERY: Duration = Duration::from_secs(60);
 /// Between two attempts to dial a peer: doubled from the first to the last.
 const DIAL_PAUSE_MIN: Duration = Duration::from_millis(10);
 const DIAL_PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -86,16 +73,6 @@ pub trait Transport: Send + 'static {
     fn refuse(&mut self, node: NodeId, life: Incarnation, fault: PeerFault);
 }
 
-/// Who speaks, as every connection is opened with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Speaker {
-    pub(crate) cluster: ClusterId,
-    pub(crate) node: NodeId,
-    pub(crate) incarnation: Incarnation,
-    /// Where it can be answered.
-    pub(crate) listens_at: Option<SocketAddr>,
-}
-
 /// What a connection tells beside messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Told {
@@ -103,6 +80,8 @@ pub(crate) enum Told {
     Recognized { by: NodeId, same: bool },
     /// Where the peer listens.
     ListensAt { node: NodeId, address: SocketAddr },
+    /// The peer remembers this node's directory at an age that it has forgotten: it was put back from a copy.
+    PutBack { by: NodeId, remembered: Age },
 }
 
 pub(crate) type OnTold = Arc<dyn Fn(Told) + Send + Sync>;
@@ -112,6 +91,7 @@ pub(crate) struct Local {
     pub(crate) speaker: Speaker,
     pub(crate) links: PeerLinks,
     pub(crate) acquaintances: Acquaintances,
+    pub(crate) ages: Ages,
     pub(crate) faults: Arc<PeerFaults>,
     pub(crate) told: OnTold,
 }
@@ -121,14 +101,15 @@ pub(crate) struct TcpTransport {
     speaker: Speaker,
     links: PeerLinks,
     acquaintances: Arc<Acquaintances>,
+    ages: Arc<Ages>,
     told: OnTold,
     runtime: Handle,
     queued_bytes_max: usize,
     peers: BTreeMap<NodeId, PeerQueue>,
     faults: Arc<PeerFaults>,
     guests: Arc<Guests>,
-    /// Aborts its task when dropped.
-    _listening: JoinSet<()>,
+    /// Aborts them when dropped.
+    _tasks: JoinSet<()>,
 }
 
 #[derive(Debug)]
@@ -181,10 +162,11 @@ impl TcpTransport {
         queued_bytes_max: usize,
         deliver: impl Fn(Envelope, Incarnation) + Clone + Send + Sync + 'static,
     ) -> Self {
-        let Local { speaker, links, acquaintances, faults, told } = local;
-        let acquaintances = Arc::new(acquaintances);
+        let Local { speaker, links, acquaintances, ages, faults, told } = local;
+        let (acquaintances, ages) = (Arc::new(acquaintances), Arc::new(ages));
         let guests = Arc::new(Guests::default());
-        let mut listening = JoinSet::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(grow(Arc::clone(&ages)));
         if let Some(listener) = listener {
             let hears = Hears {
                 speaker,
@@ -196,19 +178,20 @@ impl TcpTransport {
                 lobby: Arc::default(),
                 unread: Arc::default(),
             };
-            listening.spawn(listen(hears, listener, deliver));
+            tasks.spawn(listen(hears, listener, deliver));
         }
         let mut transport = Self {
             speaker,
             links,
             acquaintances,
+            ages,
             told,
             runtime: Handle::current(),
             queued_bytes_max,
             peers: BTreeMap::new(),
             faults,
             guests,
-            _listening: listening,
+            _tasks: tasks,
         };
         for (node, address) in peers {
             transport.dial(node, address);
@@ -230,6 +213,7 @@ impl TcpTransport {
             links: self.links.clone(),
             faults: Arc::clone(&self.faults),
             acquaintances: Arc::clone(&self.acquaintances),
+            ages: Arc::clone(&self.ages),
             told: Arc::clone(&self.told),
         };
         let mut dialling = JoinSet::new();
@@ -245,7 +229,20 @@ struct Peer {
     links: PeerLinks,
     faults: Arc<PeerFaults>,
     acquaintances: Arc<Acquaintances>,
+    ages: Arc<Ages>,
     told: OnTold,
+}
+
+/// Lets this node's directory become older for as long as it runs.
+async fn grow(ages: Arc<Ages>) {
+    loop {
+        tokio::time::sleep(AGE_EVERY).await;
+        let ages = Arc::clone(&ages);
+        if tokio::task::spawn_blocking(move || ages.grow()).await.is_err() {
+            tracing::error!("the age of the data directory is not counted any more");
+            return;
+        }
+    }
 }
 
 /// Keeps a connection to one peer and writes what is queued for it.
@@ -262,7 +259,8 @@ async fn dial(
         match timeout(HANDSHAKE_TIMEOUT, greet(speaker, &peer)).await {
             Ok(Ok(Greeted::Welcome(link))) => {
                 let since = Instant::now();
-                if let Err(error) = write_frames(link, &mut queue, &load).await {
+                let ages = peer.ages.follow();
+                if let Err(error) = write_frames(link, &mut queue, &load, ages).await {
                     tracing::debug!(%node, %error, "lost the connection to a peer");
                 } else {
                     return;
@@ -274,9 +272,11 @@ async fn dial(
                 refused = None;
             }
             Ok(Ok(Greeted::Refused(reason))) => {
-                let why = REASONS.iter().find(|(known, _)| *known == reason);
-                let why = why.map_or_else(|| reason.to_string(), |(_, fault)| format!("{fault:?}"));
-                say_once(&mut refused, &peer, why);
+                say_once(&mut refused, &peer, Answer::reason(reason));
+            }
+            // It ends the node.
+            Ok(Ok(Greeted::PutBack(remembered))) => {
+                (peer.told)(Told::PutBack { by: node, remembered })
             }
             Ok(Err(Ended::ByPeer(alert))) => {
                 say_once(&mut refused, &peer, format!("of our certificate: {alert:?}"));
@@ -312,10 +312,12 @@ fn set_up(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(SILENCE_MAX))
 }
 
-/// What a peer answered.
+/// How a peer took a greeting.
 enum Greeted {
     Welcome(Link),
     Refused(u8),
+    /// It remembers this directory at an age that it has forgotten.
+    PutBack(Age),
 }
 
 async fn greet(speaker: Speaker, peer: &Peer) -> Result<Greeted, Ended> {
@@ -327,49 +329,57 @@ async fn greet(speaker: Speaker, peer: &Peer) -> Result<Greeted, Ended> {
     let stream = &mut link.stream;
     stream.write_all(&encode_greeting(speaker, to)).await?;
     stream.flush().await?;
-    match stream.read_u8().await? {
-        WELCOME => {
-            let incarnation = Incarnation::new(stream.read_u128_le().await?);
-            let same = stream.read_u8().await? == 1;
-            meet(&peer.acquaintances, to, incarnation).await?;
-            (peer.told)(Told::Recognized { by: to, same });
-            Ok(Greeted::Welcome(link))
-        }
-        reason => Ok(Greeted::Refused(reason)),
+    let (incarnation, met) = match Answer::read(stream).await? {
+        Answer::Welcome { incarnation, met } => (incarnation, met),
+        Answer::Refused(reason) => return Ok(Greeted::Refused(reason)),
+    };
+    if met.same && !peer.ages.holds(met.age) {
+        return Ok(Greeted::PutBack(met.age));
     }
+    meet(&peer.acquaintances, to, incarnation).await?;
+    (peer.told)(Told::Recognized { by: to, same: met.same });
+    Ok(Greeted::Welcome(link))
 }
 
-/// Writes until the connection fails or may not go on (an error), or the transport is dropped (`Ok`).
+/// Writes until the connection fails or may not go on (an error), or the transport is dropped (`Ok`). How old
+/// this node's directory is comes first, and whenever it is older.
 async fn write_frames(
     link: Link,
     queue: &mut mpsc::UnboundedReceiver<Envelope>,
     load: &Load,
+    mut ages: watch::Receiver<History>,
 ) -> io::Result<()> {
     let mut out = BytesMut::with_capacity(WRITE_BYTES_TARGET);
+    ages.mark_changed();
     let mut unexpected = [0; 1];
     let Link { mut stream, mut tenure, .. } = link;
     let over = tenure.over();
     tokio::pin!(over);
     loop {
         let first = tokio::select! {
-            first = queue.recv() => first,
+            biased;
+            // The sender is in what is held by the dialling task.
+            Ok(()) = ages.changed() => Some(Frame::Age(ages.borrow_and_update().age())),
+            first = queue.recv() => first.map(Frame::Message),
             why = &mut over => return Err(io::Error::other(why)),
             // The peer never speaks on this connection: whatever comes is its end.
             _ = stream.read(&mut unexpected) => {
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
         };
-        let Some(mut envelope) = first else { return Ok(()) };
-        loop {
+        let mut next = match first {
+            None => return Ok(()),
+            Some(Frame::Age(age)) => {
+                put_age(&mut out, age);
+                None
+            }
+            Some(Frame::Message(envelope)) => Some(envelope),
+        };
+        while let Some(envelope) = next {
             load.give(envelope.encoded_bytes());
             put_frame(&mut out, &envelope);
-            if out.len() >= WRITE_BYTES_TARGET {
-                break;
-            }
-            match queue.try_recv() {
-                Ok(next) => envelope = next,
-                Err(_) => break,
-            }
+            let is_full = out.len() >= WRITE_BYTES_TARGET;
+            next = if is_full { None } else { queue.try_recv().ok() };
         }
         tokio::select! {
             written = write_out(&mut stream, &out) => written?,
@@ -464,7 +474,14 @@ async fn serve(
     let mut buffer = BytesMut::with_capacity(WRITE_BYTES_TARGET);
     let mut share = unread.share();
     loop {
-        while let Some(envelope) = take_frame(&mut buffer)? {
+        while let Some(frame) = take_frame(&mut buffer)? {
+            let envelope = match frame {
+                Frame::Message(envelope) => envelope,
+                Frame::Age(age) => {
+                    remember(&hears.acquaintances, from, incarnation, age).await;
+                    continue;
+                }
+            };
             if envelope.from != from || envelope.to != speaker.node {
                 let what = format!("a message from={} to={}", envelope.from, envelope.to);
                 return Err(Ended::Refused(PeerFault::Impostor, what));
@@ -508,25 +525,21 @@ async fn welcome(
         Ok(peer) => peer,
         Err(ended) => {
             if let Ended::Refused(refused, _) = &ended
-                && let Some((reason, _)) = REASONS.iter().find(|(_, known)| known == refused)
+                && let Some(answer) = encode_refusal(*refused)
             {
                 // Whether it hears the reason or not, it is refused.
-                let _ = write_out(&mut link.stream, &[*reason]).await;
+                let _ = write_out(&mut link.stream, &answer).await;
             }
             return Err(ended);
         }
     };
     *by = Culprit::Node(peer.node);
     // Written down before it is said.
-    let same = meet(acquaintances, peer.node, peer.incarnation).await?;
+    let met = meet(acquaintances, peer.node, peer.incarnation).await?;
     if let Some(address) = peer.listens_at {
         told(Told::ListensAt { node: peer.node, address });
     }
-    let mut answer = BytesMut::with_capacity(18);
-    answer.put_u8(WELCOME);
-    answer.put_u128_le(speaker.incarnation.get());
-    answer.put_u8(same.into());
-    write_out(&mut link.stream, &answer).await?;
+    write_out(&mut link.stream, &encode_welcome(speaker.incarnation, met)).await?;
     Ok((link, peer))
 }
 
@@ -536,68 +549,33 @@ async fn meet(
     acquaintances: &Arc<Acquaintances>,
     node: NodeId,
     incarnation: Incarnation,
-) -> io::Result<bool> {
+) -> io::Result<Met> {
     let acquaintances = Arc::clone(acquaintances);
     let meet = move || acquaintances.meet(node, incarnation);
-    let same = tokio::task::spawn_blocking(meet).await.map_err(io::Error::other)??;
-    if !same {
+    let met = tokio::task::spawn_blocking(meet).await.map_err(io::Error::other)??;
+    if !met.same {
         tracing::debug!(%node, "the peer is not in the life it was met in: its data directory is new");
     }
-    Ok(same)
+    Ok(met)
 }
 
-pub(crate) fn encode_greeting(speaker: Speaker, to: NodeId) -> [u8; GREETING_BYTES] {
-    let mut raw = BytesMut::with_capacity(GREETING_BYTES);
-    raw.put_slice(MAGIC);
-    raw.put_u32_le(VERSION);
-    raw.put_u128_le(speaker.cluster.get());
-    raw.put_u64_le(speaker.node.get());
-    raw.put_u64_le(to.get());
-    raw.put_u128_le(speaker.incarnation.get());
-    let (ip, port) = match speaker.listens_at.map(|address| (address.ip(), address.port())) {
-        None => (Ipv6Addr::UNSPECIFIED, 0),
-        Some((IpAddr::V4(ip), port)) => (ip.to_ipv6_mapped(), port),
-        Some((IpAddr::V6(ip), port)) => (ip, port),
-    };
-    raw.put_slice(&ip.octets());
-    raw.put_u16_le(port);
-    let crc = crc32fast::hash(&raw);
-    raw.put_u32_le(crc);
-    raw[..].try_into().expect("a greeting has a fixed length")
-}
-
-/// Who greets, or the reason to refuse.
-pub(crate) fn judge_greeting(
-    speaker: Speaker,
-    raw: &[u8; GREETING_BYTES],
-) -> Result<Speaker, PeerFault> {
-    let mut fields = &raw[8..];
-    let version = fields.get_u32_le();
-    if &raw[..8] != MAGIC || version != VERSION {
-        return Err(PeerFault::UnknownVersion);
+/// Remembers how old a peer says to be, before anything else is heard from it. One that does not fit on a full
+/// disk is no reason to hear nobody: what was remembered before stays.
+async fn remember(acquaintances: &Arc<Acquaintances>, node: NodeId, life: Incarnation, age: Age) {
+    let acquaintances = Arc::clone(acquaintances);
+    let remember = move || acquaintances.grew(node, life, age);
+    match tokio::task::spawn_blocking(remember).await.map_err(io::Error::other) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) | Err(error) => {
+            tracing::warn!(%node, %error, "how old a peer is was not written down");
+        }
     }
-    let crc = u32::from_le_bytes(raw[GREETING_BYTES - 4..].try_into().expect("four bytes"));
-    if crc32fast::hash(&raw[..GREETING_BYTES - 4]) != crc {
-        return Err(PeerFault::Corrupt);
-    }
-    if fields.get_u128_le() != speaker.cluster.get() {
-        return Err(PeerFault::ForeignCluster);
-    }
-    let from = fields.get_u64_le();
-    if fields.get_u64_le() != speaker.node.get() || from == speaker.node.get() {
-        return Err(PeerFault::WrongNode);
-    }
-    let incarnation = Incarnation::new(fields.get_u128_le());
-    let mut ip = [0; 16];
-    fields.copy_to_slice(&mut ip);
-    let (ip, port) = (Ipv6Addr::from(ip).to_canonical(), fields.get_u16_le());
-    let listens_at = (port != 0 && !ip.is_unspecified()).then(|| SocketAddr::new(ip, port));
-    Ok(Speaker { cluster: speaker.cluster, node: NodeId::new(from), incarnation, listens_at })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::ClusterId;
     use crate::wire::Body;
     use palisade_wal::{GroupId, LogIndex};
 
@@ -628,6 +606,7 @@ mod tests {
             speaker: speaker(node),
             links: PeerLinks::Loopback,
             acquaintances: Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap(),
+            ages: Ages::open(dir.path(), node).unwrap(),
             faults: Arc::default(),
             told: Arc::new(|_| ()),
         };
@@ -719,32 +698,5 @@ mod tests {
         let Err(Ended::Refused(fault, what)) = ended else { panic!("it ended by itself") };
         assert_eq!((number, fault), (0, PeerFault::Stalled));
         assert!(what.contains("others came"), "{what}");
-    }
-
-    #[test]
-    fn a_greeting_is_judged_by_cluster_node_and_version() {
-        let two = speaker(2);
-        let good = encode_greeting(speaker(1), NodeId::new(2));
-        assert_eq!(judge_greeting(two, &good), Ok(speaker(1)));
-        let nowhere = Speaker { listens_at: None, ..speaker(1) };
-        assert_eq!(judge_greeting(two, &encode_greeting(nowhere, NodeId::new(2))), Ok(nowhere));
-        assert_eq!(
-            judge_greeting(two, &encode_greeting(speaker(1), NodeId::new(3))),
-            Err(PeerFault::WrongNode)
-        );
-        assert_eq!(
-            judge_greeting(two, &encode_greeting(speaker(2), NodeId::new(2))),
-            Err(PeerFault::WrongNode)
-        );
-        let foreign = Speaker { cluster: ClusterId::new(78), ..speaker(1) };
-        assert_eq!(
-            judge_greeting(two, &encode_greeting(foreign, NodeId::new(2))),
-            Err(PeerFault::ForeignCluster)
-        );
-        for at in 0..GREETING_BYTES {
-            let mut bad = good;
-            bad[at] ^= 4;
-            assert!(judge_greeting(two, &bad).is_err(), "at={at}");
-        }
     }
 }

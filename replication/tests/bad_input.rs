@@ -120,7 +120,7 @@ impl Cluster {
 
     /// A connection to the first node on which somebody was welcomed.
     async fn greeted(&self, from: u64, life: Incarnation) -> TcpStream {
-        let mut stream = self.connect(&greeting(CLUSTER, from, 1, life, 1)).await;
+        let mut stream = self.connect(&greeting(CLUSTER, from, 1, life, 2)).await;
         assert_eq!(stream.read_u8().await.unwrap(), 0, "welcome");
         let mut rest = [0; 17];
         stream.read_exact(&mut rest).await.unwrap();
@@ -128,7 +128,7 @@ impl Cluster {
     }
 }
 
-/// The greeting of version 1, as `transport` lays it out.
+/// The greeting of version 2, as `transport` lays it out.
 fn greeting(cluster: u128, from: u64, to: u64, life: Incarnation, version: u32) -> Vec<u8> {
     let mut raw = b"PLSDPEER".to_vec();
     raw.extend(version.to_le_bytes());
@@ -211,15 +211,15 @@ const STRANGER: Incarnation = Incarnation::new(4242);
 async fn a_greeting_that_is_not_for_this_node_is_refused() {
     let mut cluster = Cluster::start().await;
     let life = cluster.nodes[2].incarnation();
-    let mut altered = greeting(CLUSTER, 3, 1, life, 1);
+    let mut altered = greeting(CLUSTER, 3, 1, life, 2);
     altered[40] ^= 1;
-    let mut no_peer = greeting(CLUSTER, 3, 1, life, 1);
+    let mut no_peer = greeting(CLUSTER, 3, 1, life, 2);
     no_peer[..4].copy_from_slice(b"GET ");
     let cases = [
-        (greeting(CLUSTER + 1, 3, 1, life, 1), 1, PeerFault::ForeignCluster),
-        (greeting(CLUSTER, 3, 2, life, 1), 2, PeerFault::WrongNode),
-        (greeting(CLUSTER, 1, 1, life, 1), 2, PeerFault::WrongNode),
-        (greeting(CLUSTER, 3, 1, life, 2), 3, PeerFault::UnknownVersion),
+        (greeting(CLUSTER + 1, 3, 1, life, 2), 1, PeerFault::ForeignCluster),
+        (greeting(CLUSTER, 3, 2, life, 2), 2, PeerFault::WrongNode),
+        (greeting(CLUSTER, 1, 1, life, 2), 2, PeerFault::WrongNode),
+        (greeting(CLUSTER, 3, 1, life, 1), 3, PeerFault::UnknownVersion),
         (no_peer, 3, PeerFault::UnknownVersion),
         (altered, 4, PeerFault::Corrupt),
     ];
