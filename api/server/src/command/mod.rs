@@ -5,6 +5,7 @@
 //! tree, the exit codes, and how to add one.
 
 mod ca;
+mod client_args;
 mod completions;
 mod config;
 mod config_args;

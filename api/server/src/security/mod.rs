@@ -5,7 +5,7 @@
 
 pub mod accept;
 pub mod ca;
-mod files;
+pub(crate) mod files;
 pub mod grants;
 pub mod identity;
 pub mod tls;
