@@ -46,9 +46,6 @@ pub(super) struct ClientArgs {
     /// Who signs the certificates of nodes, PEM.
     #[arg(long, value_name = "FILE", env = "PALISADE_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// The name that the nodes' certificates are for, if it is not the host of the endpoint.
-    #[arg(long, value_name = "NAME", env = "PALISADE_SERVER_NAME")]
-    server_name: Option<String>,
     /// A capability token.
     #[arg(long, value_name = "FILE", env = "PALISADE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -83,9 +80,6 @@ impl ClientArgs {
         }
         if let (Some(certificate), Some(key)) = (&self.cert_file, &self.key_file) {
             builder = builder.identity(file(certificate, read)?, file(key, read_secret)?);
-        }
-        if let Some(name) = &self.server_name {
-            builder = builder.server_name(name);
         }
         if let Some(path) = &self.token_file {
             let token = String::from_utf8(file(path, read_secret)?);

@@ -1,6 +1,7 @@
 //! Connections of callers: so many and no more, and each by a certificate where one is asked for.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,8 +15,10 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::transport::server::Connected;
 
-use crate::security::accept::{CallerStream, Gate};
+use crate::security::accept::{AcceptRefusal, CallerStream, Gate};
+use crate::security::audit::{AuditEvent, AuditFacts, AuditQueue};
 use crate::security::identity::Identity;
+use crate::security::now_ms;
 
 /// Connections of one node. Over it, new ones are closed at once.
 pub(crate) const CONNECTIONS_MAX: usize = 1024;
@@ -32,21 +35,52 @@ enum Io {
 /// A connection of a caller.
 pub(super) struct Connection {
     io: Io,
+    address: SocketAddr,
     _place: OwnedSemaphorePermit,
 }
 
-/// Who is on the other side, where that is asked.
+/// Who is on the other side.
 #[derive(Clone, Debug)]
-pub(crate) struct Peer(pub(crate) Option<Identity>);
+pub(crate) struct Peer {
+    pub(crate) address: SocketAddr,
+    /// Where it is asked.
+    pub(crate) identity: Option<Identity>,
+}
+
+/// Asks who comes, and writes down who is not let in.
+#[derive(Clone)]
+pub(super) struct Door {
+    pub(super) gate: Arc<Gate>,
+    pub(super) audit: Arc<AuditQueue>,
+}
+
+impl Door {
+    async fn admit(&self, stream: TcpStream, address: SocketAddr) -> Option<Box<CallerStream>> {
+        match self.gate.admit(stream).await {
+            Ok(stream) => Some(Box::new(stream)),
+            Err(refusal) => {
+                tracing::debug!(%address, %refusal, "a caller was not let in");
+                // Who goes away by himself was not refused.
+                if !matches!(refusal, AcceptRefusal::Lost(_)) {
+                    let (address, why) = (address.ip().to_string(), refusal.to_string());
+                    let facts = AuditFacts::of(AuditEvent::NotAuthenticated);
+                    self.audit.note(AuditFacts { address, why, ..facts }, now_ms());
+                }
+                None
+            }
+        }
+    }
+}
 
 impl Connected for Connection {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        match &self.io {
-            Io::Plain(_) => Peer(None),
-            Io::Certified(stream) => Peer(Some(stream.identity().clone())),
-        }
+        let identity = match &self.io {
+            Io::Plain(_) => None,
+            Io::Certified(stream) => Some(stream.identity().clone()),
+        };
+        Peer { address: self.address, identity }
     }
 }
 
@@ -92,7 +126,7 @@ impl AsyncWrite for Connection {
 
 struct Incoming {
     listener: TcpListener,
-    gate: Option<Arc<Gate>>,
+    door: Option<Door>,
     places: Arc<Semaphore>,
     handshakes: JoinSet<Option<Connection>>,
 }
@@ -103,8 +137,8 @@ impl Incoming {
             tokio::select! {
                 accepted = self.listener.accept(), if self.handshakes.len() < HANDSHAKES_MAX => {
                     match accepted {
-                        Ok((stream, _)) => {
-                            if let Some(connection) = self.take(stream) {
+                        Ok((stream, address)) => {
+                            if let Some(connection) = self.take(stream, address) {
                                 return connection;
                             }
                         }
@@ -120,39 +154,31 @@ impl Incoming {
     }
 
     /// Takes it if it needs no certificate, or begins to ask for one.
-    fn take(&mut self, stream: TcpStream) -> Option<Connection> {
+    fn take(&mut self, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             tracing::warn!("a connection was closed: there are {CONNECTIONS_MAX}");
             return None;
         };
         // Without it answers wait for more; they come later then, and are the same.
         let _ = stream.set_nodelay(true);
-        let Some(gate) = &self.gate else {
-            return Some(Connection { io: Io::Plain(stream), _place: place });
+        let Some(door) = self.door.clone() else {
+            return Some(Connection { io: Io::Plain(stream), address, _place: place });
         };
-        let gate = Arc::clone(gate);
         self.handshakes.spawn(async move {
-            match gate.admit(stream).await {
-                Ok(stream) => {
-                    Some(Connection { io: Io::Certified(Box::new(stream)), _place: place })
-                }
-                Err(refusal) => {
-                    tracing::debug!(%refusal, "a caller was not let in");
-                    None
-                }
-            }
+            let io = Io::Certified(door.admit(stream, address).await?);
+            Some(Connection { io, address, _place: place })
         });
         None
     }
 }
 
-/// The connections that come to a listener, through a gate if there is one.
+/// The connections that come to a listener, through a door if there is one.
 pub(super) fn incoming(
     listener: TcpListener,
-    gate: Option<Arc<Gate>>,
+    door: Option<Door>,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let incoming = Incoming { listener, gate, places, handshakes: JoinSet::new() };
+    let incoming = Incoming { listener, door, places, handshakes: JoinSet::new() };
     stream::unfold(incoming, |mut incoming| async {
         let connection = incoming.next().await;
         Some((Ok(connection), incoming))
