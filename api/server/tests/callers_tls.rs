@@ -302,3 +302,18 @@ async fn a_dropped_authority_takes_its_connections_with_it() {
     assert!(taken_former.read_u8().await.is_err(), "and not again");
     assert_eq!(hears(&mut of_next, &mut taken_next).await.unwrap(), b'x');
 }
+
+/// Who connects and says nothing has its place for a while, and no longer.
+#[tokio::test]
+async fn a_caller_that_says_nothing_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (peers, callers) = (Authority::new("peers"), Authority::new("callers"));
+    let files = files(dir.path(), &peers.leaf(&node()), &callers);
+    let gate = Gate::new(CLUSTER, Arc::new(files.callers(CLUSTER, CertificateRole::Node).unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let _silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let answering = gate.admit(listener.accept().await.unwrap().0);
+    let judged = tokio::time::timeout(PATIENCE, answering).await.expect("its time is over");
+    assert!(matches!(judged, Err(AcceptRefusal::Stalled)), "{judged:?}");
+    assert_eq!(gate.counts(), AcceptCounts { stalled: 1, ..AcceptCounts::default() });
+}

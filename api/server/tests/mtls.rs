@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use minted::Leaf;
-use palisade_client::{Client, ClientBuilder, Code, Error, Grant, Map, Right};
+use palisade_client::{Client, ClientBuilder, Code, Error, Map};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use support::{palisade, run};
+use support::{json, palisade, run};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -56,6 +56,7 @@ impl Cluster {
         let dir = tempfile::tempdir().unwrap();
         let at = dir.path();
         done(at, &format!("ca init --dir ca --cluster {CLUSTER}"));
+        done(at, "token key --keys tokens.keys");
         // Held until each has its own.
         let held: Vec<_> = (0..6).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports: Vec<_> = held.iter().map(|held| held.local_addr().unwrap()).collect();
@@ -70,7 +71,8 @@ impl Cluster {
             let text = format!(
                 "[node]\nid = {id}\ncluster = \"{CLUSTER}\"\nmode = \"raft\"\ndata_dir = \"data-{id}\"\n\n\
                  [listen]\npeers = \"{}\"\ngrpc = \"{}\"\n\n\
-                 [security]\nadmins = [\"ops\"]\nnode_cert_file = \"node-{id}/node-{id}.pem\"\n\
+                 [log]\nlevel = \"debug,palisade_server=trace,h2=info\"\n\n\
+                 [security]\nadmins = [\"ops\"]\ntoken_keys_file = \"tokens.keys\"\nnode_cert_file = \"node-{id}/node-{id}.pem\"\n\
                  node_key_file = \"node-{id}/node-{id}.key\"\n\
                  peer_ca_file = \"node-{id}/peer-authorities.pem\"\n\
                  client_ca_file = \"node-{id}/client-authorities.pem\"\n{voters}",
@@ -119,6 +121,18 @@ impl Cluster {
         for node in &self.nodes {
             kill_process(Pid::from_child(node), Signal::HUP).unwrap();
         }
+    }
+
+    /// Says it of the first node, as the operator, and gives the document that is answered.
+    fn asked(&self, line: &str) -> serde_json::Value {
+        let line = format!(
+            "{line} --endpoint https://{} --cert-file ops/client-ops.pem \
+             --key-file ops/client-ops.key --ca-file ops/peer-authorities.pem",
+            self.callers[0],
+        );
+        let (code, document) = json(self.dir.path(), &line.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(code, 0, "{line}: {document}");
+        document
     }
 
     /// With the files that `ca issue` wrote for a caller.
@@ -260,9 +274,9 @@ async fn three_processes_serve_whom_they_know() {
     let spec = palisade_client::proto::directory::v1::Spec { replicas: 3, ..Default::default() };
     map.open_as(spec).await.unwrap();
     map.put(&key(), &7).await.unwrap();
-    let rights = [Right::Read, Right::Append].map(Into::into).to_vec();
-    let orders = Grant { resource: "orders".to_owned(), rights, domains: Vec::new() };
-    ops.access().grant("reports", orders).await.unwrap();
+    let granted = cluster.asked("grant add reports orders read,append");
+    assert_eq!(granted["granted"][0]["grants"][0]["rights"], "read,append", "{granted}");
+    assert_eq!(cluster.asked("grant list"), granted);
     // At each node, once it goes by the grant.
     for address in &cluster.callers {
         let reports = cluster.caller("reports").endpoint(format!("https://{address}"));
@@ -281,6 +295,18 @@ async fn three_processes_serve_whom_they_know() {
     let refused = (Code::Revoked, "NOT_ALLOWED".to_owned());
     assert_eq!(kind(stranger.get(&key()).await), refused, "nothing was granted");
     assert_eq!(kind(stranger.put(&key(), &8).await), refused, "nothing was granted");
+
+    // With a token of somebody who may, it may what the token says.
+    cluster.done(&format!(
+        "token mint --keys tokens.keys --cluster {CLUSTER} --client reports --rights read --out t"
+    ));
+    let token = cluster.read("t");
+    let bearer = cluster.reaching(cluster.caller("stranger").token(token.trim()));
+    let bearer: Map<String, u64> = bearer.map("orders", "number.v1");
+    assert_eq!(bearer.get(&key()).await.unwrap().unwrap().value, 7);
+    assert_eq!(kind(bearer.put(&key(), &8).await), refused, "it is for reading");
+    cluster.done("token narrow --token-file t --resource-prefix other --out less");
+    cluster.done(&format!("token show --token-file less --keys tokens.keys --cluster {CLUSTER}"));
 
     // Whom the authority of callers of this cluster did not issue, or not for now, is not let in.
     cluster.done(&format!("ca init --dir other --cluster {CLUSTER}"));
@@ -318,6 +344,20 @@ async fn three_processes_serve_whom_they_know() {
         }
     };
     tokio::time::timeout(PATIENCE, audited).await.expect("each refusal is written down");
+    let shown = cluster.asked("audit --limit 1000");
+    let shown = shown["records"].as_array().unwrap();
+    assert!(shown.iter().any(|record| record["who"] == "stranger"), "{shown:?}");
+
+    // S5: whatever is logged, nobody who reads it could take part.
+    let keys = cluster.read("tokens.keys");
+    let secret = keys.split_whitespace().last().unwrap();
+    for id in 1..=3 {
+        let log = cluster.read(&format!("node-{id}.log"));
+        assert!(log.contains("DEBUG"), "it says much");
+        for text in [token.trim(), secret, "PRIVATE KEY", "pal1."] {
+            assert!(!log.contains(text), "node {id} has logged a secret");
+        }
+    }
 }
 
 /// Certificates are renewed, and authorities exchanged, under a client that goes on.

@@ -171,7 +171,7 @@ impl Grants {
         right: Right,
         resource: &str,
     ) -> Result<(), Failure> {
-        let judged = self.judge(engine, caller, right, resource);
+        let judged = self.judge(engine.domain(), caller, right, resource);
         if let Err(refusal) = judged {
             self.refuse(caller, origin, right, resource, &refusal.to_string());
         }
@@ -181,7 +181,7 @@ impl Grants {
     /// Whether a caller might do this with a resource, where nothing is refused if not.
     pub(crate) fn judge(
         &self,
-        engine: &Engine,
+        domain: &FailureDomain,
         caller: &Caller,
         right: Right,
         resource: &str,
@@ -189,7 +189,7 @@ impl Grants {
         let ask = Ask {
             resource,
             right,
-            domain: engine.domain(),
+            domain,
             now_ms: now_ms(),
             certificate: caller.identity.fingerprint(),
         };
@@ -289,4 +289,54 @@ fn granted(row: &[u8]) -> Vec<Grant> {
         tracing::error!(%error, "a row of grants cannot be read: it grants nothing");
         Vec::new()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade::{ClusterId, Version, Versioned};
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
+    use super::*;
+    use crate::security::ca::{Ca, LeafOrder};
+    use crate::security::grants::encode_row;
+
+    fn caller(ca: &Ca, name: &str) -> Caller {
+        let subject = ca.client(name).unwrap();
+        let order = LeafOrder { subject, dns: Vec::new(), ips: Vec::new(), hours: 1 };
+        let leaf = ca.issue(&order).unwrap().certificate_pem;
+        let leaf = CertificateDer::from_pem_slice(leaf.as_bytes()).unwrap();
+        let identity = Identity::of_chain(ca.cluster(), &[leaf]).unwrap();
+        Caller { identity, bearer: None }
+    }
+
+    /// Before a node has read the grants it serves those alone whom its own configuration names, and a row
+    /// that it cannot read grants nothing.
+    #[test]
+    fn nothing_is_granted_before_the_grants_were_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::init(&dir.path().join("ca"), ClusterId::new(1)).unwrap();
+        let (ops, reports) = (caller(&ca, "ops"), caller(&ca, "reports"));
+        let audit = Arc::new(AuditQueue::default());
+        let grants = Grants::new(["ops".to_owned()].into(), None, Arc::clone(&audit));
+        let here = FailureDomain::new("local", "local", "local");
+        let judge = |caller: &Caller| grants.judge(&here, caller, Right::Read, "orders");
+        assert_eq!(judge(&ops), Ok(()));
+        assert_eq!(judge(&reports), Err(Refusal::NotGranted));
+        let origin = Origin::default();
+        grants.known(&ops, &origin).unwrap();
+        assert!(grants.known(&reports, &origin).is_err());
+        assert_eq!(audit.take(1).len(), 1, "and it is written down");
+
+        let row = |value: Vec<u8>| MapChange {
+            key: "reports".to_owned(),
+            now: Some(Versioned { value, version: Version::ABSENT, ends_at: None }),
+            before: None,
+            ended: false,
+        };
+        grants.change(vec![row(encode_row(&Grant::everything()).unwrap())]);
+        assert_eq!(judge(&reports), Ok(()));
+        grants.change(vec![row(vec![9])]);
+        assert_eq!(judge(&reports), Err(Refusal::NotGranted));
+    }
 }

@@ -148,7 +148,12 @@ impl Incoming {
                         }
                     }
                 }
-                Some(Ok(Some(connection))) = self.handshakes.join_next() => return connection,
+                // There is none to wait for only where there is room for one.
+                Some(ended) = self.handshakes.join_next() => {
+                    if let Ok(Some(connection)) = ended {
+                        return connection;
+                    }
+                }
             }
         }
     }
@@ -177,10 +182,102 @@ pub(super) fn incoming(
     listener: TcpListener,
     door: Option<Door>,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    within(CONNECTIONS_MAX, listener, door)
+}
+
+fn within(
+    connections_max: usize,
+    listener: TcpListener,
+    door: Option<Door>,
+) -> impl Stream<Item = io::Result<Connection>> {
+    let places = Arc::new(Semaphore::new(connections_max));
     let incoming = Incoming { listener, door, places, handshakes: JoinSet::new() };
     stream::unfold(incoming, |mut incoming| async {
         let connection = incoming.next().await;
         Some((Ok(connection), incoming))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::StreamExt;
+    use palisade::tls::{CertificateRole, Credentials, Subject};
+    use palisade::{ClusterId, NodeId};
+    use rustls::pki_types::ServerName;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::security::ca::{Authority, Ca, LeafOrder};
+    use crate::security::tls::CallerTls;
+
+    /// G12: one more than there are places is closed at once, and there is room again when one has gone.
+    #[tokio::test]
+    async fn so_many_connections_and_no_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = pin!(within(2, listener, None));
+        let mut dialed = Vec::new();
+        let mut taken = Vec::new();
+        for _ in 0..2 {
+            dialed.push(TcpStream::connect(address).await.unwrap());
+            taken.push(incoming.next().await.unwrap().unwrap());
+        }
+        let mut third = TcpStream::connect(address).await.unwrap();
+        tokio::select! {
+            read = third.read(&mut [0]) => assert!(matches!(read, Ok(0) | Err(_)), "{read:?}"),
+            _ = incoming.next() => panic!("there is no place for it"),
+        }
+        taken.pop();
+        let _fourth = TcpStream::connect(address).await.unwrap();
+        incoming.next().await.unwrap().unwrap();
+    }
+
+    fn tls(ca: &Ca, subject: Subject, believed: Authority, role: CertificateRole) -> CallerTls {
+        let order = LeafOrder { subject, dns: Vec::new(), ips: Vec::new(), hours: 1 };
+        let leaf = ca.issue(&order).unwrap();
+        let credentials = Credentials {
+            certificates_pem: leaf.certificate_pem.into(),
+            key_pem: leaf.key_pem.unwrap().into(),
+            authorities_pem: ca.bundle(believed).unwrap().into(),
+        };
+        CallerTls::new(ca.cluster(), role, &credentials).unwrap()
+    }
+
+    /// G12: as many as there are handshakes at once, who are all refused, make room for who means it.
+    #[tokio::test]
+    async fn handshakes_that_fail_make_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::init(&dir.path().join("ca"), ClusterId::new(1)).unwrap();
+        let one = ca.node(NodeId::new(1));
+        let own = tls(&ca, one, Authority::Client, CertificateRole::Node);
+        let reports = ca.client("reports").unwrap();
+        let theirs = tls(&ca, reports, Authority::Peer, CertificateRole::Client);
+        let gate = Arc::new(Gate::new(ca.cluster(), Arc::new(own)));
+        let door = Door { gate, audit: Arc::default() };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = pin!(within(CONNECTIONS_MAX, listener, Some(door.clone())));
+        let calling = async {
+            let mut crowd = Vec::new();
+            for _ in 0..HANDSHAKES_MAX {
+                crowd.push(TcpStream::connect(address).await.unwrap());
+                tokio::task::yield_now().await;
+            }
+            for stream in &mut crowd {
+                stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            }
+            let stream = TcpStream::connect(address).await.unwrap();
+            let name = ServerName::IpAddress(address.ip().into());
+            TlsConnector::from(theirs.setup().client()).connect(name, stream).await.unwrap()
+        };
+        let (_called, taken) = tokio::join!(calling, incoming.next());
+        let peer = taken.unwrap().unwrap().connect_info();
+        assert_eq!(peer.identity.unwrap().client(), Some("reports"));
+        let records = door.audit.take(1);
+        let count: u64 = records.iter().map(|record| record.count).sum();
+        assert_eq!(count, HANDSHAKES_MAX as u64, "each is written down");
+    }
 }

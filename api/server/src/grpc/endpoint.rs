@@ -115,7 +115,7 @@ impl Endpoint {
         match (&*self.access, &call.caller) {
             (Access::Everyone, _) => true,
             (Access::Granted(grants), Some(caller)) => {
-                grants.judge(&self.engine, caller, right, resource).is_ok()
+                grants.judge(self.engine.domain(), caller, right, resource).is_ok()
             }
             (Access::Granted(_), None) => false,
         }
