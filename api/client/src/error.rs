@@ -64,7 +64,7 @@ impl Error {
         if let Some(failure) = Failure::of(status) {
             return Self(Box::new(failure));
         }
-        let what = format!("{:?}: {}{}", status.code(), status.message(), cause(status));
+        let what = format!("{:?}: {}", status.code(), status.message());
         match status.code() {
             GrpcCode::InvalidArgument | GrpcCode::OutOfRange | GrpcCode::Unimplemented => {
                 Self::unexpected(&what)
@@ -89,13 +89,6 @@ impl Error {
     pub(crate) fn timed_out(writes: bool) -> Self {
         Self::unreached("nobody has answered in time", writes)
     }
-}
-
-/// What is behind a failure of the way: the last of its causes says the most.
-fn cause(status: &Status) -> String {
-    let first = std::error::Error::source(status);
-    let last = std::iter::successors(first, |error| error.source()).last();
-    last.map(|error| format!(" ({error})")).unwrap_or_default()
 }
 
 impl fmt::Display for Error {

@@ -315,5 +315,5 @@ async fn a_caller_that_says_nothing_is_not_waited_for() {
     let answering = gate.admit(listener.accept().await.unwrap().0);
     let judged = tokio::time::timeout(PATIENCE, answering).await.expect("its time is over");
     assert!(matches!(judged, Err(AcceptRefusal::Stalled)), "{judged:?}");
-    assert_eq!(gate.counts(), AcceptCounts { stalled: 1, ..AcceptCounts::default() });
+    assert_eq!(gate.counts().stalled, 1);
 }

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use axum::http::Uri;
 use palisade::{
-    Engine, Error, MapChange, MapRange, Offset, ReadConsistency, WatchEvent, WatchOptions,
+    Engine, Error, FailureDomain, MapChange, MapRange, Offset, ReadConsistency, WatchEvent,
+    WatchOptions,
 };
 use palisade_proto::failure::{Code, Disposition, Failure, kind};
 use tokio::sync::watch;
