@@ -36,7 +36,7 @@ use crate::guests::Guests;
 use crate::identity::{Incarnation, NodeId};
 use crate::link::{Ended, Link, Stream};
 use crate::load::Load;
-use crate::lobby::{Lobby, STRANGERS_MAX};
+use crate::lobby::{Lobby, Origin, STRANGERS_MAX};
 use crate::membership::Member;
 use crate::peer_faults::{Culprit, PeerFault, PeerFaults};
 use crate::tls::PeerLinks;
@@ -458,7 +458,7 @@ async fn serve(
 ) -> Result<(), Ended> {
     let Hears { speaker, guests, unread, lobby, .. } = hears;
     set_up(&stream)?;
-    let place = lobby.enter();
+    let place = lobby.enter(Origin::of(stream.peer_addr()?.ip()));
     let stalled = |what: &str| Err(Ended::Refused(PeerFault::Stalled, what.to_owned()));
     let welcomed = tokio::select! {
         welcomed = timeout(HANDSHAKE_TIMEOUT, welcome(hears, stream, by)) => {

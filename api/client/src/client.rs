@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use palisade::tls::Credentials;
 use palisade_proto::MESSAGE_BYTES_MAX;
 use palisade_proto::cluster::v1::GetStatusRequest;
 use palisade_proto::cluster::v1::cluster_client::ClusterClient;
@@ -17,10 +18,12 @@ use palisade_proto::session::v1::RegisterRequest;
 use palisade_proto::session::v1::session_client::SessionClient;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::codegen::http::Uri;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
+use crate::access::Access;
 use crate::batch::Batch;
 use crate::error::Error;
 use crate::idempotency::Requests;
@@ -32,6 +35,7 @@ use crate::retry::{self, Kind};
 use crate::route::{Routes, Target};
 use crate::seen::Seen;
 use crate::stored::{Key, Stored};
+use crate::tls::{Connector, NodeTls};
 
 /// How long a call is tried if nothing is said.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +48,8 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 const CLIENT_TTL: Duration = Duration::from_secs(3600);
 /// Requests that are under way, in KiB, if nothing is said.
 const IN_FLIGHT_KIB: u32 = 16 << 10;
+/// Endpoints that are spoken to with certificates begin so.
+const SECURE: &str = "https://";
 /// Resources whose groups are kept in mind.
 const GROUPS_MAX: usize = 4096;
 
@@ -57,7 +63,6 @@ pub struct ClientBuilder {
     token: Option<String>,
     authority: Option<Vec<u8>>,
     identity: Option<(Vec<u8>, Vec<u8>)>,
-    server_name: Option<String>,
 }
 
 /// Never the token or the key.
@@ -104,54 +109,55 @@ impl ClientBuilder {
         self
     }
 
-    /// The certificate, in PEM, of who vouches for the nodes.
+    /// The certificates, in PEM, of who vouches for the nodes: the cluster's `peer` authority.
     pub fn authority(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.authority = Some(pem.into());
         self
     }
 
-    /// Who the client is: its certificate and its key, in PEM.
+    /// Who the client is: its certificate and its key, in PEM. A node must be of the cluster that it names.
     pub fn identity(mut self, certificate: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         self.identity = Some((certificate.into(), key.into()));
         self
     }
 
-    /// Which name the nodes' certificates are for, if it is not the host of the endpoint.
-    pub fn server_name(mut self, name: impl Into<String>) -> Self {
-        self.server_name = Some(name.into());
-        self
-    }
-
-    fn tls(&self) -> ClientTlsConfig {
-        let mut tls = ClientTlsConfig::new();
-        if let Some(pem) = &self.authority {
-            tls = tls.ca_certificate(Certificate::from_pem(pem));
+    /// The way to nodes, for endpoints that need one.
+    fn tls(&self) -> Result<Option<Arc<NodeTls>>, Error> {
+        if !self.endpoints.iter().any(|endpoint| endpoint.starts_with(SECURE)) {
+            return Ok(None);
         }
-        if let Some((certificate, key)) = &self.identity {
-            tls = tls.identity(Identity::from_pem(certificate, key));
-        }
-        match &self.server_name {
-            Some(name) => tls.domain_name(name),
-            None => tls,
-        }
-    }
-
-    fn channel(&self, endpoint: &str) -> Result<Channel, Error> {
-        let wrong = |error: tonic::transport::Error| {
-            Error::invalid(format!("endpoint={endpoint:?}: {error}"))
+        let (Some(authority), Some((certificate, key))) = (&self.authority, &self.identity) else {
+            let what =
+                "https:// needs the client's certificate and key, and the authority of nodes";
+            return Err(Error::invalid(what));
         };
-        let mut made = Endpoint::from_shared(endpoint.to_owned())
-            .map_err(wrong)?
+        let credentials = Credentials {
+            certificates_pem: certificate.clone(),
+            key_pem: key.clone(),
+            authorities_pem: authority.clone(),
+        };
+        NodeTls::new(&credentials).map(|tls| Some(Arc::new(tls)))
+    }
+
+    fn channel(&self, endpoint: &str, tls: Option<&Arc<NodeTls>>) -> Result<Channel, Error> {
+        let wrong =
+            |error: &dyn fmt::Display| Error::invalid(format!("endpoint={endpoint:?}: {error}"));
+        let said: Uri = endpoint.parse().map_err(|error| wrong(&error))?;
+        // The transport knows nothing of TLS: what it is given to connect with does.
+        let plain = endpoint.strip_prefix(SECURE).map(|rest| format!("http://{rest}"));
+        let made = Endpoint::from_shared(plain.unwrap_or_else(|| endpoint.to_owned()))
+            .map_err(|error| wrong(&error))?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_while_idle(true);
         let has_secrets = self.token.is_some() || self.identity.is_some();
-        if endpoint.starts_with("https://") {
-            made = made.tls_config(self.tls()).map_err(wrong)?;
-        } else if has_secrets && !is_local(&made) {
-            let what = "a token or certificate is for https:// or for this machine";
-            return Err(Error::invalid(format!("endpoint={endpoint:?}: {what}")));
+        if let Some(tls) = tls.filter(|_| endpoint.starts_with(SECURE)) {
+            let connector = Connector { tls: Arc::clone(tls) };
+            return Ok(made.origin(said).connect_with_connector_lazy(connector));
+        }
+        if has_secrets && !is_local(&made) {
+            return Err(wrong(&"a token or certificate is for https:// or for this machine"));
         }
         Ok(made.connect_lazy())
     }
@@ -165,7 +171,8 @@ impl ClientBuilder {
         if self.endpoints.is_empty() {
             return Err(Error::invalid("a client needs an endpoint"));
         }
-        let channels = self.endpoints.iter().map(|endpoint| self.channel(endpoint));
+        let tls = self.tls()?;
+        let channels = self.endpoints.iter().map(|endpoint| self.channel(endpoint, tls.as_ref()));
         let channels = channels.collect::<Result<Vec<_>, _>>()?;
         let bearer = |token: &String| format!("Bearer {token}").parse();
         let token = self.token.as_ref().map(bearer).transpose();
@@ -177,6 +184,7 @@ impl ClientBuilder {
         let shared = Shared {
             routes: Routes::new(channels.len()),
             channels,
+            tls,
             call_timeout: self.call_timeout,
             token,
             room: Semaphore::new(self.in_flight_kib as usize),
@@ -191,6 +199,7 @@ impl ClientBuilder {
 
 struct Shared {
     channels: Vec<Channel>,
+    tls: Option<Arc<NodeTls>>,
     routes: Routes,
     call_timeout: Duration,
     token: Option<MetadataValue<Ascii>>,
@@ -236,7 +245,6 @@ impl Client {
             token: None,
             authority: None,
             identity: None,
-            server_name: None,
         }
     }
 
@@ -256,6 +264,33 @@ impl Client {
     #[must_use]
     pub fn requests(&self, name: &str, schema: &str) -> Requests {
         Requests::new(Named::new(self.clone(), name, schema))
+    }
+
+    /// Who may do what, and what was refused.
+    #[must_use]
+    pub fn access(&self) -> Access {
+        Access::new(self.clone())
+    }
+
+    /// Takes another certificate of the same cluster, or other authorities, in the place of those it has, for
+    /// connections from now on. Nodes end those that were made before when their certificate expires.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if they do not fit, and then the former stay in use, or if no endpoint needs any.
+    pub fn renew(
+        &self,
+        certificate: impl Into<Vec<u8>>,
+        key: impl Into<Vec<u8>>,
+        authority: impl Into<Vec<u8>>,
+    ) -> Result<(), Error> {
+        let tls = self.shared.tls.as_ref();
+        let tls =
+            tls.ok_or_else(|| Error::invalid("no endpoint is spoken to with certificates"))?;
+        tls.take(&Credentials {
+            certificates_pem: certificate.into(),
+            key_pem: key.into(),
+            authorities_pem: authority.into(),
+        })
     }
 
     /// Begins a batch: operations on resources of one group that take effect together, or not at all.

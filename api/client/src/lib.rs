@@ -21,6 +21,7 @@
 //! of it takes effect once. What is read is never older than what the same client has written or read before,
 //! whichever node answers. `docs/client.md` says what is repeated, and for how long.
 
+mod access;
 mod batch;
 mod client;
 mod error;
@@ -33,7 +34,9 @@ mod retry;
 mod route;
 mod seen;
 mod stored;
+mod tls;
 
+pub use self::access::{Access, AuditPage};
 pub use self::batch::{Batch, BatchDone};
 pub use self::client::{Client, ClientBuilder};
 pub use self::error::Error;
@@ -44,5 +47,6 @@ pub use self::resource::Consistency;
 pub use self::stored::{Key, Stored};
 /// What the messages are made of.
 pub use palisade_proto as proto;
+pub use palisade_proto::access::v1::{AuditEvent, AuditRecord, Grant, Granted, Right};
 pub use palisade_proto::common::v1::{Position, Receipt};
 pub use palisade_proto::failure::{Code, Disposition, Failure};

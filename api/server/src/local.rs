@@ -26,8 +26,8 @@ use crate::config::{ConfigError, Layers};
 use crate::reports::{cross_provider_profile, three_domains};
 
 const NODES: u64 = 3;
-/// Ports of one node: peers and the report service.
-const PORTS: usize = 2;
+/// Ports of one node: peers, callers and the report service.
+const PORTS: usize = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Looks until a cluster must be ready, or a node gone: a minute.
 const LOOKS_MAX: u32 = 1200;
@@ -47,6 +47,8 @@ pub struct LocalNode {
     pub pid: Option<u32>,
     /// Where the others reach it.
     pub peers: String,
+    /// Where callers reach it, if it serves any.
+    pub grpc: Option<String>,
     /// Where its report service is.
     pub reports: String,
     /// Its configuration.
@@ -166,6 +168,7 @@ impl LocalCluster {
                 id,
                 pid: self.process(id).map(|process| process.pid),
                 peers: text("listen.peers"),
+                grpc: resolved.get("listen.grpc").map(|(value, _)| value.to_string()),
                 reports: text("reports.listen"),
                 config: self.config(id),
                 log: self.log(id),
@@ -323,12 +326,14 @@ fn configuration(id: u64, cluster: &str, ports: &[SocketAddr]) -> String {
     let mut text = format!(
         "# Written by `palisade up` when this cluster was made, and not again: it can be edited.\n\
          [node]\nid = {id}\ncluster = \"{cluster}\"\nmode = \"raft\"\ndata_dir = \"node-{id}\"\n\
-         domain = \"{}\"\n\n[listen]\npeers = \"{}\"\n\n[reports]\nlisten = \"{}\"\n\n\
+         domain = \"{}\"\n\n[listen]\npeers = \"{}\"\ngrpc = \"{}\"\n\n\
+         [reports]\nlisten = \"{}\"\n\n\
          [security]\n# Everyone on this machine may come in, and nobody else can.\n\
          mode = \"insecure-loopback\"\n",
         domains[id as usize - 1],
         of(id)[0],
         of(id)[1],
+        of(id)[2],
     );
     for node in 1..=NODES {
         let domain = &domains[node as usize - 1];

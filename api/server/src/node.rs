@@ -1,19 +1,23 @@
 //! One node as one process: the engine and whatever it serves, until told to stop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use palisade::{
     ClusterId, Engine, EngineBuilder, Error, FailureDomain, NodeId, PlacementProfile, WalOptions,
 };
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::grpc::Callers;
 use crate::reports::{ReportService, Worker};
+use crate::security::of_node::NodeSecurity;
+use crate::security::watch as files;
 use crate::{grpc, http};
 
 /// What a node process needs to know.
@@ -76,7 +80,7 @@ pub enum Security {
     Closed,
 }
 
-/// The files that certificates are read from.
+/// Who is known, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificates {
     /// This node's certificate, PEM.
@@ -89,6 +93,8 @@ pub struct Certificates {
     pub client_ca_file: PathBuf,
     /// Keys of capability tokens, if any are taken.
     pub token_keys_file: Option<PathBuf>,
+    /// Callers who may do everything, whatever is granted: the first ones that there are.
+    pub admins: BTreeSet<String>,
 }
 
 /// How much a node keeps in memory and on disk.
@@ -163,27 +169,36 @@ const WORKER_PAUSE: Duration = Duration::from_millis(20);
 /// After work that could not be done now.
 const WORKER_RETRY: Duration = Duration::from_millis(200);
 
-/// Runs the node until `stop` resolves, then closes it.
+/// Runs the node until `stop` resolves, then closes it. When `look_again` is notified, it reads certificates
+/// and keys anew at once; it does so by itself every few seconds.
 ///
 /// # Errors
 /// When it cannot be opened, or has stopped by itself.
-pub async fn run(settings: NodeSettings, stop: impl Future<Output = ()>) -> Result<(), Error> {
+pub async fn run(
+    settings: NodeSettings,
+    look_again: Arc<Notify>,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let security = match &settings.security {
+        Security::MutualTls(certificates) => {
+            Some(NodeSecurity::open(settings.cluster, settings.id, certificates)?)
+        }
+        Security::InsecureLoopback | Security::Closed => None,
+    };
     let reports = match settings.reports.clone() {
         Some(reports) => Some((listen(reports.listen).await?, reports)),
         None => None,
     };
     let callers = match settings.listen.grpc {
-        Some(address) if settings.security == Security::InsecureLoopback => {
-            Some(listen(address).await?)
-        }
-        Some(_) => {
-            let what =
-                "callers are served in security.mode=insecure-loopback alone in this release";
-            return Err(Error::InvalidArgument { what: what.to_owned() });
-        }
+        Some(address) => Some((listen(address).await?, whom(&settings, security.as_ref())?)),
         None => None,
     };
-    let engine = settings.builder().open().await?;
+    let builder = match &security {
+        Some(security) => settings.builder().peer_tls(security.peers.clone()),
+        None => settings.builder(),
+    };
+    let watched = security.map_or(Vec::new(), |security| security.watched);
+    let engine = builder.open().await?;
     tracing::info!(node = %settings.id, cluster = %settings.cluster, "the node is open");
     let (stopping, stopped) = watch::channel(false);
     let (reports, callers) =
@@ -192,6 +207,7 @@ pub async fn run(settings: NodeSettings, stop: impl Future<Output = ()>) -> Resu
     let served = tokio::select! {
         served = reports => served,
         served = &mut callers => served,
+        never = files::watch(watched, look_again) => never,
         () = stop => {
             // Calls that are under way are answered first.
             let _ = stopping.send(true);
@@ -200,6 +216,22 @@ pub async fn run(settings: NodeSettings, stop: impl Future<Output = ()>) -> Resu
     };
     let closed = engine.close().await;
     served.and(closed)
+}
+
+/// Who is served on the port of callers.
+fn whom(settings: &NodeSettings, security: Option<&NodeSecurity>) -> Result<Callers, Error> {
+    match (&settings.security, security) {
+        (Security::InsecureLoopback, _) => Ok(Callers::Everyone),
+        (Security::MutualTls(certificates), Some(security)) => Ok(Callers::Certified {
+            tls: Arc::clone(&security.callers),
+            admins: certificates.admins.clone(),
+            token_keys: security.token_keys.clone(),
+        }),
+        _ => {
+            let what = "callers are served with certificates, or in insecure-loopback".to_owned();
+            Err(Error::InvalidArgument { what })
+        }
+    }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
@@ -211,19 +243,19 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 /// Serves callers of the engine, or nobody, until told to stop.
 async fn serve_callers(
     engine: &Engine,
-    listener: Option<TcpListener>,
+    callers: Option<(TcpListener, Callers)>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let stop = async move {
         // Whoever could say so is gone: that is the same.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    match listener {
-        Some(listener) => {
+    match callers {
+        Some((listener, callers)) => {
             if let Ok(address) = listener.local_addr() {
                 tracing::info!(grpc = %address, "callers are served");
             }
-            grpc::serve(engine, listener, grpc::Callers::Everyone, stop).await
+            grpc::serve(engine, listener, callers, stop).await
         }
         None => {
             stop.await;

@@ -269,3 +269,51 @@ async fn reaches(gate: &Gate, config: &Arc<ClientConfig>) -> bool {
     let (called, answered) = tokio::time::timeout(PATIENCE, both).await.unwrap();
     called && answered
 }
+
+/// Of a connection under an authority that is dropped, nothing more is read; under another, it goes on (H4).
+#[tokio::test]
+async fn a_dropped_authority_takes_its_connections_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let peers = Authority::new("peers");
+    let (former, next) = (Authority::new("callers 1"), Authority::new("callers 2"));
+    let at = files(dir.path(), &peers.leaf(&node()), &former);
+    let tls = Arc::new(at.callers(CLUSTER, CertificateRole::Node).unwrap());
+    let watch = TlsWatch::new(at.clone(), Arc::clone(&tls) as _);
+    watch.look();
+    let gate = Gate::new(CLUSTER, tls);
+    let take = async |issuer: &Authority| {
+        let (calling, judged) = call(&gate, Some(&issuer.leaf(&caller())), &TLS13).await;
+        (calling.unwrap(), judged.unwrap())
+    };
+    let hears = async |calling: &mut TlsStream<TcpStream>, taken: &mut CallerStream| {
+        calling.write_all(b"x").await.unwrap();
+        calling.flush().await.unwrap();
+        tokio::time::timeout(PATIENCE, taken.read_u8()).await.unwrap()
+    };
+    let (mut of_former, mut taken_former) = take(&former).await;
+    write(&at.authorities, 0o644, &format!("{}{}", former.pem, next.pem));
+    watch.look();
+    let (mut of_next, mut taken_next) = take(&next).await;
+    assert_eq!(hears(&mut of_former, &mut taken_former).await.unwrap(), b'x', "both are believed");
+    write(&at.authorities, 0o644, &next.pem);
+    watch.look();
+    let ended = tokio::time::timeout(PATIENCE, taken_former.read_u8()).await.unwrap();
+    assert!(ended.unwrap_err().to_string().contains("not believed"));
+    assert!(taken_former.read_u8().await.is_err(), "and not again");
+    assert_eq!(hears(&mut of_next, &mut taken_next).await.unwrap(), b'x');
+}
+
+/// Who connects and says nothing has its place for a while, and no longer.
+#[tokio::test]
+async fn a_caller_that_says_nothing_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (peers, callers) = (Authority::new("peers"), Authority::new("callers"));
+    let files = files(dir.path(), &peers.leaf(&node()), &callers);
+    let gate = Gate::new(CLUSTER, Arc::new(files.callers(CLUSTER, CertificateRole::Node).unwrap()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let _silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let answering = gate.admit(listener.accept().await.unwrap().0);
+    let judged = tokio::time::timeout(PATIENCE, answering).await.expect("its time is over");
+    assert!(matches!(judged, Err(AcceptRefusal::Stalled)), "{judged:?}");
+    assert_eq!(gate.counts().stalled, 1);
+}

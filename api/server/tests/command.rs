@@ -154,7 +154,8 @@ fn every_failure_has_its_shape_and_its_exit_code() {
                  --node-cluster=000000000000000000000000000000aa";
     let args: Vec<&str> = ["node"].into_iter().chain(files.split_whitespace()).collect();
     let output = run(dir.path(), &args);
-    assert_eq!(output.status.code(), Some(4), "{output:?}");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains(" a: No such file"), "{output:?}");
     assert!(!dir.path().join("x").exists());
 }
 

@@ -18,6 +18,7 @@ fn two_values(kind: Kind, default: Option<&str>) -> [String; 2] {
             let other = words.iter().find(|word| Some(**word) != default).unwrap();
             return [(*other).to_owned(), default.unwrap_or(words[0]).to_owned()];
         }
+        Kind::Names => ["alice,bob", "ops"],
         Kind::LogFilter => ["warn", "warn,raft=debug"],
         Kind::Voters => ["1=127.0.0.1:1", "2=127.0.0.1:2@a/b/c"],
     };

@@ -29,7 +29,8 @@ pages! {
     "DomainUnavailable", "NotYetApplied", "PreconditionFailed", "VersionMismatch", "Trimmed",
     "TailMismatch", "Compacted", "GuardFailed", "WindowExpired", "ClientEvicted", "InProgress",
     "Refused", "Usage", "UnreadableFile", "InvalidSyntax", "UnknownKey", "InvalidValue", "MissingKey",
-    "UnfitKeys", "UnknownCode", "InUse", "Damaged", "Unfit", "Unready", "Interrupted", "InputOutput", "DemoFailed",
+    "UnfitKeys", "UnknownCode", "InUse", "Damaged", "Unfit", "Unready", "Interrupted",
+    "NotAuthenticated", "NotAllowed", "OutcomeUnknown", "InputOutput", "DemoFailed",
 }
 
 impl ExplainArgs {

@@ -26,7 +26,12 @@ pub(super) enum Exit {
     Damaged = 6,
     /// The caller may not do this.
     NotAllowed = 7,
+    /// It may have been done: nobody knows.
+    OutcomeUnknown = 8,
 }
+
+/// A call that may have taken effect, and whose answer did not come.
+pub(super) const OUTCOME_UNKNOWN: &str = "OutcomeUnknown";
 
 /// Codes of the command's own failures, beside those of the engine; each with its exit class.
 pub(super) const OWN_CODES: &[(&str, Exit)] = &[
@@ -43,6 +48,9 @@ pub(super) const OWN_CODES: &[(&str, Exit)] = &[
     ("Unfit", Exit::Unavailable),
     ("Unready", Exit::Unavailable),
     ("Interrupted", Exit::Unavailable),
+    ("NotAuthenticated", Exit::NotAllowed),
+    ("NotAllowed", Exit::NotAllowed),
+    (OUTCOME_UNKNOWN, Exit::OutcomeUnknown),
     ("InputOutput", Exit::Unexpected),
     ("DemoFailed", Exit::Unexpected),
 ];
@@ -72,6 +80,12 @@ impl Failed {
         let known = OWN_CODES.iter().find(|(known, _)| *known == code);
         let (code, exit) = *known.expect("a code of the command is in its table");
         Self { code, exit, what: what.into(), help: help.into(), also: Vec::new() }
+    }
+
+    /// A failure of the closed set, under its own code or a finer one.
+    #[must_use]
+    pub(super) fn of_set(code: &'static str, set: Failure, what: String, help: String) -> Self {
+        Self { code, exit: exit_of(set), what, help, also: Vec::new() }
     }
 
     /// The same with another next step.
@@ -113,9 +127,8 @@ impl Failed {
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
-        let exit = exit_of(error.failure());
-        let (code, what) = (error.kind(), error.to_string());
-        Self { code, exit, what, help: error.help().to_owned(), also: Vec::new() }
+        let help = error.help().to_owned();
+        Self::of_set(error.kind(), error.failure(), error.to_string(), help)
     }
 }
 

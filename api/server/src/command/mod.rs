@@ -4,7 +4,9 @@
 //! and as text, or how it failed. It never prints and never exits: `output` does. `docs/command.md` has the
 //! tree, the exit codes, and how to add one.
 
+mod audit;
 mod ca;
+mod client_args;
 mod completions;
 mod config;
 mod config_args;
@@ -12,14 +14,17 @@ mod demo;
 mod doctor;
 mod explain;
 mod failed;
+mod grant;
 mod hexdump;
 mod logs;
 mod node;
 mod output;
 mod state;
 mod table;
+mod token;
 mod up;
 mod wal;
+mod when;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -51,6 +56,11 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     #[command(subcommand)]
     Ca(ca::CaCommand),
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    #[command(subcommand)]
+    Grant(grant::GrantCommand),
+    Audit(audit::AuditArgs),
     Wal(wal::WalCommand),
     State(state::StateCommand),
     Explain(explain::ExplainArgs),
@@ -89,6 +99,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Config(args) => args.run(),
         Command::Doctor(args) => args.run(),
         Command::Ca(command) => command.run(),
+        Command::Token(command) => command.run(),
+        Command::Grant(command) => command.run(),
+        Command::Audit(args) => args.run(),
         Command::Wal(args) => args.run(),
         Command::State(args) => args.run(),
         Command::Explain(args) => args.run(),

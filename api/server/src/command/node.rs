@@ -1,15 +1,17 @@
 //! `palisade node`: one node as this process, until SIGTERM or Ctrl-C.
 
+use std::sync::Arc;
+
 use clap::Args;
-use palisade::Error;
+use tokio::sync::Notify;
 
 use super::config_args::ConfigArgs;
 use super::failed::Failed;
 use super::output::Found;
 use super::{logs, runtime};
-use crate::node::{Security, run};
+use crate::node::run;
 
-/// Run one node as this process, until SIGTERM or Ctrl-C.
+/// Run one node as this process, until SIGTERM or Ctrl-C; SIGHUP has it read certificates and keys anew.
 #[derive(Args)]
 pub(super) struct NodeArgs {
     #[command(flatten)]
@@ -20,15 +22,13 @@ impl NodeArgs {
     pub(super) fn run(self) -> Result<Found, Failed> {
         let config = self.config.config()?;
         logs::start(&config.log);
-        if let Security::MutualTls(_) = config.node.security {
-            // Never less than what was asked for.
-            let what = "this release does not speak TLS yet: security.mode=mtls".to_owned();
-            return Err(Failed::from(Error::Incompatible {
-                expected: what,
-                found: "insecure-loopback".to_owned(),
-            }));
-        }
-        runtime()?.block_on(run(config.node, stop_signal()))?;
+        runtime()?.block_on(async {
+            let look_again = Arc::new(Notify::new());
+            tokio::select! {
+                ran = run(config.node, Arc::clone(&look_again), stop_signal()) => ran,
+                never = look_at_hangup(&look_again) => never,
+            }
+        })?;
         Ok(Found::nothing())
     }
 }
@@ -48,4 +48,18 @@ async fn stop_signal() {
             let _ = tokio::signal::ctrl_c().await;
         }
     }
+}
+
+/// Has certificates and keys looked at whenever the process is sent SIGHUP.
+async fn look_at_hangup(look_again: &Notify) -> ! {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::hangup()) {
+        Ok(mut hangup) => {
+            while hangup.recv().await.is_some() {
+                look_again.notify_one();
+            }
+        }
+        Err(error) => tracing::warn!(%error, "SIGHUP will not be heard"),
+    }
+    std::future::pending().await
 }

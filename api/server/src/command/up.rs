@@ -11,11 +11,14 @@ use super::runtime;
 use super::table::table;
 use crate::local::{LocalCluster, LocalError, LocalNode};
 
+/// Where the nodes of `palisade up` are if nothing else is said.
+pub(super) const LOCAL_DIR: &str = "palisade-local";
+
 /// Start three nodes on this machine, and leave them up; their state outlives them.
 #[derive(Args)]
 pub(super) struct UpArgs {
     /// Where configurations, data and logs are kept.
-    #[arg(long, default_value = "palisade-local")]
+    #[arg(long, default_value = LOCAL_DIR)]
     dir: PathBuf,
 }
 
@@ -23,7 +26,7 @@ pub(super) struct UpArgs {
 #[derive(Args)]
 pub(super) struct DownArgs {
     /// As with `palisade up`.
-    #[arg(long, default_value = "palisade-local")]
+    #[arg(long, default_value = LOCAL_DIR)]
     dir: PathBuf,
 }
 

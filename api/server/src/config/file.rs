@@ -165,6 +165,11 @@ fn text_of(kind: Kind, value: &DeValue<'_>) -> Result<String, &'static str> {
         (Kind::Number(..), _) => Err("a whole number, without quotes"),
         (Kind::Switch, DeValue::Boolean(switch)) => Ok(switch.to_string()),
         (Kind::Switch, _) => Err("true or false, without quotes"),
+        (Kind::Names, DeValue::Array(names)) => {
+            let names: Option<Vec<&str>> =
+                names.iter().map(|name| name.get_ref().as_str()).collect();
+            names.map(|names| names.join(",")).ok_or("a list of texts in quotes")
+        }
         (_, DeValue::String(text)) => Ok(text.to_string()),
         (_, _) => Err("a text in quotes"),
     }

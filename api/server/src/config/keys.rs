@@ -17,6 +17,8 @@ pub enum Kind {
     Cluster,
     /// `ADDRESS:PORT`.
     Address,
+    /// Names of callers, with commas between; in a file a list of them.
+    Names,
     /// One of these words.
     Choice(&'static [&'static str]),
     /// Which log lines are written: a level, or levels by target.
@@ -97,6 +99,7 @@ pub const KEYS: &[Key] = &[
         None,
         "keys of capability tokens; none are taken without",
     ),
+    key("security.admins", Kind::Names, None, "callers who may do everything, whatever is granted"),
     key(
         "storage.state_cache_bytes",
         MEMORY,
@@ -170,6 +173,7 @@ impl Key {
             Kind::Domain => "PROVIDER/REGION/ZONE",
             Kind::Cluster => "HEX",
             Kind::Address => "ADDRESS:PORT",
+            Kind::Names => "NAME,...",
             Kind::Choice(_) => "WORD",
             Kind::LogFilter => "FILTER",
             Kind::Voters => "ID=ADDRESS:PORT,...",

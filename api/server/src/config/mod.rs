@@ -22,5 +22,5 @@ pub use error::ConfigError;
 pub use keys::{KEYS, Key, Kind};
 pub use layers::{Layers, Resolved, Source};
 pub use node::{Config, LogFormat, LogSettings};
-pub(crate) use value::cluster;
 pub use value::{Value, VoterText};
+pub(crate) use value::{cluster, domain_rule};

@@ -1,6 +1,6 @@
 //! What the keys come to: the settings of a node, or everything that does not fit together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -122,6 +122,13 @@ impl Reader<'_> {
         match self.value(path) {
             Some(Value::Address(address)) => Some(*address),
             _ => None,
+        }
+    }
+
+    fn names(&self, path: &str) -> BTreeSet<String> {
+        match self.value(path) {
+            Some(Value::Names(names)) => names.clone(),
+            _ => BTreeSet::new(),
         }
     }
 
@@ -294,6 +301,7 @@ impl Reader<'_> {
                 peer_ca_file,
                 client_ca_file,
                 token_keys_file: of("security.token_keys_file"),
+                admins: self.names("security.admins"),
             }),
             // They were asked for if anything listens.
             _ => Security::Closed,

@@ -1,9 +1,11 @@
 //! Values: from text to what a key holds, and back to how they are written.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use palisade::{ClusterId, FailureDomain};
+use palisade::tls::Subject;
+use palisade::{ClusterId, DomainRule, FailureDomain, Placement};
 
 use super::keys::Kind;
 
@@ -24,6 +26,8 @@ pub enum Value {
     Cluster(ClusterId),
     /// Where something listens.
     Address(SocketAddr),
+    /// Names of callers.
+    Names(BTreeSet<String>),
     /// First voters.
     Voters(Vec<VoterText>),
 }
@@ -59,6 +63,10 @@ impl Value {
             Kind::Domain => domain(text).map(Self::Domain),
             Kind::Cluster => cluster(text).map(Self::Cluster),
             Kind::Address => address(text).map(Self::Address),
+            Kind::Names => {
+                let names = text.split(',').map(|name| client(name.trim()));
+                names.collect::<Result<_, _>>().map(Self::Names)
+            }
             Kind::Choice(words) if words.contains(&text) => Ok(Self::Word(text.to_owned())),
             Kind::Choice(words) => Err(not_among(text, words)),
             Kind::LogFilter => match tracing_subscriber::EnvFilter::try_new(text) {
@@ -110,6 +118,23 @@ pub(super) fn domain(text: &str) -> Result<FailureDomain, String> {
     }
 }
 
+/// A caller's name, as a certificate can have it.
+fn client(text: &str) -> Result<String, String> {
+    let rule = |error| format!("names of callers, with commas between: {error}");
+    Subject::of_client(ClusterId::new(1), text).map(|_| text.to_owned()).map_err(rule)
+}
+
+/// A provider, one of its regions, or one zone.
+pub(crate) fn domain_rule(text: &str) -> Result<DomainRule, String> {
+    let mut parts = text.splitn(3, '/').map(str::to_owned);
+    let provider = parts.next().unwrap_or_default();
+    let rule = DomainRule { provider, region: parts.next(), zone: parts.next() };
+    let checked = Placement::new([rule.clone()]);
+    checked
+        .map(|_| rule)
+        .map_err(|_| "PROVIDER, PROVIDER/REGION or PROVIDER/REGION/ZONE".to_owned())
+}
+
 fn voter_text(text: &str) -> Result<VoterText, String> {
     let rule = || "voters as in 1=10.0.0.1:7401,2=10.0.0.2:7401@aws/eu-west-1/b".to_owned();
     let (id, rest) = text.split_once('=').ok_or_else(rule)?;
@@ -132,6 +157,10 @@ impl std::fmt::Display for Value {
             Self::Domain(domain) => write!(f, "{domain}"),
             Self::Cluster(cluster) => write!(f, "{:032x}", cluster.get()),
             Self::Address(address) => write!(f, "{address}"),
+            Self::Names(names) => {
+                let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                f.write_str(&names.join(","))
+            }
             Self::Voters(voters) => {
                 for (at, voter) in voters.iter().enumerate() {
                     let comma = if at == 0 { "" } else { "," };

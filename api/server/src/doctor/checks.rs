@@ -194,6 +194,12 @@ pub(super) fn certificate_files(certificates: &Certificates) -> Vec<Finding> {
     let Certificates { node_cert_file, node_key_file, peer_ca_file, client_ca_file, .. } =
         certificates;
     let mut findings = Vec::new();
+    if let Some(file) = &certificates.token_keys_file
+        && (is_open_to_others(file) || !file.exists())
+    {
+        let found = format!("{} cannot be read, or others can too", file.display());
+        findings.push(Finding::failed(CHECK, found, "correct the path, or `chmod 600`"));
+    }
     for file in [node_cert_file, node_key_file, peer_ca_file, client_ca_file] {
         let text = fs::read_to_string(file);
         let finding = match text {
@@ -222,6 +228,8 @@ fn is_open_to_others(file: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::super::Mark;
     use super::*;
 
@@ -276,6 +284,7 @@ mod tests {
             peer_ca_file: file("peer"),
             client_ca_file: file("client"),
             token_keys_file: None,
+            admins: BTreeSet::new(),
         };
         let all_good = certificate_files(&certificates);
         assert!(all_good.iter().all(|finding| finding.mark == Mark::Good), "{all_good:?}");

@@ -5,28 +5,31 @@
 //! are served whom its own configuration names as administrators.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::http::Uri;
 use palisade::{
-    Engine, Error, MapChange, MapRange, ReadConsistency, ReplicatedMap, WatchEvent, WatchOptions,
+    Engine, Error, FailureDomain, MapChange, MapRange, Offset, ReadConsistency, WatchEvent,
+    WatchOptions,
 };
 use palisade_proto::failure::{Code, Disposition, Failure, kind};
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 use tonic::metadata::MetadataMap;
 
-use super::own::own_spec;
-use crate::security::grants::{
-    ACCESS_MAP, Ask, Grant, Refusal, Right, decide, decode_row, granted_to,
-};
+use super::own::access_map;
+use crate::security::audit::{AuditEvent, AuditFacts, AuditQueue};
+use crate::security::grants::{Ask, Grant, Refusal, Right, decide, decode_row, granted_to};
 use crate::security::identity::Identity;
 use crate::security::now_ms;
-use crate::security::token::{Bearer, Token, TokenKeys};
+use crate::security::token::{Bearer, LiveKeys, Token};
 
 /// Between two attempts to follow the grants.
 const PAUSE: Duration = Duration::from_millis(500);
-
-const SCHEMA: &str = "palisade.grants.v1";
+/// How long who has changed the grants waits for this node to go by them.
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whom a node serves.
 #[derive(Debug)]
@@ -41,9 +44,27 @@ pub(crate) enum Access {
 #[derive(Debug)]
 pub(crate) struct Grants {
     admins: BTreeSet<String>,
-    keys: Option<TokenKeys>,
+    keys: Option<Arc<LiveKeys>>,
     /// None before they were read once.
     rows: Mutex<Option<BTreeMap<String, Vec<Grant>>>>,
+    /// Up to where the map was followed.
+    followed: watch::Sender<Offset>,
+    audit: Arc<AuditQueue>,
+}
+
+/// Where a call comes from, and what it calls.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Origin {
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) method: Option<Uri>,
+}
+
+impl Origin {
+    fn facts(&self, event: AuditEvent) -> AuditFacts {
+        let address = self.address.map(|address| address.to_string()).unwrap_or_default();
+        let method = self.method.as_ref().map(|uri| uri.path().to_owned()).unwrap_or_default();
+        AuditFacts { address, method, ..AuditFacts::of(event) }
+    }
 }
 
 /// Who makes a call.
@@ -61,11 +82,22 @@ impl Caller {
             None => granted_to(&self.identity),
         }
     }
+
+    /// Whose grants it has, as the audit names them, and with which token.
+    fn facts(&self, origin: &Origin, event: AuditEvent) -> AuditFacts {
+        let who = self.principal().unwrap_or_default().to_owned();
+        let token = self.bearer.as_ref().map(|bearer| u128::from_be_bytes(*bearer.identifier()));
+        let token = token.map(|token| format!("{token:032x}")).unwrap_or_default();
+        AuditFacts { who, token, ..origin.facts(event) }
+    }
 }
 
-type Map = ReplicatedMap<String, Vec<u8>>;
+/// What the audit says of who does something, where it is asked who that is.
+pub(crate) fn facts_of(caller: Option<&Caller>, origin: &Origin, event: AuditEvent) -> AuditFacts {
+    caller.map_or_else(|| origin.facts(event), |caller| caller.facts(origin, event))
+}
 
-fn refused(why: &str, kind: &str) -> Failure {
+pub(crate) fn refused(why: &str, kind: &str) -> Failure {
     let help =
         "call with a certificate or token that may do this, or ask an administrator for a grant";
     Failure::new(Code::Revoked, kind, Disposition::Reject, why, help)
@@ -73,8 +105,13 @@ fn refused(why: &str, kind: &str) -> Failure {
 
 impl Grants {
     /// Nobody but the administrators, until the grants were read.
-    pub(crate) fn new(admins: BTreeSet<String>, keys: Option<TokenKeys>) -> Self {
-        Self { admins, keys, rows: Mutex::default() }
+    pub(crate) fn new(
+        admins: BTreeSet<String>,
+        keys: Option<Arc<LiveKeys>>,
+        audit: Arc<AuditQueue>,
+    ) -> Self {
+        let followed = watch::Sender::new(Offset::ZERO);
+        Self { admins, keys, rows: Mutex::default(), followed, audit }
     }
 
     /// Who makes a call, from the certificate of its connection and the token that it has with it.
@@ -82,62 +119,114 @@ impl Grants {
         &self,
         engine: &Engine,
         identity: Option<&Identity>,
+        origin: &Origin,
         metadata: &MetadataMap,
     ) -> Result<Caller, Failure> {
-        let not_known = |why: &str| refused(why, kind::NOT_AUTHENTICATED);
-        let identity = identity.ok_or_else(|| not_known("the connection shows no certificate"))?;
+        let not_known = |event, why: &str| {
+            let who = identity.and_then(Identity::client).unwrap_or_default().to_owned();
+            let facts = AuditFacts { who, why: why.to_owned(), ..origin.facts(event) };
+            self.audit.note(facts, now_ms());
+            refused(why, kind::NOT_AUTHENTICATED)
+        };
+        let Some(identity) = identity else {
+            let why = "the connection shows no certificate";
+            return Err(not_known(AuditEvent::NotAuthenticated, why));
+        };
         let Some(value) = metadata.get("authorization") else {
             return Ok(Caller { identity: identity.clone(), bearer: None });
         };
+        let not_taken = |why: &str| not_known(AuditEvent::TokenRefused, why);
         // A token that is not understood is never passed over: it may be there to narrow.
         let text = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
-        let text = text.ok_or_else(|| not_known("authorization is `Bearer` and a token"))?;
+        let text = text.ok_or_else(|| not_taken("authorization is `Bearer` and a token"))?;
         let keys = self.keys.as_ref();
-        let keys = keys.ok_or_else(|| not_known("this node has no keys to know tokens by"))?;
-        let token = Token::parse(text).and_then(|token| keys.verify(engine.cluster(), &token));
-        let bearer = token.map_err(|why| not_known(&why.to_string()))?;
+        let keys = keys.ok_or_else(|| not_taken("this node has no keys to know tokens by"))?.keys();
+        let token = Token::parse(text);
+        let bearer = token.and_then(|token| keys.verify(engine.cluster(), &token, now_ms()));
+        let bearer = bearer.map_err(|why| not_taken(&why.to_string()))?;
         Ok(Caller { identity: identity.clone(), bearer: Some(bearer) })
     }
 
     /// Whether anything at all is granted to a caller.
-    pub(crate) fn known(&self, caller: &Caller) -> Result<(), Failure> {
+    pub(crate) fn known(&self, caller: &Caller, origin: &Origin) -> Result<(), Failure> {
         let known = caller.principal().is_ok_and(|principal| {
             let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
             self.admins.contains(principal)
                 || rows.as_ref().is_some_and(|rows| rows.contains_key(principal))
         });
-        let not_granted = || refused("nothing is granted to who calls", kind::NOT_ALLOWED);
-        if known { Ok(()) } else { Err(not_granted()) }
+        if known {
+            return Ok(());
+        }
+        let why = "nothing is granted to who calls";
+        let facts = caller.facts(origin, AuditEvent::NotAllowed);
+        self.audit.note(AuditFacts { why: why.to_owned(), ..facts }, now_ms());
+        Err(refused(why, kind::NOT_ALLOWED))
     }
 
-    /// Whether a caller may do this with a resource.
+    /// Whether a caller may do this with a resource. That it may not is in the audit.
     pub(crate) fn allow(
         &self,
         engine: &Engine,
         caller: &Caller,
+        origin: &Origin,
         right: Right,
         resource: &str,
     ) -> Result<(), Failure> {
+        let judged = self.judge(engine.domain(), caller, right, resource);
+        if let Err(refusal) = judged {
+            self.refuse(caller, origin, right, resource, &refusal.to_string());
+        }
+        judged.map_err(|refusal| not_allowed(&refusal.to_string(), right, resource))
+    }
+
+    /// Whether a caller might do this with a resource, where nothing is refused if not.
+    pub(crate) fn judge(
+        &self,
+        domain: &FailureDomain,
+        caller: &Caller,
+        right: Right,
+        resource: &str,
+    ) -> Result<(), Refusal> {
         let ask = Ask {
             resource,
             right,
-            domain: engine.domain(),
+            domain,
             now_ms: now_ms(),
             certificate: caller.identity.fingerprint(),
         };
         let caveats = caller.bearer.as_ref().map_or(&[][..], Bearer::caveats);
-        let judged = caller.principal().and_then(|principal| {
+        caller.principal().and_then(|principal| {
             if self.admins.contains(principal) {
                 return decide(&Grant::everything(), caveats, &ask);
             }
             let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
             let granted = rows.as_ref().and_then(|rows| rows.get(principal));
             decide(granted.map_or(&[][..], Vec::as_slice), caveats, &ask)
-        });
-        judged.map_err(|refusal| {
-            let told = refused(&refusal.to_string(), kind::NOT_ALLOWED);
-            told.fact("resource", resource).fact("right", format!("{right:?}"))
         })
+    }
+
+    /// Writes down what a caller may not do.
+    pub(crate) fn refuse(
+        &self,
+        caller: &Caller,
+        origin: &Origin,
+        right: Right,
+        resource: &str,
+        why: &str,
+    ) {
+        let facts = AuditFacts {
+            resource: resource.to_owned(),
+            right: right.to_string(),
+            why: why.to_owned(),
+            ..caller.facts(origin, AuditEvent::NotAllowed)
+        };
+        self.audit.note(facts, now_ms());
+    }
+
+    /// Waits until this node goes by what was changed there, or a moment.
+    pub(crate) async fn follow_up_to(&self, offset: Offset) {
+        let mut followed = self.followed.subscribe();
+        let _ = timeout(FOLLOW_TIMEOUT, followed.wait_for(|followed| offset <= *followed)).await;
     }
 
     /// Follows the map of grants for as long as it runs.
@@ -152,7 +241,7 @@ impl Grants {
 
     /// Ends with an error alone: the grants have no end.
     async fn follow_once(&self, engine: &Engine) -> Result<(), Error> {
-        let map = Map::open(engine, own_spec(engine, ACCESS_MAP, SCHEMA).await?).await?;
+        let map = access_map(engine).await?;
         let (mut rows, mut range) = (BTreeMap::new(), Some(MapRange::all()));
         let mut at = None;
         while let Some(next) = range {
@@ -167,9 +256,10 @@ impl Grants {
             range = read.value.next;
         }
         *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = Some(rows);
-        let from = at.unwrap_or(palisade::Offset::ZERO);
+        let from = at.unwrap_or(Offset::ZERO);
         let mut watch = map.watch(from, WatchOptions::default());
         loop {
+            self.followed.send_replace(watch.position());
             if let WatchEvent::Changes { changes, .. } = watch.next().await? {
                 self.change(changes);
             }
@@ -188,10 +278,66 @@ impl Grants {
     }
 }
 
+/// A call that may not be made.
+pub(crate) fn not_allowed(why: &str, right: Right, resource: &str) -> Failure {
+    let told = refused(why, kind::NOT_ALLOWED);
+    told.fact("resource", resource).fact("right", right)
+}
+
 /// What a row grants: nothing, if it cannot be read.
 fn granted(row: &[u8]) -> Vec<Grant> {
     decode_row(row).unwrap_or_else(|error| {
         tracing::error!(%error, "a row of grants cannot be read: it grants nothing");
         Vec::new()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade::{ClusterId, Version, Versioned};
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+
+    use super::*;
+    use crate::security::ca::{Ca, LeafOrder};
+    use crate::security::grants::encode_row;
+
+    fn caller(ca: &Ca, name: &str) -> Caller {
+        let subject = ca.client(name).unwrap();
+        let order = LeafOrder { subject, dns: Vec::new(), ips: Vec::new(), hours: 1 };
+        let leaf = ca.issue(&order).unwrap().certificate_pem;
+        let leaf = CertificateDer::from_pem_slice(leaf.as_bytes()).unwrap();
+        let identity = Identity::of_chain(ca.cluster(), &[leaf]).unwrap();
+        Caller { identity, bearer: None }
+    }
+
+    /// Before a node has read the grants it serves those alone whom its own configuration names, and a row
+    /// that it cannot read grants nothing.
+    #[test]
+    fn nothing_is_granted_before_the_grants_were_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::init(&dir.path().join("ca"), ClusterId::new(1)).unwrap();
+        let (ops, reports) = (caller(&ca, "ops"), caller(&ca, "reports"));
+        let audit = Arc::new(AuditQueue::default());
+        let grants = Grants::new(["ops".to_owned()].into(), None, Arc::clone(&audit));
+        let here = FailureDomain::new("local", "local", "local");
+        let judge = |caller: &Caller| grants.judge(&here, caller, Right::Read, "orders");
+        assert_eq!(judge(&ops), Ok(()));
+        assert_eq!(judge(&reports), Err(Refusal::NotGranted));
+        let origin = Origin::default();
+        grants.known(&ops, &origin).unwrap();
+        assert!(grants.known(&reports, &origin).is_err());
+        assert_eq!(audit.take(1).len(), 1, "and it is written down");
+
+        let row = |value: Vec<u8>| MapChange {
+            key: "reports".to_owned(),
+            now: Some(Versioned { value, version: Version::ABSENT, ends_at: None }),
+            before: None,
+            ended: false,
+        };
+        grants.change(vec![row(encode_row(&Grant::everything()).unwrap())]);
+        assert_eq!(judge(&reports), Ok(()));
+        grants.change(vec![row(vec![9])]);
+        assert_eq!(judge(&reports), Err(Refusal::NotGranted));
+    }
 }

@@ -157,7 +157,7 @@ impl Service for Endpoint {
         let (call, asked) = self.begin(request)?;
         self.known(&call)?;
         let mut found = self.list(&call, &asked).await.map_err(refused)?;
-        let may_see = |spec: &proto::Spec| self.allow(&call, Right::Read, &spec.name).is_ok();
+        let may_see = |spec: &proto::Spec| self.might(&call, Right::Read, &spec.name);
         found.described.retain(|found| found.spec.as_ref().is_some_and(may_see));
         Ok(Response::new(found))
     }

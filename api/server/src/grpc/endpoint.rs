@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::OriginalUri;
 use bytes::Bytes;
-use palisade::{Batch, BatchDone, Engine, Error, Freshness, Group, ReadOptions};
+use palisade::{Batch, BatchDone, Engine, Error, Freshness, Group, Offset, ReadOptions};
 use palisade_proto::batch::v1 as batch;
 use palisade_proto::common::v1 as common;
 use palisade_proto::directory::v1 as directory;
@@ -14,12 +15,14 @@ use palisade_proto::map::v1 as map;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status};
 
-use super::access::{Access, Caller};
+use super::access::{Access, Caller, Origin, facts_of, not_allowed};
 use super::connections::Peer;
 use super::convert;
 use super::deadline;
 use super::failure::{invalid, status};
 use super::handles::Handles;
+use super::own::is_kept;
+use crate::security::audit::{AuditEvent, AuditFacts};
 use crate::security::grants::Right;
 
 /// What a caller has seen, one token for each group, and what an answer reflects.
@@ -40,6 +43,7 @@ pub(crate) struct Endpoint {
 pub(crate) struct Call {
     /// Nobody in particular, where nobody is asked.
     caller: Option<Caller>,
+    origin: Origin,
     pub(crate) left: Option<Duration>,
     seen: Vec<Freshness>,
 }
@@ -55,14 +59,17 @@ impl Endpoint {
 
     /// A call, by whom it is, and what is asked with it.
     pub(crate) fn begin<T>(&self, request: Request<T>) -> Result<(Call, T), Status> {
-        let identity = request.extensions().get::<Peer>().and_then(|peer| peer.0.as_ref());
+        let peer = request.extensions().get::<Peer>();
+        let method = request.extensions().get::<OriginalUri>().map(|method| method.0.clone());
+        let origin = Origin { address: peer.map(|peer| peer.address.ip()), method };
+        let identity = peer.and_then(|peer| peer.identity.as_ref());
         let caller = match &*self.access {
             Access::Everyone => None,
             Access::Granted(grants) => {
-                Some(grants.caller(&self.engine, identity, request.metadata())?)
+                Some(grants.caller(&self.engine, identity, &origin, request.metadata())?)
             }
         };
-        let call = Call::of(caller, request.metadata()).map_err(refused)?;
+        let call = Call::of(caller, origin, request.metadata()).map_err(refused)?;
         Ok((call, request.into_inner()))
     }
 
@@ -70,26 +77,66 @@ impl Endpoint {
     pub(crate) fn known(&self, call: &Call) -> Result<(), Status> {
         match (&*self.access, &call.caller) {
             (Access::Everyone, _) => Ok(()),
-            (Access::Granted(grants), Some(caller)) => Ok(grants.known(caller)?),
+            (Access::Granted(grants), Some(caller)) => Ok(grants.known(caller, &call.origin)?),
             (Access::Granted(_), None) => Err(Status::unauthenticated("nobody is known to call")),
         }
     }
 
     /// Refuses a call that may not do this with a resource.
     pub(crate) fn allow(&self, call: &Call, right: Right, resource: &str) -> Result<(), Status> {
+        if is_kept(resource) && right != Right::Read {
+            let why = "it is written by palisade.access.v1 alone: grant and revoke there";
+            if let (Access::Granted(grants), Some(caller)) = (&*self.access, &call.caller) {
+                grants.refuse(caller, &call.origin, right, resource, why);
+            }
+            return Err(not_allowed(why, right, resource).into());
+        }
+        self.allow_own(call, right, resource)
+    }
+
+    /// The same for a call that has the endpoint do something with one of its own resources.
+    pub(crate) fn allow_own(
+        &self,
+        call: &Call,
+        right: Right,
+        resource: &str,
+    ) -> Result<(), Status> {
         match (&*self.access, &call.caller) {
             (Access::Everyone, _) => Ok(()),
             (Access::Granted(grants), Some(caller)) => {
-                Ok(grants.allow(&self.engine, caller, right, resource)?)
+                Ok(grants.allow(&self.engine, caller, &call.origin, right, resource)?)
             }
             (Access::Granted(_), None) => Err(Status::unauthenticated("nobody is known to call")),
+        }
+    }
+
+    /// Whether a call might do this with a resource: what it might not is left out, and nothing refused.
+    pub(crate) fn might(&self, call: &Call, right: Right, resource: &str) -> bool {
+        match (&*self.access, &call.caller) {
+            (Access::Everyone, _) => true,
+            (Access::Granted(grants), Some(caller)) => {
+                grants.judge(self.engine.domain(), caller, right, resource).is_ok()
+            }
+            (Access::Granted(_), None) => false,
+        }
+    }
+
+    /// What the audit says of who makes a call.
+    pub(crate) fn facts(&self, call: &Call, event: AuditEvent) -> AuditFacts {
+        facts_of(call.caller.as_ref(), &call.origin, event)
+    }
+
+    /// Waits until this node goes by the grants that were changed there, or a moment.
+    pub(crate) async fn follow_grants_up_to(&self, offset: Offset) {
+        if let Access::Granted(grants) = &*self.access {
+            grants.follow_up_to(offset).await;
         }
     }
 }
 
 impl Call {
     /// Reads what a call says of itself.
-    fn of(caller: Option<Caller>, metadata: &MetadataMap) -> Result<Self, Error> {
+    fn of(caller: Option<Caller>, origin: Origin, metadata: &MetadataMap) -> Result<Self, Error> {
         let mut seen = Vec::new();
         for value in metadata.get_all_bin(FRESHNESS) {
             if seen.len() == TOKENS_MAX {
@@ -98,7 +145,7 @@ impl Call {
             let token = value.to_bytes().map_err(|_| invalid(format!("{FRESHNESS} is base64")))?;
             seen.push(convert::freshness(&token)?);
         }
-        Ok(Self { caller, left: deadline::of(metadata), seen })
+        Ok(Self { caller, origin, left: deadline::of(metadata), seen })
     }
 
     /// How a read of this call is done in a group.

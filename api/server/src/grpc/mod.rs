@@ -4,7 +4,9 @@
 //! is written goes to the leader by itself, what is read is read here.
 
 mod access;
+mod access_service;
 mod append_stream;
+mod audit;
 mod batch;
 mod cluster;
 mod connections;
@@ -35,13 +37,14 @@ use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
 
 use self::access::{Access, Grants};
-use self::connections::incoming;
+use self::connections::{Door, incoming};
 use self::endpoint::Endpoint;
 use self::health::Health;
 use self::readiness::Readiness;
 use crate::security::accept::Gate;
+use crate::security::audit::AuditQueue;
 use crate::security::tls::CallerTls;
-use crate::security::token::TokenKeys;
+use crate::security::token::LiveKeys;
 
 /// Calls of one connection that are under way.
 const CALLS_MAX: u32 = 256;
@@ -102,6 +105,7 @@ fn router(engine: &Engine, access: Arc<Access>) -> Result<Router, Error> {
         session::session_server::SessionServer,
         directory::directory_server::DirectoryServer,
         cluster::cluster_server::ClusterServer,
+        access::access_server::AccessServer,
     ))
 }
 
@@ -117,7 +121,7 @@ pub enum Callers {
         /// Names that may do everything, whatever is granted: the first ones that there are.
         admins: BTreeSet<String>,
         /// Keys to know tokens by; none are taken without.
-        token_keys: Option<TokenKeys>,
+        token_keys: Option<Arc<LiveKeys>>,
     },
 }
 
@@ -134,7 +138,8 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let address = listener.local_addr().map_err(failed)?;
-    let (gate, access) = match callers {
+    let audit = Arc::new(AuditQueue::default());
+    let (door, access) = match callers {
         Callers::Everyone if !address.ip().is_loopback() => {
             let what =
                 format!("{address} is not of this machine alone: callers need certificates there");
@@ -143,11 +148,12 @@ pub async fn serve(
         Callers::Everyone => (None, Access::Everyone),
         Callers::Certified { tls, admins, token_keys } => {
             let gate = Arc::new(Gate::new(engine.cluster(), tls));
-            (Some(gate), Access::Granted(Grants::new(admins, token_keys)))
+            let grants = Grants::new(admins, token_keys, Arc::clone(&audit));
+            (Some(Door { gate, audit: Arc::clone(&audit) }), Access::Granted(grants))
         }
     };
     let access = Arc::new(access);
-    let incoming = incoming(listener, gate);
+    let incoming = incoming(listener, door);
     let served = router(engine, Arc::clone(&access))?.serve_with_incoming_shutdown(incoming, stop);
     let follow = async {
         match &*access {
@@ -155,8 +161,11 @@ pub async fn serve(
             Access::Granted(grants) => grants.follow(engine).await,
         }
     };
-    tokio::select! {
+    let served = tokio::select! {
         served = served => served.map_err(failed),
         never = follow => never,
-    }
+        never = audit::write(engine, &audit) => never,
+    };
+    audit::write_rest(engine, &audit).await;
+    served
 }

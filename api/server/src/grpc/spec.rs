@@ -30,7 +30,7 @@ pub(crate) fn placement(rules: &[proto::DomainRule]) -> Result<Placement, Error>
     }))
 }
 
-fn of_placement(placement: &Placement) -> Vec<proto::DomainRule> {
+pub(crate) fn of_placement(placement: &Placement) -> Vec<proto::DomainRule> {
     let rule = |rule: &DomainRule| proto::DomainRule {
         provider: rule.provider.clone(),
         region: rule.region.clone().unwrap_or_default(),

@@ -1,27 +1,31 @@
-//! The port of callers: TLS first, then who it is, within a deadline; and no longer than the certificates
-//! that it was begun with.
+//! The port of callers: TLS first, then who it is, within a deadline; and no longer than the certificates of
+//! both sides are good.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use palisade::ClusterId;
 use palisade::tls::CertificateFacts;
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::identity::{Identity, IdentityRefusal};
 use super::now;
-use super::tls::CallerTls;
+use super::tls::{CallerTls, InUse};
 
 /// How long a caller may take to show a certificate.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the clock is looked at again for certificates that expire: it may have been set.
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
 
 /// Why a connection was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +101,8 @@ impl Gate {
     }
 
     async fn handshake(&self, stream: TcpStream) -> Result<CallerStream, AcceptRefusal> {
-        let setup = self.tls.setup();
+        let mut in_use = self.tls.follow();
+        let setup = Arc::clone(&in_use.borrow_and_update().setup);
         let stream = TlsAcceptor::from(setup.server()).accept(stream).await.map_err(judge)?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let identity = Identity::of_chain(self.cluster, chain)?;
@@ -106,8 +111,9 @@ impl Gate {
         }
         let facts = CertificateFacts::read(&chain[0]).map_err(IdentityRefusal::from)?;
         let ends = facts.not_after.min(setup.facts().not_after);
-        let left = ends.duration_since(now()).unwrap_or_default();
-        Ok(CallerStream { stream, identity, end: Box::pin(sleep(left)) })
+        let chain = chain.iter().map(|one| one.clone().into_owned()).collect();
+        let tenure = Tenure { _tls: Arc::clone(&self.tls), in_use, chain, ends };
+        Ok(CallerStream { stream, identity, over: Box::pin(tenure.over()), ended: None })
     }
 
     /// How often each has been since the node was opened.
@@ -132,12 +138,51 @@ fn judge(error: io::Error) -> AcceptRefusal {
     }
 }
 
-/// A connection with a caller on it. Reading from it fails once a certificate of either side has expired.
-#[derive(Debug)]
+/// Until when a connection may be used.
+struct Tenure {
+    /// Keeps the sender of `in_use`.
+    _tls: Arc<CallerTls>,
+    in_use: watch::Receiver<Arc<InUse>>,
+    chain: Vec<CertificateDer<'static>>,
+    /// Of the leaf that ends first.
+    ends: SystemTime,
+}
+
+impl Tenure {
+    /// Resolves, with the reason, when it may not be used any more.
+    async fn over(mut self) -> &'static str {
+        loop {
+            let Ok(left) = self.ends.duration_since(now()) else {
+                return "a certificate has expired: connect again";
+            };
+            tokio::select! {
+                () = sleep(left.min(CLOCK_CHECK)) => {}
+                // The sender is in what is held here, so that it is never the end of it.
+                _ = self.in_use.changed() => {
+                    let in_use = Arc::clone(&self.in_use.borrow_and_update());
+                    if !in_use.believes(&self.chain) {
+                        return "the authority of its certificate is not believed any more";
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A connection with a caller on it. Reading from it fails once a certificate of either side has expired, or
+/// the authority of the caller's is not believed any more.
 pub struct CallerStream {
     stream: TlsStream<TcpStream>,
     identity: Identity,
-    end: Pin<Box<Sleep>>,
+    over: Pin<Box<dyn Future<Output = &'static str> + Send>>,
+    /// Why it may not be used any more.
+    ended: Option<&'static str>,
+}
+
+impl std::fmt::Debug for CallerStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CallerStream").field("identity", &self.identity).finish_non_exhaustive()
+    }
 }
 
 impl CallerStream {
@@ -160,8 +205,14 @@ impl AsyncRead for CallerStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.end.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::Error::other("a certificate has expired: connect again")));
+        if self.ended.is_none()
+            && let Poll::Ready(why) = self.over.as_mut().poll(context)
+        {
+            tracing::debug!(caller = %self.identity.subject(), why, "a connection was ended");
+            self.ended = Some(why);
+        }
+        if let Some(why) = self.ended {
+            return Poll::Ready(Err(io::Error::other(why)));
         }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }

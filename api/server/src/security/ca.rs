@@ -24,7 +24,7 @@ use rcgen::{
 };
 use ring::rand::SecureRandom;
 
-use super::files::{self, Secrecy};
+use super::files::{self, Hold, Secrecy};
 use super::now;
 
 /// How long a leaf lives if nothing else is said.
@@ -242,6 +242,7 @@ impl Ca {
     /// # Errors
     /// [`CaError`]. The bundle may hold one more then, that never issues: rotate again.
     pub fn rotate(&self, authority: Authority) -> Result<(), CaError> {
+        let hold = self.hold(authority)?;
         // Whoever rotates what cannot issue would be left with nothing.
         self.issuer(authority)?;
         let bundle = self.bundle(authority)?;
@@ -251,9 +252,9 @@ impl Ca {
         let (issuer, certificate) = new_authority(self.cluster, authority)?;
         let path = self.bundle_path(authority);
         let both = format!("{bundle}{certificate}");
-        files::replace(&path, Secrecy::Public, both.as_bytes()).map_err(in_file(&path))?;
+        hold.replace(&path, Secrecy::Public, both.as_bytes()).map_err(in_file(&path))?;
         let path = self.issuer_path(authority);
-        files::replace(&path, Secrecy::Secret, issuer.as_bytes()).map_err(in_file(&path))
+        hold.replace(&path, Secrecy::Secret, issuer.as_bytes()).map_err(in_file(&path))
     }
 
     /// Takes all but the present issuer out of the bundle: what the former issued is refused by whoever has
@@ -262,11 +263,12 @@ impl Ca {
     /// # Errors
     /// [`CaError`].
     pub fn drop_former(&self, authority: Authority) -> Result<(), CaError> {
+        let hold = self.hold(authority)?;
         let issuer = read_text(&self.issuer_path(authority))?;
         let certificate = certificate_of(&issuer)
             .ok_or_else(|| self.damaged(authority, "there is no certificate in it"))?;
         let path = self.bundle_path(authority);
-        files::replace(&path, Secrecy::Public, certificate.as_bytes()).map_err(in_file(&path))
+        hold.replace(&path, Secrecy::Public, certificate.as_bytes()).map_err(in_file(&path))
     }
 
     fn params_of(&self, order: &LeafOrder) -> Result<(CertificateParams, SystemTime), CaError> {
@@ -317,6 +319,11 @@ impl Ca {
             .map_err(|error| self.damaged(authority, &error.to_string()))
     }
 
+    fn hold(&self, authority: Authority) -> Result<Hold, CaError> {
+        let path = self.bundle_path(authority);
+        Hold::of(&path).map_err(in_file(&path))
+    }
+
     fn issuer_path(&self, authority: Authority) -> PathBuf {
         self.dir.join(authority.to_string()).join("issuer.pem")
     }
@@ -330,7 +337,8 @@ impl Ca {
     }
 
     fn write_new(&self, path: &Path, secrecy: Secrecy, text: &str) -> Result<(), CaError> {
-        files::write_new(path, secrecy, text.as_bytes()).map_err(in_file(path))
+        let hold = Hold::of(path).map_err(in_file(path))?;
+        hold.write_new(path, secrecy, text.as_bytes()).map_err(in_file(path))
     }
 }
 
@@ -347,12 +355,15 @@ impl IssuedLeaf {
         if !renew && let Some(path) = [&certificate, &key].into_iter().find(|path| path.exists()) {
             return Err(CaError::Exists { path: path.clone() });
         }
-        let write = if renew { files::replace } else { files::write_new };
+        let hold = Hold::of(&key).map_err(in_file(&key))?;
+        let write = |path: &Path, secrecy, text: &str| {
+            let write = if renew { Hold::replace } else { Hold::write_new };
+            write(&hold, path, secrecy, text.as_bytes()).map_err(in_file(path))
+        };
         if let Some(text) = &self.key_pem {
-            write(&key, Secrecy::Secret, text.as_bytes()).map_err(in_file(&key))?;
+            write(&key, Secrecy::Secret, text)?;
         }
-        let text = self.certificate_pem.as_bytes();
-        write(&certificate, Secrecy::Public, text).map_err(in_file(&certificate))
+        write(&certificate, Secrecy::Public, &self.certificate_pem)
     }
 }
 
@@ -363,7 +374,8 @@ impl IssuedLeaf {
 pub fn write_bundle(dir: &Path, authority: Authority, bundle: &str) -> Result<PathBuf, CaError> {
     fs::create_dir_all(dir).map_err(in_file(dir))?;
     let path = dir.join(format!("{authority}-authorities.pem"));
-    files::replace(&path, Secrecy::Public, bundle.as_bytes()).map_err(in_file(&path))?;
+    let hold = Hold::of(&path).map_err(in_file(&path))?;
+    hold.replace(&path, Secrecy::Public, bundle.as_bytes()).map_err(in_file(&path))?;
     Ok(path)
 }
 

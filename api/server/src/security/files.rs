@@ -1,12 +1,17 @@
-//! Files that are there whole or not at all.
+//! Files that are there whole or not at all, and one hand at a time that changes them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use ring::rand::SecureRandom;
+use rustix::fs::{FlockOperation, flock};
+
 /// No certificate, key or list of them is longer.
-pub(super) const FILE_BYTES_MAX: u64 = 1 << 20;
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// What the name of a file ends with that is not whole yet; before it, what no other writer comes upon.
+const UNFINISHED: &str = ".new";
 
 /// Who may read a file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,62 +22,157 @@ pub(super) enum Secrecy {
     Public,
 }
 
-/// Writes a file that must not be there yet.
-pub(super) fn write_new(path: &Path, secrecy: Secrecy, contents: &[u8]) -> io::Result<()> {
-    let temporary = write_beside(path, secrecy, contents)?;
-    // A link is refused where the name is taken; a rename would take it.
-    let linked = fs::hard_link(&temporary, path);
-    fs::remove_file(&temporary)?;
-    linked?;
-    sync_parent(path)
+/// Held by who changes the files of a directory: nobody else does meanwhile, in this process or another.
+/// What is read under it is still so when it is written.
+pub(super) struct Hold {
+    dir: File,
 }
 
-/// Writes a file, in the place of what is there.
-pub(super) fn replace(path: &Path, secrecy: Secrecy, contents: &[u8]) -> io::Result<()> {
-    let temporary = write_beside(path, secrecy, contents)?;
-    fs::rename(&temporary, path)?;
-    sync_parent(path)
-}
-
-fn write_beside(path: &Path, secrecy: Secrecy, contents: &[u8]) -> io::Result<PathBuf> {
-    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
-    name.push(".new");
-    let temporary = path.with_file_name(name);
-    // What a crash left of an earlier one.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+impl Hold {
+    /// On the directory that a file is in. Waits for who has it; taken twice by one thread, for ever.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let dir = File::open(parent(path))?;
+        flock(&dir, FlockOperation::LockExclusive)?;
+        Ok(Self { dir })
     }
+
+    /// Writes a file that must not be there yet.
+    pub(super) fn write_new(
+        &self,
+        path: &Path,
+        secrecy: Secrecy,
+        contents: &[u8],
+    ) -> io::Result<()> {
+        let temporary = write_beside(path, secrecy, contents)?;
+        // A link is refused where the name is taken; a rename would take it.
+        let linked = fs::hard_link(&temporary, path);
+        fs::remove_file(&temporary)?;
+        linked?;
+        self.dir.sync_all()
+    }
+
+    /// Writes a file, in the place of what is there.
+    pub(super) fn replace(&self, path: &Path, secrecy: Secrecy, contents: &[u8]) -> io::Result<()> {
+        let temporary = write_beside(path, secrecy, contents)?;
+        let renamed = fs::rename(&temporary, path);
+        if renamed.is_err() {
+            let _ = fs::remove_file(&temporary);
+        }
+        renamed?;
+        self.dir.sync_all()
+    }
+}
+
+/// Writes a key or token, where nothing is yet.
+pub(crate) fn write_secret(path: &Path, contents: &[u8]) -> io::Result<()> {
+    Hold::of(path)?.write_new(path, Secrecy::Secret, contents)
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The whole of it, under a name that nobody else has.
+fn write_beside(path: &Path, secrecy: Secrecy, contents: &[u8]) -> io::Result<PathBuf> {
+    let mut unique = [0; 8];
+    let random = ring::rand::SystemRandom::new();
+    random.fill(&mut unique).map_err(|_| io::Error::other("no randomness"))?;
+    let mut name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_owned();
+    name.push(format!(".{:016x}{UNFINISHED}", u64::from_be_bytes(unique)));
+    let temporary = path.with_file_name(name);
     let mode = match secrecy {
         Secrecy::Secret => 0o600,
         Secrecy::Public => 0o644,
     };
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-    file.write_all(contents)?;
-    file.sync_all()?;
+    let written = file.write_all(contents).and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
     Ok(temporary)
 }
 
 /// Makes a name last through a loss of power.
 pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(parent(path))?.sync_all()
 }
 
-/// Reads a file of at most [`FILE_BYTES_MAX`].
-pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// Reads a file of at most 1 MiB.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_all(File::open(path)?)
+}
+
+/// Reads a key or token, which nobody but its owner may.
+pub(crate) fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    // Of what was opened, and not of what the name may stand for by then.
+    if file.metadata()?.permissions().mode() & 0o077 != 0 {
+        return Err(io::Error::other("others on this machine may use it: chmod 600"));
+    }
+    read_all(file)
+}
+
+fn read_all(file: File) -> io::Result<Vec<u8>> {
     let mut contents = Vec::new();
-    File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut contents)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut contents)?;
     if contents.len() as u64 > FILE_BYTES_MAX {
         return Err(io::Error::other("it is longer than 1 MiB"));
     }
     Ok(contents)
 }
 
-/// Reads a key, which nobody else on this machine may.
-pub(super) fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
-    if fs::metadata(path)?.permissions().mode() & 0o007 != 0 {
-        return Err(io::Error::other("everybody on this machine can read it: chmod 600"));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+        names.map(|name| name.into_string().unwrap()).collect()
     }
-    read(path)
+
+    /// A secret is for its owner alone: not for his group, not for everybody, and not even to be written.
+    #[test]
+    fn a_key_that_others_may_use_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let hold = Hold::of(&path).unwrap();
+        hold.write_new(&path, Secrecy::Secret, b"key").unwrap();
+        drop(hold);
+        let with_mode = |mode| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            read_secret(&path)
+        };
+        for mode in [0o600, 0o400, 0o700] {
+            assert_eq!(with_mode(mode).unwrap(), b"key", "{mode:o}");
+        }
+        for bit in (0..6).map(|bit| 1 << bit) {
+            assert!(with_mode(0o600 | bit).is_err(), "{bit:o}");
+        }
+    }
+
+    /// What two write at once is what one of them wrote, and nothing is left beside it.
+    #[test]
+    fn writers_do_not_mix() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::thread::scope(|scope| {
+            for writer in 0..4_u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        let contents = [b'a' + writer; 4096];
+                        let hold = Hold::of(path).unwrap();
+                        hold.replace(path, Secrecy::Public, &contents).unwrap();
+                        let read = read(path).unwrap();
+                        assert!(read == contents, "nobody else writes under the hold");
+                    }
+                });
+            }
+        });
+        assert_eq!(names(dir.path()), ["file"]);
+        let hold = Hold::of(&path).unwrap();
+        assert!(hold.write_new(&path, Secrecy::Public, b"other").is_err(), "it is there");
+        assert_eq!(names(dir.path()), ["file"]);
+    }
 }

@@ -62,12 +62,38 @@ impl Rights {
         self.0 & 1 << right as u8 != 0
     }
 
+    /// These and those.
+    #[must_use]
+    pub fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    /// These without those.
+    #[must_use]
+    pub fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
+    /// Each of them.
+    pub fn each(self) -> impl Iterator<Item = Right> {
+        [Right::Read, Right::Append, Right::Admin]
+            .into_iter()
+            .filter(move |right| self.have(*right))
+    }
+
     pub(super) fn bits(self) -> u8 {
         self.0
     }
 
     pub(super) fn from_bits(bits: u8) -> Option<Self> {
         (bits & !Self::ALL.0 == 0).then_some(Self(bits))
+    }
+}
+
+impl fmt::Display for Rights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = self.each().map(|right| right.to_string()).collect();
+        f.write_str(&names.join(","))
     }
 }
 
@@ -371,6 +397,10 @@ impl<'a> Rest<'a> {
         Some(Grant { pattern, rights, domains })
     }
 }
+
+mod change;
+
+pub use self::change::{granting, revoking};
 
 #[cfg(test)]
 mod tests;

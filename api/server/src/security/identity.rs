@@ -3,6 +3,7 @@
 use palisade::ClusterId;
 use palisade::tls::{CertificateFacts, CertificateRole, Subject, SubjectError};
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 /// Who is on the other side of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,9 +50,7 @@ impl Identity {
         if !facts.calls {
             return Err(IdentityRefusal::NotForCalling);
         }
-        let digest = ring::digest::digest(&ring::digest::SHA256, leaf);
-        let fingerprint = digest.as_ref().try_into().expect("SHA-256 has 32 bytes");
-        Ok(Self { subject: facts.subject, fingerprint })
+        Ok(Self { subject: facts.subject, fingerprint: fingerprint(leaf) })
     }
 
     /// Whom the certificate names.
@@ -71,4 +70,14 @@ impl Identity {
     pub fn client(&self) -> Option<&str> {
         (self.subject.role() == CertificateRole::Client).then(|| self.subject.name())
     }
+}
+
+fn fingerprint(leaf: &CertificateDer<'_>) -> Fingerprint {
+    let digest = ring::digest::digest(&ring::digest::SHA256, leaf);
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
+
+/// That of the first certificate of a file.
+pub(crate) fn fingerprint_of_pem(pem: &[u8]) -> Option<Fingerprint> {
+    CertificateDer::from_pem_slice(pem).ok().map(|leaf| fingerprint(&leaf))
 }

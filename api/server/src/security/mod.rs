@@ -4,12 +4,15 @@
 //! a closed set.
 
 pub mod accept;
+pub mod audit;
 pub mod ca;
-mod files;
+pub(crate) mod files;
 pub mod grants;
 pub mod identity;
+pub(crate) mod of_node;
 pub mod tls;
 pub mod token;
+pub mod watch;
 
 use std::time::{Duration, SystemTime};
 

@@ -5,20 +5,24 @@
 //! writing of one and the other they do not fit; the next look finds them whole.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use palisade::ClusterId;
 use palisade::tls::{
     CertificateFacts, CertificateRole, Credentials, CredentialsError, PeerTls, TlsSetup,
 };
 use ring::digest;
-use tokio::sync::Notify;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use tokio::sync::watch;
 
+use super::watch::Watched;
 use super::{files, now};
 
-/// How often the files are looked at.
-pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// What a caller and a node agree to speak.
 const PROTOCOLS: &[&[u8]] = &[b"h2"];
 
@@ -27,7 +31,7 @@ const PROTOCOLS: &[&[u8]] = &[b"h2"];
 pub struct TlsFiles {
     /// Our leaf, and what is between it and its authority.
     pub certificates: PathBuf,
-    /// Its key, which nobody else on this machine may read.
+    /// Its key, which nobody but its owner may read.
     pub key: PathBuf,
     /// Whom we believe.
     pub authorities: PathBuf,
@@ -134,7 +138,24 @@ impl TakesCredentials for PeerTls {
 pub struct CallerTls {
     cluster: ClusterId,
     role: CertificateRole,
-    setup: RwLock<Arc<TlsSetup>>,
+    in_use: watch::Sender<Arc<InUse>>,
+}
+
+/// What connections are made with, and what they are judged by again when it changes.
+#[derive(Debug)]
+pub(super) struct InUse {
+    pub(super) setup: Arc<TlsSetup>,
+    callers: Arc<dyn ClientCertVerifier>,
+}
+
+impl InUse {
+    /// Whether an authority that is believed issued this chain to who calls, and it is valid now.
+    pub(super) fn believes(&self, chain: &[CertificateDer<'_>]) -> bool {
+        let since = now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let at = UnixTime::since_unix_epoch(since);
+        let judge = |(leaf, between)| self.callers.verify_client_cert(leaf, between, at).is_ok();
+        chain.split_first().is_some_and(judge)
+    }
 }
 
 impl CallerTls {
@@ -147,15 +168,15 @@ impl CallerTls {
         role: CertificateRole,
         credentials: &Credentials,
     ) -> Result<Self, CredentialsError> {
-        let setup = RwLock::new(Self::read(cluster, role, credentials)?);
-        Ok(Self { cluster, role, setup })
+        let in_use = watch::Sender::new(Self::read(cluster, role, credentials)?);
+        Ok(Self { cluster, role, in_use })
     }
 
     fn read(
         cluster: ClusterId,
         role: CertificateRole,
         credentials: &Credentials,
-    ) -> Result<Arc<TlsSetup>, CredentialsError> {
+    ) -> Result<Arc<InUse>, CredentialsError> {
         let setup = TlsSetup::read(credentials, PROTOCOLS)?;
         let facts = setup.facts();
         if facts.subject.cluster() != cluster || facts.subject.role() != role {
@@ -172,20 +193,40 @@ impl CallerTls {
             let why = "the leaf is for another use: issue it with `palisade ca issue`".to_owned();
             return Err(CredentialsError::Unusable { why });
         }
-        Ok(Arc::new(setup))
+        let callers = callers(&credentials.authorities_pem)?;
+        Ok(Arc::new(InUse { setup: Arc::new(setup), callers }))
     }
 
     /// What is in use.
     #[must_use]
     pub fn setup(&self) -> Arc<TlsSetup> {
-        Arc::clone(&self.setup.read().expect("no code panics while it holds the setup"))
+        Arc::clone(&self.in_use.borrow().setup)
     }
+
+    pub(super) fn follow(&self) -> watch::Receiver<Arc<InUse>> {
+        self.in_use.subscribe()
+    }
+}
+
+/// Judges chains of callers as the handshake does, outside of one.
+fn callers(authorities_pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, CredentialsError> {
+    let unusable =
+        |why: &dyn std::fmt::Display| CredentialsError::Unusable { why: why.to_string() };
+    let mut roots = RootCertStore::empty();
+    for authority in CertificateDer::pem_slice_iter(authorities_pem) {
+        let authority = authority.map_err(|error| unusable(&error))?;
+        roots.add(authority).map_err(|error| unusable(&error))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map(|built| built as _)
+        .map_err(|error| unusable(&error))
 }
 
 impl TakesCredentials for CallerTls {
     fn take(&self, credentials: &Credentials) -> Result<(), CredentialsError> {
-        let setup = Self::read(self.cluster, self.role, credentials)?;
-        *self.setup.write().expect("no code panics while it holds the setup") = setup;
+        self.in_use.send_replace(Self::read(self.cluster, self.role, credentials)?);
         Ok(())
     }
 
@@ -214,7 +255,6 @@ pub struct TlsStatus {
 pub struct TlsWatch {
     files: TlsFiles,
     user: Arc<dyn TakesCredentials>,
-    now_please: Notify,
     seen: Mutex<Seen>,
 }
 
@@ -231,7 +271,7 @@ impl TlsWatch {
     /// Of files whose contents are in use already.
     #[must_use]
     pub fn new(files: TlsFiles, user: Arc<dyn TakesCredentials>) -> Self {
-        Self { files, user, now_please: Notify::new(), seen: Mutex::default() }
+        Self { files, user, seen: Mutex::default() }
     }
 
     /// Looks now, and returns how it stands. It reads files: not on a thread of a runtime.
@@ -284,26 +324,14 @@ impl TlsWatch {
         TlsStatus { not_after, expired: not_after < now(), reloads, failures, failure }
     }
 
-    /// Has [`TlsWatch::run`] look at once: after SIGHUP, say.
-    pub fn look_soon(&self) {
-        self.now_please.notify_one();
-    }
-
-    /// Looks every [`LOOK_EVERY`], until it is dropped.
-    pub async fn run(self: Arc<Self>) {
-        loop {
-            let watch = Arc::clone(&self);
-            // It panics only if a lock's holder did.
-            let _ = tokio::task::spawn_blocking(move || watch.look()).await;
-            tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                () = self.now_please.notified() => {}
-            }
-        }
-    }
-
     fn lock(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().expect("no code panics while it holds what was seen")
+    }
+}
+
+impl Watched for TlsWatch {
+    fn look_again(&self) {
+        self.look();
     }
 }
 

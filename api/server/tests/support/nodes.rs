@@ -8,6 +8,8 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+pub(crate) const CLUSTER: ClusterId = ClusterId::new(9);
+
 /// Nodes of one cluster, from 0 on.
 pub(crate) struct Nodes {
     pub(crate) engines: Vec<Engine>,
@@ -22,7 +24,13 @@ async fn listener() -> tokio::net::TcpListener {
 }
 
 impl Nodes {
+    #[allow(dead_code, reason = "not every test starts them so")]
     pub(crate) async fn start(count: usize) -> Self {
+        Self::start_for(count, |_| Callers::Everyone).await
+    }
+
+    /// With those that each node, numbered from 1, is to serve.
+    pub(crate) async fn start_for(count: usize, callers: impl Fn(NodeId) -> Callers) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Held until each has its own.
         let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -36,7 +44,7 @@ impl Nodes {
                 ..Default::default()
             };
             let mut builder = Engine::builder(dir.path().join(format!("node-{at}")))
-                .cluster(ClusterId::new(9))
+                .cluster(CLUSTER)
                 .node(NodeId::new(at as u64 + 1))
                 .domain(FailureDomain::new("local", "here", format!("zone-{at}")))
                 .listen(peers[at])
@@ -52,9 +60,10 @@ impl Nodes {
             let listener = listener().await;
             addresses.push(listener.local_addr().unwrap());
             let (engine, mut stopped) = (engine.clone(), stopped.clone());
+            let callers = callers(engine.node());
             served.spawn(async move {
                 let stop = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
-                serve(&engine, listener, Callers::Everyone, stop).await
+                serve(&engine, listener, callers, stop).await
             });
         }
         Self { engines, addresses, stop, served, _dir: dir }

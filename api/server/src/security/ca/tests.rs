@@ -157,3 +157,17 @@ fn a_leaf_is_replaced_only_when_it_is_renewed() {
         fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
 }
+
+/// What is issued without another word is not good for longer than a day.
+#[test]
+fn a_leaf_lives_a_day_if_nothing_else_is_said() {
+    assert_eq!(LEAF_HOURS, 24);
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::init(&dir.path().join("ca"), CLUSTER).unwrap();
+    let leaf =
+        ca.issue(&LeafOrder { hours: LEAF_HOURS, ..order(ca.node(NodeId::new(1))) }).unwrap();
+    let day = Duration::from_secs(24 * 3600);
+    assert!(facts(&leaf).not_after <= now() + day);
+    let longer = LeafOrder { hours: LEAF_HOURS_MAX + 1, ..order(ca.node(NodeId::new(1))) };
+    assert!(ca.issue(&longer).is_err(), "nor for longer than a year, whatever is said");
+}

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use ring::hmac;
 use ring::rand::SecureRandom;
 
-use crate::security::files::{self, Secrecy};
+use crate::security::files::{self, Hold, Secrecy};
 
 /// Most keys in a file.
 const KEYS_MAX: usize = 64;
@@ -59,7 +59,7 @@ pub enum KeysError {
 }
 
 impl TokenKeys {
-    /// Reads the file, which nobody else on this machine may.
+    /// Reads the file, which nobody but its owner may.
     ///
     /// # Errors
     /// [`KeysError`]; whoever has keys from before goes on with those.
@@ -100,6 +100,8 @@ impl TokenKeys {
     /// [`KeysError`]; the file is as it was then.
     pub fn add_to(path: &Path) -> Result<u32, KeysError> {
         let io = |source| KeysError::Io { path: path.to_owned(), source };
+        // Of two who add at once, the second adds to what the first has written.
+        let hold = Hold::of(path).map_err(io)?;
         let (mut text, id) = match files::read_secret(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => (String::new(), 1),
             Err(error) => return Err(io(error)),
@@ -122,8 +124,13 @@ impl TokenKeys {
         }
         text.push('\n');
         Self::parse(&text)?;
-        files::replace(path, Secrecy::Secret, text.as_bytes()).map_err(io)?;
+        hold.replace(path, Secrecy::Secret, text.as_bytes()).map_err(io)?;
         Ok(id)
+    }
+
+    /// The ids that there are keys of.
+    pub fn ids(&self) -> impl Iterator<Item = u32> {
+        self.keys.keys().copied()
     }
 
     pub(super) fn newest(&self) -> Option<(u32, &hmac::Key)> {

@@ -14,6 +14,9 @@
 
 mod caveat;
 mod keys;
+mod live;
+
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -23,10 +26,15 @@ use ring::rand::SecureRandom;
 
 pub use self::caveat::{CAVEAT_BYTES_MAX, Caveat};
 pub use self::keys::{KeysError, TokenKeys};
+pub use self::live::LiveKeys;
 use super::grants::{Rest, put_text};
 
 /// Most caveats of a token.
 pub const CAVEATS_MAX: usize = 32;
+/// No token is good for longer than this: 30 days. Who needs one for longer gets another meanwhile.
+pub const TOKEN_LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// What clocks may differ by when that is judged.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(5 * 60);
 /// Longest token, as text.
 pub const TOKEN_TEXT_BYTES_MAX: usize = 8 << 10;
 const TEXT_PREFIX: &str = "pal1.";
@@ -103,24 +111,32 @@ pub enum TokenRefusal {
     /// Nothing in it says when it ends.
     #[error("the token has no end: get one that expires")]
     Endless,
+    /// It ends too late.
+    #[error("the token would be good for more than 30 days: get one that ends sooner")]
+    TooLong,
     /// It cannot hold another caveat.
     #[error("a token has at most 32 caveats")]
     TooManyCaveats,
 }
 
 impl Token {
-    /// Makes a token with a key of ours, which ends at this time.
+    /// Makes a token with a key of ours, which is good for so long from now on.
     ///
     /// # Errors
-    /// [`TokenRefusal::Malformed`] for a principal that is no caller's name, and
-    /// [`TokenRefusal::UnknownKey`] without a key, or without randomness.
+    /// [`TokenRefusal::Malformed`] for a principal that is no caller's name, [`TokenRefusal::TooLong`] above
+    /// [`TOKEN_LIFE_MAX`], and [`TokenRefusal::UnknownKey`] without a key, or without randomness.
     pub fn mint(
         keys: &TokenKeys,
         cluster: ClusterId,
         principal: &str,
-        not_after_ms: u64,
+        now_ms: u64,
+        lives: Duration,
     ) -> Result<Self, TokenRefusal> {
         check_principal(cluster, principal)?;
+        if TOKEN_LIFE_MAX < lives {
+            return Err(TokenRefusal::TooLong);
+        }
+        let not_after_ms = now_ms.saturating_add(milliseconds(lives));
         let (key_id, key) = keys.newest().ok_or(TokenRefusal::UnknownKey)?;
         let mut identifier = [0; 16];
         let random = ring::rand::SystemRandom::new();
@@ -166,6 +182,32 @@ impl Token {
         context.update(&cluster.get().to_be_bytes());
         context.update(&self.head());
         bytes_of(&context.sign())
+    }
+
+    /// Whom it says that it speaks for. Whether it does, [`TokenKeys::verify`] finds out.
+    #[must_use]
+    pub fn principal(&self) -> &str {
+        &self.principal
+    }
+
+    /// Which key made it.
+    #[must_use]
+    pub fn key_id(&self) -> u32 {
+        self.key_id
+    }
+
+    /// Its number, by which the audit names it.
+    #[must_use]
+    pub fn identifier(&self) -> &[u8; 16] {
+        &self.identifier
+    }
+
+    /// What it was narrowed by.
+    ///
+    /// # Errors
+    /// [`TokenRefusal`] for one that this release does not know.
+    pub fn caveats(&self) -> Result<Vec<Caveat>, TokenRefusal> {
+        self.caveats.iter().map(|raw| Caveat::decode(raw)).collect()
     }
 
     /// As it travels.
@@ -215,6 +257,10 @@ fn check_principal(cluster: ClusterId, principal: &str) -> Result<(), TokenRefus
     subject.map(|_| ()).map_err(|_| TokenRefusal::Malformed)
 }
 
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn next_tag(tag: &[u8; TAG_BYTES], caveat: &[u8]) -> [u8; TAG_BYTES] {
     bytes_of(&hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, tag), caveat))
 }
@@ -225,11 +271,16 @@ fn bytes_of(tag: &hmac::Tag) -> [u8; TAG_BYTES] {
 
 impl TokenKeys {
     /// Whom the token speaks for, if one of our keys made it for this cluster. What its caveats demand is
-    /// judged with each ask, in [`super::grants::decide`].
+    /// judged with each ask, in [`super::grants::decide`]; here, only that it ends in time.
     ///
     /// # Errors
     /// [`TokenRefusal`], and then the call is refused: it does not go on without the token.
-    pub fn verify(&self, cluster: ClusterId, token: &Token) -> Result<Bearer, TokenRefusal> {
+    pub fn verify(
+        &self,
+        cluster: ClusterId,
+        token: &Token,
+        now_ms: u64,
+    ) -> Result<Bearer, TokenRefusal> {
         let key = self.key(token.key_id).ok_or(TokenRefusal::UnknownKey)?;
         // The last step is ring's own comparison, which takes the same time wherever two tags differ.
         let first = token.first_tag(key, cluster);
@@ -245,11 +296,15 @@ impl TokenKeys {
             return Err(TokenRefusal::Forged);
         }
         check_principal(cluster, &token.principal)?;
-        let caveats: Result<Vec<_>, _> =
-            token.caveats.iter().map(|raw| Caveat::decode(raw)).collect();
-        let caveats = caveats?;
-        if !caveats.iter().any(|caveat| matches!(caveat, Caveat::NotAfter { .. })) {
-            return Err(TokenRefusal::Endless);
+        let caveats = token.caveats()?;
+        let ends = caveats.iter().filter_map(|caveat| match caveat {
+            Caveat::NotAfter { ms } => Some(*ms),
+            _ => None,
+        });
+        let ends = ends.min().ok_or(TokenRefusal::Endless)?;
+        // Whoever had a key for a day cannot make a token for ever.
+        if now_ms.saturating_add(milliseconds(TOKEN_LIFE_MAX + CLOCKS_DIFFER)) < ends {
+            return Err(TokenRefusal::TooLong);
         }
         let (principal, identifier) = (token.principal.clone(), token.identifier);
         Ok(Bearer { principal, identifier, caveats })

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use palisade::{DomainRule, FailureDomain, Placement};
 use proptest::prelude::*;
 
@@ -7,6 +9,7 @@ use crate::security::grants::{
 };
 
 const CLUSTER: ClusterId = ClusterId::new(0x77);
+const LIVES: Duration = Duration::from_millis(15);
 const NAMES: [&str; 6] = ["a", "b", "ab", "abc", "palisade.access", "palisade.audit"];
 
 fn keys() -> TokenKeys {
@@ -72,7 +75,7 @@ fn asks(each: &mut dyn FnMut(&Ask<'_>)) {
 }
 
 fn token(caveats: &[Caveat]) -> Token {
-    let first = Token::mint(&keys(), CLUSTER, "reports", 15).unwrap();
+    let first = Token::mint(&keys(), CLUSTER, "reports", 0, LIVES).unwrap();
     caveats.iter().fold(first, |token, caveat| token.narrowed(caveat).unwrap())
 }
 
@@ -86,8 +89,8 @@ proptest! {
     ) {
         let held = token(&held);
         let narrowed = added.iter().try_fold(held.clone(), |token, caveat| token.narrowed(caveat));
-        let before = keys().verify(CLUSTER, &held).unwrap();
-        let after = keys().verify(CLUSTER, &narrowed.unwrap()).unwrap();
+        let before = keys().verify(CLUSTER, &held, 0).unwrap();
+        let after = keys().verify(CLUSTER, &narrowed.unwrap(), 0).unwrap();
         prop_assert_eq!(before.principal(), after.principal());
         let mut wider = None;
         asks(&mut |ask| {
@@ -106,7 +109,7 @@ proptest! {
         let token = token(&caveats);
         let read = Token::parse(&token.to_text()).unwrap();
         prop_assert_eq!(&read, &token);
-        let bearer = keys().verify(CLUSTER, &read).unwrap();
+        let bearer = keys().verify(CLUSTER, &read, 0).unwrap();
         prop_assert_eq!(bearer.principal(), "reports");
         prop_assert_eq!(&bearer.caveats()[1..], &caveats[..]);
     }
@@ -120,7 +123,7 @@ proptest! {
             let mut flipped = raw.clone();
             flipped[at / 8] ^= 1 << (at % 8);
             let text = format!("{TEXT_PREFIX}{}", URL_SAFE_NO_PAD.encode(flipped));
-            let judged = Token::parse(&text).and_then(|token| keys().verify(CLUSTER, &token));
+            let judged = Token::parse(&text).and_then(|token| keys().verify(CLUSTER, &token, 0));
             prop_assert!(judged.is_err(), "bit {at}: {judged:?}");
         }
         // And of its text, each character: no two texts are one token.
@@ -128,7 +131,7 @@ proptest! {
             let mut other = text.clone().into_bytes();
             other[at] = if other[at] == b'A' { b'B' } else { b'A' };
             let other = String::from_utf8(other).unwrap();
-            let judged = Token::parse(&other).and_then(|token| keys().verify(CLUSTER, &token));
+            let judged = Token::parse(&other).and_then(|token| keys().verify(CLUSTER, &token, 0));
             prop_assert!(judged.is_err(), "character {at}");
         }
     }
@@ -139,11 +142,11 @@ proptest! {
         let whole = token(&caveats);
         let mut shorter = whole.clone();
         shorter.caveats.remove(at % whole.caveats.len());
-        prop_assert!(keys().verify(CLUSTER, &shorter).is_err());
+        prop_assert!(keys().verify(CLUSTER, &shorter, 0).is_err());
         let mut turned = whole.clone();
         turned.caveats.rotate_left(1);
         if turned != whole {
-            prop_assert!(keys().verify(CLUSTER, &turned).is_err());
+            prop_assert!(keys().verify(CLUSTER, &turned, 0).is_err());
         }
     }
 
@@ -153,7 +156,7 @@ proptest! {
         let text = format!("{TEXT_PREFIX}{}", URL_SAFE_NO_PAD.encode(&raw));
         if let Ok(token) = Token::parse(&text) {
             prop_assert_eq!(token.to_text(), text);
-            prop_assert!(keys().verify(CLUSTER, &token).is_err());
+            prop_assert!(keys().verify(CLUSTER, &token, 0).is_err());
         }
         let _ = Caveat::decode(&raw);
         if let Ok(grants) = decode_row(&raw) {
@@ -181,7 +184,7 @@ fn a_token_is_of_one_cluster_key_and_time() {
     let domain = FailureDomain::new("x", "x", "x");
     let everything = Grant::everything();
     let token = token(&[Caveat::Certificate([7; 32])]);
-    let bearer = keys().verify(CLUSTER, &token).unwrap();
+    let bearer = keys().verify(CLUSTER, &token, 0).unwrap();
     let judge = |certificate, now_ms| {
         decide(&everything, bearer.caveats(), &ask(&domain, certificate, now_ms))
     };
@@ -189,42 +192,64 @@ fn a_token_is_of_one_cluster_key_and_time() {
     assert_eq!(judge(&[7; 32], 16), Err(Refusal::TokenExpired));
     assert_eq!(judge(&[8; 32], 15), Err(Refusal::TokenCertificate), "replayed with another");
 
-    let elsewhere = keys().verify(ClusterId::new(0x78), &token);
+    let elsewhere = keys().verify(ClusterId::new(0x78), &token, 0);
     assert_eq!(elsewhere, Err(TokenRefusal::Forged), "replayed at another cluster");
     let newer = TokenKeys::parse(&format!("2 {}\n3 {}", "22".repeat(32), "33".repeat(32))).unwrap();
-    assert!(newer.verify(CLUSTER, &token).is_ok(), "known until its key goes");
+    assert!(newer.verify(CLUSTER, &token, 0).is_ok(), "known until its key goes");
     let later = TokenKeys::parse(&format!("3 {}", "33".repeat(32))).unwrap();
-    assert_eq!(later.verify(CLUSTER, &token), Err(TokenRefusal::UnknownKey));
+    assert_eq!(later.verify(CLUSTER, &token, 0), Err(TokenRefusal::UnknownKey));
     let other = TokenKeys::parse(&format!("2 {}", "44".repeat(32))).unwrap();
-    assert_eq!(other.verify(CLUSTER, &token), Err(TokenRefusal::Forged));
+    assert_eq!(other.verify(CLUSTER, &token, 0), Err(TokenRefusal::Forged));
+}
+
+/// Not when it is made, and not when somebody who had a key made it.
+#[test]
+fn a_token_for_too_long_is_refused() {
+    let keys = keys();
+    let mint = |lives| Token::mint(&keys, CLUSTER, "reports", 7, lives);
+    let longest = mint(TOKEN_LIFE_MAX).unwrap();
+    assert!(keys.verify(CLUSTER, &longest, 7).is_ok());
+    assert_eq!(mint(TOKEN_LIFE_MAX + LIVES), Err(TokenRefusal::TooLong));
+    let mut forged = longest.clone();
+    forged.caveats.clear();
+    forged.tag = forged.first_tag(keys.key(2).unwrap(), CLUSTER);
+    let forged = forged.narrowed(&Caveat::NotAfter { ms: u64::MAX }).unwrap();
+    assert_eq!(keys.verify(CLUSTER, &forged, 7), Err(TokenRefusal::TooLong));
+    // Narrowed to an end that is soon, it is as any other.
+    let soon = forged.narrowed(&Caveat::NotAfter { ms: 15 }).unwrap();
+    assert!(keys.verify(CLUSTER, &soon, 7).is_ok());
 }
 
 #[test]
 fn a_token_without_an_end_is_refused() {
     let keys = keys();
-    let mut endless = Token::mint(&keys, CLUSTER, "reports", 15).unwrap();
+    let mut endless = Token::mint(&keys, CLUSTER, "reports", 0, LIVES).unwrap();
     endless.caveats.clear();
     endless.tag = endless.first_tag(keys.key(2).unwrap(), CLUSTER);
-    assert_eq!(keys.verify(CLUSTER, &endless), Err(TokenRefusal::Endless));
+    assert_eq!(keys.verify(CLUSTER, &endless, 0), Err(TokenRefusal::Endless));
     let narrowed = endless.narrowed(&Caveat::Rights(Rights::ALL)).unwrap();
-    assert_eq!(keys.verify(CLUSTER, &narrowed), Err(TokenRefusal::Endless));
+    assert_eq!(keys.verify(CLUSTER, &narrowed, 0), Err(TokenRefusal::Endless));
 }
 
 #[test]
 fn a_caveat_of_another_release_refuses_the_token() {
     let keys = keys();
-    let mut token = Token::mint(&keys, CLUSTER, "reports", 15).unwrap();
+    let mut token = Token::mint(&keys, CLUSTER, "reports", 0, LIVES).unwrap();
     let unknown = vec![9, 0, 0];
     token.tag = next_tag(&token.tag, &unknown);
     token.caveats.push(unknown);
-    assert_eq!(keys.verify(CLUSTER, &token), Err(TokenRefusal::UnknownVersion));
+    assert_eq!(keys.verify(CLUSTER, &token, 0), Err(TokenRefusal::UnknownVersion));
 }
 
 #[test]
 fn bounds_hold() {
     let keys = keys();
     for wrong in ["", "A", "a*", "node/1", &"a".repeat(65)] {
-        assert_eq!(Token::mint(&keys, CLUSTER, wrong, 1), Err(TokenRefusal::Malformed), "{wrong}");
+        assert_eq!(
+            Token::mint(&keys, CLUSTER, wrong, 0, LIVES),
+            Err(TokenRefusal::Malformed),
+            "{wrong}"
+        );
     }
     let mut token = token(&[]);
     while token.caveats.len() < CAVEATS_MAX {
@@ -261,11 +286,11 @@ fn a_key_file_is_strict_and_grows() {
     let path = dir.path().join("tokens.keys");
     assert_eq!(TokenKeys::add_to(&path).unwrap(), 1);
     let first = TokenKeys::read(&path).unwrap();
-    let token = Token::mint(&first, CLUSTER, "reports", 15).unwrap();
+    let token = Token::mint(&first, CLUSTER, "reports", 0, LIVES).unwrap();
     assert_eq!(TokenKeys::add_to(&path).unwrap(), 2);
     let both = TokenKeys::read(&path).unwrap();
-    assert!(both.verify(CLUSTER, &token).is_ok());
-    assert_eq!(Token::mint(&both, CLUSTER, "reports", 15).unwrap().key_id, 2);
+    assert!(both.verify(CLUSTER, &token, 0).is_ok());
+    assert_eq!(Token::mint(&both, CLUSTER, "reports", 0, LIVES).unwrap().key_id, 2);
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);

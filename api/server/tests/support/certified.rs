@@ -1,0 +1,58 @@
+//! An authority of its own for each test, and clients with certificates of it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use palisade::tls::{CertificateRole, Credentials};
+use palisade::{ClusterId, NodeId};
+use palisade_client::{Client, ClientBuilder};
+use palisade_server::grpc::Callers;
+use palisade_server::security::ca::{Authority, Ca, LeafOrder};
+use palisade_server::security::tls::CallerTls;
+use palisade_server::security::token::LiveKeys;
+
+/// A cluster's authorities, in a directory of the test.
+pub(crate) struct Certified {
+    pub(crate) ca: Ca,
+}
+
+impl Certified {
+    pub(crate) fn new(dir: &Path, cluster: ClusterId) -> Self {
+        Self { ca: Ca::init(&dir.join("ca"), cluster).unwrap() }
+    }
+
+    /// A leaf, and whom it believes.
+    fn credentials(&self, subject: palisade::tls::Subject, believed: Authority) -> Credentials {
+        let order = LeafOrder { subject, dns: Vec::new(), ips: Vec::new(), hours: 1 };
+        let leaf = self.ca.issue(&order).unwrap();
+        Credentials {
+            certificates_pem: leaf.certificate_pem.into(),
+            key_pem: leaf.key_pem.unwrap().into(),
+            authorities_pem: self.ca.bundle(believed).unwrap().into(),
+        }
+    }
+
+    /// Whom a node serves: those with a certificate.
+    pub(crate) fn callers(
+        &self,
+        node: NodeId,
+        admins: &[&str],
+        token_keys: Option<Arc<LiveKeys>>,
+    ) -> Callers {
+        let credentials = self.credentials(self.ca.node(node), Authority::Client);
+        let cluster = self.ca.cluster();
+        let tls = CallerTls::new(cluster, CertificateRole::Node, &credentials).unwrap();
+        let admins = admins.iter().map(|name| (*name).to_owned()).collect();
+        Callers::Certified { tls: Arc::new(tls), admins, token_keys }
+    }
+
+    /// A client of this name, before it has endpoints.
+    pub(crate) fn caller(&self, name: &str) -> ClientBuilder {
+        let leaf = self.credentials(self.ca.client(name).unwrap(), Authority::Peer);
+        Client::builder()
+            .identity(leaf.certificates_pem, leaf.key_pem)
+            .authority(leaf.authorities_pem)
+            .call_timeout(Duration::from_secs(30))
+    }
+}
