@@ -122,7 +122,7 @@ impl Cluster {
     async fn greeted(&self, from: u64, life: Incarnation) -> TcpStream {
         let mut stream = self.connect(&greeting(CLUSTER, from, 1, life, 2)).await;
         assert_eq!(stream.read_u8().await.unwrap(), 0, "welcome");
-        let mut rest = [0; 17];
+        let mut rest = [0; 33];
         stream.read_exact(&mut rest).await.unwrap();
         stream
     }

@@ -167,10 +167,10 @@ impl Fixture {
     }
 }
 
-/// The greeting of version 1, as `transport` lays it out.
+/// The greeting of version 2, as `transport` lays it out.
 fn greeting(cluster: u128, from: u64, to: u64) -> Vec<u8> {
     let mut raw = b"PLSDPEER".to_vec();
-    raw.extend(1_u32.to_le_bytes());
+    raw.extend(2_u32.to_le_bytes());
     raw.extend(cluster.to_le_bytes());
     raw.extend(from.to_le_bytes());
     raw.extend(to.to_le_bytes());
