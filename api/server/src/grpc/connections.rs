@@ -226,8 +226,9 @@ mod tests {
             taken.push(incoming.next().await.unwrap().unwrap());
         }
         let mut third = TcpStream::connect(address).await.unwrap();
+        let mut byte = [0];
         tokio::select! {
-            read = third.read(&mut [0]) => assert!(matches!(read, Ok(0) | Err(_)), "{read:?}"),
+            read = third.read(&mut byte) => assert!(matches!(read, Ok(0) | Err(_)), "{read:?}"),
             _ = incoming.next() => panic!("there is no place for it"),
         }
         taken.pop();
