@@ -197,7 +197,7 @@ impl EngineMachine {
                 let with = (within, self.node);
                 let outcome = state
                     .record(registry, with, &*store, &mut view, at, payload, touched)
-                    .map_err(|fault| halting(&*store, at, fault))?;
+                    .map_err(|fault| halting(&*store, at.group, at.offset, fault))?;
                 if outcome.stands() {
                     view.keep_record();
                 } else {
@@ -222,7 +222,8 @@ impl EngineMachine {
         if state.latch.take_if(|latch| latch.ends_at(position.offset)).is_some() {
             writes.writes.push(latch::removal(group));
         }
-        spans::commit(&*self.store, group, writes).map_err(|error| failed(&error.to_string()))?;
+        spans::commit(&*self.store, group, writes)
+            .map_err(|error| halting(&*store, group, position.offset, error.into()))?;
         (state.position, state.head) = (position, head);
         state.builds.leave(turns);
         state.builds.publish(&self.jobs);
@@ -416,7 +417,7 @@ pub(crate) fn read_position(
     let Some(raw) = read.get(FamilyId::META, &keys::position(group))? else {
         return Ok((AppliedPosition::ZERO, ChainHead::ZERO));
     };
-    decode_position(raw).map_err(|error| StoreError { what: error.to_string() })
+    decode_position(raw).map_err(|error| StoreError::new(error.to_string()))
 }
 
 /// What [`encode_position`] wrote.
@@ -434,13 +435,20 @@ pub(crate) fn decode_position(raw: Bytes) -> Result<(AppliedPosition, ChainHead)
     Ok((position, head))
 }
 
-/// What becomes of a fault in a record. A state that is found to be wrong is not served after a restart,
-/// either.
-fn halting(store: &dyn StateStore, at: At, fault: ProjectionFault) -> ApplyError {
+/// What becomes of a fault on the way to an offset. A state that is found to be wrong, or cannot be read, is not
+/// served after a restart, either.
+fn halting(
+    store: &dyn StateStore,
+    group: GroupId,
+    offset: Offset,
+    fault: ProjectionFault,
+) -> ApplyError {
     let wrong = fault.wrong_state().map(|what| Latch::Wrong(what.to_owned()));
-    let latched = wrong.map_or(Ok(()), |wrong| latch::set(store, at.group, &wrong));
+    let unreadable = fault.unreadable_state();
+    let unreadable = unreadable.map(|what| Latch::Unreadable(format!("it cannot be read, {what}")));
+    let latched = wrong.or(unreadable).map_or(Ok(()), |latch| latch::set(store, group, &latch));
     match latched {
-        Ok(()) => fault.within(&format!("offset={}", at.offset)).into_apply_error(),
+        Ok(()) => fault.within(&format!("offset={offset}")).into_apply_error(),
         Err(error) => failed(&error.to_string()),
     }
 }

@@ -115,7 +115,7 @@ fn counts(read: &dyn StateRead) -> Result<Option<Counts>, StoreError> {
 }
 
 fn malformed(error: DecodeError) -> StoreError {
-    StoreError { what: error.to_string() }
+    StoreError::new(error.to_string())
 }
 
 fn encode_group(group: GroupId) -> Bytes {

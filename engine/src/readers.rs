@@ -114,7 +114,7 @@ fn serve(store: &dyn StateStore, queue: &Mutex<Receiver<Job>>) {
         match job {
             Ok(Job { read, answer }) => {
                 let done = catch_unwind(AssertUnwindSafe(|| read(&*store.snapshot())))
-                    .unwrap_or_else(|_| Err(StoreError { what: "a read panicked".to_owned() }));
+                    .unwrap_or_else(|_| Err(StoreError::new("a read panicked".to_owned())));
                 // A caller that gave up is no loss.
                 let _ = answer.send(done);
             }

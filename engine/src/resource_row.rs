@@ -169,7 +169,7 @@ pub(crate) fn find(
     let id = number(&raw)?;
     match stored(read, group, id)? {
         Some(resource) => Ok(Some((id, resource))),
-        None => Err(StoreError { what: format!("resource={name} has no row") }),
+        None => Err(StoreError::new(format!("resource={name} has no row"))),
     }
 }
 
@@ -254,7 +254,7 @@ pub(crate) fn named(
 }
 
 fn malformed(error: DecodeError) -> StoreError {
-    StoreError { what: error.to_string() }
+    StoreError::new(error.to_string())
 }
 
 #[cfg(test)]

@@ -400,6 +400,22 @@ fn a_process_that_comes_back_repeats_its_last_write() {
     assert_eq!(found, [1, 2, 3, 4]);
 }
 
+/// Who numbers a command himself is not counted for by the session that he sends it through.
+#[test]
+fn a_number_of_ones_own_goes_through_a_session_as_it_is() {
+    let mut fabric = SimFabric::new(1);
+    let engine = fabric.engine(fabric.node(1));
+    let client = fabric.block_on(engine.data().register_client(HOUR)).unwrap();
+    let session = fabric.block_on(engine.client_session(HOUR)).unwrap();
+    let log = fabric.block_on(open_log(session.engine(), 1)).unwrap();
+    let number = CommandNumber { client, seq: 1, acked_up_to: 0 };
+    let send = || session.engine().batch().numbered(number).append(&log, &1).commit();
+    let first = fabric.block_on(send()).unwrap();
+    let again = fabric.block_on(send()).unwrap();
+    assert_eq!(again.receipt, Receipt { duplicate: true, ..first.receipt });
+    assert_eq!(fabric.block_on(logged(&log)).unwrap().len(), 1);
+}
+
 /// What is given up and never arrived has no effect any more once a later command was answered.
 #[test]
 fn a_command_that_was_given_up_is_fenced_by_the_next() {

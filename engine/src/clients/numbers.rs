@@ -44,6 +44,34 @@ impl State {
     }
 }
 
+/// What becomes of a command after an attempt that failed.
+#[derive(Debug)]
+enum Next {
+    /// Nobody knows whether it had an effect: the same again finds out.
+    Again,
+    /// The group does not know the client any more.
+    Evicted(Error),
+    /// No attempt had any effect, and the number was not used.
+    NothingHappened(Error),
+    /// That is the answer.
+    Told(Error),
+}
+
+/// What becomes of a command after an attempt. `unknown` says that one before may have had an effect.
+fn after(error: Error, unknown: bool) -> Next {
+    match (&error, error.disposition()) {
+        (Error::ClientEvicted { .. }, _) => Next::Evicted(error),
+        (_, Disposition::Indeterminate) => Next::Again,
+        // This attempt had no effect; one before may have had.
+        (_, Disposition::Retry) if unknown => Next::Again,
+        (_, Disposition::Halt) if unknown => {
+            Next::Told(Error::Disconnected { outcome_unknown: true })
+        }
+        (_, Disposition::Retry) => Next::NothingHappened(error),
+        _ => Next::Told(error),
+    }
+}
+
 /// A number that is under way as long as this is there.
 struct Ticket<'a> {
     numbers: &'a ClientNumbers,
@@ -115,26 +143,22 @@ impl ClientNumbers {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            match (&error, error.disposition()) {
-                (Error::ClientEvicted { .. }, _) => {
+            match after(error, unknown) {
+                Next::Again => {}
+                Next::Evicted(error) => {
                     tell(error.clone());
                     self.forget(ticket.client);
                     // Later calls try again, if this does not come about.
                     let _ = self.register(group).await;
                     return Err(error);
                 }
-                (_, Disposition::Indeterminate) => unknown = true,
-                // This attempt had no effect; one before may have had.
-                (_, Disposition::Retry) if unknown => {}
-                (_, Disposition::Halt) if unknown => {
-                    return Err(Error::Disconnected { outcome_unknown: true });
-                }
-                (_, Disposition::Retry) => {
+                Next::NothingHappened(error) => {
                     ticket.give_back();
                     return Err(error);
                 }
-                _ => return Err(error),
+                Next::Told(error) => return Err(error),
             }
+            unknown = true;
             group.engine.backend().sleep(ATTEMPT_PAUSE).await;
         }
     }
@@ -212,6 +236,28 @@ mod tests {
     use palisade_replication::{ClusterId, GroupId, Offset};
 
     use super::*;
+
+    /// A caller is never told that nothing has happened where something may have.
+    #[test]
+    fn what_an_attempt_before_may_have_done_is_not_forgotten() {
+        let full = || Error::RateLimited { retry_after_ms: 5 };
+        let lost = || Error::Disconnected { outcome_unknown: true };
+        let halted = || Error::InternalError { what: "the group has halted".to_owned() };
+        let refused = || Error::InvalidArgument { what: "too long".to_owned() };
+        assert!(matches!(after(full(), false), Next::NothingHappened(Error::RateLimited { .. })));
+        assert!(matches!(after(full(), true), Next::Again));
+        for unknown in [false, true] {
+            assert!(matches!(after(lost(), unknown), Next::Again));
+            let told = after(refused(), unknown);
+            assert!(matches!(told, Next::Told(Error::InvalidArgument { .. })), "{told:?}");
+        }
+        assert!(matches!(after(halted(), false), Next::Told(Error::InternalError { .. })));
+        let told = after(halted(), true);
+        assert!(
+            matches!(told, Next::Told(Error::Disconnected { outcome_unknown: true })),
+            "{told:?}"
+        );
+    }
 
     fn client(offset: u64) -> ClientId {
         let (cluster, group) = (ClusterId::new(7), GroupId::new(1));

@@ -529,7 +529,7 @@ pub(crate) fn next_summed(
 }
 
 fn unreadable(error: crate::codec::DecodeError) -> StoreError {
-    StoreError { what: error.to_string() }
+    StoreError::new(error.to_string())
 }
 
 #[cfg(test)]

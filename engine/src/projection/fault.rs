@@ -10,27 +10,42 @@ use crate::store::StoreError;
 #[error("{what}")]
 pub struct ProjectionFault {
     what: String,
-    /// The store under all groups has failed, not this projection.
-    of_store: bool,
+    cause: Cause,
+}
+
+/// Whose fault it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The projection's own.
+    Projection,
     /// The state of this replica is not what it must be.
-    of_state: bool,
+    State,
+    /// A part of the state of this replica cannot be read.
+    Unreadable,
+    /// The store under all groups has failed.
+    Store,
 }
 
 impl ProjectionFault {
     /// A fault of the projection itself, described for people.
     #[must_use]
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), of_store: false, of_state: false }
+        Self { what: what.into(), cause: Cause::Projection }
     }
 
     /// The state of this replica is wrong: it must not serve again before it was rebuilt.
     pub(crate) fn of_state(what: impl Into<String>) -> Self {
-        Self { of_state: true, ..Self::new(what) }
+        Self { cause: Cause::State, ..Self::new(what) }
     }
 
     /// What is wrong with the state of this replica, if that is the fault.
     pub(crate) fn wrong_state(&self) -> Option<&str> {
-        self.of_state.then_some(&self.what)
+        (self.cause == Cause::State).then_some(&self.what)
+    }
+
+    /// What of the state of this replica cannot be read, if that is the fault.
+    pub(crate) fn unreadable_state(&self) -> Option<&str> {
+        (self.cause == Cause::Unreadable).then_some(&self.what)
     }
 
     /// The same, with where it happened before it.
@@ -40,18 +55,22 @@ impl ProjectionFault {
 
     /// Whether it is the store's, and nobody else can do anything about it.
     pub(crate) fn is_of_store(&self) -> bool {
-        self.of_store
+        matches!(self.cause, Cause::Store | Cause::Unreadable)
     }
 
     /// What becomes of it while a record is applied: the group halts, or the node if its store failed.
     pub(crate) fn into_apply_error(self) -> ApplyError {
-        if self.of_store { ApplyError::of_node(self.what) } else { ApplyError::of_group(self.what) }
+        match self.cause {
+            Cause::Store => ApplyError::of_node(self.what),
+            Cause::Projection | Cause::State | Cause::Unreadable => ApplyError::of_group(self.what),
+        }
     }
 }
 
 impl From<StoreError> for ProjectionFault {
     fn from(error: StoreError) -> Self {
-        Self { what: error.to_string(), of_store: true, of_state: false }
+        let cause = if error.is_unreadable() { Cause::Unreadable } else { Cause::Store };
+        Self { what: error.to_string(), cause }
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) enum Stop {
 impl From<ProjectionFault> for Stop {
     fn from(fault: ProjectionFault) -> Self {
         match fault.is_of_store() {
-            true => Self::Store(StoreError { what: fault.to_string() }),
+            true => Self::Store(StoreError::new(fault.to_string())),
             false => Self::Fault(fault),
         }
     }

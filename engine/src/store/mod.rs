@@ -58,7 +58,27 @@ impl WriteSet {
 #[error("state store: {what}")]
 pub(crate) struct StoreError {
     /// What failed, for people.
-    pub(crate) what: String,
+    what: String,
+    /// A part of its files cannot be read.
+    is_unreadable: bool,
+}
+
+impl StoreError {
+    /// It cannot go on, or holds what nobody wrote there.
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), is_unreadable: false }
+    }
+
+    /// What was asked for cannot be read from its files. What lies elsewhere may well be.
+    #[cfg(any(feature = "rocksdb", test))]
+    pub(crate) fn unreadable(what: impl Into<String>) -> Self {
+        Self { what: what.into(), is_unreadable: true }
+    }
+
+    /// Whether others may be served of what the store has.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.is_unreadable
+    }
 }
 
 /// Reads of one moment's state.

@@ -10,8 +10,8 @@ use std::path::Path;
 use bytes::Bytes;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB,
-    DBAccess, DBCompressionType, DBRawIteratorWithThreadMode, FlushOptions, Options, ReadOptions,
-    Snapshot, WriteBatch, WriteOptions,
+    DBAccess, DBCompressionType, DBRawIteratorWithThreadMode, ErrorKind, FlushOptions, Options,
+    ReadOptions, Snapshot, WriteBatch, WriteOptions,
 };
 
 use super::{
@@ -171,7 +171,15 @@ fn lock(dir: &Path) -> Result<File, Error> {
 }
 
 fn failed(error: rocksdb::Error) -> StoreError {
-    StoreError { what: error.to_string() }
+    StoreError::new(error.to_string())
+}
+
+/// Of a read: the place is damaged, or the disk does not give it back.
+fn not_read(error: rocksdb::Error) -> StoreError {
+    match error.kind() {
+        ErrorKind::Corruption | ErrorKind::IOError => StoreError::unreadable(error.to_string()),
+        _ => failed(error),
+    }
 }
 
 fn bounded(from: &[u8], end: &[u8]) -> ReadOptions {
@@ -215,7 +223,7 @@ fn walk<D: DBAccess>(
             }
         }
     }
-    rows.status().map_err(failed)
+    rows.status().map_err(not_read)
 }
 
 impl StateRead for RocksStore {
@@ -224,7 +232,7 @@ impl StateRead for RocksStore {
     }
 
     fn get(&self, family: FamilyId, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let value = self.db.get_pinned_cf(self.family(family), key).map_err(failed)?;
+        let value = self.db.get_pinned_cf(self.family(family), key).map_err(not_read)?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -256,7 +264,8 @@ impl StateRead for RocksSnapshot<'_> {
     }
 
     fn get(&self, family: FamilyId, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let value = self.snapshot.get_pinned_cf(self.store.family(family), key).map_err(failed)?;
+        let value =
+            self.snapshot.get_pinned_cf(self.store.family(family), key).map_err(not_read)?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 

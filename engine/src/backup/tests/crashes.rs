@@ -80,7 +80,7 @@ struct FailingStates {
 impl FailingStates {
     fn burn(&self) -> Result<(), StoreError> {
         let mut left = self.left.lock().unwrap();
-        *left = left.checked_sub(1).ok_or(StoreError { what: "no power".to_owned() })?;
+        *left = left.checked_sub(1).ok_or(StoreError::new("no power".to_owned()))?;
         Ok(())
     }
 }

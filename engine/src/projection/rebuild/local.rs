@@ -114,7 +114,7 @@ impl Progress {
         let Some(raw) = read.get(FamilyId::REBUILD, &progress_key(group, name))? else {
             return Ok(None);
         };
-        let found = Self::decode(raw).map_err(|error| StoreError { what: error.to_string() })?;
+        let found = Self::decode(raw).map_err(|error| StoreError::new(error.to_string()))?;
         Ok((found.0 == begun).then_some(found.1))
     }
 }
@@ -209,7 +209,7 @@ impl Queued {
         read.walk(FamilyId::REBUILD, &from, &end, Direction::Forward, &mut |key, value| {
             match Self::decode(key, value) {
                 Ok(queued) => found.push(queued),
-                Err(error) => broken = Err(StoreError { what: error.to_string() }),
+                Err(error) => broken = Err(StoreError::new(error.to_string())),
             }
             if broken.is_ok() && found.len() < most { Walk::Next } else { Walk::Stop }
         })?;

@@ -285,7 +285,7 @@ pub(super) fn announced(
 }
 
 fn malformed(what: &str) -> StoreError {
-    StoreError { what: format!("{what} is not what was written") }
+    StoreError::new(format!("{what} is not what was written"))
 }
 
 /// How far a kind is, if it was ever to be rebuilt.
