@@ -141,7 +141,7 @@ pub use projection::{
     Applied, At, Imported, NewRows, OUTCOME_BYTES_MAX, Projection, ProjectionFault,
     ROW_KEY_BYTES_MAX, ROW_VALUE_BYTES_MAX, Rows, RowsRead,
 };
-pub use projections::idempotency::{Fingerprint, RequestWindow};
+pub use projections::idempotency::{Fingerprint, RequestOutcome, RequestWindow};
 pub use projections::log::{
     APPEND_ENTRIES_MAX, CONSUMER_NAME_BYTES_MAX, CONSUMERS_MAX, LogPosition, LogRetention, LogTrim,
     TRIM_ENTRIES_MAX,

@@ -17,7 +17,7 @@ use crate::resource::FenceEpoch;
 /// for the consumer, only the newer can commit.
 #[derive(Clone)]
 pub struct Consumer {
-    handle: Handle<Log>,
+    pub(crate) handle: Handle<Log>,
     name: String,
     owner: FenceEpoch,
 }
@@ -53,7 +53,8 @@ impl Consumer {
         Ok(read.map(|found| found.unwrap_or(LogPosition::START)))
     }
 
-    /// Says that everything before a position is done with. After an entry that was handled, that is
+    /// Says that everything before a position is done with; at one offset with what was made of it by
+    /// [`crate::Batch::commit_consumer`]. After an entry that was handled, that is
     /// `entry.position.after()`. To commit the same again changes nothing but the owner.
     ///
     /// # Errors
@@ -82,7 +83,10 @@ impl Consumer {
     }
 
     async fn change(&self, change: ConsumerChange) -> Result<Receipt, Error> {
-        let (name, owner) = (self.name.clone(), self.owner);
-        Ok(self.handle.submit(&LogOp::Consumer { name, owner, change }).await?.receipt)
+        Ok(self.handle.submit(&self.op(change)).await?.receipt)
+    }
+
+    pub(crate) fn op(&self, change: ConsumerChange) -> LogOp {
+        LogOp::Consumer { name: self.name.clone(), owner: self.owner, change }
     }
 }
