@@ -18,7 +18,7 @@ use crate::stored::{Key, Stored};
 pub struct WatchOptions {
     /// Only keys whose bytes begin like this; all of them if it is empty.
     pub prefix: Bytes,
-    /// How long it may be silent before it tells how far it is.
+    /// How long it is silent before it tells how far it is.
     pub progress: Duration,
 }
 
@@ -75,11 +75,13 @@ pub struct Watch<K, V> {
     read: Offset,
     /// Up to where everything was told.
     position: Offset,
+    /// Until when it is silent if there is nothing to tell, once somebody waits.
+    silent_until: Option<Duration>,
 }
 
 impl<K: Key, V: Stored> Watch<K, V> {
     pub(super) fn new(map: ReplicatedMap<K, V>, from: Offset, options: WatchOptions) -> Self {
-        Self { map, options, told: VecDeque::new(), read: from, position: from }
+        Self { map, options, told: VecDeque::new(), read: from, position: from, silent_until: None }
     }
 
     /// Where it stands: everything up to this offset was told. A watch from here tells what is next.
@@ -88,7 +90,8 @@ impl<K: Key, V: Stored> Watch<K, V> {
         self.position
     }
 
-    /// What is next. Waits for it, and says how far it is when nothing came for a while.
+    /// What is next. Waits for it, and says how far it is when nothing came for [`WatchOptions::progress`],
+    /// however much changes elsewhere in the group.
     ///
     /// Dropping the future loses nothing: the next call goes on.
     ///
@@ -102,6 +105,7 @@ impl<K: Key, V: Stored> Watch<K, V> {
         // Told only once it is decoded: what cannot be read is not passed over.
         let schemas = self.map.handle.schemas();
         let event = self.told.front().map(|record| event(schemas, record)).transpose()?;
+        self.silent_until = None;
         match event {
             Some(event) => {
                 let first = self.told.pop_front().map_or(self.read, |record| record.offset);
@@ -115,13 +119,28 @@ impl<K: Key, V: Stored> Watch<K, V> {
         }
     }
 
-    /// Reads the next changes, or comes back without any once it has been silent for long enough.
+    /// Reads until there are changes to tell, or it has been silent for long enough. The end of its silence
+    /// stays when whoever waits gives up.
     async fn fill(&mut self) -> Result<(), Error> {
+        let progress = self.options.progress;
+        let now = || self.map.handle.group.engine.backend().now();
+        let until = *self.silent_until.get_or_insert_with(|| now().saturating_add(progress));
+        loop {
+            let left = until.saturating_sub(now());
+            self.read_page(left).await?;
+            if !self.told.is_empty() || left.is_zero() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads a page of changes. Waits so long for a record that may have some.
+    async fn read_page(&mut self, wait: Duration) -> Result<(), Error> {
         let group = &self.map.handle.group;
         if group.applied()? <= self.read {
             // Whoever named the place may have named one that never comes.
             let next = Offset::new(self.read.get().saturating_add(1));
-            group.wait_applied(next, self.options.progress).await?;
+            group.wait_applied(next, wait).await?;
         }
         let (from, prefix) = (self.read, self.options.prefix.clone());
         let read = self.map.handle.read(ReadConsistency::Local, move |rows| {
