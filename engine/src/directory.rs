@@ -226,23 +226,21 @@ impl Directory {
             return Err(Error::InvalidArgument { what });
         }
         let (prefix, after) = (prefix.to_owned(), after.cloned());
-        let listed = self.engine.read_all(options.into(), move |read, groups| {
-            let mut listed = BTreeMap::new();
-            for group in groups {
-                for id in named(read, *group, &prefix, after.as_ref(), limit)? {
-                    if let Some(resource) = resource_row::stored(read, *group, id)? {
-                        listed.insert(resource.spec.name.clone(), (*group, resource));
-                    }
-                }
-                // However many groups there are, no more of them are held.
-                while listed.len() > limit {
-                    listed.pop_last();
+        let none = BTreeMap::new();
+        let listed = self.engine.read_all(options.into(), none, move |listed, read, group| {
+            for id in named(read, group, &prefix, after.as_ref(), limit)? {
+                if let Some(resource) = resource_row::stored(read, group, id)? {
+                    listed.insert(resource.spec.name.clone(), (group, resource));
                 }
             }
-            let listed = listed.into_values();
-            Ok(listed.map(|(group, resource)| Described::of(group, resource)).collect())
+            // However many groups there are, no more of them are held.
+            while listed.len() > limit {
+                listed.pop_last();
+            }
+            Ok(())
         });
-        listed.await
+        let listed = listed.await?.into_values();
+        Ok(listed.map(|(group, resource)| Described::of(group, resource)).collect())
     }
 
     /// The last alterations of a resource, the oldest of them first: 64 at most.

@@ -241,17 +241,14 @@ impl Engine {
             GroupMap::of(group.id(), status.leader, &status.members)
         };
         let groups = all(self.groups().into_iter().map(of)).await;
-        let resources = self.read_all(ReadConsistency::Local.into(), |read, groups| {
-            let mut resources = Vec::new();
-            for group in groups {
-                each_resource(read, *group, |_, resource| {
-                    if resource.deleted.is_none() {
-                        resources.push(ResourceMap::of(*group, resource.spec));
-                    }
-                    ControlFlow::Continue(())
-                })?;
-            }
-            Ok(resources)
+        let (local, none) = (ReadConsistency::Local.into(), Vec::new());
+        let resources = self.read_all(local, none, |resources, read, group| {
+            Ok(each_resource(read, group, |_, resource| {
+                if resource.deleted.is_none() {
+                    resources.push(ResourceMap::of(group, resource.spec));
+                }
+                ControlFlow::Continue(())
+            })?)
         });
         Ok(ClusterMap {
             groups: groups.into_iter().collect::<Result<_, _>>()?,

@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
 use crate::group::Group;
-use crate::projection::{Projection, ProjectionFault, RowsRead, rebuild};
+use crate::projection::{Projection, ProjectionFault, RowsRead, fault, rebuild};
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::receipt::Receipt;
 use crate::resource::{
@@ -199,9 +199,24 @@ impl<P: Projection> Handle<P> {
     /// as much as it likes, and nobody's writes wait for it.
     ///
     /// # Errors
-    /// [`Error::NotYetApplied`] and others, as the options say; [`Error::InternalError`] for a fault; and,
-    /// while something has failed, what the resource's contract refuses reads with.
+    /// [`Error::NotYetApplied`] and others, as the options say; [`Error::InvalidArgument`] for a fault of `read`
+    /// itself or a panic in it, which harms nobody else; [`Error::InternalError`] for rows that cannot be read,
+    /// which halts the group on this node; and, while something has failed, what the resource's contract refuses
+    /// reads with.
     pub async fn read<T: Send + 'static>(
+        &self,
+        options: impl Into<ReadOptions>,
+        read: impl FnOnce(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + 'static,
+    ) -> Result<Read<T>, Error> {
+        let read = move |rows: &RowsRead<'_>| {
+            fault::guarded(|| read(rows)).map_err(ProjectionFault::of_caller)
+        };
+        self.read_own(options, read).await
+    }
+
+    /// The same for a projection of the engine's own: where that one cannot go on, the rows are not what it has
+    /// written.
+    pub(crate) async fn read_own<T: Send + 'static>(
         &self,
         options: impl Into<ReadOptions>,
         read: impl FnOnce(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + 'static,

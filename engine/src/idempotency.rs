@@ -174,7 +174,7 @@ impl ReplicatedIdempotencyStore {
         options: impl Into<ReadOptions>,
     ) -> Result<Read<RequestStatus>, Error> {
         let key = key.to_owned();
-        let read = self.handle.read(options, move |rows| {
+        let read = self.handle.read_own(options, move |rows| {
             let floor = Window::load(rows)?.floor;
             Ok((find(rows, key.as_bytes())?, floor))
         });

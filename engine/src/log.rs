@@ -209,7 +209,7 @@ impl<T: Stored> ReplicatedLog<T> {
     /// # Errors
     /// [`Error::NotYetApplied`] and others, as the options say.
     pub async fn bounds(&self, options: impl Into<ReadOptions>) -> Result<Read<LogBounds>, Error> {
-        let read = self.handle.read(options, log::header).await?;
+        let read = self.handle.read_own(options, log::header).await?;
         Ok(read.map(|header| LogBounds {
             first: header.first,
             tail: header.tail,
@@ -235,8 +235,10 @@ impl<T: Stored> ReplicatedLog<T> {
         options: impl Into<ReadOptions>,
     ) -> Result<Read<LogPage<T>>, Error> {
         let (from, limit) = (from.into(), limit.min(SCAN_ENTRIES_MAX));
-        let read =
-            self.handle.read(options, move |rows| log::scan(rows, from, direction, limit)).await?;
+        let read = self
+            .handle
+            .read_own(options, move |rows| log::scan(rows, from, direction, limit))
+            .await?;
         let schemas = self.handle.schemas();
         read.try_map(|found| {
             let Scanned { page, header } = found?;

@@ -474,7 +474,8 @@ fn a_consumer_commits_at_one_offset_with_what_it_made_or_not_at_all() {
         let batch = engine.batch().put_if(&sums, &key, &3, Version::ABSENT);
         let batch = batch.commit_consumer(&old, places[0].after());
         let done = batch.clone().commit().await.unwrap();
-        let first = (3, sums.get(&key, NOW).await.unwrap().value.unwrap().version, places[0].after());
+        let first =
+            (3, sums.get(&key, NOW).await.unwrap().value.unwrap().version, places[0].after());
         assert_eq!(first.1.offset(), done.receipt.offset);
         assert_eq!(stands().await, first);
         // The same batch again is another record, and judged as one.

@@ -251,6 +251,28 @@ async fn a_fault_or_a_panic_halts_the_group_and_no_more() {
     }
 }
 
+/// What a caller's own read does wrong is his: nothing halts, and the next read is served.
+#[tokio::test]
+async fn a_read_that_fails_by_itself_harms_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::builder(dir.path()).projection(Unruly::<1>).open().await.unwrap();
+    let unruly = Handle::<Unruly<1>>::open(&engine, spec("unruly")).await.unwrap();
+    for panics in [true, false] {
+        let read = unruly.read(ReadConsistency::Local, move |_| -> Result<(), ProjectionFault> {
+            assert!(!panics, "a bug of mine");
+            Err(ProjectionFault::new("a bug of mine"))
+        });
+        let failed = read.await.unwrap_err();
+        assert!(matches!(failed, Error::InvalidArgument { .. }), "{failed}");
+        let said = failed.to_string();
+        assert!(said.contains("a bug of mine") && !said.contains("stopped"), "{said}");
+        assert_eq!(unruly.submit(&"calm".to_owned()).await.unwrap().outcome, "calm");
+        let read = unruly.read(ReadConsistency::Linearizable, |rows| rows.get(b"k")).await;
+        assert_eq!(read.unwrap().value, None);
+    }
+    engine.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn an_outcome_that_is_too_long_is_refused_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();

@@ -259,12 +259,10 @@ impl Backup<'_> {
             parts.insert(group.id(), self.part(id, group, wanted).await?);
         }
         let system = self.engine.system();
-        let claims = self.engine.read_all(ReadConsistency::Local.into(), |read, groups| {
-            let mut highest = Offset::ZERO;
-            for group in groups {
-                highest = highest.max(highest_claim(read, *group)?);
-            }
-            Ok(highest)
+        let local = ReadConsistency::Local.into();
+        let claims = self.engine.read_all(local, Offset::ZERO, |highest, read, group| {
+            *highest = highest_claim(read, group)?.max(*highest);
+            Ok(())
         });
         system.at_least(claims.await?, self.engine.request_timeout()).await?;
         parts.insert(SYSTEM_GROUP, self.part(id, &system, wanted).await?);

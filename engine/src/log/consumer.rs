@@ -49,7 +49,7 @@ impl Consumer {
         options: impl Into<ReadOptions>,
     ) -> Result<Read<LogPosition>, Error> {
         let name = self.name.clone();
-        let read = self.handle.read(options, move |rows| log::committed(rows, &name)).await?;
+        let read = self.handle.read_own(options, move |rows| log::committed(rows, &name)).await?;
         Ok(read.map(|found| found.unwrap_or(LogPosition::START)))
     }
 

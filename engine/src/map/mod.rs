@@ -230,7 +230,7 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     /// # Errors
     /// [`Error::NotYetApplied`] and others, as the options say.
     pub async fn bounds(&self, options: impl Into<ReadOptions>) -> Result<Read<MapBounds>, Error> {
-        self.handle.read(options, map::bounds).await
+        self.handle.read_own(options, map::bounds).await
     }
 
     /// Tells every change behind an offset, in order. To watch from now on, begin at the offset of a
@@ -304,10 +304,11 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
             When::Now => options,
             When::At(offset) => options.also_at_least(offset),
         };
-        let found = self.handle.read(options, move |rows| match map::check_floor(rows, when)? {
-            Ok(()) => Ok(Ok(read(rows)?)),
-            Err(below) => Ok(Err(below)),
-        });
+        let found =
+            self.handle.read_own(options, move |rows| match map::check_floor(rows, when)? {
+                Ok(()) => Ok(Ok(read(rows)?)),
+                Err(below) => Ok(Err(below)),
+            });
         found.await?.try_map(|found| found.map_err(compacted))
     }
 }

@@ -123,10 +123,11 @@ impl<K: Key, V: Stored> Watch<K, V> {
     /// stays when whoever waits gives up.
     async fn fill(&mut self) -> Result<(), Error> {
         let progress = self.options.progress;
-        let now = || self.map.handle.group.engine.backend().now();
-        let until = *self.silent_until.get_or_insert_with(|| now().saturating_add(progress));
+        let engine = self.map.handle.group.engine.clone();
+        let until = engine.backend().now().saturating_add(progress);
+        let until = *self.silent_until.get_or_insert(until);
         loop {
-            let left = until.saturating_sub(now());
+            let left = until.saturating_sub(engine.backend().now());
             self.read_page(left).await?;
             if !self.told.is_empty() || left.is_zero() {
                 return Ok(());
@@ -143,7 +144,7 @@ impl<K: Key, V: Stored> Watch<K, V> {
             group.wait_applied(next, wait).await?;
         }
         let (from, prefix) = (self.read, self.options.prefix.clone());
-        let read = self.map.handle.read(ReadConsistency::Local, move |rows| {
+        let read = self.map.handle.read_own(ReadConsistency::Local, move |rows| {
             map::changes(rows, from, |key| key.starts_with(&prefix))
         });
         let read = read.await?;

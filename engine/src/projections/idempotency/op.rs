@@ -347,8 +347,7 @@ mod tests {
         prop_oneof![
             Just(RequestOutcome::Reserved),
             Just(RequestOutcome::ReservedAgain),
-            any::<u64>()
-                .prop_map(|from| RequestOutcome::TakenOver { from: FenceEpoch::new(from) }),
+            any::<u64>().prop_map(|from| RequestOutcome::TakenOver { from: FenceEpoch::new(from) }),
             Just(RequestOutcome::Completed),
             Just(RequestOutcome::Kept),
         ]
