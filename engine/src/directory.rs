@@ -71,7 +71,7 @@ pub struct Described {
     pub replicas: ReplicaPolicy,
     /// From where it may be used.
     pub placement: Placement,
-    /// Of both.
+    /// Of both, as the record says that made or placed it: each replica has found the same.
     pub policy: PolicyHash,
     /// What it does when something has failed.
     pub contract: Option<DegradationContract>,
@@ -110,15 +110,15 @@ pub enum ResourceState {
 
 impl Described {
     fn of(group: GroupId, resource: Resource) -> Self {
-        let Resource { kind, spec, made: (made, made_at), revision, schemas, deleted, .. } =
-            resource;
+        let Resource { kind, spec, policy, made, revision, schemas, deleted, .. } = resource;
+        let (made, made_at) = made;
         let schemas = schemas.into_iter();
         let state = deleted.map_or(ResourceState::Active, |deleted| ResourceState::Deleted {
             offset: deleted.offset,
             until: deleted.until,
         });
         Self {
-            policy: PolicyHash::of_policy(&spec.placement, spec.replicas),
+            policy,
             name: spec.name,
             group,
             affinity: spec.affinity,
@@ -290,9 +290,10 @@ impl Directory {
             Alteration::Place(placement) => group.check_placed(name, placement).await?,
             _ => {}
         }
-        let resource = number(&group, name).await?;
+        let (resource, replicas) = altered(&group, name).await?;
+        let policy = AlterCommand::policy(&alteration, replicas);
         let (node, caller) = (self.engine.node(), self.engine.domain().clone());
-        let command = AlterCommand { resource, expected, node, caller, reason, alteration };
+        let command = AlterCommand { resource, expected, node, caller, reason, alteration, policy };
         match group.propose(&Command::Alter(command)).await? {
             (receipt, Outcome::Altered { .. }) => Ok(receipt),
             (_, Outcome::Refused(refusal)) => Err(refusal.into()),
@@ -329,10 +330,15 @@ impl Directory {
     }
 }
 
-/// The number of the resource that has the name.
-async fn number(group: &Group, name: &LogicalResourceName) -> Result<ResourceId, Error> {
+/// The number of the resource that has the name, and its replicas, which nothing alters.
+async fn altered(
+    group: &Group,
+    name: &LogicalResourceName,
+) -> Result<(ResourceId, ReplicaPolicy), Error> {
     let wanted = name.clone();
-    let look = move |read: &dyn StateRead, group| Ok(find(read, group, &wanted)?.map(|(id, _)| id));
+    let look = move |read: &dyn StateRead, group| {
+        Ok(find(read, group, &wanted)?.map(|(id, found)| (id, found.spec.replicas)))
+    };
     let found = group.read(ReadConsistency::Linearizable.into(), look).await?;
     found.value.ok_or_else(|| unknown(name))
 }

@@ -28,20 +28,22 @@ use self::naive_clients::{BOUNDS, NaiveClients};
 use self::naive_log::NaiveLog;
 use self::naive_map::{Held, NaiveMap};
 use self::naive_table::NaiveTable;
+use crate::alteration::{Alteration, Reason, Revision};
 use crate::clients::check::clients;
-use crate::command::{BatchCommand, Command};
+use crate::command::{AlterCommand, BatchCommand, Command, OpenCommand};
 use crate::comparing::spans::check::assert_sums;
 use crate::digest::{StateDigest, digest};
 use crate::directory;
 use crate::keys;
 use crate::machine::{EngineMachine, read_position};
 use crate::outcome::{Branch, Completion, Outcome};
+use crate::profile::PolicyHash;
 use crate::projection::{Registry, RowsRead};
-use crate::projections::idempotency::{self, RequestRefusal, Window, find};
+use crate::projections::idempotency::{self, RequestOutcome, RequestRefusal, Window, find};
 use crate::projections::map::{BelowFloor, KeyRange, Version, When};
 use crate::projections::{log, map};
 use crate::refusal::Refusal;
-use crate::resource::{FenceEpoch, ResourceId, ResourceKind};
+use crate::resource::{FailureDomain, FenceEpoch, Placement, ResourceId, ResourceKind};
 use crate::resource_row::{self, Resource};
 use crate::store::{Direction, FamilyId, MemoryStore, StateRead, StateStore, Walk, WriteSet};
 use crate::stored::Stored;
@@ -199,6 +201,7 @@ fn assert_table(read: &dyn StateRead, table: &NaiveTable) {
     for (id, wanted) in &table.resources {
         let found = &found[id];
         assert_eq!((&found.kind, &found.spec), (&wanted.kind, &wanted.spec));
+        assert_eq!(found.policy, wanted.policy);
         assert_eq!((found.made.0.get(), found.made.1.get()), wanted.made);
         assert_eq!(found.revision, wanted.revision());
         let schemas = found.schemas.iter().map(|kept| (kept.id.clone(), kept.retired));
@@ -441,6 +444,52 @@ mod rocks {
     }
 }
 
+/// G9: a record that takes its policy for another than it is here, as one of another release might, has no
+/// effect: nobody is placed by what not all replicas understand in the same way.
+#[test]
+fn a_record_that_takes_its_policy_for_another_has_no_effect() {
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+    let [first, ..] = &opened()[..] else { panic!("three are opened") };
+    let Said::Open(open) = &first.said else { panic!("they are opened") };
+    let right = open.policy;
+    let wrong = PolicyHash::from_bytes([7; 32]);
+    let placement = Placement::providers(["aws", "gcp"]).unwrap();
+    let replicas = open.spec.replicas;
+    let placed = PolicyHash::of_policy(&placement, replicas);
+    let open = |policy| Said::Open(OpenCommand { policy, ..open.clone() });
+    let place = |expected, policy| {
+        Said::Alter(AlterCommand {
+            resource: ResourceId(1),
+            expected: Revision::new(expected),
+            node: NodeId::new(1),
+            caller: FailureDomain::new("aws", "r", "z"),
+            reason: Reason::new("because").unwrap(),
+            alteration: Alteration::Place(placement.clone()),
+            policy: Some(policy),
+        })
+    };
+    let said =
+        [open(wrong), open(right), open(wrong), place(0, wrong), place(0, right), place(0, placed)];
+    let history: Vec<Step> = said.into_iter().map(|said| Step { later_ms: 1, said }).collect();
+    let outcomes: Vec<Outcome> = entries(&history, &[false])
+        .iter()
+        .flat_map(|entry| replica.machine.apply(GROUP, std::slice::from_ref(entry)).unwrap())
+        .map(|outcome| outcome.0)
+        .collect();
+    let refused = |said: PolicyHash, here: PolicyHash| {
+        let (expected, found) = (format!("policy={said}"), format!("policy={here}"));
+        Outcome::Refused(Refusal::Incompatible { expected, found })
+    };
+    assert_eq!(outcomes[0], refused(wrong, right));
+    assert!(matches!(outcomes[1], Outcome::Opened { .. }));
+    assert_eq!(outcomes[2], refused(wrong, right));
+    assert_eq!(outcomes[3], refused(wrong, placed));
+    assert_eq!(outcomes[4], refused(right, placed));
+    assert_eq!(outcomes[5], Outcome::Altered { revision: Revision::new(1) });
+    let stored = resource_row::stored(&*replica.store, GROUP, ResourceId(1)).unwrap().unwrap();
+    assert_eq!(stored.policy, placed);
+}
+
 /// G6: a repetition is answered as one, even when the guards of its batch hold no longer.
 #[test]
 fn a_repetition_is_told_before_its_guards_are_judged() {
@@ -487,19 +536,23 @@ fn only_a_higher_owner_takes_over_and_only_the_holder_completes() {
         log_time: LogTime::new(1_007),
         result: Bytes::from("done"),
     };
-    let applied = || Outcome::Applied { branch: Branch::Then, outcomes: vec![Bytes::new()] };
+    let applied = |outcome: RequestOutcome| Outcome::Applied {
+        branch: Branch::Then,
+        outcomes: vec![outcome.to_bytes()],
+    };
+    let taken = RequestOutcome::TakenOver { from: FenceEpoch::new(2) };
     let refused = |refusal: RequestRefusal| {
         let (projection, detail) = (idempotency::NAME, refusal.to_bytes());
         Outcome::Refused(Refusal::ByProjection { projection, op: 0, detail })
     };
     let wanted = [
-        applied(),
+        applied(RequestOutcome::Reserved),
         refused(RequestRefusal::InProgress { owner: FenceEpoch::new(2), age_ms: 1 }),
-        applied(),
-        applied(),
+        applied(RequestOutcome::ReservedAgain),
+        applied(taken),
         refused(RequestRefusal::Fenced { current }),
         refused(RequestRefusal::NotReserved),
-        applied(),
+        applied(RequestOutcome::Completed),
         Outcome::Duplicate(completed.stamp()),
         refused(RequestRefusal::CompletedOtherwise { at: completed.offset }),
         refused(RequestRefusal::Fenced { current }),
