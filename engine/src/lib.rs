@@ -69,6 +69,7 @@ mod members;
 mod model;
 mod names;
 mod node_backend;
+mod observation;
 mod open_resource;
 mod outcome;
 mod page;
@@ -121,6 +122,7 @@ pub use map::{
     Watch, WatchEvent, WatchOptions,
 };
 pub use members::MembersChanged;
+pub use observation::Observation;
 pub use outcome::{Branch, Completion};
 pub use page::SCAN_BYTES_MAX;
 pub use palisade_replication::{

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
-use super::{Blocking, Consumer, Engine, Group, LogTail, MapAt, Watch, waiting};
+use super::{Blocking, Consumer, Engine, Group, LogTail, MapAt, Observation, Watch, waiting};
 use crate::error::Error;
 use crate::freshness::Read;
 use crate::handle::Done;
@@ -89,6 +89,15 @@ impl<P: Projection> Blocking<crate::Handle<P>> {
         read: impl FnOnce(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + 'static,
     ) -> Result<Read<T>, Error> {
         self.wait(self.of.read(options, read))
+    }
+
+    /// Tells what a read comes to over time: see [`Handle::observe`](crate::Handle::observe).
+    pub fn observe<T: Clone + PartialEq + Send + 'static>(
+        &self,
+        from: Offset,
+        read: impl Fn(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + Sync + 'static,
+    ) -> Observation<P, T> {
+        Observation::new(self.of.observe(from, read), &self.running)
     }
 }
 
