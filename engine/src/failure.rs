@@ -142,7 +142,7 @@ impl Error {
                 Failure::NotFound
             }
             Self::AlreadyExists { .. } => Failure::AlreadyExists,
-            Self::IdempotencyConflict => Failure::IdempotencyConflict,
+            Self::IdempotencyConflict { .. } => Failure::IdempotencyConflict,
             Self::DomainUnavailable { .. } => Failure::DomainUnavailable,
             Self::NotYetApplied { .. } => Failure::NotYetApplied,
             Self::PreconditionFailed { .. }
@@ -178,7 +178,7 @@ mod tests {
             Error::InvalidArgument { what: what() },
             Error::NotFound { what: what() },
             Error::AlreadyExists { what: what() },
-            Error::IdempotencyConflict,
+            Error::IdempotencyConflict { op: None },
             Error::DomainUnavailable { domain: what(), resource: what() },
             Error::NotYetApplied { required: Offset::ZERO, applied: Offset::ZERO },
             Error::PreconditionFailed { what: what() },

@@ -342,7 +342,7 @@ impl From<&RecordOutcome> for SimOutcome {
             Outcome::Duplicate(first) => Self::Duplicate(first.offset.get()),
             Outcome::Refused(refusal) => match Error::from(refusal.clone()) {
                 Error::Fenced { current } => Self::Fenced(current),
-                Error::IdempotencyConflict => Self::Conflict,
+                Error::IdempotencyConflict { .. } => Self::Conflict,
                 Error::VersionMismatch { .. } => Self::VersionMismatch,
                 other => Self::Refused(other.to_string()),
             },

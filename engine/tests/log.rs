@@ -75,7 +75,7 @@ fn positions_and_tails_are_exactly_what_the_page_says() {
         for expected in [one.outcome.after(), places[2], LogPosition::from(tail.offset.next())] {
             let refused = log.append_if(&5, expected).await.unwrap_err();
             assert_eq!(refused.failure(), Failure::PreconditionFailed);
-            let Error::TailMismatch { expected: told, found } = refused else {
+            let Error::TailMismatch { op: 0, expected: told, found } = refused else {
                 panic!("{refused}")
             };
             assert_eq!((told, found), (expected, tail));

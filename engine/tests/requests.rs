@@ -107,7 +107,7 @@ fn a_request_in_progress_says_how_old_it_is() {
     let held = fabric.block_on(requests.reserve("r", print("x"), two)).unwrap();
     fabric.run_for(Duration::from_secs(3));
     let refused = fabric.block_on(requests.reserve("r", print("x"), OWNER)).unwrap_err();
-    let Error::InProgress { owner, age_ms } = refused else { panic!("{refused}") };
+    let Error::InProgress { op: 0, owner, age_ms } = refused else { panic!("{refused}") };
     assert!(owner == two && (3_000..4_000).contains(&age_ms), "owner={owner} age_ms={age_ms}");
     let read = fabric.block_on(requests.status("r", ReadConsistency::Local)).unwrap();
     let RequestStatus::InProgress { owner, since, age_ms: read_age } = read.value else {

@@ -67,7 +67,7 @@ impl From<Error> for ApiError {
                 retry_after_s = Some(1);
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Error::IdempotencyConflict
+            Error::IdempotencyConflict { .. }
             | Error::AlreadyExists { .. }
             | Error::Incompatible { .. }
             | Error::PreconditionFailed { .. }

@@ -272,23 +272,24 @@ impl Stored for RequestRefusal {
     }
 }
 
-impl From<RequestRefusal> for Error {
-    fn from(refusal: RequestRefusal) -> Self {
-        match refusal {
-            RequestRefusal::Conflict => Self::IdempotencyConflict,
-            RequestRefusal::InProgress { owner, age_ms } => Self::InProgress { owner, age_ms },
-            RequestRefusal::NotReserved => Self::PreconditionFailed {
+impl RequestRefusal {
+    /// What the caller is told whose batch has this operation.
+    pub(crate) fn error(self, op: usize) -> Error {
+        match self {
+            Self::Conflict => Error::IdempotencyConflict { op: Some(op) },
+            Self::InProgress { owner, age_ms } => Error::InProgress { op, owner, age_ms },
+            Self::NotReserved => Error::PreconditionFailed {
                 what: "the request is not reserved by this owner epoch".to_owned(),
             },
-            RequestRefusal::CompletedOtherwise { at } => Self::PreconditionFailed {
+            Self::CompletedOtherwise { at } => Error::PreconditionFailed {
                 what: format!("the request was completed with another result, offset={at}"),
             },
-            RequestRefusal::Fenced { current } => Self::Fenced { current },
-            RequestRefusal::TwiceInOneBatch => Self::InvalidArgument {
+            Self::Fenced { current } => Error::Fenced { current },
+            Self::TwiceInOneBatch => Error::InvalidArgument {
                 what: "a batch completes a request at most once, and last".to_owned(),
             },
-            RequestRefusal::Forgotten { floor } => Self::WindowExpired { floor },
-            RequestRefusal::IssuedLater { now } => Self::InvalidArgument {
+            Self::Forgotten { floor } => Error::WindowExpired { floor },
+            Self::IssuedLater { now } => Error::InvalidArgument {
                 what: format!(
                     "a request is issued at a log time that its maker was told, which is never later \
                      than now={now}"
