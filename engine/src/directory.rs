@@ -10,7 +10,7 @@ use crate::command::{AlterCommand, Command};
 use crate::degradation::DegradationContract;
 use crate::engine::{Engine, unexpected};
 use crate::error::Error;
-use crate::freshness::Read;
+use crate::freshness::{Freshness, Read};
 use crate::group::Group;
 use crate::keys;
 use crate::outcome::Outcome;
@@ -38,7 +38,7 @@ pub const LISTED_MAX: usize = 1_000;
 /// let made = directory.create(&ResourceKind::MAP, states).await?;
 /// let change = Alteration::AddSchema(SchemaId::new("state.v2")?);
 /// directory.alter(&made.name, made.revision, change, "state.v2 has a region").await?;
-/// for found in directory.list("", None, 100, ReadConsistency::Local).await? {
+/// for found in directory.list("", None, 100, ReadConsistency::Local).await?.resources {
 ///     println!("{found}");
 /// }
 /// # Ok(())
@@ -81,6 +81,17 @@ pub struct Described {
     pub made_at: LogTime,
     /// Whether it can be used.
     pub state: ResourceState,
+}
+
+/// Resources of all groups, and how fresh what is said of each group is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Listed {
+    /// In the order of their names.
+    pub resources: Vec<Described>,
+    /// Of each group that holds resources, in the order of their numbers: with one of them a later read of that
+    /// group, on any replica, shows what is listed here or what became of it.
+    pub freshness: Vec<Freshness>,
 }
 
 /// A schema of a resource.
@@ -220,7 +231,7 @@ impl Directory {
         after: Option<&LogicalResourceName>,
         limit: usize,
         options: impl Into<ReadOptions>,
-    ) -> Result<Vec<Described>, Error> {
+    ) -> Result<Listed, Error> {
         if !(1..=LISTED_MAX).contains(&limit) {
             let what = format!("limit={limit}: 1 to {LISTED_MAX} resources are listed at once");
             return Err(Error::InvalidArgument { what });
@@ -239,8 +250,10 @@ impl Directory {
             }
             Ok(())
         });
-        let listed = listed.await?.into_values();
-        Ok(listed.map(|(group, resource)| Described::of(group, resource)).collect())
+        let (listed, freshness) = listed.await?;
+        let listed = listed.into_values();
+        let resources = listed.map(|(group, resource)| Described::of(group, resource)).collect();
+        Ok(Listed { resources, freshness })
     }
 
     /// The last alterations of a resource, the oldest of them first: 64 at most.

@@ -252,7 +252,7 @@ impl Engine {
         });
         Ok(ClusterMap {
             groups: groups.into_iter().collect::<Result<_, _>>()?,
-            resources: resources.await?,
+            resources: resources.await?.0,
         })
     }
 

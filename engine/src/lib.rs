@@ -105,7 +105,7 @@ pub use clients::{CLIENT_COMMANDS_MAX, CLIENT_TTL_MAX, ClientId, CommandNumber, 
 pub use codec::DecodeError;
 pub use comparing::Divergence;
 pub use digest::StateDigest;
-pub use directory::{Described, DescribedSchema, Directory, LISTED_MAX, ResourceState};
+pub use directory::{Described, DescribedSchema, Directory, LISTED_MAX, Listed, ResourceState};
 pub use engine::Engine;
 pub use error::Error;
 pub use failure::Failure;

@@ -74,7 +74,7 @@ impl Engine {
                 ControlFlow::Break(())
             })?)
         });
-        match outside.await? {
+        match outside.await?.0 {
             None => Ok(()),
             Some(resource) => Err(Error::DomainUnavailable {
                 domain: domain.to_string(),

@@ -264,7 +264,7 @@ impl Backup<'_> {
             *highest = highest_claim(read, group)?.max(*highest);
             Ok(())
         });
-        system.at_least(claims.await?, self.engine.request_timeout()).await?;
+        system.at_least(claims.await?.0, self.engine.request_timeout()).await?;
         parts.insert(SYSTEM_GROUP, self.part(id, &system, wanted).await?);
         Ok(parts)
     }

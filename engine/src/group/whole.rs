@@ -11,13 +11,15 @@ use super::reading::{Broken, guarded};
 use crate::backend::all;
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::freshness::Freshness;
 use crate::machine::read_position;
 use crate::projection::ProjectionFault;
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::store::StateRead;
 
 impl Engine {
-    /// Reads all groups that hold resources, one after the other, each as fresh as asked.
+    /// Reads all groups that hold resources, one after the other, each as fresh as asked. Says of each how fresh
+    /// what was read is.
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for an offset, which is of one group, and as a read of each group.
@@ -28,7 +30,7 @@ impl Engine {
         mut read: impl FnMut(&mut T, &dyn StateRead, GroupId) -> Result<(), ProjectionFault>
         + Send
         + 'static,
-    ) -> Result<T, Error> {
+    ) -> Result<(T, Vec<Freshness>), Error> {
         if let ReadConsistency::AtLeastOffset(offset) = options.consistency {
             let what = format!(
                 "offset={offset} is of one group, and this reads all of them: ask for a freshness token"
@@ -72,8 +74,12 @@ impl Engine {
             Err(End::Behind(behind)) => return Err(behind),
             Err(End::Broken(at, broken)) => return Err(groups[at].broken(broken).await),
         };
-        groups.iter().zip(stands).for_each(|(group, stands)| group.note(stands));
-        Ok(value)
+        let cluster = self.cluster();
+        let token = |(group, offset): (&Group, Offset)| {
+            group.note(offset);
+            Freshness { cluster, group: group.id(), offset }
+        };
+        Ok((value, groups.iter().zip(stands).map(token).collect()))
     }
 }
 
