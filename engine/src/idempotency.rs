@@ -46,6 +46,20 @@ pub enum RequestStatus {
     Completed(Completion),
 }
 
+/// What becomes of a reservation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reservation {
+    /// The owner has it, and is to do the work and complete it.
+    Reserved(Receipt),
+    /// The work was done.
+    Completed {
+        /// Of the completion, as it was the first time but for `duplicate`.
+        receipt: Receipt,
+        /// What it was completed with.
+        result: Bytes,
+    },
+}
+
 impl ReplicatedIdempotencyStore {
     /// Opens the store for writing, making it if it is not there. A higher epoch than the current
     /// fences every older writer.
@@ -148,6 +162,40 @@ impl ReplicatedIdempotencyStore {
     ) -> Result<Receipt, Error> {
         let batch = self.handle.batch();
         Ok(batch.reserve(self, key, fingerprint, owner).commit().await?.receipt)
+    }
+
+    /// Reserves a request for an owner, or gives the result that it was completed with. `issued` is as with
+    /// [`ReplicatedIdempotencyStore::reserve_issued`].
+    ///
+    /// # Errors
+    /// As [`ReplicatedIdempotencyStore::reserve_issued`]; [`Error::WindowExpired`] also if the result was
+    /// forgotten between the two steps.
+    pub async fn reserve_or_result(
+        &self,
+        key: &str,
+        fingerprint: Fingerprint,
+        owner: FenceEpoch,
+        issued: Option<LogTime>,
+    ) -> Result<Reservation, Error> {
+        let receipt = match issued {
+            Some(issued) => self.reserve_issued(key, fingerprint, owner, issued).await?,
+            None => self.reserve(key, fingerprint, owner).await?,
+        };
+        if !receipt.duplicate {
+            return Ok(Reservation::Reserved(receipt));
+        }
+        // Its record was applied here before the answer came.
+        let (wanted, at) = (key.to_owned(), receipt.freshness());
+        let read = self.handle.read_own(at, move |rows| {
+            Ok((find(rows, wanted.as_bytes())?, Window::load(rows)?.floor))
+        });
+        let (found, floor) = read.await?.value;
+        let completion = found.and_then(|request| request.completion);
+        match completion.filter(|completion| completion.offset == receipt.offset) {
+            Some(Completion { result, .. }) => Ok(Reservation::Completed { receipt, result }),
+            // Somebody else may have the id for a new request by now.
+            None => Err(Error::WindowExpired { floor }),
+        }
     }
 
     /// Completes a request that this owner has reserved.

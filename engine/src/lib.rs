@@ -112,7 +112,7 @@ pub use failure::Failure;
 pub use freshness::{Freshness, Read};
 pub use group::Group;
 pub use handle::{Done, Handle};
-pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
+pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus, Reservation};
 pub use log::{
     Consumer, LogBounds, LogEntry, LogPage, LogTail, ReplicatedLog, SCAN_ENTRIES_MAX,
     TAIL_ENTRIES_MAX,

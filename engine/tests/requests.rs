@@ -7,7 +7,7 @@ use palisade::sim::SimFabric;
 use palisade::{
     Completion, Engine, Error, FenceEpoch, Fingerprint, History, KEY_BYTES_MAX, LogTime,
     ReadConsistency, Receipt, ReplicatedIdempotencyStore, ReplicatedMap, RequestOutcome,
-    RequestStatus, RequestWindow, ResourceSpec, Version,
+    RequestStatus, RequestWindow, Reservation, ResourceSpec, Version,
 };
 
 const OWNER: FenceEpoch = FenceEpoch::new(1);
@@ -115,6 +115,34 @@ fn a_request_in_progress_says_how_old_it_is() {
     };
     assert_eq!((owner, since), (two, held.log_time));
     assert!(read_age >= age_ms);
+}
+
+/// Who asks once is told what there is: that the work is his, or what came of it; on any replica, whatever else
+/// is completed.
+#[test]
+fn a_reservation_gives_the_result_if_there_is_one() {
+    let mut fabric = SimFabric::new(3);
+    let [one, two] = [1, 2].map(|number| fabric.engine(fabric.node(number)));
+    let requests = fabric.block_on(open(&one)).unwrap();
+    let elsewhere = fabric.block_on(open(&two)).unwrap();
+    fabric.block_on(async {
+        let ask = || requests.reserve_or_result("r", print("x"), OWNER, None);
+        let Reservation::Reserved(first) = ask().await.unwrap() else { panic!("it is new") };
+        assert!(!first.duplicate);
+        let Reservation::Reserved(again) = ask().await.unwrap() else { panic!("it is not done") };
+        assert!(first.offset < again.offset);
+        let done = requests.complete("r", OWNER, Bytes::from_static(b"done")).await.unwrap();
+        requests.reserve("other", print("y"), OWNER).await.unwrap();
+        let completed = Reservation::Completed {
+            receipt: Receipt { duplicate: true, ..done },
+            result: Bytes::from_static(b"done"),
+        };
+        assert_eq!(ask().await.unwrap(), completed);
+        let there = elsewhere.reserve_or_result("r", print("x"), OWNER, Some(first.log_time));
+        assert_eq!(there.await.unwrap(), completed);
+        let other = requests.reserve_or_result("r", print("y"), OWNER, None).await;
+        assert!(matches!(other, Err(Error::IdempotencyConflict { op: Some(0) })), "{other:?}");
+    });
 }
 
 /// Whoever takes a request over is told so: the owner before may have left something half-way.

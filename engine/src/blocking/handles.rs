@@ -7,7 +7,7 @@ use super::{Blocking, Consumer, Engine, Group, LogTail, MapAt, Observation, Watc
 use crate::error::Error;
 use crate::freshness::Read;
 use crate::handle::Done;
-use crate::idempotency::RequestStatus;
+use crate::idempotency::{RequestStatus, Reservation};
 use crate::log::{LogBounds, LogPage};
 use crate::map::{MapPage, MapRange, Versioned, WatchOptions};
 use crate::projection::{Projection, ProjectionFault, RowsRead};
@@ -200,6 +200,12 @@ impl Blocking<crate::ReplicatedIdempotencyStore> {
             issued: LogTime
         ) -> Receipt;
         fn reserve(key: &str, fingerprint: Fingerprint, owner: FenceEpoch) -> Receipt;
+        fn reserve_or_result(
+            key: &str,
+            fingerprint: Fingerprint,
+            owner: FenceEpoch,
+            issued: Option<LogTime>
+        ) -> Reservation;
         fn complete(key: &str, owner: FenceEpoch, result: Bytes) -> Receipt;
         fn status(key: &str, options: impl Into<ReadOptions>) -> Read<RequestStatus>;
     }
