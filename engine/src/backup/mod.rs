@@ -15,7 +15,9 @@
 //! use palisade::*;
 //!
 //! # async fn example(dir: &std::path::Path) -> Result<(), BackupError> {
-//! let engine = Engine::builder(dir).open().await?;
+//! // An incremental needs the records since its parent: the log keeps at least so many entries of each group.
+//! let options = Options { kept_entries: 1 << 20, ..Options::default() };
+//! let engine = Engine::builder(dir).options(options).open().await?;
 //! # let spec = ResourceSpec::new("greetings", "greeting.v1")?;
 //! let map: ReplicatedMap<String, String> = ReplicatedMap::open(&engine, spec).await?;
 //! map.put(&"hello".into(), &"world".into()).await?;
