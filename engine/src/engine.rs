@@ -30,6 +30,20 @@ use crate::session::{Seen, Session};
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running engine; cheap to clone. Closing it, or dropping the last clone, stops the node.
+///
+/// ```
+/// use palisade::*;
+///
+/// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+/// let engine = Engine::builder(dir).open().await?;
+/// let spec = ResourceSpec::new("greetings", "greeting.v1")?;
+/// let map = ReplicatedMap::<String, String>::open(&engine, spec).await?;
+/// map.put(&"hello".to_owned(), &"world".to_owned()).await?;
+/// engine.close().await
+/// # }
+/// # let dir = tempfile::tempdir().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+/// ```
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,

@@ -19,6 +19,32 @@ use crate::receipt::Receipt;
 use crate::resource::{FailureDomain, FenceEpoch, LogicalResourceName, ResourceSpec, SchemaId};
 
 /// A handle to an idempotency store, opened by one writer generation.
+///
+/// ```
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let spec = ResourceSpec::new("requests", "request.v1")?;
+///     let owner = spec.epoch;
+///     let requests = ReplicatedIdempotencyStore::open(&engine, spec).await?;
+///     let print = Fingerprint::of(b"send a report to bob");
+///     for attempt in 0..2 {
+///         match requests.reserve_or_result("r-17", print, owner, None).await? {
+///             Reservation::Reserved(_) => {
+///                 assert_eq!(attempt, 0);
+///                 requests.complete("r-17", owner, "sent".into()).await?;
+///             }
+///             Reservation::Completed { result, .. } => assert_eq!(&result[..], b"sent"),
+///         }
+///     }
+///     Ok(())
+/// })
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ReplicatedIdempotencyStore {
     pub(crate) handle: Handle<Idempotency>,

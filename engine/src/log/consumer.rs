@@ -15,6 +15,27 @@ use crate::resource::FenceEpoch;
 ///
 /// Each change carries an owner epoch, and the highest stays: of two processes that both take themselves
 /// for the consumer, only the newer can commit.
+///
+/// ```
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let spec = ResourceSpec::new("orders", "order.v1")?;
+///     let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+///     let order = orders.append(&"an apple".to_owned()).await?.outcome;
+///     let billing = orders.consumer("billing")?;
+///     assert_eq!(billing.position(ReadConsistency::Local).await?.value, LogPosition::START);
+///     // It is billed, and done with.
+///     billing.commit(order.after()).await?;
+///     assert_eq!(billing.position(ReadConsistency::Local).await?.value, order.after());
+///     Ok(())
+/// })
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Consumer {
     pub(crate) handle: Handle<Log>,

@@ -35,6 +35,29 @@ pub const RANGE_ROWS_MAX: usize = 4096;
 pub const GET_KEYS_MAX: usize = BATCH_OPS_MAX;
 
 /// A handle to a map from `K` to `V`, opened by one writer generation or for reading alone.
+///
+/// ```
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let spec = ResourceSpec::new("stock", "count.v1")?;
+///     let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+///     let apples = "apples".to_owned();
+///     let receipt = stock.put(&apples, &7).await?;
+///     let row = stock.get(&apples, receipt.freshness()).await?.value.expect("it was put");
+///     assert_eq!((row.value, row.version.offset()), (7, receipt.offset));
+///     // Only if nobody was faster.
+///     stock.put_if(&apples, &6, row.version).await?;
+///     let late = stock.put_if(&apples, &5, row.version).await;
+///     assert!(matches!(late, Err(Error::VersionMismatch { .. })));
+///     Ok(())
+/// })
+/// # }
+/// ```
 pub struct ReplicatedMap<K, V> {
     pub(crate) handle: Handle<Map>,
     rows: PhantomData<fn() -> (K, V)>,

@@ -67,6 +67,27 @@ pub enum WatchEvent<K, V> {
 /// nothing is kept for him. What it tells is ordered, whole (all changes of a record together) and without a
 /// gap, and each change comes once; on another replica it goes on from [`Watch::position`]. When what comes
 /// next is not kept any more, it says [`Error::Compacted`], and tells nothing that is out of order.
+///
+/// ```
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let spec = ResourceSpec::new("stock", "count.v1")?;
+///     let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+///     let apples = "apples".to_owned();
+///     let seen = stock.range(MapRange::all(), ReadConsistency::Linearizable).await?;
+///     let mut watch = stock.watch(seen.freshness.offset, WatchOptions::default());
+///     stock.put(&apples, &7).await?;
+///     let WatchEvent::Changes { changes, .. } = watch.next().await? else { panic!("a key was put") };
+///     assert_eq!((changes[0].key.as_str(), &changes[0].before), ("apples", &None));
+///     Ok(())
+/// })
+/// # }
+/// ```
 pub struct Watch<K, V> {
     map: ReplicatedMap<K, V>,
     options: WatchOptions,
