@@ -79,3 +79,11 @@ fn a_replaced_writer_is_fenced(seed: u64) -> Result<(), Error> {
     fabric.assert_converged();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn it_runs_to_its_end() {
+        super::main().unwrap();
+    }
+}

@@ -14,6 +14,7 @@ use palisade_replication::{LogTime, NodeId, Offset};
 
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::degradation::DegradationContract;
+use crate::profile::PolicyHash;
 use crate::refusal::Refusal;
 use crate::resource::{FailureDomain, Placement, SchemaId};
 use crate::resource_row::{Deleted, KeptSchema, Resource};
@@ -134,7 +135,10 @@ impl Alteration {
         match self {
             Self::AddSchema(schema) => resource.add_schema(schema)?,
             Self::RetireSchema(schema) => resource.retire_schema(schema)?,
-            Self::Place(placement) => resource.spec.placement = placement.clone(),
+            Self::Place(placement) => {
+                resource.spec.placement = placement.clone();
+                resource.policy = PolicyHash::of_spec(&resource.spec);
+            }
             Self::Declare(contract) => resource.spec.contract = contract.clone(),
             Self::Delete { retain_ms } => {
                 let until = LogTime::new(now.get().saturating_add(*retain_ms));

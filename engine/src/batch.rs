@@ -12,13 +12,17 @@ use crate::error::Error;
 use crate::group::Group;
 use crate::handle::Handle;
 use crate::idempotency::ReplicatedIdempotencyStore;
-use crate::log::ReplicatedLog;
+use crate::log::{Consumer, ReplicatedLog};
 use crate::map::ReplicatedMap;
 use crate::outcome::{Branch, Outcome};
 use crate::projection::Projection;
-use crate::projections::idempotency::{Fingerprint, RequestOp};
-use crate::projections::log::{APPEND_ENTRIES_MAX, Log, LogOp, LogOutcome, LogPosition};
-use crate::projections::map::{Map, MapOp, Version};
+use crate::projections::idempotency::{
+    Fingerprint, Idempotency, RequestOp, RequestOutcome, RequestWindow,
+};
+use crate::projections::log::{
+    APPEND_ENTRIES_MAX, ConsumerChange, Log, LogOp, LogOutcome, LogPosition, LogRetention, LogTrim,
+};
+use crate::projections::map::{History, Map, MapOp, Version};
 use crate::receipt::Receipt;
 use crate::resource::{FailureDomain, FenceEpoch};
 use crate::stored::{Key, Stored};
@@ -67,6 +71,7 @@ pub(crate) struct Unproposable {
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Clone)]
 #[must_use = "a batch does nothing until it is committed"]
 pub struct Batch {
     engine: Engine,
@@ -111,6 +116,21 @@ impl OpOutcome {
             LogOutcome::Appended { first, .. } => Some(first),
             _ => None,
         }
+    }
+
+    /// What a trim has removed; nothing for any other operation.
+    #[must_use]
+    pub fn trimmed(&self) -> Option<LogTrim> {
+        match self.of::<Log>().ok()? {
+            LogOutcome::Trimmed(trim) => Some(trim),
+            _ => None,
+        }
+    }
+
+    /// What was done with a request; nothing for an operation on another kind of resource.
+    #[must_use]
+    pub fn request(&self) -> Option<RequestOutcome> {
+        self.of::<Idempotency>().ok()
     }
 
     /// At which version a changed key was before, [`Version::ABSENT`] if it was not there; nothing for
@@ -234,6 +254,28 @@ impl Batch {
         self.op(&log.handle, 0, Some(bytes), &LogOp::Append { expected: None, payloads })
     }
 
+    /// Says how long the entries of a log are kept: see [`ReplicatedLog::retain`].
+    pub fn retain<T: Stored>(self, log: &ReplicatedLog<T>, retention: LogRetention) -> Self {
+        self.op(&log.handle, 0, None, &LogOp::Retain { retention })
+    }
+
+    /// Removes the entries of a log before a position: see [`ReplicatedLog::trim_before`].
+    pub fn trim_before<T: Stored>(self, log: &ReplicatedLog<T>, before: LogPosition) -> Self {
+        self.op(&log.handle, 0, None, &LogOp::Trim { before })
+    }
+
+    /// Says that a consumer is done with everything before a position of its log: see [`Consumer::commit`].
+    /// With what was made of the entries in the same batch, each of them counts once: there is no moment at
+    /// which one is there without the other.
+    pub fn commit_consumer(self, consumer: &Consumer, position: LogPosition) -> Self {
+        self.op(&consumer.handle, 0, None, &consumer.op(ConsumerChange::Commit(position)))
+    }
+
+    /// Says how much of its past a map keeps: see [`ReplicatedMap::keep`].
+    pub fn keep<K: Key, V: Stored>(self, map: &ReplicatedMap<K, V>, history: History) -> Self {
+        self.op(&map.handle, 0, None, &MapOp::Keep { history })
+    }
+
     /// Sets a key of a map.
     pub fn put<K: Key, V: Stored>(self, map: &ReplicatedMap<K, V>, key: &K, value: &V) -> Self {
         self.change(map, key, Some(value), None, None)
@@ -253,16 +295,25 @@ impl Batch {
     /// Sets a key of a map that is removed by itself so many milliseconds of log time later: see
     /// [`ReplicatedMap::put_with_ttl_ms`].
     pub fn put_with_ttl_ms<K: Key, V: Stored>(
-        mut self,
+        self,
         map: &ReplicatedMap<K, V>,
         key: &K,
         value: &V,
         ttl_ms: u64,
     ) -> Self {
-        if ttl_ms == 0 {
-            self.broken = Some("a time to live is at least a millisecond".to_owned());
-        }
         self.change(map, key, Some(value), Some(ttl_ms), None)
+    }
+
+    /// The same if the key's version is this one; otherwise the whole batch is refused.
+    pub fn put_if_with_ttl_ms<K: Key, V: Stored>(
+        self,
+        map: &ReplicatedMap<K, V>,
+        key: &K,
+        value: &V,
+        version: Version,
+        ttl_ms: u64,
+    ) -> Self {
+        self.change(map, key, Some(value), Some(ttl_ms), Some(version))
     }
 
     /// Removes a key from a map.
@@ -281,13 +332,16 @@ impl Batch {
     }
 
     fn change<K: Key, V: Stored>(
-        self,
+        mut self,
         map: &ReplicatedMap<K, V>,
         key: &K,
         value: Option<&V>,
         ttl_ms: Option<u64>,
         guard: Option<Version>,
     ) -> Self {
+        if ttl_ms == Some(0) {
+            self.broken = Some("a time to live is at least a millisecond".to_owned());
+        }
         let value = value.map(|value| map.handle.schemas().payload(value));
         let value_bytes = value.as_ref().map_or(0, |value| value.len() - SCHEMA_BYTES);
         let key = key.to_bytes();
@@ -355,6 +409,11 @@ impl Batch {
         let (key_bytes, result_bytes) = (key.len(), result.len());
         let op = RequestOp::Complete { owner, key, result };
         self.op(&store.handle, key_bytes, Some(result_bytes), &op)
+    }
+
+    /// Says how long requests are known: see [`ReplicatedIdempotencyStore::keep`].
+    pub fn keep_requests(self, store: &ReplicatedIdempotencyStore, window: RequestWindow) -> Self {
+        self.op(&store.handle, 0, None, &RequestOp::Keep { window })
     }
 
     /// Adds an operation, which counts with its key and its value, or else as it is encoded.

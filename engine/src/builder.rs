@@ -34,6 +34,21 @@ pub const READER_THREADS_MAX: usize = 64;
 pub const STATE_MEMORY_BYTES_MIN: usize = 1 << 20;
 
 /// How an engine is to be opened. Begins with a single voter that speaks to nobody.
+///
+/// ```
+/// use palisade::*;
+///
+/// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+/// let engine = Engine::builder(dir)
+///     .domain(FailureDomain::new("aws", "us-east-1", "us-east-1a"))
+///     .state_cache_bytes(16 << 20)
+///     .open()
+///     .await?;
+/// engine.close().await
+/// # }
+/// # let dir = tempfile::tempdir().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+/// ```
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is opened"]
 pub struct EngineBuilder {

@@ -4,12 +4,13 @@
 //! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter, 5 register, 6 compare,
 //!            7 claim, 9 rebuild), then
 //! open       1 if it must not be there, claim of its name, resource kind, version of its projection, spec,
-//!            caller
+//!            hash of its policy 32, caller
 //! batch      client or 0, and if there is one: number, acked up to; caller,
 //!            guards: count, each as an operation; operations: count, each resource, epoch, body;
 //!            operations otherwise, in the same way
 //! housekeep  chores: count, each a resource, or 0 for the clients
-//! alter      resource, expected revision, node, caller, reason, alteration: `alteration.rs`
+//! alter      resource, expected revision, node, caller, reason, alteration: `alteration.rs`; for a placement,
+//!            the hash of the policy that it makes 32
 //! register   milliseconds that the client is known without a command
 //! compare    'm', members: count, each node and 1 for a voter; or 'r', node, mark, sums:
 //!            `comparing/folds.rs`
@@ -26,10 +27,11 @@ use crate::alteration::{Alteration, Reason, Revision};
 use crate::bounds::{BATCH_OPS_MAX, DATA_GROUPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::comparing::CompareCommand;
+use crate::profile::PolicyHash;
 use crate::projection::rebuild::RebuildCommand;
 use crate::resource::{
-    Affinity, FailureDomain, FenceEpoch, LogicalResourceName, ResourceId, ResourceKind,
-    ResourceSpec,
+    Affinity, FailureDomain, FenceEpoch, LogicalResourceName, ReplicaPolicy, ResourceId,
+    ResourceKind, ResourceSpec,
 };
 use crate::spec_codec::{
     decode_spec, encode_spec, put_domain, put_kind, take_affinity, take_domain, take_kind,
@@ -80,6 +82,8 @@ pub(crate) struct OpenCommand {
     /// Version of its projection at whoever opens it.
     pub(crate) version: u32,
     pub(crate) spec: ResourceSpec,
+    /// Of its placement and its replicas, as whoever opens it takes them.
+    pub(crate) policy: PolicyHash,
     pub(crate) caller: FailureDomain,
 }
 
@@ -102,6 +106,18 @@ pub(crate) struct AlterCommand {
     pub(crate) caller: FailureDomain,
     pub(crate) reason: Reason,
     pub(crate) alteration: Alteration,
+    /// For a placement: of it and the replicas, as its maker takes them.
+    pub(crate) policy: Option<PolicyHash>,
+}
+
+impl AlterCommand {
+    /// What an alteration says of the policy that it makes of a resource with these replicas.
+    pub(crate) fn policy(alteration: &Alteration, replicas: ReplicaPolicy) -> Option<PolicyHash> {
+        match alteration {
+            Alteration::Place(placement) => Some(PolicyHash::of_policy(placement, replicas)),
+            _ => None,
+        }
+    }
 }
 
 /// Operations that take effect together (G7).
@@ -157,13 +173,14 @@ impl Command {
         let mut out = Vec::with_capacity(256);
         out.push(VERSION);
         match self {
-            Self::Open(OpenCommand { anew, claim, kind, version, spec, caller }) => {
+            Self::Open(OpenCommand { anew, claim, kind, version, spec, policy, caller }) => {
                 out.push(OPEN);
                 out.push((*anew).into());
                 put_number(&mut out, claim.get());
                 put_kind(&mut out, kind);
                 put_number(&mut out, (*version).into());
                 encode_spec(&mut out, spec);
+                out.extend_from_slice(&policy.to_bytes());
                 put_domain(&mut out, caller);
             }
             Self::Batch(BatchCommand { number, caller, guards, then, otherwise }) => {
@@ -204,7 +221,9 @@ impl Command {
                 out.push(COMPARE);
                 command.put(&mut out);
             }
-            Self::Alter(AlterCommand { resource, expected, node, caller, reason, alteration }) => {
+            Self::Alter(command) => {
+                let AlterCommand { resource, expected, node, caller, reason, alteration, policy } =
+                    command;
                 out.push(ALTER);
                 put_number(&mut out, resource.0.into());
                 put_number(&mut out, expected.get());
@@ -212,6 +231,7 @@ impl Command {
                 put_domain(&mut out, caller);
                 reason.put(&mut out);
                 alteration.encode(&mut out);
+                out.extend(policy.iter().flat_map(|policy| policy.to_bytes()));
             }
         }
         out.into()
@@ -234,6 +254,7 @@ impl Command {
                 version: u32::try_from(reader.number("projection version")?)
                     .map_err(|_| DecodeError { what: "projection version" })?,
                 spec: decode_spec(&mut reader)?,
+                policy: PolicyHash::from_bytes(reader.array("policy")?),
                 caller: take_domain(&mut reader)?,
             }),
             BATCH => {
@@ -257,14 +278,27 @@ impl Command {
                 let chores = (0..count).map(|_| take_resource(&mut reader).map(chore));
                 Self::Housekeep(chores.collect::<Result<_, _>>()?)
             }
-            ALTER => Self::Alter(AlterCommand {
-                resource: take_resource(&mut reader)?,
-                expected: Revision::new(reader.number("revision")?),
-                node: NodeId::new(reader.number("node")?),
-                caller: take_domain(&mut reader)?,
-                reason: Reason::take(&mut reader)?,
-                alteration: Alteration::take(&mut reader)?,
-            }),
+            ALTER => {
+                let resource = take_resource(&mut reader)?;
+                let expected = Revision::new(reader.number("revision")?);
+                let node = NodeId::new(reader.number("node")?);
+                let caller = take_domain(&mut reader)?;
+                let reason = Reason::take(&mut reader)?;
+                let alteration = Alteration::take(&mut reader)?;
+                let policy = match &alteration {
+                    Alteration::Place(_) => Some(PolicyHash::from_bytes(reader.array("policy")?)),
+                    _ => None,
+                };
+                Self::Alter(AlterCommand {
+                    resource,
+                    expected,
+                    node,
+                    caller,
+                    reason,
+                    alteration,
+                    policy,
+                })
+            }
             COMPARE => Self::Compare(CompareCommand::take(&mut reader)?),
             REGISTER => Self::Register { ttl_ms: reader.number("client ttl")? },
             REBUILD => Self::Rebuild(RebuildCommand::take(&mut reader)?),
@@ -395,6 +429,7 @@ mod tests {
                     node: NodeId::new(node),
                     caller: domain(),
                     reason: Reason::new(&reason).unwrap(),
+                    policy: AlterCommand::policy(&alteration, ReplicaPolicy::majority(3)),
                     alteration,
                 })
             },
@@ -495,6 +530,7 @@ mod tests {
             claim: Offset::ZERO,
             kind: ResourceKind::MAP,
             version: 1,
+            policy: PolicyHash::of_spec(&spec),
             spec,
             caller: domain(),
         };
@@ -514,6 +550,7 @@ mod tests {
                 claim: Offset::new(300),
                 kind,
                 version: 1,
+                policy: PolicyHash::of_spec(&spec),
                 spec,
                 caller: domain(),
             });
@@ -525,8 +562,8 @@ mod tests {
         let spec = ResourceSpec::new("orders", "order.v1").unwrap();
         let spec = ResourceSpec { contract, ..spec };
         let (anew, kind, version, caller) = (false, ResourceKind::LOG, 1, domain());
-        let claim = Offset::ZERO;
-        Command::Open(OpenCommand { anew, claim, kind, version, spec, caller })
+        let (claim, policy) = (Offset::ZERO, PolicyHash::of_spec(&spec));
+        Command::Open(OpenCommand { anew, claim, kind, version, spec, policy, caller })
     }
 
     /// No contract is another thing than one without rules, which closes the resource under any failure.

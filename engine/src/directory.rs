@@ -10,7 +10,7 @@ use crate::command::{AlterCommand, Command};
 use crate::degradation::DegradationContract;
 use crate::engine::{Engine, unexpected};
 use crate::error::Error;
-use crate::freshness::Read;
+use crate::freshness::{Freshness, Read};
 use crate::group::Group;
 use crate::keys;
 use crate::outcome::Outcome;
@@ -38,7 +38,7 @@ pub const LISTED_MAX: usize = 1_000;
 /// let made = directory.create(&ResourceKind::MAP, states).await?;
 /// let change = Alteration::AddSchema(SchemaId::new("state.v2")?);
 /// directory.alter(&made.name, made.revision, change, "state.v2 has a region").await?;
-/// for found in directory.list("", None, 100, ReadConsistency::Local).await? {
+/// for found in directory.list("", None, 100, ReadConsistency::Local).await?.resources {
 ///     println!("{found}");
 /// }
 /// # Ok(())
@@ -71,7 +71,7 @@ pub struct Described {
     pub replicas: ReplicaPolicy,
     /// From where it may be used.
     pub placement: Placement,
-    /// Of both.
+    /// Of both, as the record says that made or placed it: each replica has found the same.
     pub policy: PolicyHash,
     /// What it does when something has failed.
     pub contract: Option<DegradationContract>,
@@ -81,6 +81,17 @@ pub struct Described {
     pub made_at: LogTime,
     /// Whether it can be used.
     pub state: ResourceState,
+}
+
+/// Resources of all groups, and how fresh what is said of each group is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Listed {
+    /// In the order of their names.
+    pub resources: Vec<Described>,
+    /// Of each group that holds resources, in the order of their numbers: with one of them a later read of that
+    /// group, on any replica, shows what is listed here or what became of it.
+    pub freshness: Vec<Freshness>,
 }
 
 /// A schema of a resource.
@@ -110,15 +121,15 @@ pub enum ResourceState {
 
 impl Described {
     fn of(group: GroupId, resource: Resource) -> Self {
-        let Resource { kind, spec, made: (made, made_at), revision, schemas, deleted, .. } =
-            resource;
+        let Resource { kind, spec, policy, made, revision, schemas, deleted, .. } = resource;
+        let (made, made_at) = made;
         let schemas = schemas.into_iter();
         let state = deleted.map_or(ResourceState::Active, |deleted| ResourceState::Deleted {
             offset: deleted.offset,
             until: deleted.until,
         });
         Self {
-            policy: PolicyHash::of_policy(&spec.placement, spec.replicas),
+            policy,
             name: spec.name,
             group,
             affinity: spec.affinity,
@@ -220,29 +231,29 @@ impl Directory {
         after: Option<&LogicalResourceName>,
         limit: usize,
         options: impl Into<ReadOptions>,
-    ) -> Result<Vec<Described>, Error> {
+    ) -> Result<Listed, Error> {
         if !(1..=LISTED_MAX).contains(&limit) {
             let what = format!("limit={limit}: 1 to {LISTED_MAX} resources are listed at once");
             return Err(Error::InvalidArgument { what });
         }
         let (prefix, after) = (prefix.to_owned(), after.cloned());
-        let listed = self.engine.read_all(options.into(), move |read, groups| {
-            let mut listed = BTreeMap::new();
-            for group in groups {
-                for id in named(read, *group, &prefix, after.as_ref(), limit)? {
-                    if let Some(resource) = resource_row::stored(read, *group, id)? {
-                        listed.insert(resource.spec.name.clone(), (*group, resource));
-                    }
-                }
-                // However many groups there are, no more of them are held.
-                while listed.len() > limit {
-                    listed.pop_last();
+        let none = BTreeMap::new();
+        let listed = self.engine.read_all(options.into(), none, move |listed, read, group| {
+            for id in named(read, group, &prefix, after.as_ref(), limit)? {
+                if let Some(resource) = resource_row::stored(read, group, id)? {
+                    listed.insert(resource.spec.name.clone(), (group, resource));
                 }
             }
-            let listed = listed.into_values();
-            Ok(listed.map(|(group, resource)| Described::of(group, resource)).collect())
+            // However many groups there are, no more of them are held.
+            while listed.len() > limit {
+                listed.pop_last();
+            }
+            Ok(())
         });
-        listed.await
+        let (listed, freshness) = listed.await?;
+        let listed = listed.into_values();
+        let resources = listed.map(|(group, resource)| Described::of(group, resource)).collect();
+        Ok(Listed { resources, freshness })
     }
 
     /// The last alterations of a resource, the oldest of them first: 64 at most.
@@ -292,9 +303,10 @@ impl Directory {
             Alteration::Place(placement) => group.check_placed(name, placement).await?,
             _ => {}
         }
-        let resource = number(&group, name).await?;
+        let (resource, replicas) = altered(&group, name).await?;
+        let policy = AlterCommand::policy(&alteration, replicas);
         let (node, caller) = (self.engine.node(), self.engine.domain().clone());
-        let command = AlterCommand { resource, expected, node, caller, reason, alteration };
+        let command = AlterCommand { resource, expected, node, caller, reason, alteration, policy };
         match group.propose(&Command::Alter(command)).await? {
             (receipt, Outcome::Altered { .. }) => Ok(receipt),
             (_, Outcome::Refused(refusal)) => Err(refusal.into()),
@@ -331,10 +343,15 @@ impl Directory {
     }
 }
 
-/// The number of the resource that has the name.
-async fn number(group: &Group, name: &LogicalResourceName) -> Result<ResourceId, Error> {
+/// The number of the resource that has the name, and its replicas, which nothing alters.
+async fn altered(
+    group: &Group,
+    name: &LogicalResourceName,
+) -> Result<(ResourceId, ReplicaPolicy), Error> {
     let wanted = name.clone();
-    let look = move |read: &dyn StateRead, group| Ok(find(read, group, &wanted)?.map(|(id, _)| id));
+    let look = move |read: &dyn StateRead, group| {
+        Ok(find(read, group, &wanted)?.map(|(id, found)| (id, found.spec.replicas)))
+    };
     let found = group.read(ReadConsistency::Linearizable.into(), look).await?;
     found.value.ok_or_else(|| unknown(name))
 }

@@ -30,6 +30,20 @@ use crate::session::{Seen, Session};
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running engine; cheap to clone. Closing it, or dropping the last clone, stops the node.
+///
+/// ```
+/// use palisade::*;
+///
+/// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+/// let engine = Engine::builder(dir).open().await?;
+/// let spec = ResourceSpec::new("greetings", "greeting.v1")?;
+/// let map = ReplicatedMap::<String, String>::open(&engine, spec).await?;
+/// map.put(&"hello".to_owned(), &"world".to_owned()).await?;
+/// engine.close().await
+/// # }
+/// # let dir = tempfile::tempdir().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+/// ```
 #[derive(Clone)]
 pub struct Engine {
     inner: Arc<Inner>,
@@ -241,21 +255,18 @@ impl Engine {
             GroupMap::of(group.id(), status.leader, &status.members)
         };
         let groups = all(self.groups().into_iter().map(of)).await;
-        let resources = self.read_all(ReadConsistency::Local.into(), |read, groups| {
-            let mut resources = Vec::new();
-            for group in groups {
-                each_resource(read, *group, |_, resource| {
-                    if resource.deleted.is_none() {
-                        resources.push(ResourceMap::of(*group, resource.spec));
-                    }
-                    ControlFlow::Continue(())
-                })?;
-            }
-            Ok(resources)
+        let (local, none) = (ReadConsistency::Local.into(), Vec::new());
+        let resources = self.read_all(local, none, |resources, read, group| {
+            Ok(each_resource(read, group, |_, resource| {
+                if resource.deleted.is_none() {
+                    resources.push(ResourceMap::of(group, resource.spec));
+                }
+                ControlFlow::Continue(())
+            })?)
         });
         Ok(ClusterMap {
             groups: groups.into_iter().collect::<Result<_, _>>()?,
-            resources: resources.await?,
+            resources: resources.await?.0,
         })
     }
 

@@ -79,7 +79,10 @@ pub enum Error {
     },
     /// The request id, or the number of the command, was used before for something else. Use a new one.
     #[error("the request id or command number was used before for something else")]
-    IdempotencyConflict,
+    IdempotencyConflict {
+        /// Which operation of its batch names the request, from 0; nothing for the number of a command.
+        op: Option<usize>,
+    },
     /// The resource may not be used from there. It is not tried anywhere else.
     #[error("resource={resource} may not be used from domain={domain}")]
     DomainUnavailable {
@@ -103,8 +106,10 @@ pub enum Error {
         what: String,
     },
     /// The key of a map is not at the version that the caller expected.
-    #[error("the key is at another version, expected={expected} found={found}")]
+    #[error("the key is at another version, expected={expected} found={found} op={op}")]
     VersionMismatch {
+        /// Which operation of its batch, from 0.
+        op: usize,
         /// What the caller expected.
         expected: Version,
         /// What it is at.
@@ -117,8 +122,10 @@ pub enum Error {
         first: LogPosition,
     },
     /// The tail of a log is not where the caller expected it.
-    #[error("the tail is elsewhere, expected={expected} found={found}")]
+    #[error("the tail is elsewhere, expected={expected} found={found} op={op}")]
     TailMismatch {
+        /// Which operation of its batch, from 0.
+        op: usize,
         /// Where the caller expected it.
         expected: LogPosition,
         /// Where it is.
@@ -151,8 +158,10 @@ pub enum Error {
         client: Offset,
     },
     /// The request is reserved by an owner of a higher epoch.
-    #[error("the request is in progress, owner_epoch={owner} age_ms={age_ms}")]
+    #[error("the request is in progress, owner_epoch={owner} age_ms={age_ms} op={op}")]
     InProgress {
+        /// Which operation of its batch, from 0.
+        op: usize,
         /// The epoch of its owner; a higher one may take over.
         owner: FenceEpoch,
         /// How long ago it was reserved, by log time.
@@ -191,7 +200,7 @@ impl Error {
             | Self::NotFound { .. }
             | Self::Compacted { .. }
             | Self::AlreadyExists { .. }
-            | Self::IdempotencyConflict
+            | Self::IdempotencyConflict { .. }
             | Self::DomainUnavailable { .. }
             | Self::PreconditionFailed { .. }
             | Self::VersionMismatch { .. }
@@ -249,7 +258,7 @@ impl Error {
                 "read it as it is, and watch or read on from the offset of that; or keep more"
             }
             Self::AlreadyExists { .. } => "use the one that is there, or choose another name",
-            Self::IdempotencyConflict => {
+            Self::IdempotencyConflict { .. } => {
                 "use a new id or number for a new request; repeat an old one unchanged"
             }
             Self::DomainUnavailable { .. } => {

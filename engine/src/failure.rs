@@ -5,7 +5,13 @@
 
 use std::fmt;
 
+use palisade_replication::Disposition;
+
+use crate::audit::AuditError;
+use crate::codec::DecodeError;
 use crate::error::Error;
+use crate::inspect::InspectError;
+use crate::projection::ProjectionFault;
 
 macro_rules! failures {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -142,7 +148,7 @@ impl Error {
                 Failure::NotFound
             }
             Self::AlreadyExists { .. } => Failure::AlreadyExists,
-            Self::IdempotencyConflict => Failure::IdempotencyConflict,
+            Self::IdempotencyConflict { .. } => Failure::IdempotencyConflict,
             Self::DomainUnavailable { .. } => Failure::DomainUnavailable,
             Self::NotYetApplied { .. } => Failure::NotYetApplied,
             Self::PreconditionFailed { .. }
@@ -153,6 +159,60 @@ impl Error {
             | Self::Refused { .. } => Failure::PreconditionFailed,
         }
     }
+}
+
+impl Failure {
+    /// What to do about one that is told by itself, without the facts of an [`Error`]: damage is no caller's.
+    const fn alone(self) -> Disposition {
+        match self {
+            Self::InternalError => Disposition::Halt,
+            _ => Disposition::Reject,
+        }
+    }
+}
+
+/// Errors of parts that have one of their own: of the same closed set.
+macro_rules! of_the_set {
+    ($($error:ty: $self:ident => $failure:expr,)*) => {
+        $(
+            impl $error {
+                /// What kind of failure it is.
+                #[must_use]
+                pub fn failure(&$self) -> Failure {
+                    $failure
+                }
+
+                /// What the caller should do.
+                #[must_use]
+                pub fn disposition(&self) -> Disposition {
+                    self.failure().alone()
+                }
+            }
+        )*
+    };
+}
+
+of_the_set! {
+    InspectError: self => match self {
+        Self::NotThere { .. } => Failure::NotFound,
+        Self::InUse { .. } => Failure::AlreadyExists,
+        Self::Incompatible { .. } => Failure::Incompatible,
+        Self::Damaged { .. } | Self::Unreadable { .. } => Failure::InternalError,
+    },
+    DecodeError: self => {
+        let Self { what: _ } = self;
+        Failure::Incompatible
+    },
+    ProjectionFault: self => match self.is_of_caller() {
+        true => Failure::InvalidArgument,
+        false => Failure::InternalError,
+    },
+    AuditError: self => match self {
+        Self::Malformed { .. } | Self::OtherAnchor { .. } | Self::Gap { .. } => {
+            Failure::InvalidArgument
+        }
+        Self::Differs { .. } => Failure::Incompatible,
+    },
 }
 
 #[cfg(test)]
@@ -178,7 +238,7 @@ mod tests {
             Error::InvalidArgument { what: what() },
             Error::NotFound { what: what() },
             Error::AlreadyExists { what: what() },
-            Error::IdempotencyConflict,
+            Error::IdempotencyConflict { op: None },
             Error::DomainUnavailable { domain: what(), resource: what() },
             Error::NotYetApplied { required: Offset::ZERO, applied: Offset::ZERO },
             Error::PreconditionFailed { what: what() },
@@ -191,6 +251,32 @@ mod tests {
         for error in errors() {
             assert_eq!(error.failure().as_str(), error.code());
         }
+    }
+
+    /// No public error is without a kind, and damage is told apart from what a caller may do better.
+    #[test]
+    fn errors_of_the_parts_are_of_the_set() {
+        let what = || "it".to_owned();
+        let fault = || ProjectionFault::new("it");
+        let told = [
+            (InspectError::NotThere { what: what() }.failure(), Failure::NotFound),
+            (InspectError::InUse { what: what() }.failure(), Failure::AlreadyExists),
+            (InspectError::Incompatible { what: what() }.failure(), Failure::Incompatible),
+            (InspectError::Damaged { what: what() }.failure(), Failure::InternalError),
+            (InspectError::Unreadable { what: what() }.failure(), Failure::InternalError),
+            (DecodeError { what: "it" }.failure(), Failure::Incompatible),
+            (fault().failure(), Failure::InternalError),
+            (fault().of_caller().failure(), Failure::InvalidArgument),
+            (AuditError::Malformed { what: "it" }.failure(), Failure::InvalidArgument),
+            (AuditError::OtherAnchor { expected: 1, found: 2 }.failure(), Failure::InvalidArgument),
+            (AuditError::Gap { expected: 1, found: 2 }.failure(), Failure::InvalidArgument),
+            (AuditError::Differs { offset: 1 }.failure(), Failure::Incompatible),
+        ];
+        told.into_iter().for_each(|(found, wanted)| assert_eq!(found, wanted));
+        assert_eq!(InspectError::Damaged { what: what() }.disposition(), Disposition::Halt);
+        assert_eq!(AuditError::Differs { offset: 1 }.disposition(), Disposition::Reject);
+        assert_eq!(fault().disposition(), Disposition::Halt);
+        assert_eq!(fault().of_caller().disposition(), Disposition::Reject);
     }
 
     /// What the page says of each is what the code says, and in the order of the code.

@@ -22,6 +22,7 @@ use crate::degradation::{DegradationContract, DegradationMode, DegradationRule, 
 use crate::digest::digest;
 use crate::failure::Failure;
 use crate::machine::EngineMachine;
+use crate::profile::PolicyHash;
 use crate::projection::Registry;
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
@@ -78,6 +79,7 @@ fn work() -> Vec<Command> {
             claim: Offset::ZERO,
             kind,
             version: 1,
+            policy: PolicyHash::of_spec(&spec),
             spec,
             caller,
         })
@@ -97,6 +99,7 @@ fn work() -> Vec<Command> {
             node: NodeId::new(2),
             caller: caller.clone(),
             reason: Reason::new("a reason").unwrap(),
+            policy: AlterCommand::policy(&alteration, ReplicaPolicy::majority(3)),
             alteration,
         })
     };

@@ -4,7 +4,7 @@ use std::any::{TypeId, type_name};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use palisade_replication::GroupId;
+use palisade_replication::{GroupId, Offset};
 
 use crate::batch::{Batch, Guard, Unproposable};
 use crate::command::Op;
@@ -13,7 +13,8 @@ use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
 use crate::group::Group;
-use crate::projection::{Projection, ProjectionFault, RowsRead, rebuild};
+use crate::observation::Observation;
+use crate::projection::{Projection, ProjectionFault, RowsRead, fault, rebuild};
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::receipt::Receipt;
 use crate::resource::{
@@ -199,9 +200,71 @@ impl<P: Projection> Handle<P> {
     /// as much as it likes, and nobody's writes wait for it.
     ///
     /// # Errors
-    /// [`Error::NotYetApplied`] and others, as the options say; [`Error::InternalError`] for a fault; and,
-    /// while something has failed, what the resource's contract refuses reads with.
+    /// [`Error::NotYetApplied`] and others, as the options say; [`Error::InvalidArgument`] for a fault of `read`
+    /// itself or a panic in it, which harms nobody else; [`Error::InternalError`] for rows that cannot be read,
+    /// which halts the group on this node; and, while something has failed, what the resource's contract refuses
+    /// reads with.
     pub async fn read<T: Send + 'static>(
+        &self,
+        options: impl Into<ReadOptions>,
+        read: impl FnOnce(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + 'static,
+    ) -> Result<Read<T>, Error> {
+        let read = move |rows: &RowsRead<'_>| {
+            fault::guarded(|| read(rows)).map_err(ProjectionFault::of_caller)
+        };
+        self.read_own(options, read).await
+    }
+
+    /// Reads again and again on this replica, and tells what `read` comes to whenever that is another: first of
+    /// a state at or after `from`, which may be of another replica, and then as records are applied.
+    ///
+    /// ```
+    /// use palisade::sim::SimFabric;
+    /// use palisade::*;
+    /// # use std::convert::Infallible;
+    /// # struct Counter;
+    /// # impl Projection for Counter {
+    /// #     const NAME: &'static str = "counter";
+    /// #     const VERSION: u32 = 1;
+    /// #     type Op = u64;
+    /// #     type Outcome = u64;
+    /// #     type Refusal = Infallible;
+    /// #     type Guard = Infallible;
+    /// #     fn apply(&self, _: At, by: u64, rows: &mut Rows<'_, '_>)
+    /// #         -> Result<Applied<u64, Infallible>, ProjectionFault> {
+    /// #         let sum = sum(&rows.read())?.saturating_add(by);
+    /// #         rows.put(b"sum", sum.to_bytes())?;
+    /// #         Ok(Applied::Done(sum))
+    /// #     }
+    /// # }
+    /// fn sum(rows: &RowsRead<'_>) -> Result<u64, ProjectionFault> {
+    ///     Ok(rows.get(b"sum")?.map(|raw| u64::from_bytes(&raw)).transpose()?.unwrap_or(0))
+    /// }
+    ///
+    /// # fn main() -> Result<(), Error> {
+    /// let mut fabric = SimFabric::builder(1).projection(Counter).build()?;
+    /// let engine = fabric.engine(fabric.node(1));
+    /// fabric.block_on(async {
+    ///     let counter = Handle::<Counter>::open(&engine, ResourceSpec::new("visits", "v1")?).await?;
+    ///     let mut visits = counter.observe(Offset::ZERO, sum);
+    ///     assert_eq!(visits.next().await?.value, 0);
+    ///     counter.submit(&3).await?;
+    ///     assert_eq!(visits.next().await?.value, 3);
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    pub fn observe<T: Clone + PartialEq + Send + 'static>(
+        &self,
+        from: Offset,
+        read: impl Fn(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + Sync + 'static,
+    ) -> Observation<P, T> {
+        Observation::new(self.clone(), from, Arc::new(read))
+    }
+
+    /// [`Handle::read`] for a projection of the engine's own: where that one cannot go on, the rows are not what
+    /// it has written.
+    pub(crate) async fn read_own<T: Send + 'static>(
         &self,
         options: impl Into<ReadOptions>,
         read: impl FnOnce(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + 'static,

@@ -19,6 +19,32 @@ use crate::receipt::Receipt;
 use crate::resource::{FailureDomain, FenceEpoch, LogicalResourceName, ResourceSpec, SchemaId};
 
 /// A handle to an idempotency store, opened by one writer generation.
+///
+/// ```
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let spec = ResourceSpec::new("requests", "request.v1")?;
+///     let owner = spec.epoch;
+///     let requests = ReplicatedIdempotencyStore::open(&engine, spec).await?;
+///     let print = Fingerprint::of(b"send a report to bob");
+///     for attempt in 0..2 {
+///         match requests.reserve_or_result("r-17", print, owner, None).await? {
+///             Reservation::Reserved(_) => {
+///                 assert_eq!(attempt, 0);
+///                 requests.complete("r-17", owner, "sent".into()).await?;
+///             }
+///             Reservation::Completed { result, .. } => assert_eq!(&result[..], b"sent"),
+///         }
+///     }
+///     Ok(())
+/// })
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct ReplicatedIdempotencyStore {
     pub(crate) handle: Handle<Idempotency>,
@@ -44,6 +70,20 @@ pub enum RequestStatus {
     },
     /// It is done.
     Completed(Completion),
+}
+
+/// What becomes of a reservation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reservation {
+    /// The owner has it, and is to do the work and complete it.
+    Reserved(Receipt),
+    /// The work was done.
+    Completed {
+        /// Of the completion, as it was the first time but for `duplicate`.
+        receipt: Receipt,
+        /// What it was completed with.
+        result: Bytes,
+    },
 }
 
 impl ReplicatedIdempotencyStore {
@@ -150,6 +190,40 @@ impl ReplicatedIdempotencyStore {
         Ok(batch.reserve(self, key, fingerprint, owner).commit().await?.receipt)
     }
 
+    /// Reserves a request for an owner, or gives the result that it was completed with. `issued` is as with
+    /// [`ReplicatedIdempotencyStore::reserve_issued`].
+    ///
+    /// # Errors
+    /// As [`ReplicatedIdempotencyStore::reserve_issued`]; [`Error::WindowExpired`] also if the result was
+    /// forgotten between the two steps.
+    pub async fn reserve_or_result(
+        &self,
+        key: &str,
+        fingerprint: Fingerprint,
+        owner: FenceEpoch,
+        issued: Option<LogTime>,
+    ) -> Result<Reservation, Error> {
+        let receipt = match issued {
+            Some(issued) => self.reserve_issued(key, fingerprint, owner, issued).await?,
+            None => self.reserve(key, fingerprint, owner).await?,
+        };
+        if !receipt.duplicate {
+            return Ok(Reservation::Reserved(receipt));
+        }
+        // Its record was applied here before the answer came.
+        let (wanted, at) = (key.to_owned(), receipt.freshness());
+        let read = self.handle.read_own(at, move |rows| {
+            Ok((find(rows, wanted.as_bytes())?, Window::load(rows)?.floor))
+        });
+        let (found, floor) = read.await?.value;
+        let completion = found.and_then(|request| request.completion);
+        match completion.filter(|completion| completion.offset == receipt.offset) {
+            Some(Completion { result, .. }) => Ok(Reservation::Completed { receipt, result }),
+            // Somebody else may have the id for a new request by now.
+            None => Err(Error::WindowExpired { floor }),
+        }
+    }
+
     /// Completes a request that this owner has reserved.
     ///
     /// # Errors
@@ -174,7 +248,7 @@ impl ReplicatedIdempotencyStore {
         options: impl Into<ReadOptions>,
     ) -> Result<Read<RequestStatus>, Error> {
         let key = key.to_owned();
-        let read = self.handle.read(options, move |rows| {
+        let read = self.handle.read_own(options, move |rows| {
             let floor = Window::load(rows)?.floor;
             Ok((find(rows, key.as_bytes())?, floor))
         });

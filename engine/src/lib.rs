@@ -69,6 +69,7 @@ mod members;
 mod model;
 mod names;
 mod node_backend;
+mod observation;
 mod open_resource;
 mod outcome;
 mod page;
@@ -104,14 +105,14 @@ pub use clients::{CLIENT_COMMANDS_MAX, CLIENT_TTL_MAX, ClientId, CommandNumber, 
 pub use codec::DecodeError;
 pub use comparing::Divergence;
 pub use digest::StateDigest;
-pub use directory::{Described, DescribedSchema, Directory, LISTED_MAX, ResourceState};
+pub use directory::{Described, DescribedSchema, Directory, LISTED_MAX, Listed, ResourceState};
 pub use engine::Engine;
 pub use error::Error;
 pub use failure::Failure;
 pub use freshness::{Freshness, Read};
 pub use group::Group;
 pub use handle::{Done, Handle};
-pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus};
+pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus, Reservation};
 pub use log::{
     Consumer, LogBounds, LogEntry, LogPage, LogTail, ReplicatedLog, SCAN_ENTRIES_MAX,
     TAIL_ENTRIES_MAX,
@@ -121,6 +122,7 @@ pub use map::{
     Watch, WatchEvent, WatchOptions,
 };
 pub use members::MembersChanged;
+pub use observation::Observation;
 pub use outcome::{Branch, Completion};
 pub use page::SCAN_BYTES_MAX;
 pub use palisade_replication::{
@@ -141,7 +143,7 @@ pub use projection::{
     Applied, At, Imported, NewRows, OUTCOME_BYTES_MAX, Projection, ProjectionFault,
     ROW_KEY_BYTES_MAX, ROW_VALUE_BYTES_MAX, Rows, RowsRead,
 };
-pub use projections::idempotency::{Fingerprint, RequestWindow};
+pub use projections::idempotency::{Fingerprint, RequestOutcome, RequestWindow};
 pub use projections::log::{
     APPEND_ENTRIES_MAX, CONSUMER_NAME_BYTES_MAX, CONSUMERS_MAX, LogPosition, LogRetention, LogTrim,
     TRIM_ENTRIES_MAX,

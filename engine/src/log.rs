@@ -29,6 +29,26 @@ pub const SCAN_ENTRIES_MAX: usize = 4096;
 
 /// A handle to a log of `T`, opened by one writer generation. `docs/log.md` says what its positions, its
 /// retention and its consumers are.
+///
+/// ```
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let spec = ResourceSpec::new("orders", "order.v1")?;
+///     let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+///     let first = orders.append(&"an apple".to_owned()).await?;
+///     orders.append(&"a pear".to_owned()).await?;
+///     let now = ReadConsistency::Linearizable;
+///     let page = orders.scan(first.outcome, Direction::Forward, 10, now).await?.value;
+///     assert_eq!(page.entries[1].value, "a pear");
+///     Ok(())
+/// })
+/// # }
+/// ```
 pub struct ReplicatedLog<T> {
     pub(crate) handle: Handle<Log>,
     values: PhantomData<fn() -> T>,
@@ -209,7 +229,7 @@ impl<T: Stored> ReplicatedLog<T> {
     /// # Errors
     /// [`Error::NotYetApplied`] and others, as the options say.
     pub async fn bounds(&self, options: impl Into<ReadOptions>) -> Result<Read<LogBounds>, Error> {
-        let read = self.handle.read(options, log::header).await?;
+        let read = self.handle.read_own(options, log::header).await?;
         Ok(read.map(|header| LogBounds {
             first: header.first,
             tail: header.tail,
@@ -235,8 +255,10 @@ impl<T: Stored> ReplicatedLog<T> {
         options: impl Into<ReadOptions>,
     ) -> Result<Read<LogPage<T>>, Error> {
         let (from, limit) = (from.into(), limit.min(SCAN_ENTRIES_MAX));
-        let read =
-            self.handle.read(options, move |rows| log::scan(rows, from, direction, limit)).await?;
+        let read = self
+            .handle
+            .read_own(options, move |rows| log::scan(rows, from, direction, limit))
+            .await?;
         let schemas = self.handle.schemas();
         read.try_map(|found| {
             let Scanned { page, header } = found?;

@@ -64,20 +64,17 @@ impl Engine {
     /// G9: a node is given no state that is not to be where it is.
     async fn admit_replica(&self, domain: &FailureDomain) -> Result<(), Error> {
         let wanted = domain.clone();
-        let outside = self.read_all(ReadConsistency::Local.into(), move |read, groups| {
-            let mut outside = None;
-            for group in groups {
-                each_resource(read, *group, |_, resource| {
-                    if resource.spec.placement.allows(&wanted) {
-                        return ControlFlow::Continue(());
-                    }
-                    outside = Some(resource.spec.name);
-                    ControlFlow::Break(())
-                })?;
-            }
-            Ok(outside)
+        let local = ReadConsistency::Local.into();
+        let outside = self.read_all(local, None, move |outside, read, group| {
+            Ok(each_resource(read, group, |_, resource| {
+                if resource.spec.placement.allows(&wanted) {
+                    return ControlFlow::Continue(());
+                }
+                *outside = Some(resource.spec.name);
+                ControlFlow::Break(())
+            })?)
         });
-        match outside.await? {
+        match outside.await?.0 {
             None => Ok(()),
             Some(resource) => Err(Error::DomainUnavailable {
                 domain: domain.to_string(),

@@ -13,6 +13,7 @@ use crate::engine::unexpected;
 use crate::error::Error;
 use crate::group::Group;
 use crate::outcome::Outcome;
+use crate::profile::PolicyHash;
 use crate::projection::rebuild::{self, Kinds};
 use crate::read::ReadConsistency;
 use crate::resource::{
@@ -38,7 +39,8 @@ impl Group {
         self.check_opening(&spec).await?;
         let (domains, caller) = (spec.replicas.domains(), self.engine.domain().clone());
         let mut version = self.version_to_open(&kind).await?;
-        let mut command = OpenCommand { anew, claim, kind, version, spec, caller };
+        let policy = PolicyHash::of_spec(&spec);
+        let mut command = OpenCommand { anew, claim, kind, version, spec, policy, caller };
         let opened = loop {
             match self.propose(&Command::Open(command.clone())).await? {
                 (_, Outcome::Opened { resource, schemas }) => {

@@ -6,7 +6,8 @@ use sha2::{Digest, Sha256};
 
 use crate::codec::put_number;
 use crate::error::Error;
-use crate::resource::{DomainRule, FailureDomain, Placement, ReplicaPolicy};
+use crate::refusal::Refusal;
+use crate::resource::{DomainRule, FailureDomain, Placement, ReplicaPolicy, ResourceSpec};
 use crate::spec_codec::put_placement;
 
 /// What a hash of a profile begins with, so that it is a hash of nothing else.
@@ -37,6 +38,21 @@ impl PolicyHash {
         put_number(&mut canonical, u64::from(replicas.domains()));
         put_placement(&mut canonical, placement);
         Self::of(PROFILE_TAG, &canonical)
+    }
+
+    /// Of a resource that is to be.
+    pub(crate) fn of_spec(spec: &ResourceSpec) -> Self {
+        Self::of_policy(&spec.placement, spec.replicas)
+    }
+
+    /// What a record says of its policy is what it comes to here: two releases that hash otherwise would judge
+    /// placement otherwise as well.
+    pub(crate) fn check(self, found: Self) -> Result<(), Refusal> {
+        if self == found {
+            return Ok(());
+        }
+        let (expected, found) = (format!("policy={self}"), format!("policy={found}"));
+        Err(Refusal::Incompatible { expected, found })
     }
 
     /// A hash as it was stored.

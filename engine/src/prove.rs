@@ -44,6 +44,9 @@ impl Group {
     /// anchor at the next offset that 1024 divides, or at the last one applied if that comes first:
     /// [`InclusionProof::anchor_offset`] says which, and [`Group::head`] gives its head.
     ///
+    /// What the log has trimmed cannot be proven any more: [`crate::Options::kept_entries`] says how much of it
+    /// stays that nothing else needs.
+    ///
     /// # Errors
     /// As for [`Group::head`], and [`Error::InvalidArgument`] for offset 0, which no record has.
     pub async fn prove(&self, offset: Offset) -> Result<InclusionProof, Error> {

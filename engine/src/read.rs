@@ -21,6 +21,27 @@ pub enum ReadConsistency {
 }
 
 /// How to read: how fresh, how long to wait for it, and whether a stale answer may stand in for it.
+///
+/// ```
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let spec = ResourceSpec::new("stock", "count.v1")?;
+///     let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+///     let apples = "apples".to_owned();
+///     let receipt = stock.put(&apples, &7).await?;
+///     // On whichever replica: at least as fresh as the receipt, or an error after half a second.
+///     let half = std::time::Duration::from_millis(500);
+///     let options = ReadOptions::from(receipt.freshness()).wait(half).refuse_stale();
+///     assert!(stock.get(&apples, options).await?.value.is_some());
+///     Ok(())
+/// })
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadOptions {
     pub(crate) consistency: ReadConsistency,

@@ -107,9 +107,11 @@ impl From<Refusal> for Error {
 /// The built-in projections have errors of their own.
 fn by_projection(projection: &'static str, op: usize, detail: Bytes) -> Error {
     let known = match projection {
-        log::NAME => log::LogRefusal::from_bytes(&detail).map(Error::from).ok(),
-        map::NAME => map::MapRefusal::from_bytes(&detail).map(Error::from).ok(),
-        idempotency::NAME => idempotency::RequestRefusal::from_bytes(&detail).map(Error::from).ok(),
+        log::NAME => log::LogRefusal::from_bytes(&detail).ok().map(|refusal| refusal.error(op)),
+        map::NAME => map::MapRefusal::from_bytes(&detail).ok().map(|refusal| refusal.error(op)),
+        idempotency::NAME => {
+            idempotency::RequestRefusal::from_bytes(&detail).ok().map(|refusal| refusal.error(op))
+        }
         _ => None,
     };
     known.unwrap_or(Error::Refused { projection, op, detail })

@@ -346,6 +346,20 @@ impl DomainRule {
 
 /// From where a resource may be used. Placement is authorization (G9): everywhere else it is
 /// refused, and nothing is tried elsewhere behind the caller's back.
+///
+/// ```
+/// use palisade::{DomainRule, FailureDomain, Placement};
+///
+/// let rule = |region: &str| DomainRule {
+///     provider: "aws".to_owned(),
+///     region: Some(region.to_owned()),
+///     zone: None,
+/// };
+/// let placement = Placement::new([rule("us-east-1"), rule("us-west-2")])?;
+/// assert!(placement.allows(&FailureDomain::new("aws", "us-west-2", "us-west-2b")));
+/// assert!(!placement.allows(&FailureDomain::new("aws", "eu-west-1", "eu-west-1a")));
+/// # Ok::<(), palisade::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     pub(crate) rules: Vec<DomainRule>,

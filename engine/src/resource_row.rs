@@ -3,8 +3,8 @@
 //! ```text
 //! 'c'                       number of the last resource that was made
 //! 'h'                       the highest claim of a name that a resource was opened with
-//! 'i' resource 4            kind, version of its projection, spec, offset and log time when it was made,
-//!                           revision, schemas: which of them are retired, as bits, count of those after
+//! 'i' resource 4            kind, version of its projection, spec, hash of its policy 32, offset and log
+//!                           time when it was made, revision, schemas: which of them are retired, as bits, count of those after
 //!                           the first, each; 0, or 1 and of its deletion offset and until when it is kept
 //! 'n' name                  its number
 //! 'a' resource 4 revision 8 an alteration: `alteration.rs`
@@ -19,6 +19,7 @@ use palisade_replication::{GroupId, LogTime, Offset};
 use crate::alteration::Revision;
 use crate::codec::{DecodeError, Reader, put_number};
 use crate::keys;
+use crate::profile::PolicyHash;
 use crate::refusal::Refusal;
 use crate::resource::{LogicalResourceName, ResourceId, ResourceKind, ResourceSpec, SchemaId};
 use crate::spec_codec::{decode_spec, encode_spec, put_kind, put_schema, take_kind, take_schema};
@@ -31,6 +32,8 @@ pub(crate) struct Resource {
     pub(crate) kind: ResourceKind,
     pub(crate) version: u32,
     pub(crate) spec: ResourceSpec,
+    /// Of its placement and its replicas, as the record said that made or placed it.
+    pub(crate) policy: PolicyHash,
     /// The record that made it, and when.
     pub(crate) made: (Offset, LogTime),
     pub(crate) revision: Revision,
@@ -92,10 +95,11 @@ impl Resource {
     }
 
     pub(crate) fn encode(&self) -> Bytes {
-        let mut raw = Vec::with_capacity(160);
+        let mut raw = Vec::with_capacity(192);
         put_kind(&mut raw, &self.kind);
         put_number(&mut raw, self.version.into());
         encode_spec(&mut raw, &self.spec);
+        raw.extend_from_slice(&self.policy.to_bytes());
         put_number(&mut raw, self.made.0.get());
         put_number(&mut raw, self.made.1.get());
         put_number(&mut raw, self.revision.get());
@@ -121,6 +125,7 @@ impl Resource {
         let version = u32::try_from(reader.number("projection version")?)
             .map_err(|_| DecodeError { what: "projection version" })?;
         let spec = decode_spec(&mut reader)?;
+        let policy = PolicyHash::from_bytes(reader.array("policy")?);
         let made = (Offset::new(reader.number("offset")?), LogTime::new(reader.number("time")?));
         let revision = Revision::new(reader.number("revision")?);
         let retired = reader.number("retired schemas")?;
@@ -143,7 +148,7 @@ impl Resource {
             _ => return Err(DecodeError { what: "deletion" }),
         };
         reader.end("resource")?;
-        Ok(Self { kind, version, spec, made, revision, schemas, deleted })
+        Ok(Self { kind, version, spec, policy, made, revision, schemas, deleted })
     }
 }
 
@@ -280,6 +285,7 @@ mod tests {
                 kind: ResourceKind::MAP,
                 version: 1,
                 spec: ResourceSpec::new("a", "v0").unwrap(),
+                policy: PolicyHash::from_bytes([revision as u8; 32]),
                 made: (Offset::new(revision / 2), LogTime::new(7)),
                 revision: Revision::new(revision),
                 schemas: schemas.into_iter().enumerate().map(kept).collect(),

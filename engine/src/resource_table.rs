@@ -10,6 +10,7 @@ use crate::alteration::{Altered, Revision};
 use crate::command::{AlterCommand, Op, OpenCommand};
 use crate::keys;
 use crate::outcome::Outcome;
+use crate::profile::PolicyHash;
 use crate::projection::rebuild::Kinds;
 use crate::projection::{At, Kind, ProjectionFault, Registry};
 use crate::refusal::Refusal;
@@ -109,6 +110,9 @@ impl ResourceTable {
             None => check_registered(registry, &command.kind, command.version)
                 .map_err(|unknown| ProjectionFault::new(unknown.to_string()))?,
         }
+        if let Err(refusal) = command.policy.check(PolicyHash::of_spec(&command.spec)) {
+            return Ok(Outcome::Refused(refusal));
+        }
         let claim = command.claim;
         let named = self.by_name.get(&command.spec.name).copied();
         let opened = match named.and_then(|id| Some((id, self.by_id.get_mut(&id)?))) {
@@ -137,7 +141,7 @@ impl ResourceTable {
         at: At,
         command: OpenCommand,
     ) -> Result<ResourceId, Refusal> {
-        let OpenCommand { kind, version, spec, caller, .. } = command;
+        let OpenCommand { kind, version, spec, policy, caller, .. } = command;
         admit_from(&spec, &caller)?;
         if self.by_id.len() >= RESOURCES_MAX {
             return Err(Refusal::TooManyResources { most: RESOURCES_MAX });
@@ -151,7 +155,7 @@ impl ResourceTable {
         self.by_name.insert(spec.name.clone(), id);
         let schemas = vec![KeptSchema { id: spec.schema.clone(), retired: false }];
         let (made, revision) = ((at.offset, at.log_time), Revision::MADE);
-        let made = Resource { kind, version, spec, made, revision, schemas, deleted: None };
+        let made = Resource { kind, version, spec, policy, made, revision, schemas, deleted: None };
         self.by_id.insert(id, made);
         Ok(id)
     }
@@ -164,13 +168,16 @@ impl ResourceTable {
 
     /// Changes what a resource is, and keeps that it was.
     pub(crate) fn alter(&mut self, view: &mut View<'_>, at: At, command: AlterCommand) -> Outcome {
-        let AlterCommand { resource: id, expected, node, caller, reason, alteration } = command;
+        let AlterCommand { resource: id, expected, node, caller, reason, alteration, policy } =
+            command;
         let Some(found) = self.by_id.get_mut(&id) else {
             return Outcome::Refused(Refusal::UnknownResource { resource: id });
         };
         let differs = Refusal::RevisionDiffers { expected, found: found.revision };
+        let policies = policy.zip(AlterCommand::policy(&alteration, found.spec.replicas));
         let refused = admit_from(&found.spec, &caller)
             .and_then(|()| if expected == found.revision { Ok(()) } else { Err(differs) })
+            .and_then(|()| policies.map_or(Ok(()), |(said, here)| said.check(here)))
             .and_then(|()| alteration.apply(found, at.offset, at.log_time));
         if let Err(refusal) = refused {
             return Outcome::Refused(refusal);

@@ -117,7 +117,7 @@ mod tests {
             error => panic!("{error}"),
         };
         let odd = schemas("odd", &["text", "raw", "odd"]);
-        let (expected, found) = refused(new.value(&odd.payload(&7)));
+        let (expected, found) = refused(new.value(&odd.payload(&7_u64)));
         assert_eq!(
             (expected.as_str(), found.as_str()),
             ("schema=raw", "schema=odd: malformed number")

@@ -25,6 +25,7 @@ use crate::error::Error;
 use crate::machine::{EngineMachine, read_position};
 use crate::outcome::Outcome;
 use crate::page::Page;
+use crate::profile::PolicyHash;
 use crate::projection::rebuild::JobDesk;
 use crate::projection::{Registry, RowsRead};
 use crate::projections::idempotency::{Fingerprint, RequestOp};
@@ -224,7 +225,8 @@ impl SimMachine for SimEngine {
 /// A record that opens a resource.
 #[must_use]
 pub fn open(kind: ResourceKind, spec: ResourceSpec, caller: FailureDomain) -> bytes::Bytes {
-    Command::Open(OpenCommand { anew: false, claim: Offset::ZERO, kind, version: 1, spec, caller })
+    let (claim, policy) = (Offset::ZERO, PolicyHash::of_spec(&spec));
+    Command::Open(OpenCommand { anew: false, claim, kind, version: 1, spec, policy, caller })
         .encode()
 }
 
@@ -340,7 +342,7 @@ impl From<&RecordOutcome> for SimOutcome {
             Outcome::Duplicate(first) => Self::Duplicate(first.offset.get()),
             Outcome::Refused(refusal) => match Error::from(refusal.clone()) {
                 Error::Fenced { current } => Self::Fenced(current),
-                Error::IdempotencyConflict => Self::Conflict,
+                Error::IdempotencyConflict { .. } => Self::Conflict,
                 Error::VersionMismatch { .. } => Self::VersionMismatch,
                 other => Self::Refused(other.to_string()),
             },

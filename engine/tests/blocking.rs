@@ -141,7 +141,7 @@ fn every_handle_writes_reads_and_waits() {
     let resumed = engine.resume(&session.token()).unwrap();
     assert_eq!(resumed.freshness(), session.freshness());
     let listed = engine.directory().list("", None, 10, NOW).unwrap();
-    assert_eq!(listed.len(), 4);
+    assert_eq!(listed.resources.len(), 4);
     let both = engine.wait(async {
         let one = async_map(&mine).get(&key, NOW).await?;
         let two = async_map(&map).get(&key, NOW).await?;

@@ -390,7 +390,7 @@ fn a_process_that_comes_back_repeats_its_last_write() {
     let resumed_log = fabric.block_on(open_log(resumed.engine(), 2)).unwrap();
     fabric.block_on(log.append(&4)).unwrap();
     let refused = fabric.block_on(resumed_log.append(&9)).unwrap_err();
-    assert!(matches!(refused, Error::IdempotencyConflict), "two at once: {refused}");
+    assert!(matches!(refused, Error::IdempotencyConflict { op: None }), "two at once: {refused}");
     let late = two.resume(&oldest).unwrap();
     let late = fabric.block_on(open_log(late.engine(), 2)).unwrap();
     let refused = fabric.block_on(late.append(&1)).unwrap_err();

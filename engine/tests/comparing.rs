@@ -5,7 +5,10 @@
 use std::time::Duration;
 
 use palisade::sim::{GROUP, SimFabric, SimRandom};
-use palisade::{Divergence, Engine, Error, Group, ReadConsistency, ReplicatedMap, ResourceSpec};
+use palisade::{
+    Divergence, Engine, Error, Group, History, LogicalResourceName, ReadConsistency, ReplicatedMap,
+    ResourceSpec, SchemaId,
+};
 
 type Map = ReplicatedMap<String, u64>;
 
@@ -95,6 +98,49 @@ fn a_replica_that_applied_otherwise_halts_with_the_range() {
         fabric.run_for(Duration::from_secs(5));
         assert!(halted(&mut fabric, victim).unwrap().contains("projection=map"));
     }
+}
+
+/// G10: a row that a read can make nothing of is not served to the next one either, nor after a restart, before
+/// anybody has compared or scrubbed it.
+#[test]
+fn a_read_that_meets_a_damaged_row_halts_its_replica_for_good() {
+    let (mut fabric, map) = written(1, 3);
+    // A number of two bytes, of which the second goes: not what the map writes.
+    let history = History { keep_ms: 1_000_000, changes_max: 128 };
+    fabric.block_on(map.keep(history)).unwrap();
+    fabric.run_for(Duration::from_secs(1));
+    let victim = (1..=3).find(|number| Some(fabric.node(*number)) != fabric.leader()).unwrap();
+    let (node, engine) = (fabric.node(victim), fabric.engine(fabric.node(victim)));
+    let there = fabric.block_on(open(&engine));
+    let key = fabric.flip_bit(node, "map", 40, true);
+    assert!(key.ends_with(b"h"), "it is the header: {key:?}");
+    let local = ReadConsistency::Local;
+    let met = fabric.block_on(there.bounds(local)).unwrap_err();
+    assert!(matches!(met, Error::InternalError { .. }), "{met}");
+    assert!(met.to_string().contains("a read met a damaged state"), "{met}");
+    // What lies beside it is as good as ever, but nobody knows that.
+    let latched = |fabric: &mut SimFabric| {
+        let engine = fabric.engine(node);
+        let name = LogicalResourceName::new("counts").unwrap();
+        let schema = SchemaId::new("count.v1").unwrap();
+        let opened = fabric.block_on(Map::open_reader(&engine, &name, &schema));
+        opened.map(|_| ()).unwrap_err().to_string()
+    };
+    let later = fabric.block_on(there.get(&"key 7".to_owned(), local)).unwrap_err();
+    assert!(later.to_string().contains("a read met a damaged state"), "{later}");
+    fabric.crash(node);
+    fabric.restart(node);
+    fabric.run_for(Duration::from_secs(2));
+    assert!(latched(&mut fabric).contains("a read met a damaged state"));
+    // The others go on, and one call makes it whole.
+    fabric.block_on(map.put(&"after".to_owned(), &1)).unwrap();
+    let group = group(&fabric, victim);
+    fabric.block_on(group.rebuild_replica()).unwrap();
+    let engine = fabric.engine(node);
+    let there = fabric.block_on(open(&engine));
+    assert_eq!(fabric.block_on(there.bounds(local)).unwrap().value.keys, 41);
+    fabric.run_for(Duration::from_secs(2));
+    fabric.assert_converged();
 }
 
 /// A bit that flips where nobody looks: the replica finds it by itself, with nobody to compare itself with.

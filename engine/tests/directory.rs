@@ -44,7 +44,7 @@ async fn names(
 ) -> Vec<String> {
     let after = after.map(name);
     let listed = directory.list(prefix, after.as_ref(), limit, FRESH).await.unwrap();
-    listed.into_iter().map(|found| found.name.to_string()).collect()
+    listed.resources.into_iter().map(|found| found.name.to_string()).collect()
 }
 
 fn is_not_found<T>(result: Result<T, Error>, says: &str) {

@@ -106,6 +106,41 @@ fn what_a_drill_foresees_is_what_happens() {
     );
 }
 
+/// Two nodes in one region and one in another, of another provider: each loss that takes more than a zone, and that
+/// of a disk, under every leader.
+#[test]
+fn regions_providers_and_disks_are_lost_as_foreseen() {
+    let places = [("aws", "r1", "a"), ("aws", "r2", "a"), ("gcp", "r1", "a")];
+    let region = |provider: &str, region: &str| FailureDrill::RegionLoss {
+        provider: provider.to_owned(),
+        region: region.to_owned(),
+    };
+    let provider = |provider: &str| FailureDrill::ProviderLoss { provider: provider.to_owned() };
+    let disk = |node| FailureDrill::DiskLoss { node: NodeId::new(node) };
+    let drills = [
+        (region("aws", "r1"), true),
+        (region("aws", "r2"), true),
+        (region("gcp", "r1"), true),
+        (provider("aws"), false),
+        (provider("gcp"), true),
+        (disk(10), true),
+        (disk(30), true),
+    ];
+    for leader in 1..=3 {
+        for (drill, commits) in &drills {
+            let mut map = map(3, 1, leader, None);
+            map.resources[0].placement = Placement::providers(["aws", "gcp"]).unwrap();
+            for (member, (provider, region, zone)) in map.groups[0].members.iter_mut().zip(places) {
+                member.domain = FailureDomain::new(provider, region, zone);
+            }
+            let foreseen = drill.judge(&map).unwrap();
+            assert_eq!(foreseen.groups[0].commits, *commits, "{drill} led by {leader}");
+            let found = drill.rehearse(&map, 1).unwrap();
+            assert_eq!(found, foreseen, "{drill} led by {leader}: {found}{foreseen}");
+        }
+    }
+}
+
 #[test]
 fn what_can_only_be_judged_is_not_rehearsed() {
     let drill = FailureDrill::NodeLoss { node: NodeId::new(10) };

@@ -83,7 +83,10 @@ async fn a_submission_takes_effect_once_at_one_offset() {
     let again = service.submit("r1", "hello").await.unwrap();
     assert!(again.duplicate);
     assert_eq!((again.offset, again.log_time), (receipt.offset, receipt.log_time));
-    assert!(matches!(service.submit("r1", "other").await, Err(Error::IdempotencyConflict)));
+    assert!(matches!(
+        service.submit("r1", "other").await,
+        Err(Error::IdempotencyConflict { op: Some(0) })
+    ));
     assert_eq!(service.logged().await.len(), 1);
     let status = service.requests.status("r1", ReadConsistency::Local).await.unwrap().value;
     let RequestStatus::Completed(completion) = status else { panic!("{status:?}") };
@@ -107,7 +110,7 @@ async fn a_batch_with_a_failing_guard_leaves_no_trace() {
             .commit()
     };
     let refused = batch(Version::ABSENT).await.unwrap_err();
-    assert!(matches!(refused, Error::VersionMismatch { .. }), "{refused}");
+    assert!(matches!(refused, Error::VersionMismatch { op: 2, .. }), "{refused}");
     assert!(service.logged().await.is_empty());
     assert_eq!(
         service.requests.status("r", ReadConsistency::Local).await.unwrap().value,

@@ -128,7 +128,7 @@ fn every_handle_works_on_every_node() {
     let again = fabric.block_on(three.submit("r1", "hello")).unwrap();
     assert_eq!(again, Receipt { duplicate: true, ..receipt });
     let other = fabric.block_on(two.submit("r1", "other"));
-    assert!(matches!(other, Err(Error::IdempotencyConflict)), "{other:?}");
+    assert!(matches!(other, Err(Error::IdempotencyConflict { .. })), "{other:?}");
     let status = fabric.block_on(two.requests.status("r1", ReadConsistency::Linearizable));
     let RequestStatus::Completed(done) = status.unwrap().value else { panic!("it is completed") };
     assert_eq!((done.offset, &done.result[..]), (receipt.offset, &b"done"[..]));

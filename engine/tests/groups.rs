@@ -65,6 +65,19 @@ fn resources_are_spread_and_those_that_are_used_together_are_not() {
     let (mut listed, mut after) = (Vec::new(), None);
     loop {
         let page = fabric.block_on(directory.list("r", after.as_ref(), 5, NOW)).unwrap();
+        // A token of each group: on any replica, what a group has is then no older than what was listed.
+        let data = two.groups().into_iter().filter(|group| group.id() != SYSTEM_GROUP);
+        let data: Vec<GroupId> = data.map(|group| group.id()).collect();
+        let tokens = page.freshness.iter().map(|token| token.group).collect::<Vec<_>>();
+        assert_eq!(tokens, data);
+        for token in page.freshness {
+            let options = ReadOptions::from(token).wait(A_WHILE);
+            let other = one.directory();
+            let again = fabric.block_on(other.list("r", None, 5, options)).unwrap();
+            let reached = again.freshness.iter().find(|again| again.group == token.group);
+            assert!(reached.unwrap().offset >= token.offset);
+        }
+        let page = page.resources;
         assert!(page.len() <= 5, "no page has more than was asked for");
         after = page.last().map(|found| found.name.clone());
         let last = page.len() < 5;
@@ -174,7 +187,7 @@ fn two_who_make_a_name_at_once_make_one_resource() {
         assert_eq!((made.len(), refused.len()), (1, 1), "seed={seed}");
         assert!(matches!(refused[0], Error::AlreadyExists { .. }), "seed={seed}: {}", refused[0]);
         let listed = fabric.block_on(two.directory().list("", None, 10, NOW)).unwrap();
-        assert_eq!(listed, made, "seed={seed}");
+        assert_eq!(listed.resources, made, "seed={seed}");
         // Two affinities at once: one of them is the name's.
         let open = async |engine: &Engine, affinity| {
             Map::open(engine, spec("other", affinity)).await.map(|map| map.group().id())
@@ -203,14 +216,14 @@ fn a_claim_that_nothing_follows_is_harmless() {
         fabric.crash(dies.node());
         fabric.run_for(A_WHILE);
         let claimed = fabric.block_on(names()) != none;
-        let listed = fabric.block_on(other.directory().list("", None, 10, NOW)).unwrap();
+        let listed = fabric.block_on(other.directory().list("", None, 10, NOW)).unwrap().resources;
         seen.insert((claimed, listed.len(), opened));
         assert!(claimed || listed.is_empty(), "what is there has a name");
         let map = fabric.block_on(Map::open(&other, spec("m", "x"))).unwrap();
         assert_eq!(map.group().id(), GroupId::new(1));
         fabric.block_on(map.put(&key(1), &1)).unwrap();
         let listed = fabric.block_on(other.directory().list("", None, 10, NOW)).unwrap();
-        assert_eq!(listed.len(), 1);
+        assert_eq!(listed.resources.len(), 1);
         fabric.restart(dies.node());
         fabric.run_for(A_WHILE);
         fabric.assert_converged();
@@ -280,8 +293,11 @@ fn groups_go_on_through_partitions_and_crashes() {
             assert_eq!(fabric.block_on(read), value, "seed={seed} {named} {key}");
         }
         let listed = fabric.block_on(engine.directory().list("", None, 1_000, NOW)).unwrap();
-        let listed: Vec<_> =
-            listed.into_iter().map(|found| (found.name.to_string(), found.group)).collect();
+        let listed: Vec<_> = listed
+            .resources
+            .into_iter()
+            .map(|found| (found.name.to_string(), found.group))
+            .collect();
         assert_eq!(listed, places.into_iter().collect::<Vec<_>>(), "seed={seed}");
         fabric.assert_converged();
     }

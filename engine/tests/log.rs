@@ -11,9 +11,9 @@ use futures_core::Stream;
 use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
     APPEND_ENTRIES_MAX, Branch, CONSUMER_NAME_BYTES_MAX, Direction, Disposition, Engine, Error,
-    Failure, FenceEpoch, LogEntry, LogPosition, LogRetention, LogTail, LogicalResourceName, Offset,
-    ReadConsistency, ReadOptions, ReplicatedLog, ResourceSpec, SchemaId, TAIL_ENTRIES_MAX,
-    VALUE_BYTES_MAX,
+    Failure, FenceEpoch, LogEntry, LogPosition, LogRetention, LogTail, LogTrim,
+    LogicalResourceName, Offset, ReadConsistency, ReadOptions, ReplicatedLog, ReplicatedMap,
+    ResourceSpec, SchemaId, TAIL_ENTRIES_MAX, VALUE_BYTES_MAX, Version,
 };
 
 type Log = ReplicatedLog<u64>;
@@ -75,7 +75,7 @@ fn positions_and_tails_are_exactly_what_the_page_says() {
         for expected in [one.outcome.after(), places[2], LogPosition::from(tail.offset.next())] {
             let refused = log.append_if(&5, expected).await.unwrap_err();
             assert_eq!(refused.failure(), Failure::PreconditionFailed);
-            let Error::TailMismatch { expected: told, found } = refused else {
+            let Error::TailMismatch { op: 0, expected: told, found } = refused else {
                 panic!("{refused}")
             };
             assert_eq!((told, found), (expected, tail));
@@ -453,6 +453,61 @@ fn a_consumer_goes_on_where_it_was_and_only_one_does() {
     assert_eq!(trimmed(told.expect("there is nothing to wait for")), places[3].after());
     fabric.run_for(SOON);
     fabric.assert_converged();
+}
+
+/// What was made of an entry and how far its consumer is are one record: a consumer that another one has
+/// taken over from leaves nothing of either.
+#[test]
+fn a_consumer_commits_at_one_offset_with_what_it_made_or_not_at_all() {
+    let mut fabric = SimFabric::new(1);
+    let log = open_on(&mut fabric, 1);
+    let engine = fabric.engine(fabric.node(1));
+    fabric.block_on(async {
+        let spec = ResourceSpec::new("sums", "sum.v1").unwrap();
+        let sums = ReplicatedMap::<String, u64>::open(&engine, spec).await.unwrap();
+        let places = log.append_all(&[3, 4]).await.unwrap().outcome;
+        let (key, old) = ("sum".to_owned(), log.consumer("billing").unwrap());
+        let stands = async || {
+            let row = sums.get(&key, NOW).await.unwrap().value.unwrap();
+            (row.value, row.version, old.position(NOW).await.unwrap().value)
+        };
+        let batch = engine.batch().put_if(&sums, &key, &3, Version::ABSENT);
+        let batch = batch.commit_consumer(&old, places[0].after());
+        let done = batch.clone().commit().await.unwrap();
+        let first =
+            (3, sums.get(&key, NOW).await.unwrap().value.unwrap().version, places[0].after());
+        assert_eq!(first.1.offset(), done.receipt.offset);
+        assert_eq!(stands().await, first);
+        // The same batch again is another record, and judged as one.
+        let again = batch.commit().await;
+        assert!(matches!(again, Err(Error::VersionMismatch { .. })), "{again:?}");
+
+        let new = log.consumer("billing").unwrap().owned_by(FenceEpoch::new(9));
+        new.commit(places[0].after()).await.unwrap();
+        let late = engine.batch().put(&sums, &key, &7).commit_consumer(&old, places[1].after());
+        let refused = late.commit().await;
+        let Err(Error::Fenced { current }) = refused else { panic!("{refused:?}") };
+        assert_eq!(current, FenceEpoch::new(9));
+        assert_eq!(stands().await, first);
+    });
+}
+
+#[test]
+fn what_a_log_keeps_is_set_beside_other_things() {
+    let mut fabric = SimFabric::new(1);
+    let log = open_on(&mut fabric, 1);
+    let engine = fabric.engine(fabric.node(1));
+    fabric.block_on(async {
+        let places = log.append_all(&[1, 2, 3]).await.unwrap().outcome;
+        let retention = LogRetention { keep_ms: None, keep_bytes: Some(1 << 20) };
+        let batch = engine.batch().retain(&log, retention).trim_before(&log, places[2]);
+        let outcomes = batch.append(&log, &4).commit().await.unwrap().outcomes;
+        let trim = LogTrim { first: places[2], removed: 2, complete: true };
+        let said: Vec<_> = outcomes.iter().map(|said| (said.trimmed(), said.request())).collect();
+        assert_eq!(said, [(None, None), (Some(trim), None), (None, None)]);
+        let bounds = log.bounds(NOW).await.unwrap().value;
+        assert_eq!((bounds.first, bounds.entries, bounds.retention), (places[2], 2, retention));
+    });
 }
 
 #[test]

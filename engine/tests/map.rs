@@ -223,6 +223,40 @@ fn a_watch_goes_on_where_another_stood() {
     assert_eq!(known.changes, 6 * 256);
 }
 
+/// What changes elsewhere in the group is no news: a quiet map is told of once in a while, however its
+/// watcher waits.
+#[test]
+fn a_watch_of_a_quiet_map_in_a_busy_group_is_silent() {
+    let (mut fabric, map) = alone();
+    let engine = fabric.engine(fabric.node(1));
+    let spec = ResourceSpec::new("others", "number.v1").unwrap();
+    let others = fabric.block_on(Map::open(&engine, spec)).unwrap();
+    let progress = Duration::from_secs(60);
+    let options = WatchOptions { progress, ..WatchOptions::default() };
+    let mut watch = map.watch(engine.data().applied().unwrap(), options);
+    let mut told = Vec::new();
+    let began = fabric.now();
+    for n in 0..100 {
+        fabric.block_on(others.put(&key("k"), &n)).unwrap();
+        // Whoever waits may give up each time: the watch goes on where it was.
+        told.extend(fabric.block_on_for(Duration::from_millis(20), watch.next()));
+    }
+    assert!(fabric.now() - began < progress, "the puts took too long to say anything");
+    assert!(told.is_empty(), "{told:?}");
+    let event = next(&mut fabric, &mut watch);
+    let seen = engine.data().applied().unwrap();
+    assert_eq!(event, WatchEvent::Progress { offset: seen });
+    let waited = fabric.now() - began;
+    assert!(progress <= waited && waited < progress + Duration::from_secs(1), "{waited:?}");
+
+    // A change is told at once, and its silence begins anew.
+    let put = fabric.block_on(map.put(&key("a"), &1)).unwrap();
+    let event = fabric.block_on_for(Duration::from_millis(20), watch.next()).unwrap().unwrap();
+    assert!(matches!(event, WatchEvent::Changes { offset, .. } if offset == put.offset));
+    assert!(fabric.block_on_for(progress / 2, watch.next()).is_none());
+    assert!(fabric.block_on_for(progress, watch.next()).is_some());
+}
+
 /// A place comes from whoever kept it, and may be any number.
 #[test]
 fn a_watch_of_what_never_comes_waits_for_it() {

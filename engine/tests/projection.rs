@@ -13,7 +13,7 @@ use ops::any_op;
 use palisade::sim::{SimFabric, check_projection};
 use palisade::{
     Applied, At, Branch, Engine, Error, FenceEpoch, Fingerprint, Handle, LogTime,
-    OUTCOME_BYTES_MAX, Projection, ProjectionFault, ROW_KEY_BYTES_MAX, ReadConsistency,
+    OUTCOME_BYTES_MAX, Offset, Projection, ProjectionFault, ROW_KEY_BYTES_MAX, ReadConsistency,
     ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceSpec, Rows, RowsRead,
 };
 use proptest::collection::vec;
@@ -194,6 +194,48 @@ async fn a_refusal_of_a_projection_takes_the_batch_back_and_can_be_read() {
     assert_eq!(shop.refusal(&refused), Some(Refusal::UnknownOrder));
 }
 
+/// What is told of a stock is newer each time, on whichever replica; and where nothing changes, nothing is told.
+#[test]
+fn an_observation_goes_on_elsewhere_and_never_back() {
+    let mut fabric = SimFabric::builder(3).projection(Inventory).build().unwrap();
+    let leader = fabric.leader().unwrap();
+    let other = (1..=3).map(|n| fabric.node(n)).find(|node| *node != leader).unwrap();
+    let (engine, elsewhere) = (fabric.engine(leader), fabric.engine(other));
+    let shop = fabric.block_on(Handle::<Inventory>::open(&engine, spec("shop"))).unwrap();
+    let numbers = ReplicatedMap::<u64, u64>::open(&engine, spec("numbers"));
+    let numbers = fabric.block_on(numbers).unwrap();
+    let there = fabric.block_on(Handle::<Inventory>::open(&elsewhere, spec("shop"))).unwrap();
+    let free = |rows: &RowsRead<'_>| Ok(stock(rows, "apple")?.free);
+    let short = Duration::from_millis(200);
+
+    let mut seen = shop.observe(Offset::ZERO, free);
+    assert_eq!(fabric.block_on(seen.next()).unwrap().value, 0);
+    // What happens elsewhere in the group is looked at and not told, also if the wait is given up.
+    for n in 0..5 {
+        fabric.block_on(numbers.put(&n, &n)).unwrap();
+        assert!(fabric.block_on_for(short, seen.next()).is_none());
+    }
+    assert_eq!(seen.position(), shop.group().applied().unwrap());
+    let first = fabric.block_on(shop.submit(&receive(20))).unwrap().receipt;
+    let read = fabric.block_on(seen.next()).unwrap();
+    assert_eq!((read.value, read.freshness.offset), (20, first.offset));
+    // Two changes between two looks are one.
+    fabric.block_on(shop.submit(&receive(1))).unwrap();
+    fabric.block_on(shop.submit(&receive(1))).unwrap();
+    assert_eq!(fabric.block_on(seen.next()).unwrap().value, 22);
+
+    // It goes on at a replica that is behind: nothing is told there before that has caught up.
+    fabric.partition(&[other]);
+    fabric.block_on(shop.submit(&receive(1))).unwrap();
+    assert_eq!(fabric.block_on(seen.next()).unwrap().value, 23);
+    let mut seen = there.observe(seen.position(), free);
+    assert!(fabric.block_on_for(short, seen.next()).is_none());
+    fabric.heal();
+    assert_eq!(fabric.block_on(seen.next()).unwrap().value, 23);
+    fabric.block_on(there.submit(&receive(1))).unwrap();
+    assert_eq!(fabric.block_on(seen.next()).unwrap().value, 24);
+}
+
 /// Does what it is told, for the tests of what it must not do.
 struct Unruly<const VERSION: u32>;
 
@@ -249,6 +291,28 @@ async fn a_fault_or_a_panic_halts_the_group_and_no_more() {
         let read = unruly.read(ReadConsistency::Local, |rows| rows.get(b"k")).await;
         assert!(read.unwrap_err().to_string().contains(cause), "G10: every later call says so");
     }
+}
+
+/// What a caller's own read does wrong is his: nothing halts, and the next read is served.
+#[tokio::test]
+async fn a_read_that_fails_by_itself_harms_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::builder(dir.path()).projection(Unruly::<1>).open().await.unwrap();
+    let unruly = Handle::<Unruly<1>>::open(&engine, spec("unruly")).await.unwrap();
+    for panics in [true, false] {
+        let read = unruly.read(ReadConsistency::Local, move |_| -> Result<(), ProjectionFault> {
+            assert!(!panics, "a bug of mine");
+            Err(ProjectionFault::new("a bug of mine"))
+        });
+        let failed = read.await.unwrap_err();
+        assert!(matches!(failed, Error::InvalidArgument { .. }), "{failed}");
+        let said = failed.to_string();
+        assert!(said.contains("a bug of mine") && !said.contains("stopped"), "{said}");
+        assert_eq!(unruly.submit(&"calm".to_owned()).await.unwrap().outcome, "calm");
+        let read = unruly.read(ReadConsistency::Linearizable, |rows| rows.get(b"k")).await;
+        assert_eq!(read.unwrap().value, None);
+    }
+    engine.close().await.unwrap();
 }
 
 #[tokio::test]

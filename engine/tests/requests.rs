@@ -5,8 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade::sim::SimFabric;
 use palisade::{
-    Completion, Engine, Error, FenceEpoch, Fingerprint, KEY_BYTES_MAX, LogTime, ReadConsistency,
-    Receipt, ReplicatedIdempotencyStore, RequestStatus, RequestWindow, ResourceSpec,
+    Completion, Engine, Error, FenceEpoch, Fingerprint, History, KEY_BYTES_MAX, LogTime,
+    ReadConsistency, Receipt, ReplicatedIdempotencyStore, ReplicatedMap, RequestOutcome,
+    RequestStatus, RequestWindow, Reservation, ResourceSpec, Version,
 };
 
 const OWNER: FenceEpoch = FenceEpoch::new(1);
@@ -106,7 +107,7 @@ fn a_request_in_progress_says_how_old_it_is() {
     let held = fabric.block_on(requests.reserve("r", print("x"), two)).unwrap();
     fabric.run_for(Duration::from_secs(3));
     let refused = fabric.block_on(requests.reserve("r", print("x"), OWNER)).unwrap_err();
-    let Error::InProgress { owner, age_ms } = refused else { panic!("{refused}") };
+    let Error::InProgress { op: 0, owner, age_ms } = refused else { panic!("{refused}") };
     assert!(owner == two && (3_000..4_000).contains(&age_ms), "owner={owner} age_ms={age_ms}");
     let read = fabric.block_on(requests.status("r", ReadConsistency::Local)).unwrap();
     let RequestStatus::InProgress { owner, since, age_ms: read_age } = read.value else {
@@ -114,6 +115,77 @@ fn a_request_in_progress_says_how_old_it_is() {
     };
     assert_eq!((owner, since), (two, held.log_time));
     assert!(read_age >= age_ms);
+}
+
+/// Who asks once is told what there is: that the work is his, or what came of it; on any replica, whatever else
+/// is completed.
+#[test]
+fn a_reservation_gives_the_result_if_there_is_one() {
+    let mut fabric = SimFabric::new(3);
+    let [one, two] = [1, 2].map(|number| fabric.engine(fabric.node(number)));
+    let requests = fabric.block_on(open(&one)).unwrap();
+    let elsewhere = fabric.block_on(open(&two)).unwrap();
+    fabric.block_on(async {
+        let ask = || requests.reserve_or_result("r", print("x"), OWNER, None);
+        let Reservation::Reserved(first) = ask().await.unwrap() else { panic!("it is new") };
+        assert!(!first.duplicate);
+        let Reservation::Reserved(again) = ask().await.unwrap() else { panic!("it is not done") };
+        assert!(first.offset < again.offset);
+        let done = requests.complete("r", OWNER, Bytes::from_static(b"done")).await.unwrap();
+        requests.reserve("other", print("y"), OWNER).await.unwrap();
+        let completed = Reservation::Completed {
+            receipt: Receipt { duplicate: true, ..done },
+            result: Bytes::from_static(b"done"),
+        };
+        assert_eq!(ask().await.unwrap(), completed);
+        let there = elsewhere.reserve_or_result("r", print("x"), OWNER, Some(first.log_time));
+        assert_eq!(there.await.unwrap(), completed);
+        let other = requests.reserve_or_result("r", print("y"), OWNER, None).await;
+        assert!(matches!(other, Err(Error::IdempotencyConflict { op: Some(0) })), "{other:?}");
+    });
+}
+
+/// Whoever takes a request over is told so: the owner before may have left something half-way.
+#[test]
+fn a_batch_says_what_was_done_with_each_request() {
+    let mut fabric = SimFabric::new(1);
+    let engine = fabric.engine(fabric.node(1));
+    let requests = fabric.block_on(open(&engine)).unwrap();
+    let spec = ResourceSpec::new("numbers", "number.v1").unwrap();
+    let map = fabric.block_on(ReplicatedMap::<u64, u64>::open(&engine, spec)).unwrap();
+    let window = RequestWindow { retention_ms: 60_000, requests_max: 7 };
+    let two = FenceEpoch::new(2);
+    let said = fabric.block_on(async {
+        let batch = engine
+            .batch()
+            .keep_requests(&requests, window)
+            .reserve(&requests, "r", print("x"), OWNER)
+            .reserve(&requests, "r", print("x"), OWNER)
+            .reserve(&requests, "r", print("x"), two)
+            .complete(&requests, "r", two, Bytes::new())
+            .keep(&map, History::NEWEST_ONLY)
+            .put_if_with_ttl_ms(&map, &1, &1, Version::ABSENT, 1_000);
+        batch.commit().await.unwrap().outcomes
+    });
+    let of_requests: Vec<_> = said.iter().map_while(|said| said.request()).collect();
+    let outcomes = [
+        RequestOutcome::Kept,
+        RequestOutcome::Reserved,
+        RequestOutcome::ReservedAgain,
+        RequestOutcome::TakenOver { from: OWNER },
+        RequestOutcome::Completed,
+    ];
+    assert_eq!(of_requests, outcomes);
+    assert_eq!(said[6].replaced(), Some(Version::ABSENT));
+    fabric.block_on(async {
+        let row = map.get(&1, ReadConsistency::Local).await.unwrap();
+        let ends_at = row.value.unwrap().ends_at.unwrap();
+        assert_eq!(ends_at.get(), row.log_time.get() + 1_000);
+        let again = engine.batch().put_if_with_ttl_ms(&map, &1, &2, Version::ABSENT, 1_000);
+        assert!(matches!(again.commit().await, Err(Error::VersionMismatch { .. })));
+        let never = engine.batch().put_if_with_ttl_ms(&map, &2, &2, Version::ABSENT, 0);
+        assert!(matches!(never.commit().await, Err(Error::InvalidArgument { .. })));
+    });
 }
 
 /// G6: the first receipt and the first result, bit for bit, whoever leads, whatever was lost meanwhile.

@@ -467,6 +467,22 @@ fn every_crate_says_what_it_is() {
 
 // ---- what the page of guarantees names ----
 
+/// Whether a function of this name is run as a test. A checker of the simulator is not: runs call it.
+fn is_run(text: &str, name: &str) -> bool {
+    let lines: Vec<&str> = text.lines().collect();
+    let declares = |line: &str| {
+        let rest = line.split_once("fn ").and_then(|(_, rest)| rest.strip_prefix(name));
+        rest.is_some_and(|rest| rest.starts_with(['(', '<']))
+    };
+    lines.iter().enumerate().filter(|(_, line)| declares(line)).any(|(at, line)| {
+        let above = lines[..at].iter().rev().map(|line| line.trim());
+        let mut above =
+            above.take_while(|line| !line.is_empty() && !line.ends_with(['}', '{', ';']));
+        let is_checker = line.trim_start().starts_with("pub");
+        is_checker || above.any(|line| line == "#[test]" || line.starts_with("#[tokio::test"))
+    })
+}
+
 /// Lines of the page that begin with a file name tests in it, each of which must be there; between two
 /// headings there is at least one, or it is said that nothing promises it yet.
 fn unheld(page: &str, text_of: impl Fn(&str) -> Option<String>) -> Vec<String> {
@@ -484,10 +500,8 @@ fn unheld(page: &str, text_of: impl Fn(&str) -> Option<String>) -> Vec<String> {
                 continue;
             };
             // Every second piece is between backticks.
-            let missing = names.split('`').skip(1).step_by(2).filter(|name| {
-                !text.contains(&format!("fn {name}(")) && !text.contains(&format!("fn {name}<"))
-            });
-            findings.extend(missing.map(|name| format!("G{heading}: no fn {name} in {path}")));
+            let missing = names.split('`').skip(1).step_by(2).filter(|name| !is_run(&text, name));
+            findings.extend(missing.map(|name| format!("G{heading}: no test {name} in {path}")));
         }
     }
     findings
@@ -500,13 +514,78 @@ fn every_guarantee_names_tests_that_are_there() {
         "engine/docs/guarantees.md: name a test that fails when the guarantee is broken.",
         unheld(&read("engine/docs/guarantees.md"), text_of),
     );
-    let fake = |_: &str| Some("fn held() {".to_owned());
+    let fake = |_: &str| {
+        let held = "    #[test]\n    fn held() {\n    }\n\n    fn gone() {\n    }\n";
+        Some(held.to_owned())
+    };
     let page = |line: &str| format!("# Page\n\n## G1 durable\n\nText.\n\n{line}\n");
     assert_eq!(unheld(&page("- [`a.rs`](a.rs): `held`"), fake), [""; 0]);
     assert_eq!(unheld(&page("- [`a.rs`](a.rs): `held`, `gone`"), fake).len(), 1);
     assert_eq!(unheld(&page("- [`a.rs`](a.rs): `held`"), |_| None).len(), 1);
     assert_eq!(unheld(&page("Nothing."), fake).len(), 1);
     assert_eq!(unheld(&page("Until then nothing promises it."), fake), [""; 0]);
+}
+
+// ---- what a handle shows ----
+
+/// What a service holds in its hands: each says how it is used, with an example that is run.
+const HANDLES: &[&str] = &[
+    "Batch",
+    "Consumer",
+    "Directory",
+    "Engine",
+    "EngineBuilder",
+    "LogTail",
+    "MapAt",
+    "MapRange",
+    "Placement",
+    "PlacementProfile",
+    "ReadOptions",
+    "ReplicatedIdempotencyStore",
+    "ReplicatedLog",
+    "ReplicatedMap",
+    "Session",
+    "Stored",
+    "Watch",
+];
+
+/// Those of these types that no source documents with a block of code.
+fn unshown(handles: &[&str], sources: &[(String, String)]) -> Vec<String> {
+    let shown = |name: &str, text: &str| {
+        let lines: Vec<&str> = text.lines().collect();
+        let declares = |line: &str| {
+            let rest = line.strip_prefix("pub struct ").or(line.strip_prefix("pub trait "));
+            rest.and_then(|rest| rest.strip_prefix(name))
+                .is_some_and(|rest| rest.starts_with(['<', ' ', ':', ';', '(']))
+        };
+        lines.iter().position(|line| declares(line)).is_some_and(|at| {
+            let above = lines[..at].iter().rev();
+            let mut above =
+                above.take_while(|line| line.starts_with("///") || line.starts_with('#'));
+            above.any(|line| *line == "/// ```")
+        })
+    };
+    let engine: Vec<&String> = sources
+        .iter()
+        .filter(|(path, _)| path.starts_with("engine/src/"))
+        .map(|(_, s)| s)
+        .collect();
+    let missing = handles.iter().filter(|name| !engine.iter().any(|text| shown(name, text)));
+    missing.map(|name| format!("{name} has no example")).collect()
+}
+
+#[test]
+fn every_handle_shows_how_it_is_used() {
+    hold(
+        "A block of code in its documentation, which is run as a test.",
+        unshown(HANDLES, &sources()),
+    );
+    let of = |text: &str| vec![("engine/src/a.rs".to_owned(), text.to_owned())];
+    let with =
+        of("/// A.\n///\n/// ```\n/// let a = 1;\n/// ```\n#[derive(Clone)]\npub struct A<T> {\n");
+    assert_eq!(unshown(&["A"], &with), [""; 0]);
+    assert_eq!(unshown(&["A"], &of("/// A.\npub struct A<T> {\n")).len(), 1);
+    assert_eq!(unshown(&["A"], &of("/// ```\npub struct AB {\n")).len(), 1);
 }
 
 // ---- what a source file may hold ----

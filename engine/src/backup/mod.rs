@@ -15,7 +15,9 @@
 //! use palisade::*;
 //!
 //! # async fn example(dir: &std::path::Path) -> Result<(), BackupError> {
-//! let engine = Engine::builder(dir).open().await?;
+//! // An incremental needs the records since its parent: the log keeps at least so many entries of each group.
+//! let options = Options { kept_entries: 1 << 20, ..Options::default() };
+//! let engine = Engine::builder(dir).options(options).open().await?;
 //! # let spec = ResourceSpec::new("greetings", "greeting.v1")?;
 //! let map: ReplicatedMap<String, String> = ReplicatedMap::open(&engine, spec).await?;
 //! map.put(&"hello".into(), &"world".into()).await?;
@@ -259,14 +261,12 @@ impl Backup<'_> {
             parts.insert(group.id(), self.part(id, group, wanted).await?);
         }
         let system = self.engine.system();
-        let claims = self.engine.read_all(ReadConsistency::Local.into(), |read, groups| {
-            let mut highest = Offset::ZERO;
-            for group in groups {
-                highest = highest.max(highest_claim(read, *group)?);
-            }
-            Ok(highest)
+        let local = ReadConsistency::Local.into();
+        let claims = self.engine.read_all(local, Offset::ZERO, |highest, read, group| {
+            *highest = highest_claim(read, group)?.max(*highest);
+            Ok(())
         });
-        system.at_least(claims.await?, self.engine.request_timeout()).await?;
+        system.at_least(claims.await?.0, self.engine.request_timeout()).await?;
         parts.insert(SYSTEM_GROUP, self.part(id, &system, wanted).await?);
         Ok(parts)
     }

@@ -16,7 +16,7 @@ use crate::clients::ClientId;
 use crate::comparing::Divergence;
 use crate::degradation::{ClusterMap, DrillReport, FailureDrill, ResourceCondition};
 use crate::digest::StateDigest;
-use crate::directory::Described;
+use crate::directory::{Described, Listed};
 use crate::error::Error;
 use crate::freshness::Read;
 use crate::members::MembersChanged;
@@ -133,7 +133,7 @@ impl Blocking<crate::Directory> {
             after: Option<&LogicalResourceName>,
             limit: usize,
             options: impl Into<ReadOptions>
-        ) -> Vec<Described>;
+        ) -> Listed;
         fn alterations(
             name: &LogicalResourceName,
             options: impl Into<ReadOptions>

@@ -9,12 +9,15 @@ use palisade_replication::{Disposition, Offset};
 use super::Running;
 use crate::backend::race;
 use crate::error::Error;
+use crate::freshness::Read;
 use crate::log::{LogEntry, LogTail};
 use crate::map::{Watch, WatchEvent};
+use crate::observation::Observation;
+use crate::projection::Projection;
 use crate::projections::log::LogPosition;
 use crate::stored::{Key, Stored};
 
-/// A tail or a watch as an iterator. It waits for each item, and ends after an error that asking again does
+/// A tail, a watch or an observation as an iterator. It waits for each item, and ends after an error that asking again does
 /// not help against; another can go on from its position.
 #[must_use = "nothing is read until it is asked"]
 pub struct Following<F> {
@@ -53,6 +56,26 @@ impl<K: Key, V: Stored> Following<Watch<K, V>> {
     #[must_use]
     pub fn position(&self) -> Offset {
         self.of.position()
+    }
+}
+
+impl<P: Projection, T: Clone + PartialEq + Send + 'static> Following<Observation<P, T>> {
+    /// As [`Observation::position`].
+    #[must_use]
+    pub fn position(&self) -> Offset {
+        self.of.position()
+    }
+}
+
+impl<P, T> Iterator for Following<Observation<P, T>>
+where
+    P: Projection,
+    T: Clone + PartialEq + Send + 'static,
+{
+    type Item = Result<Read<T>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        step(&self.running, &mut self.ended, self.of.next())
     }
 }
 

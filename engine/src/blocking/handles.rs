@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
-use super::{Blocking, Consumer, Engine, Group, LogTail, MapAt, Watch, waiting};
+use super::{Blocking, Consumer, Engine, Group, LogTail, MapAt, Observation, Watch, waiting};
 use crate::error::Error;
 use crate::freshness::Read;
 use crate::handle::Done;
-use crate::idempotency::RequestStatus;
+use crate::idempotency::{RequestStatus, Reservation};
 use crate::log::{LogBounds, LogPage};
 use crate::map::{MapPage, MapRange, Versioned, WatchOptions};
 use crate::projection::{Projection, ProjectionFault, RowsRead};
@@ -89,6 +89,15 @@ impl<P: Projection> Blocking<crate::Handle<P>> {
         read: impl FnOnce(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + 'static,
     ) -> Result<Read<T>, Error> {
         self.wait(self.of.read(options, read))
+    }
+
+    /// Tells what a read comes to over time: see [`Handle::observe`](crate::Handle::observe).
+    pub fn observe<T: Clone + PartialEq + Send + 'static>(
+        &self,
+        from: Offset,
+        read: impl Fn(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + Sync + 'static,
+    ) -> Observation<P, T> {
+        Observation::new(self.of.observe(from, read), &self.running)
     }
 }
 
@@ -191,6 +200,12 @@ impl Blocking<crate::ReplicatedIdempotencyStore> {
             issued: LogTime
         ) -> Receipt;
         fn reserve(key: &str, fingerprint: Fingerprint, owner: FenceEpoch) -> Receipt;
+        fn reserve_or_result(
+            key: &str,
+            fingerprint: Fingerprint,
+            owner: FenceEpoch,
+            issued: Option<LogTime>
+        ) -> Reservation;
         fn complete(key: &str, owner: FenceEpoch, result: Bytes) -> Receipt;
         fn status(key: &str, options: impl Into<ReadOptions>) -> Read<RequestStatus>;
     }

@@ -71,6 +71,8 @@ pub type ReplicatedMap<K, V> = Blocking<crate::ReplicatedMap<K, V>>;
 pub type MapAt<K, V> = Blocking<crate::MapAt<K, V>>;
 /// The changes of a map as they come: see [`crate::Watch`].
 pub type Watch<K, V> = Following<crate::Watch<K, V>>;
+/// What a read comes to over time: see [`crate::Observation`].
+pub type Observation<P, T> = Following<crate::Observation<P, T>>;
 /// An idempotency store: see [`crate::ReplicatedIdempotencyStore`].
 pub type ReplicatedIdempotencyStore = Blocking<crate::ReplicatedIdempotencyStore>;
 

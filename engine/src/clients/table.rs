@@ -48,7 +48,7 @@ impl From<NumberRefusal> for Error {
     fn from(refusal: NumberRefusal) -> Self {
         match refusal {
             NumberRefusal::Evicted { client } => Self::ClientEvicted { client },
-            NumberRefusal::OtherCommand => Self::IdempotencyConflict,
+            NumberRefusal::OtherCommand => Self::IdempotencyConflict { op: None },
             NumberRefusal::OutOfWindow { seq, first, last } => Self::InvalidArgument {
                 what: format!(
                     "command number {seq} is outside of its client's window, {first} to {last}: \

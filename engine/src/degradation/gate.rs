@@ -248,7 +248,7 @@ mod tests {
             Error::InvalidArgument { what: what() },
             Error::NotFound { what: what() },
             Error::AlreadyExists { what: what() },
-            Error::IdempotencyConflict,
+            Error::IdempotencyConflict { op: None },
             Error::DomainUnavailable { domain: what(), resource: what() },
             Error::PreconditionFailed { what: what() },
         ];

@@ -7,11 +7,12 @@ use tokio::sync::oneshot;
 
 use super::Group;
 use crate::backend::race;
+use crate::comparing::latch::Latch;
 use crate::degradation::Gate;
 use crate::error::Error;
 use crate::freshness::{Freshness, Read};
 use crate::machine::read_position;
-use crate::projection::ProjectionFault;
+use crate::projection::{ProjectionFault, fault};
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::session::Session;
 use crate::store::StateRead;
@@ -104,10 +105,13 @@ impl Group {
         let (leave, mut left) = oneshot::channel();
         let group = self.id;
         let job = move |state: &dyn StateRead| {
-            let (position, _) = read_position(state, group)?;
-            let fresh = required <= position.offset;
-            let found =
-                if fresh { Ok((read(state, group), position)) } else { Err(position.offset) };
+            let found = guarded(state, group, || {
+                let (position, _) = read_position(state, group)?;
+                if position.offset < required {
+                    return Ok(Err(position.offset));
+                }
+                Ok(Ok((read(state, group)?, position)))
+            });
             // A caller that gave up is no loss.
             let _ = leave.send(found);
             Ok(())
@@ -116,12 +120,41 @@ impl Group {
         let found = left.try_recv().map_err(|_| Error::InternalError {
             what: "a read ended without what it read".to_owned(),
         })?;
-        let (read, position) =
+        let found = match found {
+            Ok(found) => found,
+            Err(broken) => return Err(self.broken(broken).await),
+        };
+        let (value, position) =
             found.map_err(|applied| Error::NotYetApplied { required, applied })?;
-        let value = read.map_err(|fault| Error::InternalError { what: fault.to_string() })?;
         let (cluster, group, offset) = (self.engine.cluster(), self.id, position.offset);
         let freshness = Freshness { cluster, group, offset };
         Ok(Read { value, freshness, log_time: position.log_time, stale: false })
+    }
+
+    /// What a read is told that met a fault. A fault of the state halts the group before anybody is told: it is
+    /// not served any more, also after a restart (G10).
+    pub(crate) async fn broken(&self, broken: Broken) -> Error {
+        let Broken { fault, stands } = broken;
+        if fault.is_of_caller() {
+            let what = format!("the read that was given failed, nothing else is wrong: {fault}");
+            return Error::InvalidArgument { what };
+        }
+        if !stands {
+            let (required, applied) = (Offset::ZERO.next(), Offset::ZERO);
+            return Error::NotYetApplied { required, applied };
+        }
+        let what = format!("a read met a damaged state: {fault}");
+        let latch = match fault.unreadable_state() {
+            Some(_) => Latch::Unreadable(what.clone()),
+            None => Latch::Wrong(what.clone()),
+        };
+        if let Err(error) = self.engine.backend().halt(self.id, latch).await {
+            return error;
+        }
+        // It ends with an error once the group has stopped: the next read is not to be served any more.
+        let never = Offset::new(u64::MAX);
+        let _ = self.wait_applied(never, self.engine.request_timeout()).await;
+        Error::InternalError { what }
     }
 
     /// Waits until this offset is applied here, or for so long.
@@ -142,4 +175,24 @@ impl Group {
         }
         Err(Error::NotYetApplied { required, applied: self.applied()? })
     }
+}
+
+/// A fault that a read of a group met.
+pub(crate) struct Broken {
+    fault: ProjectionFault,
+    /// The state stood somewhere. One that a snapshot is replacing does not, and is not whole.
+    stands: bool,
+}
+
+/// Reads a group's state, and says of a fault where that stood.
+pub(crate) fn guarded<T>(
+    state: &dyn StateRead,
+    group: GroupId,
+    read: impl FnOnce() -> Result<T, ProjectionFault>,
+) -> Result<T, Broken> {
+    fault::guarded(read).map_err(|fault| {
+        let position = read_position(state, group);
+        let stands = position.map_or(true, |(position, _)| position.offset > Offset::ZERO);
+        Broken { fault, stands }
+    })
 }

@@ -15,9 +15,30 @@ use crate::resource::FenceEpoch;
 ///
 /// Each change carries an owner epoch, and the highest stays: of two processes that both take themselves
 /// for the consumer, only the newer can commit.
+///
+/// ```
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let spec = ResourceSpec::new("orders", "order.v1")?;
+///     let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+///     let order = orders.append(&"an apple".to_owned()).await?.outcome;
+///     let billing = orders.consumer("billing")?;
+///     assert_eq!(billing.position(ReadConsistency::Local).await?.value, LogPosition::START);
+///     // It is billed, and done with.
+///     billing.commit(order.after()).await?;
+///     assert_eq!(billing.position(ReadConsistency::Local).await?.value, order.after());
+///     Ok(())
+/// })
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Consumer {
-    handle: Handle<Log>,
+    pub(crate) handle: Handle<Log>,
     name: String,
     owner: FenceEpoch,
 }
@@ -49,11 +70,12 @@ impl Consumer {
         options: impl Into<ReadOptions>,
     ) -> Result<Read<LogPosition>, Error> {
         let name = self.name.clone();
-        let read = self.handle.read(options, move |rows| log::committed(rows, &name)).await?;
+        let read = self.handle.read_own(options, move |rows| log::committed(rows, &name)).await?;
         Ok(read.map(|found| found.unwrap_or(LogPosition::START)))
     }
 
-    /// Says that everything before a position is done with. After an entry that was handled, that is
+    /// Says that everything before a position is done with; at one offset with what was made of it by
+    /// [`crate::Batch::commit_consumer`]. After an entry that was handled, that is
     /// `entry.position.after()`. To commit the same again changes nothing but the owner.
     ///
     /// # Errors
@@ -82,7 +104,10 @@ impl Consumer {
     }
 
     async fn change(&self, change: ConsumerChange) -> Result<Receipt, Error> {
-        let (name, owner) = (self.name.clone(), self.owner);
-        Ok(self.handle.submit(&LogOp::Consumer { name, owner, change }).await?.receipt)
+        Ok(self.handle.submit(&self.op(change)).await?.receipt)
+    }
+
+    pub(crate) fn op(&self, change: ConsumerChange) -> LogOp {
+        LogOp::Consumer { name: self.name.clone(), owner: self.owner, change }
     }
 }

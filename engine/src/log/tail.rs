@@ -24,6 +24,26 @@ pub const TAIL_ENTRIES_MAX: usize = 256;
 ///
 /// Every entry from its position on comes once, in order. If some of them were removed before they could
 /// be read, that is [`Error::Trimmed`], now and for ever after: nothing is left out in silence.
+///
+/// ```
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let spec = ResourceSpec::new("orders", "order.v1")?;
+///     let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+///     let mut tail = orders.tail(LogPosition::START);
+///     orders.append(&"an apple".to_owned()).await?;
+///     let entry = tail.next().await?;
+///     assert_eq!(entry.value, "an apple");
+///     assert_eq!(tail.position(), entry.position.after());
+///     Ok(())
+/// })
+/// # }
+/// ```
 #[must_use = "a tail reads nothing until it is asked"]
 pub struct LogTail<T> {
     log: ReplicatedLog<T>,

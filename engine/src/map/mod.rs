@@ -35,6 +35,29 @@ pub const RANGE_ROWS_MAX: usize = 4096;
 pub const GET_KEYS_MAX: usize = BATCH_OPS_MAX;
 
 /// A handle to a map from `K` to `V`, opened by one writer generation or for reading alone.
+///
+/// ```
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let spec = ResourceSpec::new("stock", "count.v1")?;
+///     let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+///     let apples = "apples".to_owned();
+///     let receipt = stock.put(&apples, &7).await?;
+///     let row = stock.get(&apples, receipt.freshness()).await?.value.expect("it was put");
+///     assert_eq!((row.value, row.version.offset()), (7, receipt.offset));
+///     // Only if nobody was faster.
+///     stock.put_if(&apples, &6, row.version).await?;
+///     let late = stock.put_if(&apples, &5, row.version).await;
+///     assert!(matches!(late, Err(Error::VersionMismatch { .. })));
+///     Ok(())
+/// })
+/// # }
+/// ```
 pub struct ReplicatedMap<K, V> {
     pub(crate) handle: Handle<Map>,
     rows: PhantomData<fn() -> (K, V)>,
@@ -230,7 +253,7 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     /// # Errors
     /// [`Error::NotYetApplied`] and others, as the options say.
     pub async fn bounds(&self, options: impl Into<ReadOptions>) -> Result<Read<MapBounds>, Error> {
-        self.handle.read(options, map::bounds).await
+        self.handle.read_own(options, map::bounds).await
     }
 
     /// Tells every change behind an offset, in order. To watch from now on, begin at the offset of a
@@ -304,10 +327,11 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
             When::Now => options,
             When::At(offset) => options.also_at_least(offset),
         };
-        let found = self.handle.read(options, move |rows| match map::check_floor(rows, when)? {
-            Ok(()) => Ok(Ok(read(rows)?)),
-            Err(below) => Ok(Err(below)),
-        });
+        let found =
+            self.handle.read_own(options, move |rows| match map::check_floor(rows, when)? {
+                Ok(()) => Ok(Ok(read(rows)?)),
+                Err(below) => Ok(Err(below)),
+            });
         found.await?.try_map(|found| found.map_err(compacted))
     }
 }

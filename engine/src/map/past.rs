@@ -12,6 +12,26 @@ use crate::stored::{Key, Stored};
 /// A map as it was once every record up to an offset was applied: see [`ReplicatedMap::at`]. Reads are the
 /// same however often, and on whichever replica they are made, until what they need is not kept any more
 /// ([`Error::Compacted`]). A replica that has not come that far says so, or waits for it.
+///
+/// ```
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let spec = ResourceSpec::new("stock", "count.v1")?;
+///     let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+///     let apples = "apples".to_owned();
+///     let then = stock.put(&apples, &7).await?.offset;
+///     let now = stock.put(&apples, &6).await?;
+///     let row = stock.at(then).get(&apples, now.freshness()).await?.value;
+///     assert_eq!(row.map(|row| row.value), Some(7));
+///     Ok(())
+/// })
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct MapAt<K, V> {
     map: ReplicatedMap<K, V>,

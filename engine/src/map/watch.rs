@@ -18,7 +18,7 @@ use crate::stored::{Key, Stored};
 pub struct WatchOptions {
     /// Only keys whose bytes begin like this; all of them if it is empty.
     pub prefix: Bytes,
-    /// How long it may be silent before it tells how far it is.
+    /// How long it is silent before it tells how far it is.
     pub progress: Duration,
 }
 
@@ -67,6 +67,27 @@ pub enum WatchEvent<K, V> {
 /// nothing is kept for him. What it tells is ordered, whole (all changes of a record together) and without a
 /// gap, and each change comes once; on another replica it goes on from [`Watch::position`]. When what comes
 /// next is not kept any more, it says [`Error::Compacted`], and tells nothing that is out of order.
+///
+/// ```
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let spec = ResourceSpec::new("stock", "count.v1")?;
+///     let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+///     let apples = "apples".to_owned();
+///     let seen = stock.range(MapRange::all(), ReadConsistency::Linearizable).await?;
+///     let mut watch = stock.watch(seen.freshness.offset, WatchOptions::default());
+///     stock.put(&apples, &7).await?;
+///     let WatchEvent::Changes { changes, .. } = watch.next().await? else { panic!("a key was put") };
+///     assert_eq!((changes[0].key.as_str(), &changes[0].before), ("apples", &None));
+///     Ok(())
+/// })
+/// # }
+/// ```
 pub struct Watch<K, V> {
     map: ReplicatedMap<K, V>,
     options: WatchOptions,
@@ -75,11 +96,13 @@ pub struct Watch<K, V> {
     read: Offset,
     /// Up to where everything was told.
     position: Offset,
+    /// Until when it is silent if there is nothing to tell, once somebody waits.
+    silent_until: Option<Duration>,
 }
 
 impl<K: Key, V: Stored> Watch<K, V> {
     pub(super) fn new(map: ReplicatedMap<K, V>, from: Offset, options: WatchOptions) -> Self {
-        Self { map, options, told: VecDeque::new(), read: from, position: from }
+        Self { map, options, told: VecDeque::new(), read: from, position: from, silent_until: None }
     }
 
     /// Where it stands: everything up to this offset was told. A watch from here tells what is next.
@@ -88,7 +111,8 @@ impl<K: Key, V: Stored> Watch<K, V> {
         self.position
     }
 
-    /// What is next. Waits for it, and says how far it is when nothing came for a while.
+    /// What is next. Waits for it, and says how far it is when nothing came for [`WatchOptions::progress`],
+    /// however much changes elsewhere in the group.
     ///
     /// Dropping the future loses nothing: the next call goes on.
     ///
@@ -102,6 +126,7 @@ impl<K: Key, V: Stored> Watch<K, V> {
         // Told only once it is decoded: what cannot be read is not passed over.
         let schemas = self.map.handle.schemas();
         let event = self.told.front().map(|record| event(schemas, record)).transpose()?;
+        self.silent_until = None;
         match event {
             Some(event) => {
                 let first = self.told.pop_front().map_or(self.read, |record| record.offset);
@@ -115,16 +140,32 @@ impl<K: Key, V: Stored> Watch<K, V> {
         }
     }
 
-    /// Reads the next changes, or comes back without any once it has been silent for long enough.
+    /// Reads until there are changes to tell, or it has been silent for long enough. The end of its silence
+    /// stays when whoever waits gives up.
     async fn fill(&mut self) -> Result<(), Error> {
+        let progress = self.options.progress;
+        let engine = self.map.handle.group.engine.clone();
+        let until = engine.backend().now().saturating_add(progress);
+        let until = *self.silent_until.get_or_insert(until);
+        loop {
+            let left = until.saturating_sub(engine.backend().now());
+            self.read_page(left).await?;
+            if !self.told.is_empty() || left.is_zero() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads a page of changes. Waits so long for a record that may have some.
+    async fn read_page(&mut self, wait: Duration) -> Result<(), Error> {
         let group = &self.map.handle.group;
         if group.applied()? <= self.read {
             // Whoever named the place may have named one that never comes.
             let next = Offset::new(self.read.get().saturating_add(1));
-            group.wait_applied(next, self.options.progress).await?;
+            group.wait_applied(next, wait).await?;
         }
         let (from, prefix) = (self.read, self.options.prefix.clone());
-        let read = self.map.handle.read(ReadConsistency::Local, move |rows| {
+        let read = self.map.handle.read_own(ReadConsistency::Local, move |rows| {
             map::changes(rows, from, |key| key.starts_with(&prefix))
         });
         let read = read.await?;

@@ -11,6 +11,7 @@ use super::{KINDS, Step};
 use crate::alteration::{Alteration, Reason, Revision};
 use crate::command::{AlterCommand, Chore, Number, OpenCommand};
 use crate::degradation::DegradationContract;
+use crate::profile::PolicyHash;
 use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
 use crate::projections::log::{ConsumerChange, LogGuard, LogOp, LogPosition, LogRetention};
 use crate::projections::map::{History, MapGuard, MapOp, Version};
@@ -32,7 +33,13 @@ fn spec(kind: &ResourceKind, epoch: u64) -> ResourceSpec {
 }
 
 fn open(kind: ResourceKind, spec: ResourceSpec, caller: FailureDomain) -> Said {
-    Said::Open(OpenCommand { anew: false, claim: Offset::ZERO, kind, version: 1, spec, caller })
+    let (anew, claim, policy) = (false, Offset::ZERO, PolicyHash::of_spec(&spec));
+    Said::Open(OpenCommand { anew, claim, kind, version: 1, spec, policy, caller })
+}
+
+/// Another one than any policy has.
+fn mistaken(policy: PolicyHash) -> PolicyHash {
+    PolicyHash::from_bytes(policy.to_bytes().map(|byte| !byte))
 }
 
 /// The three resources, numbers 1 to 3, epoch 1.
@@ -237,11 +244,15 @@ fn any_open() -> impl Strategy<Value = Said> {
     let kind = prop_oneof![8 => Just(None), 2 => (0_usize..3).prop_map(Some)];
     let anew = prop::bool::weighted(0.1);
     let declared = prop_oneof![9 => Just(None), 1 => any_declared()];
-    (allowed, anew, kind, 0_usize..3, 1_u64..4, any_schema(), declared).prop_map(
-        |(caller, anew, kind, name, epoch, schema, contract)| {
+    let hashed = prop::bool::weighted(0.95);
+    (allowed, anew, kind, 0_usize..3, 1_u64..4, any_schema(), declared, hashed).prop_map(
+        |(caller, anew, kind, name, epoch, schema, contract, hashed)| {
             let spec = ResourceSpec { schema, contract, ..spec(&KINDS[name], epoch) };
             let kind = KINDS[kind.unwrap_or(name)].clone();
-            Said::Open(OpenCommand { anew, claim: Offset::ZERO, kind, version: 1, spec, caller })
+            let policy = PolicyHash::of_spec(&spec);
+            let policy = if hashed { policy } else { mistaken(policy) };
+            let claim = Offset::ZERO;
+            Said::Open(OpenCommand { anew, claim, kind, version: 1, spec, policy, caller })
         },
     )
 }
@@ -277,9 +288,14 @@ fn any_alteration() -> impl Strategy<Value = Alteration> {
 /// At the revision that the resource has; at the first if it is not to be the right one.
 fn any_alter() -> impl Strategy<Value = Said> {
     let allowed = prop::bool::weighted(0.95).prop_map(domain);
-    let right = prop::bool::weighted(0.9);
-    (allowed, right, 1_u32..5, any_alteration()).prop_map(|(caller, right, id, alteration)| {
+    let (right, hashed) = (prop::bool::weighted(0.9), prop::bool::weighted(0.8));
+    let said = (allowed, right, hashed, 1_u32..5, any_alteration());
+    said.prop_map(|(caller, right, hashed, id, alteration)| {
+        // Each of the model's resources has the replicas that a spec has of itself.
+        let policy = AlterCommand::policy(&alteration, spec(&KINDS[0], 1).replicas);
+        let policy = policy.map(|policy| if hashed { policy } else { mistaken(policy) });
         Said::Alter(AlterCommand {
+            policy,
             resource: ResourceId(id),
             expected: Revision::new(if right { u64::MAX } else { 0 }),
             node: NodeId::new(1),

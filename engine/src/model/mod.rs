@@ -28,20 +28,22 @@ use self::naive_clients::{BOUNDS, NaiveClients};
 use self::naive_log::NaiveLog;
 use self::naive_map::{Held, NaiveMap};
 use self::naive_table::NaiveTable;
+use crate::alteration::{Alteration, Reason, Revision};
 use crate::clients::check::clients;
-use crate::command::{BatchCommand, Command};
+use crate::command::{AlterCommand, BatchCommand, Command, OpenCommand};
 use crate::comparing::spans::check::assert_sums;
 use crate::digest::{StateDigest, digest};
 use crate::directory;
 use crate::keys;
 use crate::machine::{EngineMachine, read_position};
 use crate::outcome::{Branch, Completion, Outcome};
+use crate::profile::PolicyHash;
 use crate::projection::{Registry, RowsRead};
-use crate::projections::idempotency::{self, RequestRefusal, Window, find};
+use crate::projections::idempotency::{self, RequestOutcome, RequestRefusal, Window, find};
 use crate::projections::map::{BelowFloor, KeyRange, Version, When};
 use crate::projections::{log, map};
 use crate::refusal::Refusal;
-use crate::resource::{FenceEpoch, ResourceId, ResourceKind};
+use crate::resource::{FailureDomain, FenceEpoch, Placement, ResourceId, ResourceKind};
 use crate::resource_row::{self, Resource};
 use crate::store::{Direction, FamilyId, MemoryStore, StateRead, StateStore, Walk, WriteSet};
 use crate::stored::Stored;
@@ -199,6 +201,7 @@ fn assert_table(read: &dyn StateRead, table: &NaiveTable) {
     for (id, wanted) in &table.resources {
         let found = &found[id];
         assert_eq!((&found.kind, &found.spec), (&wanted.kind, &wanted.spec));
+        assert_eq!(found.policy, wanted.policy);
         assert_eq!((found.made.0.get(), found.made.1.get()), wanted.made);
         assert_eq!(found.revision, wanted.revision());
         let schemas = found.schemas.iter().map(|kept| (kept.id.clone(), kept.retired));
@@ -398,7 +401,7 @@ proptest! {
     }
 }
 
-/// The same history over RocksDB, closed and opened on the way, has the same digest.
+/// The same history over RocksDB has the same digest, also where that loses what it had not flushed.
 #[cfg(feature = "rocksdb")]
 mod rocks {
     use proptest::test_runner::{Config, TestRunner};
@@ -409,28 +412,38 @@ mod rocks {
     #[test]
     fn both_stores_come_to_the_same_digest() {
         let mut runner = TestRunner::new(Config { cases: 12, ..Config::default() });
-        let strategy = (any_history(), vec(any::<bool>(), 1..8), any::<Index>());
-        let held = runner.run(&strategy, |(history, joins, cut)| {
+        let strategy = (any_history(), vec(any::<bool>(), 1..8), any::<Index>(), any::<Index>());
+        let held = runner.run(&strategy, |(history, joins, cut, lost)| {
             let entries = entries(&history, &joins);
             let mut memory = Replica::open(Arc::new(MemoryStore::default()));
             memory.machine.apply(GROUP, &entries).unwrap();
 
             let dir = tempfile::tempdir().unwrap();
             let (before, after) = entries.split_at(cut.index(entries.len()));
-            let open = || {
+            let open = |name: &str| {
                 let families = Families::new(&[]).unwrap();
+                let path = dir.path().join(name);
                 Replica::open(Arc::new(
-                    RocksStore::open(&dir.path().join("state"), families, StateMemory::default())
-                        .unwrap(),
+                    RocksStore::open(&path, families, StateMemory::default()).unwrap(),
                 ))
             };
-            let mut rocks = open();
+            let mut rocks = open("state");
             for entry in before {
                 rocks.machine.apply(GROUP, std::slice::from_ref(entry)).unwrap();
             }
             rocks.machine.flush().unwrap();
+            // A crash leaves what was flushed: the files as they were then, whatever came after them.
+            std::fs::create_dir(dir.path().join("crashed")).unwrap();
+            for entry in std::fs::read_dir(dir.path().join("state")).unwrap() {
+                let entry = entry.unwrap();
+                let copy = dir.path().join("crashed").join(entry.file_name());
+                std::fs::copy(entry.path(), copy).unwrap();
+            }
+            for entry in &after[..lost.index(after.len() + 1)] {
+                rocks.machine.apply(GROUP, std::slice::from_ref(entry)).unwrap();
+            }
             drop(rocks);
-            let mut rocks = open();
+            let mut rocks = open("crashed");
             prop_assert_eq!(rocks.machine.applied(GROUP).index.get(), before.len() as u64);
             rocks.machine.apply(GROUP, after).unwrap();
             prop_assert_eq!(rocks.digest(), memory.digest());
@@ -439,6 +452,52 @@ mod rocks {
         });
         held.unwrap();
     }
+}
+
+/// G9: a record that takes its policy for another than it is here, as one of another release might, has no
+/// effect: nobody is placed by what not all replicas understand in the same way.
+#[test]
+fn a_record_that_takes_its_policy_for_another_has_no_effect() {
+    let mut replica = Replica::open(Arc::new(MemoryStore::default()));
+    let [first, ..] = &opened()[..] else { panic!("three are opened") };
+    let Said::Open(open) = &first.said else { panic!("they are opened") };
+    let right = open.policy;
+    let wrong = PolicyHash::from_bytes([7; 32]);
+    let placement = Placement::providers(["aws", "gcp"]).unwrap();
+    let replicas = open.spec.replicas;
+    let placed = PolicyHash::of_policy(&placement, replicas);
+    let open = |policy| Said::Open(OpenCommand { policy, ..open.clone() });
+    let place = |expected, policy| {
+        Said::Alter(AlterCommand {
+            resource: ResourceId(1),
+            expected: Revision::new(expected),
+            node: NodeId::new(1),
+            caller: FailureDomain::new("aws", "r", "z"),
+            reason: Reason::new("because").unwrap(),
+            alteration: Alteration::Place(placement.clone()),
+            policy: Some(policy),
+        })
+    };
+    let said =
+        [open(wrong), open(right), open(wrong), place(0, wrong), place(0, right), place(0, placed)];
+    let history: Vec<Step> = said.into_iter().map(|said| Step { later_ms: 1, said }).collect();
+    let outcomes: Vec<Outcome> = entries(&history, &[false])
+        .iter()
+        .flat_map(|entry| replica.machine.apply(GROUP, std::slice::from_ref(entry)).unwrap())
+        .map(|outcome| outcome.0)
+        .collect();
+    let refused = |said: PolicyHash, here: PolicyHash| {
+        let (expected, found) = (format!("policy={said}"), format!("policy={here}"));
+        Outcome::Refused(Refusal::Incompatible { expected, found })
+    };
+    assert_eq!(outcomes[0], refused(wrong, right));
+    assert!(matches!(outcomes[1], Outcome::Opened { .. }));
+    assert_eq!(outcomes[2], refused(wrong, right));
+    assert_eq!(outcomes[3], refused(wrong, placed));
+    assert_eq!(outcomes[4], refused(right, placed));
+    assert_eq!(outcomes[5], Outcome::Altered { revision: Revision::new(1) });
+    let stored = resource_row::stored(&*replica.store, GROUP, ResourceId(1)).unwrap().unwrap();
+    assert_eq!(stored.policy, placed);
 }
 
 /// G6: a repetition is answered as one, even when the guards of its batch hold no longer.
@@ -487,19 +546,23 @@ fn only_a_higher_owner_takes_over_and_only_the_holder_completes() {
         log_time: LogTime::new(1_007),
         result: Bytes::from("done"),
     };
-    let applied = || Outcome::Applied { branch: Branch::Then, outcomes: vec![Bytes::new()] };
+    let applied = |outcome: RequestOutcome| Outcome::Applied {
+        branch: Branch::Then,
+        outcomes: vec![outcome.to_bytes()],
+    };
+    let taken = RequestOutcome::TakenOver { from: FenceEpoch::new(2) };
     let refused = |refusal: RequestRefusal| {
         let (projection, detail) = (idempotency::NAME, refusal.to_bytes());
         Outcome::Refused(Refusal::ByProjection { projection, op: 0, detail })
     };
     let wanted = [
-        applied(),
+        applied(RequestOutcome::Reserved),
         refused(RequestRefusal::InProgress { owner: FenceEpoch::new(2), age_ms: 1 }),
-        applied(),
-        applied(),
+        applied(RequestOutcome::ReservedAgain),
+        applied(taken),
         refused(RequestRefusal::Fenced { current }),
         refused(RequestRefusal::NotReserved),
-        applied(),
+        applied(RequestOutcome::Completed),
         Outcome::Duplicate(completed.stamp()),
         refused(RequestRefusal::CompletedOtherwise { at: completed.offset }),
         refused(RequestRefusal::Fenced { current }),

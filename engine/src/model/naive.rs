@@ -7,7 +7,9 @@ use palisade_replication::{LogTime, Offset};
 
 use crate::command::{AlterCommand, Chore, Number, Op, OpenCommand};
 use crate::outcome::{Branch, Completion, Outcome, Stamp};
-use crate::projections::idempotency::{Fingerprint, RequestGuard, RequestOp, RequestWindow};
+use crate::projections::idempotency::{
+    Fingerprint, RequestGuard, RequestOp, RequestOutcome, RequestWindow,
+};
 use crate::projections::idempotency::{NAME as REQUESTS, RequestRefusal};
 use crate::projections::log::{LogGuard, LogOp, NAME as LOG};
 use crate::projections::map::{MapGuard, MapOp, NAME as MAP, Version};
@@ -295,17 +297,17 @@ impl Model {
             }
             Action::Request(RequestOp::Keep { window }) => {
                 self.windows.entry(id).or_default().0 = *window;
-                Ok(Bytes::new())
+                Ok(RequestOutcome::Kept.to_bytes())
             }
             Action::Request(RequestOp::Reserve { owner, issued, fingerprint, key }) => {
-                self.reserve(here, id, *owner, *issued, *fingerprint, key)
-                    .map_err(|refusal| request_refused(number, refusal))?;
-                Ok(Bytes::new())
+                let done = self.reserve(here, id, *owner, *issued, *fingerprint, key);
+                done.map(|outcome| outcome.to_bytes())
+                    .map_err(|refusal| request_refused(number, refusal))
             }
             Action::Request(RequestOp::Complete { owner, key, result }) => {
                 self.complete(here, id, *owner, key, result)
                     .map_err(|refusal| request_refused(number, refusal))?;
-                Ok(Bytes::new())
+                Ok(RequestOutcome::Completed.to_bytes())
             }
         }
     }
@@ -318,7 +320,8 @@ impl Model {
         issued: Option<LogTime>,
         fingerprint: Fingerprint,
         key: &Bytes,
-    ) -> Result<(), RequestRefusal> {
+    ) -> Result<RequestOutcome, RequestRefusal> {
+        let mut outcome = RequestOutcome::Reserved;
         let at = (id, key.clone());
         if let Some(found) = self.requests.get(&at) {
             if found.fingerprint != fingerprint {
@@ -331,6 +334,10 @@ impl Model {
                 let (owner, age_ms) = (found.owner, here.now - found.since);
                 return Err(RequestRefusal::InProgress { owner, age_ms });
             }
+            outcome = match found.owner {
+                from if from < owner => RequestOutcome::TakenOver { from },
+                _ => RequestOutcome::ReservedAgain,
+            };
         } else {
             let floor = LogTime::new(self.windows.entry(id).or_default().1);
             if floor.get() > 0 && issued.is_some_and(|issued| issued <= floor) {
@@ -343,7 +350,7 @@ impl Model {
             self.evict(id, here.now, 1, 4);
         }
         self.requests.insert(at, Request { fingerprint, owner, since: here.now, done: None });
-        Ok(())
+        Ok(outcome)
     }
 
     fn complete(

@@ -8,6 +8,7 @@ use super::naive::Here;
 use crate::alteration::{Alteration, Altered, Revision};
 use crate::command::{AlterCommand, OpenCommand};
 use crate::outcome::Outcome;
+use crate::profile::{PlacementProfile, PolicyHash};
 use crate::refusal::Refusal;
 use crate::resource::{
     FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec, SchemaId,
@@ -18,6 +19,7 @@ use crate::resource::{
 pub(super) struct NaiveResource {
     pub(super) kind: ResourceKind,
     pub(super) spec: ResourceSpec,
+    pub(super) policy: PolicyHash,
     pub(super) made: (u64, u64),
     /// Each with whether it is retired.
     pub(super) schemas: Vec<(SchemaId, bool)>,
@@ -56,14 +58,29 @@ impl NaiveResource {
     }
 }
 
+/// A record that takes its policy for another one.
+fn mistaken(said: PolicyHash, hash: PolicyHash) -> Refusal {
+    Refusal::Incompatible { expected: format!("policy={said}"), found: format!("policy={hash}") }
+}
+
 impl NaiveTable {
     pub(super) fn open(&mut self, here: Here, command: &OpenCommand) -> Outcome {
-        let OpenCommand { kind, spec, caller, anew, .. } = command;
+        let OpenCommand { kind, spec, policy, caller, anew, .. } = command;
+        let hash = PlacementProfile {
+            name: String::new(),
+            placement: spec.placement.clone(),
+            replicas: spec.replicas,
+        }
+        .hash();
+        if *policy != hash {
+            return Outcome::Refused(mistaken(*policy, hash));
+        }
         let found = self.resources.iter_mut().find(|(_, found)| found.spec.name == spec.name);
         let Some((id, found)) = found else {
             let new = NaiveResource {
                 kind: kind.clone(),
                 spec: spec.clone(),
+                policy: hash,
                 made: (here.offset, here.now),
                 schemas: vec![(spec.schema.clone(), false)],
                 deleted: None,
@@ -127,13 +144,22 @@ impl NaiveTable {
     }
 
     fn altered(&mut self, here: Here, command: &AlterCommand) -> Result<Revision, Refusal> {
-        let AlterCommand { resource, expected, node, caller, reason, alteration } = command;
+        let AlterCommand { resource, expected, node, caller, reason, alteration, policy } = command;
         let found = self.resources.get_mut(&resource.0);
         let found = found.ok_or(Refusal::UnknownResource { resource: *resource })?;
         found.from(caller)?;
         if *expected != found.revision() {
             let (expected, found) = (*expected, found.revision());
             return Err(Refusal::RevisionDiffers { expected, found });
+        }
+        let mut hash = found.policy;
+        if let Alteration::Place(placement) = alteration {
+            let (name, placement, replicas) =
+                (String::new(), placement.clone(), found.spec.replicas);
+            hash = PlacementProfile { name, placement, replicas }.hash();
+            if *policy != Some(hash) {
+                return Err(mistaken(policy.unwrap(), hash));
+            }
         }
         if found.deleted.is_some() && *alteration != Alteration::Undelete {
             return Err(found.gone());
@@ -163,7 +189,10 @@ impl NaiveTable {
                 let kept = found.schemas.iter_mut().find(|(known, _)| known == schema);
                 kept.unwrap().1 = true;
             }
-            Alteration::Place(placement) => found.spec.placement = placement.clone(),
+            Alteration::Place(placement) => {
+                found.spec.placement = placement.clone();
+                found.policy = hash;
+            }
             Alteration::Declare(contract) => found.spec.contract = contract.clone(),
             Alteration::Delete { retain_ms } => {
                 found.deleted = Some((here.offset, here.now + retain_ms));

@@ -1,13 +1,13 @@
 //! A projection behind one face: bytes in, bytes out.
 
 use std::any::TypeId;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
 use palisade_replication::LogTime;
 
 use super::{
     Applied, At, Imported, NewRows, OUTCOME_BYTES_MAX, Projection, ProjectionFault, Rows, RowsRead,
+    fault,
 };
 use crate::outcome::Completion;
 use crate::stored::Stored;
@@ -141,16 +141,11 @@ impl<P: Projection> AnyProjection for Erased<P> {
     }
 }
 
-/// A fault says whose it is, and a panic is a fault: it takes neither the thread nor the host with it.
+/// A fault says whose it is, and a panic is a fault.
 fn guarded<T>(
     name: &str,
     work: impl FnOnce() -> Result<T, ProjectionFault>,
 ) -> Result<T, ProjectionFault> {
     // What was half done is thrown away with the view, and the group serves nothing more.
-    let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(ProjectionFault::new(format!("it panicked: {}", said.unwrap_or("no message"))))
-    });
-    done.map_err(|fault| fault.within(&format!("projection={name}")))
+    fault::guarded(work).map_err(|fault| fault.within(&format!("projection={name}")))
 }

@@ -1,5 +1,7 @@
 //! Why a projection cannot go on.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use palisade_replication::ApplyError;
 
 use crate::codec::DecodeError;
@@ -18,6 +20,8 @@ pub struct ProjectionFault {
 enum Cause {
     /// The projection's own.
     Projection,
+    /// That of a read which a caller gave.
+    Caller,
     /// The state of this replica is not what it must be.
     State,
     /// A part of the state of this replica cannot be read.
@@ -31,6 +35,19 @@ impl ProjectionFault {
     #[must_use]
     pub fn new(what: impl Into<String>) -> Self {
         Self { what: what.into(), cause: Cause::Projection }
+    }
+
+    /// The same, of a read that a caller gave: what is no fault of the state is his own.
+    pub(crate) fn of_caller(self) -> Self {
+        match self.cause {
+            Cause::Projection => Self { cause: Cause::Caller, ..self },
+            _ => self,
+        }
+    }
+
+    /// Whether it says nothing about the state of this replica.
+    pub(crate) fn is_of_caller(&self) -> bool {
+        self.cause == Cause::Caller
     }
 
     /// The state of this replica is wrong: it must not serve again before it was rebuilt.
@@ -62,9 +79,22 @@ impl ProjectionFault {
     pub(crate) fn into_apply_error(self) -> ApplyError {
         match self.cause {
             Cause::Store => ApplyError::of_node(self.what),
-            Cause::Projection | Cause::State | Cause::Unreadable => ApplyError::of_group(self.what),
+            Cause::Projection | Cause::Caller | Cause::State | Cause::Unreadable => {
+                ApplyError::of_group(self.what)
+            }
         }
     }
+}
+
+/// A panic is a fault: it takes neither the thread nor the host with it.
+pub(crate) fn guarded<T>(
+    work: impl FnOnce() -> Result<T, ProjectionFault>,
+) -> Result<T, ProjectionFault> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(ProjectionFault::new(format!("it panicked: {}", said.unwrap_or("no message"))))
+    })
 }
 
 impl From<StoreError> for ProjectionFault {

@@ -6,7 +6,7 @@
 //! digests, reads at an offset.
 
 mod erased;
-mod fault;
+pub(crate) mod fault;
 mod import;
 pub(crate) mod rebuild;
 mod registry;

@@ -15,6 +15,7 @@ use crate::digest::digest;
 use crate::error::Error;
 use crate::machine::EngineMachine;
 use crate::outcome::Outcome;
+use crate::profile::PolicyHash;
 use crate::projection::{Erased, Projection, Registry};
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
 use crate::store::MemoryStore;
@@ -208,9 +209,9 @@ fn entries<P: Projection>(bodies: &[Bytes], random: &mut SimRandom) -> Vec<Commi
     let caller = FailureDomain::new("local", "local", "local");
     let spec = ResourceSpec::new("tried", "tried").expect("it is a name");
     let kind = ResourceKind::of(P::NAME);
-    let claim = Offset::ZERO;
-    let open =
-        OpenCommand { anew: false, claim, kind, version: P::VERSION, spec, caller: caller.clone() };
+    let (claim, policy, caller_of) = (Offset::ZERO, PolicyHash::of_spec(&spec), caller.clone());
+    let (anew, version) = (false, P::VERSION);
+    let open = OpenCommand { anew, claim, kind, version, spec, policy, caller: caller_of };
     let mut commands = vec![Command::Open(open)];
     let mut rest = bodies;
     while !rest.is_empty() {

@@ -70,7 +70,7 @@ impl StoreError {
     }
 
     /// What was asked for cannot be read from its files. What lies elsewhere may well be.
-    #[cfg(any(feature = "rocksdb", test))]
+    #[cfg(feature = "rocksdb")]
     pub(crate) fn unreadable(what: impl Into<String>) -> Self {
         Self { what: what.into(), is_unreadable: true }
     }

@@ -94,7 +94,7 @@ impl Endpoint {
         let options = call.options_of_all(asked.options.clone())?;
         let directory = self.engine.directory();
         let listed = directory.list(&asked.prefix, after.as_ref(), LIST_MAX, options);
-        let found = call.read(listed).await?;
+        let found = call.read(listed).await?.resources;
         let last = found.last().filter(|_| found.len() == LIST_MAX);
         let next = last.map(|last| last.name.as_str().to_owned()).unwrap_or_default();
         Ok(proto::ListResponse { described: found.iter().map(described).collect(), next })

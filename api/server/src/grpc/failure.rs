@@ -76,10 +76,10 @@ pub(crate) fn failure(error: &Error) -> Failure {
         Error::NotYetApplied { required, applied } => {
             told.after(BEHIND_RETRY).fact("required", required).fact("applied", applied)
         }
-        Error::VersionMismatch { expected, found } => {
+        Error::VersionMismatch { expected, found, .. } => {
             told.fact("expected", expected.offset()).fact("found", found.offset())
         }
-        Error::TailMismatch { expected, found } => {
+        Error::TailMismatch { expected, found, .. } => {
             told.fact("expected", expected).fact("found", found)
         }
         Error::Trimmed { first } => told.fact("first", first),
@@ -87,7 +87,7 @@ pub(crate) fn failure(error: &Error) -> Failure {
         Error::GuardFailed { guard } => told.fact("guard", guard),
         Error::WindowExpired { floor } => told.fact("floor_ms", floor.get()),
         Error::ClientEvicted { client } => told.fact("client", client),
-        Error::InProgress { owner, age_ms } => {
+        Error::InProgress { owner, age_ms, .. } => {
             told.fact("owner_epoch", owner).fact("age_ms", age_ms)
         }
         Error::Refused { projection, op, .. } => told.fact("projection", projection).fact("op", op),

@@ -11,7 +11,6 @@ use palisade::{
 };
 use palisade_proto::map::v1 as proto;
 use palisade_proto::map::v1::map_server::Map as Service;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, Raw, row, version};
@@ -213,19 +212,12 @@ impl Service for Endpoint {
         };
         let options = WatchOptions { prefix: asked.prefix.clone(), progress };
         let watch = map.watch(Offset::new(asked.from), options);
-        let events = stream::unfold(Some((watch, Instant::now())), move |state| async move {
-            let (mut watch, told_at) = state?;
-            loop {
-                match watch.next().await {
-                    // Others' changes move the place all the time: it is told now and then.
-                    Ok(WatchEvent::Progress { .. }) if told_at.elapsed() < progress => {}
-                    Ok(event) => {
-                        let told = told(event, watch.position());
-                        return Some((Ok(told), Some((watch, Instant::now()))));
-                    }
-                    Err(error) => return Some((Err(refused(error)), None)),
-                }
-            }
+        let events = stream::unfold(Some(watch), |watch| async move {
+            let mut watch = watch?;
+            Some(match watch.next().await {
+                Ok(event) => (Ok(told(event, watch.position())), Some(watch)),
+                Err(error) => (Err(refused(error)), None),
+            })
         });
         Ok(Response::new(Box::pin(events)))
     }

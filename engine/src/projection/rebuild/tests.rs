@@ -20,6 +20,7 @@ use crate::digest::digest;
 use crate::keys;
 use crate::machine::EngineMachine;
 use crate::outcome::Outcome;
+use crate::profile::PolicyHash;
 use crate::projection::{
     Applied, At, Erased, Imported, NewRows, Projection, ProjectionFault, Registry, Rows, RowsRead,
 };
@@ -230,8 +231,9 @@ fn caller() -> FailureDomain {
 
 fn open(name: &str, version: u32) -> Command {
     let spec = ResourceSpec::new(name, "tried").unwrap();
-    let claim = Offset::ZERO;
-    Command::Open(OpenCommand { anew: false, claim, kind: kind(), version, spec, caller: caller() })
+    let (anew, claim, policy) = (false, Offset::ZERO, PolicyHash::of_spec(&spec));
+    let (kind, caller) = (kind(), caller());
+    Command::Open(OpenCommand { anew, claim, kind, version, spec, policy, caller })
 }
 
 fn batch(ops: &[(u32, u64)]) -> Command {

@@ -24,7 +24,7 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 use palisade_replication::LogTime;
 
-pub use self::op::Fingerprint;
+pub use self::op::{Fingerprint, RequestOutcome};
 pub(crate) use self::op::{RequestGuard, RequestOp, RequestRefusal};
 pub(crate) use self::request::Request;
 #[cfg(test)]
@@ -46,13 +46,13 @@ pub(crate) const NAME: &str = "idempotency";
 /// The projection, but for the repetitions.
 pub(crate) struct Idempotency;
 
-type Done = Result<Applied<(), RequestRefusal>, ProjectionFault>;
+type Done = Result<Applied<RequestOutcome, RequestRefusal>, ProjectionFault>;
 
 impl Projection for Idempotency {
     const NAME: &'static str = NAME;
     const VERSION: u32 = 1;
     type Op = RequestOp;
-    type Outcome = ();
+    type Outcome = RequestOutcome;
     type Refusal = RequestRefusal;
     type Guard = RequestGuard;
 
@@ -66,7 +66,7 @@ impl Projection for Idempotency {
                 let mut window = Window::load(&rows.read())?;
                 window.keeps = keeps;
                 window.store(rows)?;
-                Ok(Applied::Done(()))
+                Ok(Applied::Done(RequestOutcome::Kept))
             }
         }
     }
@@ -95,7 +95,7 @@ fn reserve(
     fingerprint: Fingerprint,
     key: &[u8],
 ) -> Done {
-    match find(&rows.read(), key)? {
+    let outcome = match find(&rows.read(), key)? {
         Some(request) if request.fingerprint != fingerprint => {
             return Ok(Applied::Refused(RequestRefusal::Conflict));
         }
@@ -108,7 +108,14 @@ fn reserve(
             let owner = request.owner;
             return Ok(Applied::Refused(RequestRefusal::InProgress { owner, age_ms }));
         }
-        Some(request) => rows.remove(&age_row(request.since, key)),
+        Some(request) => {
+            rows.remove(&age_row(request.since, key));
+            if owner == request.owner {
+                RequestOutcome::ReservedAgain
+            } else {
+                RequestOutcome::TakenOver { from: request.owner }
+            }
+        }
         None => {
             let mut window = Window::load(&rows.read())?;
             let (floor, now) = (window.floor, at.log_time);
@@ -122,12 +129,13 @@ fn reserve(
             window.admit(at);
             window.evict(rows, at, EVICTIONS_PER_RESERVE)?;
             window.store(rows)?;
+            RequestOutcome::Reserved
         }
-    }
+    };
     let request = Request { fingerprint, owner, since: at.log_time, completion: None };
     rows.put(&request_row(key), request.encode())?;
     rows.put(&age_row(at.log_time, key), Bytes::new())?;
-    Ok(Applied::Done(()))
+    Ok(Applied::Done(outcome))
 }
 
 fn complete(at: At, rows: &mut Rows<'_, '_>, owner: FenceEpoch, key: &[u8], result: Bytes) -> Done {
@@ -150,7 +158,7 @@ fn complete(at: At, rows: &mut Rows<'_, '_>, owner: FenceEpoch, key: &[u8], resu
     }
     request.completion = Some(Completion { offset: at.offset, log_time: at.log_time, result });
     rows.put(&request_row(key), request.encode())?;
-    Ok(Applied::Done(()))
+    Ok(Applied::Done(RequestOutcome::Completed))
 }
 
 /// The projection, with the repetitions.

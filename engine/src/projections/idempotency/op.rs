@@ -5,7 +5,11 @@
 //!            2 complete   owner epoch, key, result
 //!            3 keep       milliseconds, requests
 //! demand     1 completed  key
-//! outcome    nothing
+//! outcome    1 reserved
+//!            2 reserved again
+//!            3 taken over  owner epoch before
+//!            4 completed
+//!            5 kept
 //! refusal    1 conflict
 //!            2 in progress  owner epoch, reserved so many milliseconds ago
 //!            3 not reserved
@@ -117,6 +121,55 @@ impl Stored for RequestOp {
     }
 }
 
+/// What an operation on an idempotency store has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestOutcome {
+    /// The request was not known, and is reserved now.
+    Reserved,
+    /// The same owner had reserved it before.
+    ReservedAgain,
+    /// An owner of a lower epoch had reserved it: he may have left something half-way.
+    TakenOver {
+        /// His epoch.
+        from: FenceEpoch,
+    },
+    /// The request is completed.
+    Completed,
+    /// The window of the store is set.
+    Kept,
+}
+
+impl Stored for RequestOutcome {
+    fn to_bytes(&self) -> Bytes {
+        let mut out = Vec::with_capacity(10);
+        match self {
+            Self::Reserved => out.push(1),
+            Self::ReservedAgain => out.push(2),
+            Self::TakenOver { from } => {
+                out.push(3);
+                put_number(&mut out, from.get());
+            }
+            Self::Completed => out.push(4),
+            Self::Kept => out.push(5),
+        }
+        out.into()
+    }
+
+    fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes.clone());
+        let outcome = match reader.byte("request outcome")? {
+            1 => Self::Reserved,
+            2 => Self::ReservedAgain,
+            3 => Self::TakenOver { from: FenceEpoch::new(reader.number("owner")?) },
+            4 => Self::Completed,
+            5 => Self::Kept,
+            _ => return Err(DecodeError { what: "request outcome" }),
+        };
+        reader.end("request outcome")?;
+        Ok(outcome)
+    }
+}
+
 /// What a batch can demand of an idempotency store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RequestGuard {
@@ -219,23 +272,24 @@ impl Stored for RequestRefusal {
     }
 }
 
-impl From<RequestRefusal> for Error {
-    fn from(refusal: RequestRefusal) -> Self {
-        match refusal {
-            RequestRefusal::Conflict => Self::IdempotencyConflict,
-            RequestRefusal::InProgress { owner, age_ms } => Self::InProgress { owner, age_ms },
-            RequestRefusal::NotReserved => Self::PreconditionFailed {
+impl RequestRefusal {
+    /// What the caller is told whose batch has this operation.
+    pub(crate) fn error(self, op: usize) -> Error {
+        match self {
+            Self::Conflict => Error::IdempotencyConflict { op: Some(op) },
+            Self::InProgress { owner, age_ms } => Error::InProgress { op, owner, age_ms },
+            Self::NotReserved => Error::PreconditionFailed {
                 what: "the request is not reserved by this owner epoch".to_owned(),
             },
-            RequestRefusal::CompletedOtherwise { at } => Self::PreconditionFailed {
+            Self::CompletedOtherwise { at } => Error::PreconditionFailed {
                 what: format!("the request was completed with another result, offset={at}"),
             },
-            RequestRefusal::Fenced { current } => Self::Fenced { current },
-            RequestRefusal::TwiceInOneBatch => Self::InvalidArgument {
+            Self::Fenced { current } => Error::Fenced { current },
+            Self::TwiceInOneBatch => Error::InvalidArgument {
                 what: "a batch completes a request at most once, and last".to_owned(),
             },
-            RequestRefusal::Forgotten { floor } => Self::WindowExpired { floor },
-            RequestRefusal::IssuedLater { now } => Self::InvalidArgument {
+            Self::Forgotten { floor } => Error::WindowExpired { floor },
+            Self::IssuedLater { now } => Error::InvalidArgument {
                 what: format!(
                     "a request is issued at a log time that its maker was told, which is never later \
                      than now={now}"
@@ -290,9 +344,26 @@ mod tests {
         ]
     }
 
+    fn outcome() -> impl Strategy<Value = RequestOutcome> {
+        prop_oneof![
+            Just(RequestOutcome::Reserved),
+            Just(RequestOutcome::ReservedAgain),
+            any::<u64>().prop_map(|from| RequestOutcome::TakenOver { from: FenceEpoch::new(from) }),
+            Just(RequestOutcome::Completed),
+            Just(RequestOutcome::Kept),
+        ]
+    }
+
     proptest! {
         #[test]
-        fn encodings_have_one_form(op in op(), refusal in refusal(), at: usize, byte: u8) {
+        fn encodings_have_one_form(
+            op in op(),
+            refusal in refusal(),
+            outcome in outcome(),
+            at: usize,
+            byte: u8,
+        ) {
+            prop_assert_eq!(RequestOutcome::from_bytes(&outcome.to_bytes()), Ok(outcome));
             prop_assert_eq!(RequestOp::from_bytes(&op.to_bytes()), Ok(op.clone()));
             prop_assert_eq!(RequestRefusal::from_bytes(&refusal.to_bytes()), Ok(refusal));
             let guard = RequestGuard::Completed { key: op.to_bytes() };
@@ -304,6 +375,9 @@ mod tests {
             let raw = Bytes::from(raw);
             if let Ok(op) = RequestOp::from_bytes(&raw) {
                 prop_assert_eq!(op.to_bytes(), raw.clone());
+            }
+            if let Ok(outcome) = RequestOutcome::from_bytes(&raw) {
+                prop_assert_eq!(outcome.to_bytes(), raw.clone());
             }
             if let Ok(refusal) = RequestRefusal::from_bytes(&raw) {
                 prop_assert_eq!(refusal.to_bytes(), raw);

@@ -133,7 +133,9 @@ mod tests {
 
     use super::*;
     use crate::projection::{Applied, Projection};
-    use crate::projections::idempotency::{Fingerprint, Idempotency, RequestOp, find};
+    use crate::projections::idempotency::{
+        Fingerprint, Idempotency, RequestOp, RequestOutcome, find,
+    };
     use crate::resource::{FenceEpoch, ResourceId};
     use crate::store::{
         Direction, EachRow, Families, FamilyId, MemoryStore, StateRead, StateStore, StoreError,
@@ -192,7 +194,7 @@ mod tests {
             let op = RequestOp::Reserve { owner, issued: None, fingerprint, key };
             let mut rows = Rows::new(view, FamilyId::IDEMPOTENCY, GROUP, STORE);
             let done = Idempotency.apply(at, op, &mut rows).unwrap();
-            assert_eq!(done, Applied::Done(()));
+            assert_eq!(done, Applied::Done(RequestOutcome::Reserved));
             view.keep_record();
         };
         let store = MemoryStore::default();

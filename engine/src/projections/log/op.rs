@@ -310,23 +310,24 @@ impl Stored for LogRefusal {
     }
 }
 
-impl From<LogRefusal> for Error {
-    fn from(refusal: LogRefusal) -> Self {
-        let what = match refusal {
-            LogRefusal::TailMismatch { expected, found } => {
-                return Self::TailMismatch { expected, found };
+impl LogRefusal {
+    /// What the caller is told whose batch has this operation.
+    pub(crate) fn error(self, op: usize) -> Error {
+        let what = match self {
+            Self::TailMismatch { expected, found } => {
+                return Error::TailMismatch { op, expected, found };
             }
-            LogRefusal::Fenced { current } => return Self::Fenced { current },
-            LogRefusal::Falls { committed } => {
+            Self::Fenced { current } => return Error::Fenced { current },
+            Self::Falls { committed } => {
                 format!("a consumer never goes back but by a reset, committed={committed}")
             }
-            LogRefusal::BeyondTail { tail } => {
+            Self::BeyondTail { tail } => {
                 format!("a consumer commits what there is, tail={tail}")
             }
-            LogRefusal::TooManyConsumers => {
+            Self::TooManyConsumers => {
                 format!("the log has {CONSUMERS_MAX} consumers: forget one")
             }
         };
-        Self::PreconditionFailed { what }
+        Error::PreconditionFailed { what }
     }
 }

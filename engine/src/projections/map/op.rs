@@ -192,13 +192,14 @@ impl Stored for MapRefusal {
     }
 }
 
-impl From<MapRefusal> for Error {
-    fn from(refusal: MapRefusal) -> Self {
-        match refusal {
-            MapRefusal::VersionMismatch { expected, found } => {
-                Self::VersionMismatch { expected, found }
+impl MapRefusal {
+    /// What the caller is told whose batch has this operation.
+    pub(crate) fn error(self, op: usize) -> Error {
+        match self {
+            Self::VersionMismatch { expected, found } => {
+                Error::VersionMismatch { op, expected, found }
             }
-            MapRefusal::KeyTwice => Self::InvalidArgument {
+            Self::KeyTwice => Error::InvalidArgument {
                 what: "a batch changes a key of a map at most once".to_owned(),
             },
         }
