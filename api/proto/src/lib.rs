@@ -12,7 +12,8 @@ pub use self::generated::palisade::*;
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/palisade.binpb"));
 
 /// The services, by their full names.
-pub const SERVICES: [&str; 7] = [
+pub const SERVICES: [&str; 8] = [
+    "palisade.admin.v1.Backups",
     "palisade.batch.v1.Batch",
     "palisade.cluster.v1.Cluster",
     "palisade.directory.v1.Directory",

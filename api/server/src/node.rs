@@ -41,6 +41,8 @@ pub struct NodeSettings {
     pub security: Security,
     /// How much it keeps in memory and on disk.
     pub storage: Storage,
+    /// Where its backups are written; none are taken without.
+    pub backup_dir: Option<PathBuf>,
     /// The report service, if it runs one.
     pub reports: Option<Reports>,
 }
@@ -128,7 +130,8 @@ impl Storage {
 }
 
 impl NodeSettings {
-    fn builder(&self) -> EngineBuilder {
+    /// The engine that it opens.
+    pub(crate) fn builder(&self) -> EngineBuilder {
         let mut builder = Engine::builder(&self.data_dir)
             .cluster(self.cluster)
             .node(self.id)
@@ -186,8 +189,8 @@ pub async fn run(settings: NodeSettings, stop: impl Future<Output = ()>) -> Resu
     let engine = settings.builder().open().await?;
     tracing::info!(node = %settings.id, cluster = %settings.cluster, "the node is open");
     let (stopping, stopped) = watch::channel(false);
-    let (reports, callers) =
-        (serve_reports(&engine, &settings, reports), serve_callers(&engine, callers, stopped));
+    let reports = serve_reports(&engine, &settings, reports);
+    let callers = serve_callers(&engine, callers, settings.backup_dir.clone(), stopped);
     let mut callers = pin!(callers);
     let served = tokio::select! {
         served = reports => served,
@@ -212,6 +215,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 async fn serve_callers(
     engine: &Engine,
     listener: Option<TcpListener>,
+    backup_dir: Option<PathBuf>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let stop = async move {
@@ -223,7 +227,7 @@ async fn serve_callers(
             if let Ok(address) = listener.local_addr() {
                 tracing::info!(grpc = %address, "callers are served");
             }
-            grpc::serve(engine, listener, grpc::Callers::Everyone, stop).await
+            grpc::serve(engine, listener, grpc::Callers::Everyone, backup_dir, stop).await
         }
         None => {
             stop.await;

@@ -54,7 +54,7 @@ impl Nodes {
             let (engine, mut stopped) = (engine.clone(), stopped.clone());
             served.spawn(async move {
                 let stop = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
-                serve(&engine, listener, Callers::Everyone, stop).await
+                serve(&engine, listener, Callers::Everyone, None, stop).await
             });
         }
         Self { engines, addresses, stop, served, _dir: dir }
