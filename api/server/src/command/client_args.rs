@@ -73,7 +73,15 @@ impl ClientArgs {
         runtime()?.block_on(async { work(self.connect()?).await })
     }
 
-    fn connect(&self) -> Result<Client, Failed> {
+    /// The same of the nodes that `palisade up` keeps in a directory.
+    pub(super) fn of_dir(mut self, dir: &Path) -> Self {
+        self.endpoints.clear();
+        self.dir = Some(dir.to_owned());
+        self
+    }
+
+    /// A client; from within a runtime.
+    pub(super) fn connect(&self) -> Result<Client, Failed> {
         let mut builder = Client::builder().call_timeout(Duration::from_millis(self.timeout_ms));
         for endpoint in self.endpoints()? {
             builder = builder.endpoint(endpoint);
