@@ -38,25 +38,38 @@ pub(super) struct ClientArgs {
     #[arg(long)]
     dir: Option<PathBuf>,
     /// The caller's certificate, PEM.
-    #[arg(long, value_name = "FILE", env = "PALISADE_CERT_FILE", requires = "key_file")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PALISADE_CERT_FILE",
+        hide_env_values = true,
+        requires = "key_file"
+    )]
     cert_file: Option<PathBuf>,
     /// Its private key, PEM.
-    #[arg(long, value_name = "FILE", env = "PALISADE_KEY_FILE", requires = "cert_file")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PALISADE_KEY_FILE",
+        hide_env_values = true,
+        requires = "cert_file"
+    )]
     key_file: Option<PathBuf>,
     /// Who signs the certificates of nodes, PEM.
-    #[arg(long, value_name = "FILE", env = "PALISADE_CA_FILE")]
+    #[arg(long, value_name = "FILE", env = "PALISADE_CA_FILE", hide_env_values = true)]
     ca_file: Option<PathBuf>,
     /// The name that the nodes' certificates are for, if it is not the host of the endpoint.
-    #[arg(long, value_name = "NAME", env = "PALISADE_SERVER_NAME")]
+    #[arg(long, value_name = "NAME", env = "PALISADE_SERVER_NAME", hide_env_values = true)]
     server_name: Option<String>,
     /// A capability token.
-    #[arg(long, value_name = "FILE", env = "PALISADE_TOKEN_FILE")]
+    #[arg(long, value_name = "FILE", env = "PALISADE_TOKEN_FILE", hide_env_values = true)]
     token_file: Option<PathBuf>,
     /// How long a call is tried, with all its repetitions.
     #[arg(
         long,
         value_name = "MILLISECONDS",
         env = "PALISADE_TIMEOUT_MS",
+        hide_env_values = true,
         default_value_t = 10_000
     )]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400_000))]

@@ -115,9 +115,8 @@ impl Course {
     fn so_far(&self) -> u64 {
         match self.until {
             Until::Time(length) => {
-                let gone =
-                    self.counted_from + length - Instant::now().min(self.counted_from + length);
-                1000 - (1000 * gone.as_millis() / length.as_millis().max(1)).min(1000) as u64
+                let left = (self.counted_from + length).saturating_duration_since(Instant::now());
+                1000 - (1000 * left.as_millis() / length.as_millis().max(1)).min(1000) as u64
             }
             Until::Operations(operations) => {
                 1000 * self.number.load(Ordering::Relaxed).min(operations) / operations.max(1)

@@ -14,6 +14,7 @@ use crate::command::confirm::ConfirmArgs;
 use crate::command::failed::Failed;
 use crate::command::output::Found;
 use crate::command::placement::everywhere;
+use crate::command::printable::printable;
 use crate::command::table::table;
 
 /// How long a deleted resource can be taken back if nothing is said: a day.
@@ -205,7 +206,8 @@ fn lines(document: &Value) -> String {
     let mut text = String::new();
     for (name, value) in document.as_object().into_iter().flatten() {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let _ = writeln!(text, "{name:<17} {value}");
+        let line = format!("{name:<17} {value}");
+        let _ = writeln!(text, "{}", printable(line.trim_end()));
     }
     text
 }
@@ -264,8 +266,12 @@ impl DescribeArgs {
             let mut text = lines(&document);
             let altered = directory.alterations(&self.name, fresh).await?;
             for each in &altered {
-                let _ =
-                    writeln!(text, "altered           revision {}: {}", each.revision, each.reason);
+                let _ = writeln!(
+                    text,
+                    "altered           revision {}: {}",
+                    each.revision,
+                    printable(&each.reason)
+                );
             }
             let altered = altered.iter().map(|each| {
                 json!({
