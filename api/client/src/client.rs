@@ -11,8 +11,6 @@ use palisade::tls::Credentials;
 use palisade_proto::MESSAGE_BYTES_MAX;
 use palisade_proto::cluster::v1::GetStatusRequest;
 use palisade_proto::cluster::v1::cluster_client::ClusterClient;
-use palisade_proto::directory::v1::DescribeRequest;
-use palisade_proto::directory::v1::directory_client::DirectoryClient;
 use palisade_proto::failure::{Code, Disposition};
 use palisade_proto::session::v1::RegisterRequest;
 use palisade_proto::session::v1::session_client::SessionClient;
@@ -25,12 +23,14 @@ use tonic::{Request, Response, Status};
 
 use crate::access::Access;
 use crate::batch::Batch;
+use crate::cluster::Cluster;
+use crate::directory::Directory;
 use crate::error::Error;
 use crate::idempotency::Requests;
 use crate::log::Log;
 use crate::map::Map;
 use crate::numbers::Numbers;
-use crate::resource::{Named, Numbered};
+use crate::resource::{Consistency, Named, Numbered};
 use crate::retry::{self, Kind};
 use crate::route::{Routes, Target};
 use crate::seen::Seen;
@@ -182,6 +182,7 @@ impl ClientBuilder {
             token.set_sensitive(true);
         }
         let shared = Shared {
+            endpoints: self.endpoints,
             routes: Routes::new(channels.len()),
             channels,
             tls,
@@ -198,6 +199,7 @@ impl ClientBuilder {
 }
 
 struct Shared {
+    endpoints: Vec<String>,
     channels: Vec<Channel>,
     tls: Option<Arc<NodeTls>>,
     routes: Routes,
@@ -223,15 +225,22 @@ pub(crate) struct Call {
     pub(crate) target: Target,
     /// Of its message.
     pub(crate) bytes: usize,
+    /// How long one attempt may take, within the time of the call.
+    pub(crate) attempt: Duration,
 }
 
 impl Call {
     pub(crate) fn read() -> Self {
-        Self { kind: Kind::Read, target: Target::Any, bytes: 0 }
+        Self { kind: Kind::Read, target: Target::Any, bytes: 0, attempt: ATTEMPT_TIMEOUT }
     }
 
     pub(crate) fn write(group: u64, kind: Kind, bytes: usize) -> Self {
-        Self { kind, target: Target::Leader(group), bytes }
+        Self { kind, target: Target::Leader(group), bytes, ..Self::read() }
+    }
+
+    /// Of one that may take as long as the caller waits.
+    pub(crate) fn slow(kind: Kind) -> Self {
+        Self { kind, attempt: Duration::MAX, ..Self::read() }
     }
 }
 
@@ -298,6 +307,35 @@ impl Client {
         Batch::new(self.clone())
     }
 
+    /// Which resources there are.
+    #[must_use]
+    pub fn directory(&self) -> Directory {
+        Directory::new(self.clone())
+    }
+
+    /// How the nodes are, and who takes part.
+    #[must_use]
+    pub fn cluster(&self) -> Cluster {
+        Cluster::new(self.clone())
+    }
+
+    pub(crate) fn endpoints(&self) -> &[String] {
+        &self.shared.endpoints
+    }
+
+    pub(crate) fn channel(&self, endpoint: usize) -> Channel {
+        self.shared.channels[endpoint].clone()
+    }
+
+    /// The connection to the leader of a group, as far as it is known.
+    pub(crate) async fn leader_of(&self, group: u64) -> Channel {
+        let target = Target::Leader(group);
+        if self.shared.routes.lacks(target) {
+            self.find_leaders(Instant::now() + self.shared.call_timeout).await;
+        }
+        self.channel(self.shared.routes.pick(target))
+    }
+
     pub(crate) fn seen(&self) -> &Seen {
         &self.shared.seen
     }
@@ -343,7 +381,7 @@ impl Client {
                 self.find_leaders(until).await;
             }
             let endpoint = shared.routes.pick(call.target);
-            let left = until.saturating_duration_since(Instant::now()).min(ATTEMPT_TIMEOUT);
+            let left = until.saturating_duration_since(Instant::now()).min(call.attempt);
             let mut request = self.request(message.clone());
             request.set_timeout(left);
             let error = match timeout(left, send(shared.channels[endpoint].clone(), request)).await
@@ -401,15 +439,8 @@ impl Client {
         if let Some(group) = known {
             return Ok(group);
         }
-        let asked = DescribeRequest { name: name.to_owned(), options: None };
-        let found = self.call(Call::read(), asked, |channel, request| async {
-            DirectoryClient::new(channel)
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .describe(request)
-                .await
-        });
-        let found = found.await?.described;
-        let group = found.ok_or_else(|| Error::unexpected("nothing was described"))?.group;
+        let found = self.directory().describe(name, Consistency::Linearizable).await?;
+        let group = found.group;
         let mut groups = self.groups();
         if GROUPS_MAX <= groups.len() {
             groups.clear();

@@ -47,7 +47,7 @@ impl Error {
         Self(Box::new(Failure::new(code, code.as_str(), Disposition::Reject, what, help)))
     }
 
-    fn unreached(what: &str, writes: bool) -> Self {
+    pub(crate) fn unreached(what: &str, writes: bool) -> Self {
         let (kind, disposition, help) = if writes {
             let help = "it may have taken effect: repeat it as the same command, or look it up";
             (kind::OUTCOME_UNKNOWN, Disposition::Indeterminate, help)

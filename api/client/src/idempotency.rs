@@ -11,7 +11,7 @@ use palisade_proto::idempotency::v1::idempotency_client::IdempotencyClient;
 
 use crate::client::Call;
 use crate::error::Error;
-use crate::resource::{Consistency, Named, receipt};
+use crate::resource::{Consistency, Named};
 use crate::retry::Kind;
 
 /// An idempotency store: each request takes effect once.
@@ -66,6 +66,13 @@ impl Requests {
         self.named.open(Spec { kind: ResourceKind::Idempotency.into(), ..spec }).await.map(|_| ())
     }
 
+    /// Writes as the writer of this epoch, which somebody has opened it with; of 1 if nothing is said.
+    #[must_use]
+    pub fn writing_as(self, epoch: u64) -> Self {
+        self.named.write_as(epoch);
+        self
+    }
+
     /// Reserves a request for an owner. A receipt with `duplicate` says that it was completed before; one
     /// without, that the owner is to do the work and complete it. `fingerprint` is the SHA-256 of a canonical
     /// encoding of the request.
@@ -93,7 +100,7 @@ impl Requests {
                 .reserve(request)
                 .await
         });
-        self.noted(done.await?.receipt)
+        self.named.noted(done.await?.receipt)
     }
 
     /// Completes a request that this owner has reserved.
@@ -120,13 +127,28 @@ impl Requests {
                 .complete(request)
                 .await
         });
-        self.noted(done.await?.receipt)
+        self.named.noted(done.await?.receipt)
     }
 
-    fn noted(&self, told: Option<common::Receipt>) -> Result<common::Receipt, Error> {
-        let told = receipt(told)?;
-        self.named.client.seen().note_receipt(&told);
-        Ok(told)
+    /// Says how long completed requests are known, and how many.
+    ///
+    /// # Errors
+    /// What the node says, or `DISCONNECTED` if nobody has answered in time.
+    pub async fn set_window(
+        &self,
+        retention_ms: u64,
+        requests_max: u64,
+    ) -> Result<common::Receipt, Error> {
+        let store = Some(self.named.resource());
+        let asked = proto::SetWindowRequest { store, retention_ms, requests_max };
+        let call = Call::write(self.named.group().await?, Kind::Write, 0);
+        let done = self.named.client.call(call, asked, |channel, request| async {
+            IdempotencyClient::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .set_window(request)
+                .await
+        });
+        self.named.noted(done.await?.receipt)
     }
 
     /// How a request stands.

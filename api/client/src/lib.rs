@@ -22,10 +22,14 @@
 //! whichever node answers. `docs/client.md` says what is repeated, and for how long.
 
 mod access;
+mod appends;
 mod batch;
 mod client;
+mod cluster;
+mod directory;
 mod error;
 mod idempotency;
+mod keeping;
 mod log;
 mod map;
 mod numbers;
@@ -37,12 +41,15 @@ mod stored;
 mod tls;
 
 pub use self::access::{Access, AuditPage};
+pub use self::appends::Appends;
 pub use self::batch::{Batch, BatchDone};
 pub use self::client::{Client, ClientBuilder};
+pub use self::cluster::{Backup, Cluster, NodeStatus};
+pub use self::directory::{Directory, Listed};
 pub use self::error::Error;
 pub use self::idempotency::{RequestState, Requests};
 pub use self::log::{Appended, Entry, Log, Page, Tail};
-pub use self::map::{Change, Event, Map, Row, Rows, Watch};
+pub use self::map::{Change, Event, Map, Range, Row, Rows, Watch};
 pub use self::resource::Consistency;
 pub use self::stored::{Key, Stored};
 /// What the messages are made of.

@@ -97,18 +97,41 @@ impl<T: Stored> Log<T> {
         self.named.open(Spec { kind: ResourceKind::Log.into(), ..spec }).await.map(|_| ())
     }
 
+    /// Writes as the writer of this epoch, which somebody has opened it with; of 1 if nothing is said.
+    #[must_use]
+    pub fn writing_as(self, epoch: u64) -> Self {
+        self.named.write_as(epoch);
+        self
+    }
+
     /// Appends values in one record: all of them or none, once, however often it has to be sent.
     ///
     /// # Errors
     /// What the node says, or `DISCONNECTED` if nobody has answered in time.
     pub async fn append(&self, values: &[T]) -> Result<Appended, Error> {
+        self.append_at(values, None).await
+    }
+
+    /// Appends a value if the log ends here.
+    ///
+    /// # Errors
+    /// `PRECONDITION_FAILED` of kind `TAIL_MISMATCH` if it ends elsewhere, and as [`Log::append`].
+    pub async fn append_if(&self, value: T, tail: common::Position) -> Result<Appended, Error> {
+        self.append_at(&[value], Some(tail)).await
+    }
+
+    async fn append_at(
+        &self,
+        values: &[T],
+        expected_tail: Option<common::Position>,
+    ) -> Result<Appended, Error> {
         let values: Vec<Bytes> = values.iter().map(Stored::to_bytes).collect();
         let bytes = values.iter().map(Bytes::len).sum();
         let numbered = self.named.number().await?;
         let asked = proto::AppendRequest {
             log: Some(self.named.resource()),
             values,
-            expected_tail: None,
+            expected_tail,
             number: Some(numbered.told()),
         };
         let call = numbered.call(bytes);
@@ -132,10 +155,33 @@ impl<T: Stored> Log<T> {
         limit: u32,
         consistency: Consistency,
     ) -> Result<Page<T>, Error> {
+        self.read(from, proto::Direction::Forward, limit, consistency).await
+    }
+
+    /// Entries before a position, the newest first; from the end if none is named.
+    ///
+    /// # Errors
+    /// As [`Log::scan`].
+    pub async fn scan_back(
+        &self,
+        before: Option<common::Position>,
+        limit: u32,
+        consistency: Consistency,
+    ) -> Result<Page<T>, Error> {
+        self.read(before, proto::Direction::Backward, limit, consistency).await
+    }
+
+    async fn read(
+        &self,
+        from: Option<common::Position>,
+        direction: proto::Direction,
+        limit: u32,
+        consistency: Consistency,
+    ) -> Result<Page<T>, Error> {
         let asked = proto::ScanRequest {
             log: Some(self.named.resource()),
             from,
-            direction: proto::Direction::Forward.into(),
+            direction: direction.into(),
             limit,
             options: Some(consistency.options()),
         };

@@ -15,6 +15,7 @@ use crate::client::Call;
 use crate::error::Error;
 use crate::log::go_on;
 use crate::resource::{Consistency, Named, receipt};
+use crate::retry::Kind;
 use crate::stored::{Key, Stored, decoded, value};
 
 /// A map from `K` to `V`.
@@ -51,6 +52,19 @@ pub struct Rows<K, V> {
     pub more: bool,
     /// The moment: every record up to this one is reflected.
     pub offset: u64,
+}
+
+/// Which rows are wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Range {
+    /// Of which keys.
+    pub keys: proto::range_request::Keys,
+    /// The highest first.
+    pub backward: bool,
+    /// At most so many; 0 for as many as an answer has.
+    pub limit: u32,
+    /// As the map was once every record up to this offset was applied; 0 for now.
+    pub at: u64,
 }
 
 /// A change of a key.
@@ -118,6 +132,13 @@ impl<K: Key, V: Stored> Map<K, V> {
         self.named.open(Spec { kind: ResourceKind::Map.into(), ..spec }).await.map(|_| ())
     }
 
+    /// Writes as the writer of this epoch, which somebody has opened it with; of 1 if nothing is said.
+    #[must_use]
+    pub fn writing_as(self, epoch: u64) -> Self {
+        self.named.write_as(epoch);
+        self
+    }
+
     /// Sets a key.
     ///
     /// # Errors
@@ -180,13 +201,29 @@ impl<K: Key, V: Stored> Map<K, V> {
     /// # Errors
     /// As [`Map::put`].
     pub async fn delete(&self, key: &K) -> Result<common::Receipt, Error> {
+        self.remove(key, None).await
+    }
+
+    /// Removes a key if its version is this one.
+    ///
+    /// # Errors
+    /// `PRECONDITION_FAILED` of kind `VERSION_MISMATCH` if it is another, and as [`Map::put`].
+    pub async fn delete_if(&self, key: &K, version: u64) -> Result<common::Receipt, Error> {
+        self.remove(key, Some(proto::Expected { version })).await
+    }
+
+    async fn remove(
+        &self,
+        key: &K,
+        expected: Option<proto::Expected>,
+    ) -> Result<common::Receipt, Error> {
         let key = key.to_bytes();
         let numbered = self.named.number().await?;
         let call = numbered.call(key.len());
         let asked = proto::DeleteRequest {
             map: Some(self.named.resource()),
             key,
-            expected: None,
+            expected,
             number: Some(numbered.told()),
         };
         let done = self.named.client.call(call, asked, |channel, request| async {
@@ -215,11 +252,24 @@ impl<K: Key, V: Stored> Map<K, V> {
         key: &K,
         consistency: Consistency,
     ) -> Result<Option<Row<K, V>>, Error> {
+        self.get_at(key, 0, consistency).await
+    }
+
+    /// The value of a key as it was once every record up to an offset was applied; 0 for now.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` of kind `COMPACTED` if the map does not reach back so far, and as [`Map::get`].
+    pub async fn get_at(
+        &self,
+        key: &K,
+        at: u64,
+        consistency: Consistency,
+    ) -> Result<Option<Row<K, V>>, Error> {
         let asked = proto::GetRequest {
             map: Some(self.named.resource()),
             keys: vec![key.to_bytes()],
             options: Some(consistency.options()),
-            at: 0,
+            at,
         };
         let read = self.named.client.call(Call::read(), asked, |channel, request| async {
             MapClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).get(request).await
@@ -240,12 +290,26 @@ impl<K: Key, V: Stored> Map<K, V> {
         consistency: Consistency,
     ) -> Result<Rows<K, V>, Error> {
         let keys = proto::range_request::Keys::Prefix(Bytes::copy_from_slice(prefix));
+        self.range_of(Range { keys, backward: false, limit, at: 0 }, consistency).await
+    }
+
+    /// The rows of a range.
+    ///
+    /// # Errors
+    /// As [`Map::get_at`].
+    pub async fn range_of(
+        &self,
+        range: Range,
+        consistency: Consistency,
+    ) -> Result<Rows<K, V>, Error> {
+        let Range { keys, backward, limit, at } = range;
         let asked = proto::RangeRequest {
             map: Some(self.named.resource()),
             keys: Some(keys),
+            backward,
             limit,
             options: Some(consistency.options()),
-            ..Default::default()
+            at,
         };
         let read = self.named.client.call(Call::read(), asked, |channel, request| async {
             MapClient::new(channel)
@@ -260,6 +324,42 @@ impl<K: Key, V: Stored> Map<K, V> {
             more: read.more,
             offset: read.reflected.map_or(0, |reflected| reflected.offset),
         })
+    }
+
+    /// From which offset on the map can be read as it was, and watched, and how many keys it has.
+    ///
+    /// # Errors
+    /// As [`Map::get`].
+    pub async fn bounds(
+        &self,
+        consistency: Consistency,
+    ) -> Result<proto::GetBoundsResponse, Error> {
+        let options = Some(consistency.options());
+        let asked = proto::GetBoundsRequest { map: Some(self.named.resource()), options };
+        let read = self.named.client.call(Call::read(), asked, |channel, request| async {
+            MapClient::new(channel).get_bounds(request).await
+        });
+        let read = read.await?;
+        read.reflected.iter().for_each(|it| self.named.client.seen().note_reflected(it));
+        Ok(read)
+    }
+
+    /// Sets for how long earlier versions are kept, and how many changes at most.
+    ///
+    /// # Errors
+    /// What the node says, or `DISCONNECTED` if nobody has answered in time.
+    pub async fn set_history(
+        &self,
+        keep_ms: u64,
+        changes_max: u64,
+    ) -> Result<common::Receipt, Error> {
+        let map = Some(self.named.resource());
+        let asked = proto::SetHistoryRequest { map, keep_ms, changes_max };
+        let call = Call::write(self.named.group().await?, Kind::Write, 0);
+        let done = self.named.client.call(call, asked, |channel, request| async {
+            MapClient::new(channel).set_history(request).await
+        });
+        self.named.noted(done.await?.receipt)
     }
 
     /// Tells every change behind an offset of keys that begin with this, over whichever node serves.

@@ -2,16 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use palisade_proto::MESSAGE_BYTES_MAX;
 use palisade_proto::common::v1 as common;
 use palisade_proto::directory::v1 as directory;
-use palisade_proto::directory::v1::directory_client::DirectoryClient;
 
 use crate::client::{Call, Client};
 use crate::error::Error;
 use crate::numbers::{Number, Numbers};
 use crate::retry::{CLIENT_EVICTED, Kind};
-use crate::route::Target;
 
 /// How fresh a read must be. Whatever is asked for, nothing is read that is older than what the client has
 /// written or read before.
@@ -65,19 +62,21 @@ impl Named {
     pub(crate) async fn open(&self, spec: directory::Spec) -> Result<directory::Described, Error> {
         let epoch = spec.epoch.max(1);
         let spec = directory::Spec { name: self.name.clone(), schema: self.schema.clone(), ..spec };
-        // Opened twice with one epoch, it is open.
-        let call = Call { kind: Kind::Once, target: Target::Any, bytes: 0 };
-        let asked = directory::OpenRequest { spec: Some(spec) };
-        let opened = self.client.call(call, asked, |channel, request| async {
-            DirectoryClient::new(channel)
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .open(request)
-                .await
-        });
-        let described = opened.await?.described;
-        let described = described.ok_or_else(|| Error::unexpected("nothing was described"))?;
+        let described = self.client.directory().open(spec).await?;
         self.epoch.store(epoch, Ordering::Release);
         Ok(described)
+    }
+
+    /// Writes from now on as the writer of this epoch.
+    pub(crate) fn write_as(&self, epoch: u64) {
+        self.epoch.store(epoch.max(1), Ordering::Release);
+    }
+
+    /// A receipt, which the client has seen now.
+    pub(crate) fn noted(&self, told: Option<common::Receipt>) -> Result<common::Receipt, Error> {
+        let told = receipt(told)?;
+        self.client.seen().note_receipt(&told);
+        Ok(told)
     }
 
     /// The group that it lies in.

@@ -12,6 +12,8 @@ pub(crate) enum Target {
     Leader(u64),
     /// Anywhere.
     Any,
+    /// To this endpoint alone.
+    Endpoint(usize),
 }
 
 #[derive(Clone, Copy)]
@@ -53,6 +55,7 @@ impl Routes {
                 known.leaders.get(&group).map_or(known.current, |leader| leader.endpoint)
             }
             Target::Any => known.current,
+            Target::Endpoint(endpoint) => endpoint,
         }
     }
 
@@ -74,7 +77,7 @@ impl Routes {
     pub(crate) fn lacks(&self, target: Target) -> bool {
         match target {
             Target::Leader(group) => self.count > 1 && !self.lock().leaders.contains_key(&group),
-            Target::Any => false,
+            Target::Any | Target::Endpoint(_) => false,
         }
     }
 

@@ -12,8 +12,9 @@ pub use self::generated::palisade::*;
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/palisade.binpb"));
 
 /// The services, by their full names.
-pub const SERVICES: [&str; 8] = [
+pub const SERVICES: [&str; 9] = [
     "palisade.access.v1.Access",
+    "palisade.admin.v1.Backups",
     "palisade.batch.v1.Batch",
     "palisade.cluster.v1.Cluster",
     "palisade.directory.v1.Directory",

@@ -5,8 +5,10 @@
 //! over the engine's public handles. [`http`] lets others call it, [`grpc`] lets others call the engine
 //! itself, and [`security`] is who may call, and what for. [`node`] runs it all as one process, and [`demo`]
 //! runs three of those, breaks them, and checks what they promised; [`local`] keeps three of them up on one
-//! machine. [`doctor`] looks at a machine before a node does.
+//! machine. [`backups`] is where backups lie.
+//! [`doctor`] looks at a machine before a node does.
 
+pub mod backups;
 pub mod command;
 pub mod config;
 pub mod demo;

@@ -5,30 +5,38 @@
 //! DIR/node-1.pid    which process it is, and when that began: a later one with its number is another
 //! DIR/node-1.log    what it says
 //! DIR/node-1/       its data
+//! DIR/backups/      backups, of whichever node
+//! DIR/lock          held by whoever starts or stops nodes
 //! ```
 //! The configurations are written once, before anything is started, and never changed: they can be edited.
 //! A pid file is written after its process was started. If `up` dies between the two, that node is up and
 //! nobody knows of it; the next `up` then finds its directory open, and says so.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
+use palisade::PlacementProfile;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
-use crate::config::{ConfigError, Layers};
-use crate::reports::{cross_provider_profile, three_domains};
+use crate::config::{ConfigError, Layers, NodeFile, VoterText, random_cluster};
+use crate::reports::three_domains;
 
 const NODES: u64 = 3;
 /// Ports of one node: peers, callers and the report service.
 const PORTS: usize = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How long a node may take to say that it serves.
+const ANSWER: Duration = Duration::from_secs(2);
 /// Looks until a cluster must be ready, or a node gone: a minute.
 const LOOKS_MAX: u32 = 1200;
 
@@ -36,6 +44,8 @@ const LOOKS_MAX: u32 = 1200;
 #[derive(Clone, Debug)]
 pub struct LocalCluster {
     dir: PathBuf,
+    /// Held by who founded it, for as long as it is in use.
+    lock: Option<Arc<File>>,
 }
 
 /// One of its nodes.
@@ -57,6 +67,15 @@ pub struct LocalNode {
     pub log: PathBuf,
 }
 
+/// When a node's process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// When it is told to.
+    WhenTold,
+    /// With whoever started it, too, if that is told from a terminal.
+    WithTheTerminal,
+}
+
 /// Why a local cluster is not as it was asked to be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,6 +93,12 @@ pub enum LocalError {
         what: String,
         /// What it says.
         source: io::Error,
+    },
+    /// Another `palisade up` or `down` is at it.
+    #[error("another palisade up or down is under way in {dir}", dir = .dir.display())]
+    Busy {
+        /// Where.
+        dir: PathBuf,
     },
     /// A configuration was changed into one that is wrong.
     #[error("a configuration is wrong")]
@@ -108,22 +133,23 @@ fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> LocalError {
 }
 
 impl LocalCluster {
-    /// The cluster of a directory; a new one if there is none.
+    /// The cluster of a directory; a new one, whose report service has this profile, if there is none.
     ///
     /// # Errors
-    /// When the directory cannot be written to, or no ports are free.
-    pub fn found(dir: &Path) -> Result<Self, LocalError> {
-        if let Ok(cluster) = Self::open(dir) {
+    /// When the directory cannot be written to, no ports are free, or somebody else starts or stops nodes here.
+    pub fn found(dir: &Path, profile: &PlacementProfile) -> Result<Self, LocalError> {
+        fs::create_dir_all(dir).map_err(io_error(format!("make {}", dir.display())))?;
+        let mut cluster = Self { dir: dir.to_owned(), lock: None };
+        cluster.lock = Some(Arc::new(cluster.locked()?));
+        if cluster.config(NODES).exists() {
             return Ok(cluster);
         }
-        fs::create_dir_all(dir).map_err(io_error(format!("make {}", dir.display())))?;
-        let cluster = Self { dir: dir.to_owned() };
         let ports = free_ports().map_err(io_error("find free ports"))?;
         let id = random_cluster().map_err(io_error("draw a cluster's number"))?;
         // The last one last: with it the cluster is there.
         for node in 1..=NODES {
             let path = cluster.config(node);
-            fs::write(&path, configuration(node, &id, &ports))
+            fs::write(&path, configuration(node, &id, &ports, profile).to_string())
                 .map_err(io_error(format!("write {}", path.display())))?;
         }
         Ok(cluster)
@@ -134,10 +160,23 @@ impl LocalCluster {
     /// # Errors
     /// [`LocalError::NotThere`] if there is none.
     pub fn open(dir: &Path) -> Result<Self, LocalError> {
-        let cluster = Self { dir: dir.to_owned() };
+        let cluster = Self { dir: dir.to_owned(), lock: None };
         match cluster.config(NODES).exists() {
             true => Ok(cluster),
             false => Err(LocalError::NotThere { dir: dir.to_owned() }),
+        }
+    }
+
+    /// Keeps others from starting and stopping nodes here, until the file is closed.
+    fn locked(&self) -> Result<File, LocalError> {
+        let path = self.dir.join("lock");
+        let what = || format!("lock {}", path.display());
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(io_error(what()))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(file),
+            Err(Errno::WOULDBLOCK) => Err(LocalError::Busy { dir: self.dir.clone() }),
+            Err(error) => Err(io_error(what())(error.into())),
         }
     }
 
@@ -193,7 +232,9 @@ impl LocalCluster {
         let mut started = Vec::new();
         for id in 1..=NODES {
             if self.process(id).is_none() {
-                started.push((id, self.spawn(id, program)?));
+                let child = self.spawn(id, program, Ends::WhenTold)?;
+                self.remember(id, &child)?;
+                started.push((id, child));
             }
         }
         for node in self.nodes()? {
@@ -202,22 +243,36 @@ impl LocalCluster {
         Ok(())
     }
 
-    fn spawn(&self, id: u64, program: &Path) -> Result<Child, LocalError> {
+    /// Starts a node on whatever its directory holds.
+    ///
+    /// # Errors
+    /// When the system does not let it.
+    pub(crate) fn spawn(&self, id: u64, program: &Path, ends: Ends) -> Result<Child, LocalError> {
         let path = self.log(id);
         let log = File::options().create(true).append(true).open(&path);
         let log = log.map_err(io_error(format!("open {}", path.display())))?;
         let mut command = Command::new(program);
         command.arg("node").arg("--config").arg(self.config(id));
-        forget_environment(&mut command);
-        // Ctrl-C is for whoever is in front of the terminal.
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).process_group(0);
-        let child = command.spawn().map_err(io_error(format!("start node {id}")))?;
+        // It is configured by what we say, whatever is configured for others here.
+        for (name, _) in std::env::vars_os() {
+            if name.as_bytes().starts_with(b"PALISADE_") {
+                command.env_remove(name);
+            }
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        if ends == Ends::WhenTold {
+            // Ctrl-C is for whoever is in front of the terminal.
+            command.process_group(0);
+        }
+        command.spawn().map_err(io_error(format!("start node {id}")))
+    }
+
+    /// Remembers which process a node is.
+    fn remember(&self, id: u64, child: &Child) -> Result<(), LocalError> {
         let pid = child.id();
-        let began = began(pid).unwrap_or_default();
         let path = self.pid_file(id);
-        fs::write(&path, format!("{pid} {began}\n"))
-            .map_err(io_error(format!("write {}", path.display())))?;
-        Ok(child)
+        fs::write(&path, format!("{pid} {}\n", began(pid).unwrap_or_default()))
+            .map_err(io_error(format!("write {}", path.display())))
     }
 
     async fn wait_for(
@@ -225,6 +280,10 @@ impl LocalCluster {
         node: &LocalNode,
         started: &mut [(u64, Child)],
     ) -> Result<(), LocalError> {
+        let http = http_client(ANSWER).map_err(|error| LocalError::Io {
+            what: "make an HTTP client".to_owned(),
+            source: io::Error::other(error),
+        })?;
         let url = format!("http://{}/healthz", node.reports);
         for _ in 0..LOOKS_MAX {
             for (id, child) in started.iter_mut() {
@@ -233,7 +292,7 @@ impl LocalCluster {
                     return Err(LocalError::Ended { id: *id, log: self.log(*id) });
                 }
             }
-            let answer = reqwest::get(&url).await;
+            let answer = http.get(&url).send().await;
             if answer.is_ok_and(|answer| answer.status().is_success()) {
                 return Ok(());
             }
@@ -246,8 +305,12 @@ impl LocalCluster {
     /// they were.
     ///
     /// # Errors
-    /// When one does not end within a minute.
+    /// When one does not end within a minute, or somebody else starts or stops nodes here.
     pub async fn stop(&self) -> Result<Vec<(u64, u32)>, LocalError> {
+        let _lock = match &self.lock {
+            Some(lock) => Arc::clone(lock),
+            None => Arc::new(self.locked()?),
+        };
         let mut told = Vec::new();
         for id in 1..=NODES {
             if let Some(process) = self.process(id) {
@@ -277,13 +340,12 @@ impl LocalCluster {
     }
 }
 
-/// A node of ours is configured by what we say, whatever is configured for others here.
-pub(crate) fn forget_environment(command: &mut Command) {
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("PALISADE_")) {
-            command.env_remove(name);
-        }
-    }
+/// A client of nodes on this machine: no proxy is asked, and nobody is waited for without an end.
+///
+/// # Errors
+/// When the system gives it no randomness or no certificates.
+pub(crate) fn http_client(timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder().no_proxy().timeout(timeout).build()
 }
 
 /// A process, told from others that had its number before or will have it.
@@ -320,30 +382,31 @@ fn began(pid: u32) -> Option<u64> {
     (state != "Z").then(|| fields.nth(18)?.parse().ok()).flatten()
 }
 
-fn configuration(id: u64, cluster: &str, ports: &[SocketAddr]) -> String {
-    let domains = three_domains(&cross_provider_profile());
+fn configuration(
+    id: u64,
+    cluster: &str,
+    ports: &[SocketAddr],
+    profile: &PlacementProfile,
+) -> NodeFile {
+    let domains = three_domains(profile);
     let of = |node: u64| &ports[(node as usize - 1) * PORTS..];
-    let mut text = format!(
-        "# Written by `palisade up` when this cluster was made, and not again: it can be edited.\n\
-         [node]\nid = {id}\ncluster = \"{cluster}\"\nmode = \"raft\"\ndata_dir = \"node-{id}\"\n\
-         domain = \"{}\"\n\n[listen]\npeers = \"{}\"\ngrpc = \"{}\"\n\n\
-         [reports]\nlisten = \"{}\"\n\n\
-         [security]\n# Everyone on this machine may come in, and nobody else can.\n\
-         mode = \"insecure-loopback\"\n",
-        domains[id as usize - 1],
-        of(id)[0],
-        of(id)[1],
-        of(id)[2],
-    );
-    for node in 1..=NODES {
-        let domain = &domains[node as usize - 1];
-        let _ = write!(
-            text,
-            "\n[[voters]]\nid = {node}\naddress = \"{}\"\ndomain = \"{domain}\"\n",
-            of(node)[0]
-        );
+    let voter = |node: u64| VoterText {
+        id: node,
+        address: of(node)[0],
+        domain: Some(domains[node as usize - 1].clone()),
+    };
+    NodeFile {
+        written_by: "palisade up",
+        node: voter(id),
+        cluster: cluster.to_owned(),
+        data_groups: 1,
+        voters: (1..=NODES).map(voter).collect(),
+        grpc: of(id)[1],
+        reports: Some((of(id)[2], profile.name.clone())),
+        // One for all of them: any node can take the next backup.
+        backup_dir: Some("backups"),
+        is_loopback: true,
     }
-    text
 }
 
 fn free_ports() -> io::Result<Vec<SocketAddr>> {
@@ -352,17 +415,10 @@ fn free_ports() -> io::Result<Vec<SocketAddr>> {
     listeners?.iter().map(TcpListener::local_addr).collect()
 }
 
-fn random_cluster() -> io::Result<String> {
-    let mut raw = [0; 16];
-    io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut raw)?;
-    // Zero is no cluster.
-    raw[15] |= 1;
-    Ok(raw.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reports::cross_provider_profile;
 
     #[test]
     fn a_process_is_itself_and_no_other() {
@@ -384,7 +440,7 @@ mod tests {
     fn what_is_written_is_a_configuration() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(LocalCluster::open(dir.path()), Err(LocalError::NotThere { .. })));
-        let cluster = LocalCluster::found(dir.path()).unwrap();
+        let cluster = LocalCluster::found(dir.path(), &cross_provider_profile()).unwrap();
         for id in 1..=NODES {
             let layers = Layers { file: Some(cluster.config(id)), ..Layers::default() };
             let config = layers.resolve().unwrap().config().unwrap();
@@ -393,7 +449,16 @@ mod tests {
             assert_eq!(config.node.data_dir, dir.path().join(format!("node-{id}")));
         }
         let before = fs::read(cluster.config(1)).unwrap();
-        LocalCluster::found(dir.path()).unwrap();
+        // One at a time; who only looks is not held up.
+        assert!(matches!(
+            LocalCluster::found(dir.path(), &cross_provider_profile()),
+            Err(LocalError::Busy { .. })
+        ));
+        let stopped = LocalCluster::open(dir.path()).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        assert!(matches!(runtime.block_on(stopped.stop()), Err(LocalError::Busy { .. })));
+        drop(cluster);
+        let cluster = LocalCluster::found(dir.path(), &cross_provider_profile()).unwrap();
         assert_eq!(fs::read(cluster.config(1)).unwrap(), before, "written once");
     }
 }

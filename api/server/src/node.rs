@@ -45,6 +45,8 @@ pub struct NodeSettings {
     pub security: Security,
     /// How much it keeps in memory and on disk.
     pub storage: Storage,
+    /// Where its backups are written; none are taken without.
+    pub backup_dir: Option<PathBuf>,
     /// The report service, if it runs one.
     pub reports: Option<Reports>,
 }
@@ -134,7 +136,8 @@ impl Storage {
 }
 
 impl NodeSettings {
-    fn builder(&self) -> EngineBuilder {
+    /// The engine that it opens.
+    pub(crate) fn builder(&self) -> EngineBuilder {
         let mut builder = Engine::builder(&self.data_dir)
             .cluster(self.cluster)
             .node(self.id)
@@ -201,8 +204,8 @@ pub async fn run(
     let engine = builder.open().await?;
     tracing::info!(node = %settings.id, cluster = %settings.cluster, "the node is open");
     let (stopping, stopped) = watch::channel(false);
-    let (reports, callers) =
-        (serve_reports(&engine, &settings, reports), serve_callers(&engine, callers, stopped));
+    let reports = serve_reports(&engine, &settings, reports);
+    let callers = serve_callers(&engine, callers, settings.backup_dir.clone(), stopped);
     let mut callers = pin!(callers);
     let served = tokio::select! {
         served = reports => served,
@@ -244,6 +247,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 async fn serve_callers(
     engine: &Engine,
     callers: Option<(TcpListener, Callers)>,
+    backup_dir: Option<PathBuf>,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let stop = async move {
@@ -255,7 +259,7 @@ async fn serve_callers(
             if let Ok(address) = listener.local_addr() {
                 tracing::info!(grpc = %address, "callers are served");
             }
-            grpc::serve(engine, listener, callers, stop).await
+            grpc::serve(engine, listener, callers, backup_dir, stop).await
         }
         None => {
             stop.await;

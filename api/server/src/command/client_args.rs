@@ -38,22 +38,35 @@ pub(super) struct ClientArgs {
     #[arg(long)]
     dir: Option<PathBuf>,
     /// The caller's certificate, PEM.
-    #[arg(long, value_name = "FILE", env = "PALISADE_CERT_FILE", requires = "key_file")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PALISADE_CERT_FILE",
+        hide_env_values = true,
+        requires = "key_file"
+    )]
     cert_file: Option<PathBuf>,
     /// Its private key, PEM.
-    #[arg(long, value_name = "FILE", env = "PALISADE_KEY_FILE", requires = "cert_file")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "PALISADE_KEY_FILE",
+        hide_env_values = true,
+        requires = "cert_file"
+    )]
     key_file: Option<PathBuf>,
     /// Who signs the certificates of nodes, PEM.
-    #[arg(long, value_name = "FILE", env = "PALISADE_CA_FILE")]
+    #[arg(long, value_name = "FILE", env = "PALISADE_CA_FILE", hide_env_values = true)]
     ca_file: Option<PathBuf>,
     /// A capability token.
-    #[arg(long, value_name = "FILE", env = "PALISADE_TOKEN_FILE")]
+    #[arg(long, value_name = "FILE", env = "PALISADE_TOKEN_FILE", hide_env_values = true)]
     token_file: Option<PathBuf>,
     /// How long a call is tried, with all its repetitions.
     #[arg(
         long,
         value_name = "MILLISECONDS",
         env = "PALISADE_TIMEOUT_MS",
+        hide_env_values = true,
         default_value_t = 10_000
     )]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
@@ -70,7 +83,15 @@ impl ClientArgs {
         runtime()?.block_on(async { work(self.connect()?).await })
     }
 
-    fn connect(&self) -> Result<Client, Failed> {
+    /// The same of the nodes that `palisade up` keeps in a directory.
+    pub(super) fn of_dir(mut self, dir: &Path) -> Self {
+        self.endpoints.clear();
+        self.dir = Some(dir.to_owned());
+        self
+    }
+
+    /// A client; from within a runtime.
+    pub(super) fn connect(&self) -> Result<Client, Failed> {
         let mut builder = Client::builder().call_timeout(Duration::from_millis(self.timeout_ms));
         for endpoint in self.endpoints()? {
             builder = builder.endpoint(endpoint);

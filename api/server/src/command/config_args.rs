@@ -1,5 +1,6 @@
 //! Flags for every key of the configuration, made from its table.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, Error, FromArgMatches, value_parser};
@@ -9,6 +10,14 @@ use crate::config::{Config, KEYS, Layers, Resolved};
 use super::failed::Failed;
 
 const HEADING: &str = "Configuration, over environment and file";
+
+/// How environment variables of ours begin.
+const OURS: &str = "PALISADE_";
+
+fn not_text(name: &str) -> Failed {
+    let what = format!("environment {name} is not UTF-8");
+    Failed::new("InvalidValue", what, "write it as text, or take it out")
+}
 
 /// A file, and a flag for each key.
 #[derive(Clone, Debug, Default)]
@@ -25,14 +34,18 @@ impl ConfigArgs {
 
     /// All layers, as this process was started with.
     pub(super) fn resolved(&self) -> Result<Resolved, Failed> {
-        // What is not UTF-8 is none of ours.
-        let environment = std::env::vars_os()
-            .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
-        let layers = Layers {
-            file: self.file.clone(),
-            environment: environment.collect(),
-            flags: self.flags.clone(),
-        };
+        let mut environment = Vec::new();
+        for (name, text) in std::env::vars_os() {
+            match (name.into_string(), text.into_string()) {
+                (Ok(name), Ok(text)) => environment.push((name, text)),
+                (Ok(name), Err(_)) if name.starts_with(OURS) => return Err(not_text(&name)),
+                (Err(name), _) if name.as_bytes().starts_with(OURS.as_bytes()) => {
+                    return Err(not_text(&name.to_string_lossy()));
+                }
+                _ => {}
+            }
+        }
+        let layers = Layers { file: self.file.clone(), environment, flags: self.flags.clone() };
         Ok(layers.resolve()?)
     }
 

@@ -39,7 +39,7 @@ impl DemoArgs {
         runtime()?.block_on(async {
             tokio::select! {
                 done = run_demo(settings) => done.map(|summary| found(&summary)).map_err(|what| {
-                    Failed::new("DemoFailed", what, "see node.log of each node under --dir")
+                    Failed::new("DemoFailed", what, "see node-1.log and the others under --dir")
                 }),
                 _ = tokio::signal::ctrl_c() => {
                     Err(Failed::new("Interrupted", "interrupted", "run it again to its end"))

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use palisade::inspect::InspectError;
 
+use super::printable::printable;
 use crate::config::ConfigError;
 
 /// Exit codes, by the class of what happened. Stable: scripts decide by them.
@@ -43,8 +44,10 @@ pub(super) const OWN_CODES: &[(&str, Exit)] = &[
     ("MissingKey", Exit::Usage),
     ("UnfitKeys", Exit::Usage),
     ("UnknownCode", Exit::NotFound),
+    ("Unconfirmed", Exit::Usage),
     ("InUse", Exit::Conflict),
     ("Damaged", Exit::Damaged),
+    ("NotCompared", Exit::Unavailable),
     ("Unfit", Exit::Unavailable),
     ("Unready", Exit::Unavailable),
     ("Interrupted", Exit::Unavailable),
@@ -102,8 +105,9 @@ impl Failed {
     }
 
     pub(super) fn lines(&self, red: &str, plain: &str) -> String {
-        let mut text = format!("{red}error[{}]{plain}: {}\n", self.code, self.what);
-        text.push_str(&format!("  help: {}\n", self.help));
+        // Part of it may be what others said.
+        let (what, help) = (printable(&self.what), printable(&self.help));
+        let mut text = format!("{red}error[{}]{plain}: {what}\n  help: {help}\n", self.code);
         for other in &self.also {
             text.push_str(&other.lines(red, plain));
         }

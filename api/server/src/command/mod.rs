@@ -5,11 +5,16 @@
 //! tree, the exit codes, and how to add one.
 
 mod audit;
+mod backup;
+mod bench;
 mod ca;
 mod client_args;
+mod cluster;
 mod completions;
 mod config;
 mod config_args;
+mod confirm;
+mod data;
 mod demo;
 mod doctor;
 mod explain;
@@ -19,6 +24,9 @@ mod hexdump;
 mod logs;
 mod node;
 mod output;
+mod placement;
+mod printable;
+mod progress;
 mod state;
 mod table;
 mod token;
@@ -54,6 +62,14 @@ enum Command {
     Down(up::DownArgs),
     Config(config::ConfigCommand),
     Doctor(doctor::DoctorArgs),
+    Cluster(cluster::ClusterCommand),
+    Member(cluster::MemberCommand),
+    Directory(data::DirectoryCommand),
+    Log(data::LogCommand),
+    Map(data::MapCommand),
+    Idem(data::IdemCommand),
+    Backup(backup::BackupCommand),
+    Bench(bench::BenchArgs),
     #[command(subcommand)]
     Ca(ca::CaCommand),
     #[command(subcommand)]
@@ -81,7 +97,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            let output = Output { json: asked_for_json };
+            let output = Output::new(asked_for_json);
             return exit(output.finish(Err(usage(&error))));
         }
         Err(help) => {
@@ -90,7 +106,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return exit(Exit::Ok);
         }
     };
-    let output = Output { json: cli.json };
+    let output = Output::new(cli.json);
     let done = match cli.command {
         Command::Demo(args) => args.run(),
         Command::Node(args) => args.run(),
@@ -98,6 +114,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Down(args) => args.run(),
         Command::Config(args) => args.run(),
         Command::Doctor(args) => args.run(),
+        Command::Cluster(args) => args.run(),
+        Command::Member(args) => args.run(),
+        Command::Directory(args) => args.run(),
+        Command::Log(args) => args.run(&output),
+        Command::Map(args) => args.run(&output),
+        Command::Idem(args) => args.run(),
+        Command::Backup(args) => args.run(),
+        Command::Bench(args) => args.run(),
         Command::Ca(command) => command.run(),
         Command::Token(command) => command.run(),
         Command::Grant(command) => command.run(),

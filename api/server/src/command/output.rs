@@ -1,7 +1,9 @@
 //! The only place that writes what a command found: data to stdout, errors to stderr.
 //!
-//! With `--json` stdout gets exactly one document, whatever happens, and an error is part of it.
+//! With `--json` stdout gets exactly one document, whatever happens, and an error is part of it. Of what goes on
+//! until somebody ends it, it gets one document on each line, and an error is the last of them.
 
+use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 
 use serde_json::{Value, json};
@@ -35,12 +37,38 @@ impl Found {
 }
 
 /// How a command speaks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Output {
-    pub(super) json: bool,
+    json: bool,
+    /// It speaks line by line.
+    has_lines: Cell<bool>,
+}
+
+/// What is told while it happens.
+pub(super) struct Lines {
+    json: bool,
+}
+
+impl Lines {
+    /// One of them: a document, and the same for people with its line feed. Whether anybody reads on.
+    pub(super) fn tell(&self, document: &Value, text: &str) -> bool {
+        let mut out = std::io::stdout().lock();
+        let told = if self.json { writeln!(out, "{document}") } else { write!(out, "{text}") };
+        told.and_then(|()| out.flush()).is_ok()
+    }
 }
 
 impl Output {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json, has_lines: Cell::new(false) }
+    }
+
+    /// From now on line by line.
+    pub(super) fn lines(&self) -> Lines {
+        self.has_lines.set(true);
+        Lines { json: self.json }
+    }
+
     /// Writes what was found, or why not, and says how the process ends.
     pub(super) fn finish(self, done: Result<Found, Failed>) -> Exit {
         let (document, text, wrong) = match done {
@@ -53,7 +81,11 @@ impl Output {
             if let Some(wrong) = &wrong {
                 document["error"] = wrong.json();
             }
-            writeln!(std::io::stdout(), "{document:#}")
+            match (self.has_lines.get(), &wrong) {
+                (false, _) => writeln!(std::io::stdout(), "{document:#}"),
+                (true, Some(_)) => writeln!(std::io::stdout(), "{document}"),
+                (true, None) => Ok(()),
+            }
         } else {
             let written = write!(std::io::stdout(), "{text}");
             if let Some(wrong) = &wrong {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::failed::Failed;
 use super::output::Found;
+use super::printable::printable;
 use super::table::table;
 
 /// Look at the state of a node that is not running; nothing is changed.
@@ -20,7 +21,7 @@ pub(super) struct StateCommand {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Read every row and say whether it is what was written; exit code 6 if not.
+    /// Read every row and say whether it is what was written; exit code 6 if not, 5 if that is not known.
     Verify(VerifyArgs),
 }
 
@@ -46,7 +47,7 @@ fn verify(dir: &Path) -> Result<Found, Failed> {
     let mut first = None;
     for group in &state.groups {
         for what in group.latched.iter().chain(&group.faults) {
-            let _ = writeln!(text, "group {}: {what}", group.group);
+            let _ = writeln!(text, "group {}: {}", group.group, printable(what));
             first.get_or_insert_with(|| format!("group {}: {what}", group.group));
         }
     }
@@ -61,6 +62,13 @@ fn verify(dir: &Path) -> Result<Found, Failed> {
         let help = "start the node: it halts that group and serves the others; then make the group \
                     anew from the other replicas, or restore a backup";
         Failed::new("Damaged", what, help)
+    });
+    // What was not looked at is not known to be whole.
+    let wrong = wrong.or_else(|| {
+        let group = state.groups.iter().find(|group| !group.has_sums)?;
+        let what = format!("group {}: its rows were read, and not compared", group.group);
+        let help = "its sums are of another release: start the node with this one, and ask again";
+        Some(Failed::new("NotCompared", what, help))
     });
     Ok(Found::new(document, text).but(wrong))
 }

@@ -1,7 +1,12 @@
 //! Tables for people: columns as wide as what is in them, two blanks between, nothing else.
 
+use super::printable::printable;
+
 /// Lines of a table; numbers stand to the right.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    // Part of it may be what others said.
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| printable(cell)).collect()).collect();
     let columns = head.len();
     let width = |at: usize| {
         let cells = rows.iter().map(|row| row[at].chars().count());
@@ -25,7 +30,7 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         format!("{}\n", line.trim_end())
     };
     let mut text = line(head);
-    for row in rows {
+    for row in &rows {
         assert_eq!(row.len(), columns, "a row has a cell for each column");
         text.push_str(&line(&row.iter().map(String::as_str).collect::<Vec<_>>()));
     }

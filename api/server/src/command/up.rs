@@ -10,6 +10,7 @@ use super::output::Found;
 use super::runtime;
 use super::table::table;
 use crate::local::{LocalCluster, LocalError, LocalNode};
+use crate::reports::cross_provider_profile;
 
 /// Where the nodes of `palisade up` are if nothing else is said.
 pub(super) const LOCAL_DIR: &str = "palisade-local";
@@ -33,7 +34,7 @@ pub(super) struct DownArgs {
 impl UpArgs {
     pub(super) fn run(self) -> Result<Found, Failed> {
         let program = super::own_program()?;
-        let cluster = LocalCluster::found(&self.dir)?;
+        let cluster = LocalCluster::found(&self.dir, &cross_provider_profile())?;
         runtime()?.block_on(cluster.start(&program))?;
         let nodes = cluster.nodes()?;
         let rows: Vec<Vec<String>> = nodes
@@ -44,12 +45,14 @@ impl UpArgs {
                     node.id.to_string(),
                     pid,
                     node.peers.clone(),
+                    node.grpc.as_ref().map_or("-".to_owned(), |grpc| format!("http://{grpc}")),
                     format!("http://{}", node.reports),
                 ]
             })
             .collect();
-        let mut text = table(&["NODE", "PID", "PEERS", "REPORT SERVICE"], &rows);
+        let mut text = table(&["NODE", "PID", "PEERS", "CALLERS", "REPORT SERVICE"], &rows);
         let dir = self.dir.display();
+        text.push_str(&format!("look at them with: palisade cluster status --dir {dir}\n"));
         text.push_str(&format!("stop them with: palisade down --dir {dir}\n"));
         Ok(Found::new(json!({ "dir": dir.to_string(), "nodes": documents(&nodes) }), text))
     }
@@ -76,6 +79,7 @@ fn documents(nodes: &[LocalNode]) -> Vec<Value> {
             "node": node.id,
             "pid": node.pid,
             "peers": node.peers,
+            "grpc": node.grpc,
             "reports": node.reports,
             "config": node.config.display().to_string(),
             "log": node.log.display().to_string(),
@@ -93,6 +97,7 @@ impl From<LocalError> for Failed {
             LocalError::Io { .. } => {
                 Self::new("InputOutput", what, "check the rights and the space of that place")
             }
+            LocalError::Busy { .. } => Self::new("InUse", what, "wait until that has ended"),
             LocalError::Config(errors) => Self::from(errors),
             LocalError::Ended { .. } => {
                 Self::new("Unready", what, "the last lines of that log say why")

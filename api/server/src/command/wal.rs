@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::failed::Failed;
 use super::hexdump::hexdump;
 use super::output::Found;
+use super::printable::printable;
 use super::table::table;
 
 /// Frames that are shown if nothing else is said.
@@ -146,7 +147,7 @@ fn frame_text(text: &mut String, frame: &WalFrame, items: &[&WalItem]) {
                 let _ = writeln!(text, "    {}", fields_text(&register.fields));
             }
             ItemBody::Undecodable(why) => {
-                let _ = writeln!(text, "    cannot be decoded: {why}");
+                let _ = writeln!(text, "    cannot be decoded: {}", printable(why));
             }
             ItemBody::Entry { term, log_time, changes_members, records } => {
                 let time = log_time.map(|at| format!(" log_time={at}")).unwrap_or_default();
@@ -163,7 +164,7 @@ fn frame_text(text: &mut String, frame: &WalFrame, items: &[&WalItem]) {
 fn record_text(record: &RecordView) -> String {
     let command = match &record.command {
         Ok(command) => (*command).to_owned(),
-        Err(why) => format!("cannot be decoded: {why}"),
+        Err(why) => format!("cannot be decoded: {}", printable(why)),
     };
     let fields = fields_text(&record.fields);
     format!("offset {}  {command}  {} bytes  {fields}", record.offset, record.bytes)
@@ -171,7 +172,7 @@ fn record_text(record: &RecordView) -> String {
 
 fn fields_text(fields: &[(&'static str, String)]) -> String {
     let fields: Vec<String> =
-        fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        fields.iter().map(|(name, value)| format!("{name}={}", printable(value))).collect();
     fields.join(" ")
 }
 

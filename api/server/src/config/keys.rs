@@ -136,6 +136,12 @@ pub const KEYS: &[Key] = &[
         Some("67108864"),
         "what may wait to be written to the write-ahead log",
     ),
+    key(
+        "backup.dir",
+        Kind::Path,
+        None,
+        "where backups of this node are written; none are taken without",
+    ),
     key("log.level", Kind::LogFilter, Some("info"), "which log lines go to stderr"),
     key("log.format", Kind::Choice(&["text", "json"]), Some("text"), "how they are written"),
     key("reports.listen", Kind::Address, None, "serves the report service there; loopback only"),

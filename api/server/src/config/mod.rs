@@ -17,10 +17,12 @@ mod keys;
 mod layers;
 mod node;
 mod value;
+mod written;
 
 pub use error::ConfigError;
 pub use keys::{KEYS, Key, Kind};
 pub use layers::{Layers, Resolved, Source};
 pub use node::{Config, LogFormat, LogSettings};
 pub use value::{Value, VoterText};
-pub(crate) use value::{cluster, domain_rule};
+pub(crate) use value::{cluster, domain, domain_rule, voter};
+pub use written::{CERTS, NodeFile, random_cluster};

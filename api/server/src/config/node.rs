@@ -275,6 +275,7 @@ impl Reader<'_> {
                 wal_segment_bytes: self.number("storage.wal_segment_bytes"),
                 wal_queued_bytes_max: self.number("storage.wal_queued_bytes_max") as usize,
             },
+            backup_dir: self.path("backup.dir"),
             reports,
         };
         let format = match self.word("log.format") {

@@ -76,7 +76,7 @@ impl Value {
                     .to_owned()),
             },
             Kind::Voters => {
-                let voters = text.split(',').map(|voter| voter_text(voter.trim()));
+                let voters = text.split(',').map(|voter| self::voter(voter.trim()));
                 voters.collect::<Result<_, _>>().map(Self::Voters)
             }
         }
@@ -108,7 +108,8 @@ pub(crate) fn cluster(text: &str) -> Result<ClusterId, String> {
     number.map(ClusterId::new).ok_or_else(|| "32 hex digits that are not all zero".to_owned())
 }
 
-pub(super) fn domain(text: &str) -> Result<FailureDomain, String> {
+/// A failure domain as it is written everywhere.
+pub(crate) fn domain(text: &str) -> Result<FailureDomain, String> {
     let parts: Vec<&str> = text.split('/').collect();
     match parts[..] {
         [provider, region, zone] if parts.iter().all(|part| (1..=64).contains(&part.len())) => {
@@ -135,7 +136,8 @@ pub(crate) fn domain_rule(text: &str) -> Result<DomainRule, String> {
         .map_err(|_| "PROVIDER, PROVIDER/REGION or PROVIDER/REGION/ZONE".to_owned())
 }
 
-fn voter_text(text: &str) -> Result<VoterText, String> {
+/// A first voter, as flags and the environment name it.
+pub(crate) fn voter(text: &str) -> Result<VoterText, String> {
     let rule = || "voters as in 1=10.0.0.1:7401,2=10.0.0.2:7401@aws/eu-west-1/b".to_owned();
     let (id, rest) = text.split_once('=').ok_or_else(rule)?;
     let (place, at) = match rest.split_once('@') {

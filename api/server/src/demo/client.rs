@@ -8,6 +8,8 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
+use crate::local::http_client;
+
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(20);
 /// How long a request is repeated before the demo gives up.
@@ -23,10 +25,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn new(nodes: [SocketAddr; 3]) -> Result<Self, String> {
-        let http = reqwest::Client::builder()
-            .timeout(ATTEMPT)
-            .build()
-            .map_err(|error| format!("client: {error}"))?;
+        let http = http_client(ATTEMPT).map_err(|error| format!("client: {error}"))?;
         Ok(Self { http, nodes, turn: AtomicUsize::new(0) })
     }
 

@@ -1,32 +1,23 @@
-//! Three node processes, each with its own data directory; killed and started again by pid.
+//! Three node processes, as `palisade up` starts them; killed and started again by pid.
 
-use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-
-use palisade::FailureDomain;
+use std::process::Child;
 
 use super::DemoSettings;
-use crate::local::forget_environment;
-use crate::reports::three_domains;
-
-/// The demo's own.
-const CLUSTER: &str = "00000000000000000000000000000001";
+use crate::local::{Ends, LocalCluster};
 
 /// The processes of the demo. None of them outlives it.
 pub(super) struct Cluster {
     program: PathBuf,
     dir: PathBuf,
     remove: bool,
-    profile: String,
+    local: LocalCluster,
     nodes: [NodeProcess; 3],
 }
 
 struct NodeProcess {
     id: u64,
-    domain: FailureDomain,
-    peer: SocketAddr,
     http: SocketAddr,
     child: Option<Child>,
 }
@@ -40,18 +31,16 @@ impl Cluster {
                 (std::env::temp_dir().join(name), true)
             }
         };
-        let ports = free_addresses()?;
-        let mut domains = three_domains(&settings.profile).into_iter();
-        let nodes = [0, 1, 2].map(|at| NodeProcess {
-            id: at as u64 + 1,
-            domain: domains.next().expect("three domains"),
-            peer: ports[2 * at],
-            http: ports[2 * at + 1],
-            child: None,
-        });
-        let program = settings.program.clone();
-        let profile = settings.profile.name.clone();
-        let mut cluster = Self { program, dir, remove, profile, nodes };
+        let local = LocalCluster::found(&dir, &settings.profile);
+        let local = local.map_err(|error| error.to_string())?;
+        let nodes = local.nodes().map_err(|error| error.to_string())?;
+        let process = |at: usize| {
+            let http = nodes[at].reports.parse();
+            let http = http.map_err(|_| format!("{} is no address", nodes[at].reports))?;
+            Ok::<_, String>(NodeProcess { id: nodes[at].id, http, child: None })
+        };
+        let nodes = [process(0)?, process(1)?, process(2)?];
+        let mut cluster = Self { program: settings.program.clone(), dir, remove, local, nodes };
         for at in 0..3 {
             cluster.start_node(at)?;
         }
@@ -74,35 +63,9 @@ impl Cluster {
 
     /// Starts a node on whatever its directory holds.
     pub(super) fn start_node(&mut self, at: usize) -> Result<(), String> {
-        let data = self.dir.join(format!("node-{}", at + 1));
-        std::fs::create_dir_all(&data).map_err(|error| format!("{}: {error}", data.display()))?;
-        let log_path = data.join("node.log");
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&log_path)
-            .map_err(|error| format!("{}: {error}", log_path.display()))?;
-        let mut command = Command::new(&self.program);
-        let node = &self.nodes[at];
-        forget_environment(&mut command);
-        let voters: Vec<String> =
-            self.nodes.iter().map(|voter| format!("{}={}", voter.id, voter.peer)).collect();
-        command
-            .args(["node", "--insecure-loopback", "--node-mode", "raft"])
-            .args(["--node-cluster", CLUSTER, "--node-id", &node.id.to_string()])
-            .args(["--node-domain", &node.domain.to_string()])
-            .args(["--listen-peers", &node.peer.to_string()])
-            .args(["--reports-listen", &node.http.to_string()])
-            .args(["--reports-profile", &self.profile, "--voters", &voters.join(",")])
-            .arg("--node-data-dir")
-            .arg(&data);
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .map_err(|error| format!("could not start node {}: {error}", node.id))?;
-        self.nodes[at].child = Some(child);
+        let node = &mut self.nodes[at];
+        let child = self.local.spawn(node.id, &self.program, Ends::WithTheTerminal);
+        node.child = Some(child.map_err(|error| error.to_string())?);
         Ok(())
     }
 
@@ -148,13 +111,4 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-/// Six loopback addresses that nobody listens on now.
-fn free_addresses() -> Result<Vec<SocketAddr>, String> {
-    let listeners: Result<Vec<TcpListener>, _> =
-        (0..6).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
-    listeners
-        .and_then(|listeners| listeners.iter().map(TcpListener::local_addr).collect())
-        .map_err(|error| format!("no free port: {error}"))
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::Finding;
@@ -75,35 +75,42 @@ pub(super) fn directory(dir: &Path, segment_bytes: Option<u64>) -> Vec<Finding> 
         return vec![Finding::failed("directory", found, fix)];
     };
     let mut findings = vec![space(&there, segment_bytes.unwrap_or(SEGMENT_BYTES))];
-    // Named like nothing that a node writes, and gone at the end.
+    // Named like nothing that a node writes.
     let probe = there.join(format!(".palisade-doctor-{}", std::process::id()));
-    findings.extend(rights(dir, &there, &probe));
-    if findings.iter().all(|finding| finding.check != "directory" || finding.fix.is_none()) {
-        findings.push(syncs(&probe));
+    match anonymous(&probe) {
+        Ok(file) => {
+            findings.push(rights(dir, &there));
+            findings.push(syncs(file));
+        }
+        Err(error) => {
+            let found = format!("{} cannot be written to: {error}", there.display());
+            let fix = "give it to the user that the node runs as";
+            findings.push(Finding::failed("directory", found, fix));
+        }
     }
-    // If it cannot be removed now, the next line would say no more than this one.
-    let _ = fs::remove_file(&probe);
     findings
 }
 
-fn rights(dir: &Path, there: &Path, probe: &PathBuf) -> Vec<Finding> {
+/// A file that was not there, and has no name any more: nothing is left of it, however this ends.
+fn anonymous(probe: &Path) -> std::io::Result<File> {
+    let file = File::options().write(true).create_new(true).open(probe)?;
+    fs::remove_file(probe)?;
+    Ok(file)
+}
+
+fn rights(dir: &Path, there: &Path) -> Finding {
     const CHECK: &str = "directory";
-    if let Err(error) = File::create(probe) {
-        let found = format!("{} cannot be written to: {error}", there.display());
-        let fix = "give it to the user that the node runs as";
-        return vec![Finding::failed(CHECK, found, fix)];
-    }
     let mode = fs::metadata(there).map_or(0, |found| found.mode());
     if there == dir && mode & 0o022 != 0 {
         let found =
             format!("{} can be written to by others, mode {:o}", dir.display(), mode & 0o777);
-        return vec![Finding::warned(CHECK, found, "let nobody else write there: `chmod go-w`")];
+        return Finding::warned(CHECK, found, "let nobody else write there: `chmod go-w`");
     }
     let found = match there == dir {
         true => format!("{} can be written to", dir.display()),
         false => format!("{} can be made", dir.display()),
     };
-    vec![Finding::good(CHECK, found)]
+    Finding::good(CHECK, found)
 }
 
 fn space(there: &Path, segment_bytes: u64) -> Finding {
@@ -127,7 +134,7 @@ fn space(there: &Path, segment_bytes: u64) -> Finding {
 }
 
 /// Writes and syncs a bounded number of times, as the log of a node does with each batch.
-fn syncs(probe: &Path) -> Finding {
+fn syncs(probe: File) -> Finding {
     const CHECK: &str = "disk sync";
     match measure(probe) {
         Err(error) => {
@@ -160,8 +167,7 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-fn measure(probe: &Path) -> std::io::Result<Vec<Duration>> {
-    let mut file = File::create(probe)?;
+fn measure(mut file: File) -> std::io::Result<Vec<Duration>> {
     let block = [0xa5; SYNC_BYTES];
     let (mut times, mut all) = (Vec::with_capacity(SYNCS), Duration::ZERO);
     while times.len() < SYNCS && (times.is_empty() || all < SYNCS_TIME_MAX) {

@@ -10,9 +10,9 @@ use tonic::Status;
 const BEHIND_RETRY: Duration = Duration::from_millis(20);
 
 /// The code that the engine names in its own way.
-fn code(error: &Error) -> Code {
+pub(crate) fn code_of(failure: palisade::Failure) -> Code {
     use palisade::Failure as Of;
-    match error.failure() {
+    match failure {
         Of::LeaseExpired => Code::LeaseExpired,
         Of::Revoked => Code::Revoked,
         Of::Fenced => Code::Fenced,
@@ -31,8 +31,8 @@ fn code(error: &Error) -> Code {
     }
 }
 
-fn disposition(error: &Error) -> Disposition {
-    match error.disposition() {
+pub(crate) fn disposition_of(disposition: palisade::Disposition) -> Disposition {
+    match disposition {
         palisade::Disposition::Retry => Disposition::Retry,
         palisade::Disposition::Indeterminate => Disposition::Indeterminate,
         palisade::Disposition::Reject => Disposition::Reject,
@@ -62,8 +62,9 @@ fn kind_of(error: &Error) -> String {
 
 /// The failure that tells of an error.
 pub(crate) fn failure(error: &Error) -> Failure {
-    let (code, kind) = (code(error), kind_of(error));
-    let told = Failure::new(code, &kind, disposition(error), error.to_string(), error.help());
+    let (code, kind) = (code_of(error.failure()), kind_of(error));
+    let disposition = disposition_of(error.disposition());
+    let told = Failure::new(code, &kind, disposition, error.to_string(), error.help());
     match error {
         Error::Fenced { current } => told.fact("current_epoch", current),
         Error::Incompatible { expected, found } => {

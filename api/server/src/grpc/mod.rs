@@ -7,6 +7,7 @@ mod access;
 mod access_service;
 mod append_stream;
 mod audit;
+mod backups;
 mod batch;
 mod cluster;
 mod connections;
@@ -26,10 +27,12 @@ mod session;
 mod spec;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use palisade::{Engine, Error};
+use palisade_proto::admin::v1::backups_server::BackupsServer;
 use palisade_proto::{DESCRIPTORS, MESSAGE_BYTES_MAX};
 use tokio::net::TcpListener;
 use tonic::transport::Server;
@@ -37,6 +40,7 @@ use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
 
 use self::access::{Access, Grants};
+use self::backups::Backups;
 use self::connections::{Door, incoming};
 use self::endpoint::Endpoint;
 use self::health::Health;
@@ -74,7 +78,11 @@ macro_rules! services {
     };
 }
 
-fn router(engine: &Engine, access: Arc<Access>) -> Result<Router, Error> {
+fn router(
+    engine: &Engine,
+    access: Arc<Access>,
+    backup_dir: Option<PathBuf>,
+) -> Result<Router, Error> {
     let endpoint = Endpoint::new(engine.clone(), access);
     let readiness = Arc::new(Readiness::new(engine.clone()));
     let described = || {
@@ -92,6 +100,7 @@ fn router(engine: &Engine, access: Arc<Access>) -> Result<Router, Error> {
         .http2_keepalive_timeout(Some(ANSWER));
     let mut server = server;
     let router = server
+        .add_service(BackupsServer::new(Backups::new(endpoint.clone(), backup_dir)))
         .add_service(HealthServer::new(Health::new(readiness)))
         .add_service(described().build_v1().map_err(failed)?)
         .add_service(described().build_v1alpha().map_err(failed)?);
@@ -126,7 +135,7 @@ pub enum Callers {
 }
 
 /// Serves the engine on connections to this listener until `stop` resolves, and then until the calls that are
-/// under way have ended.
+/// under way have ended. Backups are written to `backup_dir`, and refused without one.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] if everyone would be served on an address that is not of this machine alone,
@@ -135,6 +144,7 @@ pub async fn serve(
     engine: &Engine,
     listener: TcpListener,
     callers: Callers,
+    backup_dir: Option<PathBuf>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let address = listener.local_addr().map_err(failed)?;
@@ -154,7 +164,8 @@ pub async fn serve(
     };
     let access = Arc::new(access);
     let incoming = incoming(listener, door);
-    let served = router(engine, Arc::clone(&access))?.serve_with_incoming_shutdown(incoming, stop);
+    let served = router(engine, Arc::clone(&access), backup_dir)?
+        .serve_with_incoming_shutdown(incoming, stop);
     let follow = async {
         match &*access {
             Access::Everyone => std::future::pending().await,

@@ -63,7 +63,7 @@ impl Nodes {
             let callers = callers(engine.node());
             served.spawn(async move {
                 let stop = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
-                serve(&engine, listener, callers, stop).await
+                serve(&engine, listener, callers, None, stop).await
             });
         }
         Self { engines, addresses, stop, served, _dir: dir }
