@@ -8,7 +8,6 @@ use palisade_proto::common::v1::Position;
 use crate::client::{Call, Client};
 use crate::error::Error;
 use crate::retry::Kind;
-use crate::route::Target;
 
 /// The grants of a cluster, for whoever administers `palisade.access`, and its audit, for whoever administers
 /// `palisade.audit`.
@@ -26,9 +25,6 @@ pub struct AuditPage {
     pub next: Option<Position>,
 }
 
-/// Sent again, it has no further effect.
-const CHANGE: Call = Call { kind: Kind::Once, target: Target::Any, bytes: 0 };
-
 impl Access {
     pub(crate) fn new(client: Client) -> Self {
         Self { client }
@@ -41,7 +37,7 @@ impl Access {
     /// What the node says, as `INVALID_ARGUMENT` or `REVOKED`, or `DISCONNECTED` if nobody has answered in time.
     pub async fn grant(&self, client: &str, grant: Grant) -> Result<Vec<Grant>, Error> {
         let asked = proto::GrantRequest { client: client.to_owned(), grant: Some(grant) };
-        let done = self.client.call(CHANGE, asked, |channel, request| async {
+        let done = self.client.call(change(), asked, |channel, request| async {
             AccessClient::new(channel).grant(request).await
         });
         Ok(done.await?.grants)
@@ -63,7 +59,7 @@ impl Access {
             resource: resource.unwrap_or_default().to_owned(),
             rights: rights.iter().map(|right| (*right).into()).collect(),
         };
-        let done = self.client.call(CHANGE, asked, |channel, request| async {
+        let done = self.client.call(change(), asked, |channel, request| async {
             AccessClient::new(channel).revoke(request).await
         });
         Ok(done.await?.grants)
@@ -108,4 +104,9 @@ impl Access {
         let proto::ListAuditResponse { records, next } = page.await?;
         Ok(AuditPage { records, next })
     }
+}
+
+/// Sent again, it has no further effect.
+fn change() -> Call {
+    Call { kind: Kind::Once, ..Call::read() }
 }

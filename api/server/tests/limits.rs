@@ -40,7 +40,7 @@ async fn everyone_is_served_on_loopback_alone() {
     for open in ["0.0.0.0:0", "[::]:0"] {
         let listener = TcpListener::bind(open).await.unwrap();
         let stop = std::future::pending();
-        let served = serve(&nodes.engines[0], listener, Callers::Everyone, stop).await;
+        let served = serve(&nodes.engines[0], listener, Callers::Everyone, None, stop).await;
         let Err(Error::InvalidArgument { what }) = served else { panic!("{open}: {served:?}") };
         assert!(what.contains("certificates"), "{what}");
     }
