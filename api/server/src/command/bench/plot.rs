@@ -82,14 +82,12 @@ impl Panel {
     }
 }
 
+/// With what is behind the point only where something is.
 fn short(value: f64) -> String {
     if value >= 10_000.0 {
-        format!("{:.0}k", value / 1000.0)
-    } else if value >= 10.0 {
-        format!("{value:.0}")
-    } else {
-        format!("{value:.2}")
+        return format!("{:.0}k", value / 1000.0);
     }
+    format!("{value:.2}").trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Both plots, for a browser or a page.
@@ -117,7 +115,8 @@ pub(super) fn svg(load: &Load, sample: &Sample) -> String {
     latency.line(&mut out, shares.map(|share| (share, ms(percent(share)))));
 
     // The last second is seldom a whole one.
-    let whole = (sample.length.as_secs() as usize).clamp(1, sample.by_second.len().max(1));
+    let whole =
+        (sample.length.as_secs_f64().round() as usize).clamp(1, sample.by_second.len().max(1));
     let seconds = &sample.by_second[..whole.min(sample.by_second.len())];
     let highest = seconds.iter().copied().max().unwrap_or_default();
     let answers = Panel::new(1, highest as f64);
