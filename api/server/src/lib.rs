@@ -7,6 +7,7 @@
 //! runs three of those, breaks them, and checks what they promised; [`local`] keeps three of them up on one
 //! machine. [`doctor`] looks at a machine before a node does.
 
+pub mod admin;
 pub mod command;
 pub mod config;
 pub mod demo;
@@ -15,5 +16,6 @@ pub mod grpc;
 pub mod http;
 pub mod local;
 pub mod node;
+pub mod observe;
 pub mod reports;
 pub mod security;

@@ -29,10 +29,17 @@ enum Io {
     Certified(Box<CallerStream>),
 }
 
-/// A connection of a caller.
-pub(super) struct Connection {
+/// A connection of a caller, and its place among those that there may be.
+pub(crate) struct Connection {
     io: Io,
     _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// One that needs no certificate.
+    pub(crate) fn plain(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
+        Self { io: Io::Plain(stream), _place: place }
+    }
 }
 
 /// Who is on the other side, where that is asked.
@@ -128,7 +135,7 @@ impl Incoming {
         // Without it answers wait for more; they come later then, and are the same.
         let _ = stream.set_nodelay(true);
         let Some(gate) = &self.gate else {
-            return Some(Connection { io: Io::Plain(stream), _place: place });
+            return Some(Connection::plain(stream, place));
         };
         let gate = Arc::clone(gate);
         self.handshakes.spawn(async move {
@@ -146,12 +153,12 @@ impl Incoming {
     }
 }
 
-/// The connections that come to a listener, through a gate if there is one.
+/// The connections that come to a listener while there are places, through a gate if there is one.
 pub(super) fn incoming(
     listener: TcpListener,
     gate: Option<Arc<Gate>>,
+    places: Arc<Semaphore>,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let incoming = Incoming { listener, gate, places, handshakes: JoinSet::new() };
     stream::unfold(incoming, |mut incoming| async {
         let connection = incoming.next().await;

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use palisade::{ClusterId, Engine, Error, FailureDomain, NodeId, WalOptions};
 use palisade_server::grpc::{Callers, serve};
+use palisade_server::observe::Observed;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -11,6 +12,8 @@ use tokio::task::JoinSet;
 /// Nodes of one cluster, from 0 on.
 pub(crate) struct Nodes {
     pub(crate) engines: Vec<Engine>,
+    #[allow(dead_code, reason = "not every test file looks at it")]
+    pub(crate) observed: Vec<Observed>,
     pub(crate) addresses: Vec<SocketAddr>,
     stop: watch::Sender<bool>,
     served: JoinSet<Result<(), Error>>,
@@ -48,16 +51,17 @@ impl Nodes {
         }
         let (mut addresses, mut served) = (Vec::new(), JoinSet::new());
         let (stop, stopped) = watch::channel(false);
-        for engine in &engines {
+        let observed: Vec<Observed> = engines.iter().map(Observed::from).collect();
+        for of in &observed {
             let listener = listener().await;
             addresses.push(listener.local_addr().unwrap());
-            let (engine, mut stopped) = (engine.clone(), stopped.clone());
+            let (of, mut stopped) = (of.clone(), stopped.clone());
             served.spawn(async move {
                 let stop = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
-                serve(&engine, listener, Callers::Everyone, stop).await
+                serve(of, listener, Callers::Everyone, stop).await
             });
         }
-        Self { engines, addresses, stop, served, _dir: dir }
+        Self { engines, observed, addresses, stop, served, _dir: dir }
     }
 
     pub(crate) async fn close(mut self) {
