@@ -12,6 +12,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod failed;
+mod fence;
 mod hexdump;
 mod logs;
 mod node;
@@ -53,6 +54,8 @@ enum Command {
     Ca(ca::CaCommand),
     Wal(wal::WalCommand),
     State(state::StateCommand),
+    #[command(subcommand)]
+    Fence(fence::FenceCommand),
     Explain(explain::ExplainArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -91,6 +94,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Ca(command) => command.run(),
         Command::Wal(args) => args.run(),
         Command::State(args) => args.run(),
+        Command::Fence(command) => command.run(),
         Command::Explain(args) => args.run(),
         Command::Completions(args) => args.run(),
     };
