@@ -26,8 +26,8 @@ use crate::config::{ConfigError, Layers};
 use crate::reports::{cross_provider_profile, three_domains};
 
 const NODES: u64 = 3;
-/// Ports of one node: peers and the report service.
-const PORTS: usize = 2;
+/// Ports of one node: peers, the report service, and the admin port.
+const PORTS: usize = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Looks until a cluster must be ready, or a node gone: a minute.
 const LOOKS_MAX: u32 = 1200;
@@ -49,6 +49,8 @@ pub struct LocalNode {
     pub peers: String,
     /// Where its report service is.
     pub reports: String,
+    /// Where its console is.
+    pub admin: String,
     /// Its configuration.
     pub config: PathBuf,
     /// What it says.
@@ -167,6 +169,7 @@ impl LocalCluster {
                 pid: self.process(id).map(|process| process.pid),
                 peers: text("listen.peers"),
                 reports: text("reports.listen"),
+                admin: text("listen.admin"),
                 config: self.config(id),
                 log: self.log(id),
             })
@@ -323,11 +326,12 @@ fn configuration(id: u64, cluster: &str, ports: &[SocketAddr]) -> String {
     let mut text = format!(
         "# Written by `palisade up` when this cluster was made, and not again: it can be edited.\n\
          [node]\nid = {id}\ncluster = \"{cluster}\"\nmode = \"raft\"\ndata_dir = \"node-{id}\"\n\
-         domain = \"{}\"\n\n[listen]\npeers = \"{}\"\n\n[reports]\nlisten = \"{}\"\n\n\
+         domain = \"{}\"\n\n[listen]\npeers = \"{}\"\nadmin = \"{}\"\n\n[reports]\nlisten = \"{}\"\n\n\
          [security]\n# Everyone on this machine may come in, and nobody else can.\n\
          mode = \"insecure-loopback\"\n",
         domains[id as usize - 1],
         of(id)[0],
+        of(id)[2],
         of(id)[1],
     );
     for node in 1..=NODES {

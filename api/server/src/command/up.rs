@@ -42,10 +42,11 @@ impl UpArgs {
                     pid,
                     node.peers.clone(),
                     format!("http://{}", node.reports),
+                    console(node),
                 ]
             })
             .collect();
-        let mut text = table(&["NODE", "PID", "PEERS", "REPORT SERVICE"], &rows);
+        let mut text = table(&["NODE", "PID", "PEERS", "REPORT SERVICE", "CONSOLE"], &rows);
         let dir = self.dir.display();
         text.push_str(&format!("stop them with: palisade down --dir {dir}\n"));
         Ok(Found::new(json!({ "dir": dir.to_string(), "nodes": documents(&nodes) }), text))
@@ -67,6 +68,14 @@ impl DownArgs {
     }
 }
 
+/// The address of its console, if it has an admin port.
+fn console(node: &LocalNode) -> String {
+    match node.admin.as_str() {
+        "-" => "-".to_owned(),
+        admin => format!("http://{admin}/"),
+    }
+}
+
 fn documents(nodes: &[LocalNode]) -> Vec<Value> {
     let document = |node: &LocalNode| {
         json!({
@@ -74,6 +83,7 @@ fn documents(nodes: &[LocalNode]) -> Vec<Value> {
             "pid": node.pid,
             "peers": node.peers,
             "reports": node.reports,
+            "admin": node.admin,
             "config": node.config.display().to_string(),
             "log": node.log.display().to_string(),
         })

@@ -28,6 +28,7 @@ struct NodeProcess {
     domain: FailureDomain,
     peer: SocketAddr,
     http: SocketAddr,
+    admin: SocketAddr,
     child: Option<Child>,
 }
 
@@ -45,8 +46,9 @@ impl Cluster {
         let nodes = [0, 1, 2].map(|at| NodeProcess {
             id: at as u64 + 1,
             domain: domains.next().expect("three domains"),
-            peer: ports[2 * at],
-            http: ports[2 * at + 1],
+            peer: ports[3 * at],
+            http: ports[3 * at + 1],
+            admin: ports[3 * at + 2],
             child: None,
         });
         let program = settings.program.clone();
@@ -62,6 +64,11 @@ impl Cluster {
 
     pub(super) fn addresses(&self) -> [SocketAddr; 3] {
         self.nodes.each_ref().map(|node| node.http)
+    }
+
+    /// Where their consoles are.
+    pub(super) fn consoles(&self) -> [String; 3] {
+        self.nodes.each_ref().map(|node| format!("http://{}/", node.admin))
     }
 
     pub(super) fn pids(&self) -> Vec<u32> {
@@ -92,6 +99,7 @@ impl Cluster {
             .args(["--node-cluster", CLUSTER, "--node-id", &node.id.to_string()])
             .args(["--node-domain", &node.domain.to_string()])
             .args(["--listen-peers", &node.peer.to_string()])
+            .args(["--listen-admin", &node.admin.to_string()])
             .args(["--reports-listen", &node.http.to_string()])
             .args(["--reports-profile", &self.profile, "--voters", &voters.join(",")])
             .arg("--node-data-dir")
@@ -150,10 +158,10 @@ impl Drop for Cluster {
     }
 }
 
-/// Six loopback addresses that nobody listens on now.
+/// Nine loopback addresses that nobody listens on now.
 fn free_addresses() -> Result<Vec<SocketAddr>, String> {
     let listeners: Result<Vec<TcpListener>, _> =
-        (0..6).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
+        (0..9).map(|_| TcpListener::bind("127.0.0.1:0")).collect();
     listeners
         .and_then(|listeners| listeners.iter().map(TcpListener::local_addr).collect())
         .map_err(|error| format!("no free port: {error}"))
