@@ -4,8 +4,10 @@
 mod admin;
 #[path = "support/nodes.rs"]
 mod nodes;
+mod support;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use admin::{AdminPort, fill};
 use nodes::Nodes;
@@ -274,5 +276,30 @@ async fn values_are_for_callers_who_are_asked() {
     for path in ["/api/v1/readiness", "/api/v1/cluster", "/api/v1/groups", "/api/v1/metrics"] {
         assert_eq!(get(&port, path).await.0, StatusCode::OK, "{path}");
     }
+    nodes.close().await;
+}
+
+/// What an operator asks for by the command, of the node that runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_asks_the_port() {
+    let nodes = Nodes::start(1).await;
+    fill(&nodes.engines[0]).await;
+    let port = AdminPort::of(&nodes.observed[0], Shows::Everything).await;
+    let admin = port.address.to_string();
+    let asked = move || {
+        let run = |args: &[&str]| support::json(Path::new("."), &[&["fence"], args].concat());
+        let (code, found) = run(&["list", "--admin", &admin]);
+        assert_eq!((code, &found["halted"]), (0, &json!([])));
+        assert!(found["writers"].as_array().unwrap().iter().any(|of| of["resource"] == "stock"));
+        let clear = ["clear", "--admin", &admin, "--group", "1", "--reason", "a test"];
+        let (code, found) = run(&clear);
+        assert_eq!((code, &found["cleared"]), (4, &json!(false)), "only the plan is shown");
+        let (code, found) = run(&[&clear[..], &["--confirm"]].concat());
+        let expected = (4, &json!("PreconditionFailed"));
+        assert_eq!((code, &found["error"]["code"]), expected, "nothing has halted: {found}");
+        let (code, found) = run(&["list", "--admin", "127.0.0.1:1"]);
+        assert_eq!((code, &found["error"]["code"]), (5, &json!("Disconnected")));
+    };
+    tokio::task::spawn_blocking(asked).await.unwrap();
     nodes.close().await;
 }
