@@ -53,6 +53,7 @@ demo: setup ## three nodes, 20,000 flights, two killed leaders, one check (KEEP=
 
 .PHONY: test
 test: setup check loom ## everything that must hold: make check, make loom, all tests, all doc examples
+	@.ci/setup test
 	@$(ENV); $(TEST_RUN) $(TEST_ALL)
 	@$(ENV); cargo test --locked --workspace --doc --no-fail-fast
 	@$(ENV); cargo build --locked --workspace --bins

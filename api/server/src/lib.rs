@@ -8,6 +8,7 @@
 //! machine. [`backups`] is where backups lie.
 //! [`doctor`] looks at a machine before a node does.
 
+pub mod admin;
 pub mod backups;
 pub mod command;
 pub mod config;
@@ -17,5 +18,6 @@ pub mod grpc;
 pub mod http;
 pub mod local;
 pub mod node;
+pub mod observe;
 pub mod reports;
 pub mod security;

@@ -32,8 +32,8 @@ use crate::config::{ConfigError, Layers, NodeFile, VoterText, random_cluster};
 use crate::reports::three_domains;
 
 const NODES: u64 = 3;
-/// Ports of one node: peers, callers and the report service.
-const PORTS: usize = 3;
+/// Ports of one node: peers, callers, the report service, and the admin port.
+const PORTS: usize = 4;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a node may take to say that it serves.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -61,6 +61,8 @@ pub struct LocalNode {
     pub grpc: Option<String>,
     /// Where its report service is.
     pub reports: String,
+    /// Where its console is.
+    pub admin: String,
     /// Its configuration.
     pub config: PathBuf,
     /// What it says.
@@ -209,6 +211,7 @@ impl LocalCluster {
                 peers: text("listen.peers"),
                 grpc: resolved.get("listen.grpc").map(|(value, _)| value.to_string()),
                 reports: text("reports.listen"),
+                admin: text("listen.admin"),
                 config: self.config(id),
                 log: self.log(id),
             })
@@ -403,6 +406,7 @@ fn configuration(
         voters: (1..=NODES).map(voter).collect(),
         grpc: of(id)[1],
         reports: Some((of(id)[2], profile.name.clone())),
+        admin: Some(of(id)[3]),
         // One for all of them: any node can take the next backup.
         backup_dir: Some("backups"),
         is_loopback: true,

@@ -7,6 +7,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::middleware::from_fn_with_state;
 use palisade::{
     ClusterId, Engine, EngineBuilder, Error, FailureDomain, NodeId, PlacementProfile, WalOptions,
 };
@@ -14,7 +15,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
 
+use crate::admin::{self, Shows, Stage};
 use crate::grpc::Callers;
+use crate::observe::{Observed, metered_reports};
 use crate::reports::{ReportService, Worker};
 use crate::security::of_node::NodeSecurity;
 use crate::security::watch as files;
@@ -172,8 +175,8 @@ const WORKER_PAUSE: Duration = Duration::from_millis(20);
 /// After work that could not be done now.
 const WORKER_RETRY: Duration = Duration::from_millis(200);
 
-/// Runs the node until `stop` resolves, then closes it. When `look_again` is notified, it reads certificates
-/// and keys anew at once; it does so by itself every few seconds.
+/// Runs the node until `stop` resolves, then closes it. The admin port is served all the while. When `look_again`
+/// is notified, it reads certificates and keys anew at once; it does so by itself every few seconds.
 ///
 /// # Errors
 /// When it cannot be opened, or has stopped by itself.
@@ -181,6 +184,27 @@ pub async fn run(
     settings: NodeSettings,
     look_again: Arc<Notify>,
     stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let admin = match settings.listen.admin {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let shows = match settings.security {
+        Security::InsecureLoopback => Shows::Everything,
+        Security::MutualTls(_) | Security::Closed => Shows::Health,
+    };
+    let stage = Stage::default();
+    tokio::select! {
+        done = run_engine(settings, look_again, stop, &stage) => done,
+        never = admin::serve(admin, stage.clone(), shows) => match never {},
+    }
+}
+
+async fn run_engine(
+    settings: NodeSettings,
+    look_again: Arc<Notify>,
+    stop: impl Future<Output = ()>,
+    stage: &Stage,
 ) -> Result<(), Error> {
     let security = match &settings.security {
         Security::MutualTls(certificates) => {
@@ -203,15 +227,18 @@ pub async fn run(
     let watched = security.map_or(Vec::new(), |security| security.watched);
     let engine = builder.open().await?;
     tracing::info!(node = %settings.id, cluster = %settings.cluster, "the node is open");
+    let observed = Observed::from(&engine);
+    stage.open(&observed);
     let (stopping, stopped) = watch::channel(false);
-    let reports = serve_reports(&engine, &settings, reports);
-    let callers = serve_callers(&engine, callers, settings.backup_dir.clone(), stopped);
+    let reports = serve_reports(&observed, &settings, reports);
+    let callers = serve_callers(&observed, callers, settings.backup_dir.clone(), stopped);
     let mut callers = pin!(callers);
     let served = tokio::select! {
         served = reports => served,
         served = &mut callers => served,
         never = files::watch(watched, look_again) => never,
         () = stop => {
+            stage.stopping();
             // Calls that are under way are answered first.
             let _ = stopping.send(true);
             timeout(DRAIN, callers).await.unwrap_or(Ok(()))
@@ -245,7 +272,7 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
 
 /// Serves callers of the engine, or nobody, until told to stop.
 async fn serve_callers(
-    engine: &Engine,
+    observed: &Observed,
     callers: Option<(TcpListener, Callers)>,
     backup_dir: Option<PathBuf>,
     mut stopped: watch::Receiver<bool>,
@@ -259,7 +286,7 @@ async fn serve_callers(
             if let Ok(address) = listener.local_addr() {
                 tracing::info!(grpc = %address, "callers are served");
             }
-            grpc::serve(engine, listener, callers, backup_dir, stop).await
+            grpc::serve(observed, listener, callers, backup_dir, stop).await
         }
         None => {
             stop.await;
@@ -270,19 +297,21 @@ async fn serve_callers(
 
 /// Serves the report service, or nothing, for ever.
 async fn serve_reports(
-    engine: &Engine,
+    observed: &Observed,
     settings: &NodeSettings,
     reports: Option<(TcpListener, Reports)>,
 ) -> Result<(), Error> {
     let Some((listener, reports)) = reports else { return std::future::pending().await };
     tracing::info!(http = %reports.listen, "the report service listens");
-    let service = open_service(engine, &reports.profile).await?;
+    let service = open_service(observed.engine(), &reports.profile).await?;
     let count = settings.voters.len() as u64;
     let share = (settings.id.get() % count.max(1), count.max(1));
     let name = format!("worker-{}", settings.id);
     let worker = Worker::new(service.clone(), settings.domain.clone(), name, share)?;
+    let counted = from_fn_with_state(Arc::clone(observed.calls()), metered_reports);
+    let routes = http::router(service).layer(counted);
     let served = async {
-        axum::serve(listener, http::router(service)).await.map_err(|error| Error::InternalError {
+        axum::serve(listener, routes).await.map_err(|error| Error::InternalError {
             what: format!("the HTTP server ended: {error}"),
         })
     };

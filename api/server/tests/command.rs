@@ -197,6 +197,12 @@ fn a_local_cluster_goes_up_and_down_and_keeps_its_state() {
         let url = format!("http://{}{path}", first["nodes"][0]["reports"].as_str().unwrap());
         runtime.block_on(async { reqwest::get(url).await.unwrap().json::<Value>().await.unwrap() })
     };
+    let console = format!("http://{}/", first["nodes"][0]["admin"].as_str().unwrap());
+    let page = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let answer = reqwest::get(console).await.unwrap();
+        answer.text().await.unwrap()
+    });
+    assert!(page.contains("<title>Palisade</title>"), "{page}");
     let before = get("/digest");
     let (code, stopped) = json(dir.path(), &["down"]);
     assert_eq!(code, 0, "{stopped}");

@@ -91,6 +91,13 @@ impl Failed {
         Self { code, exit: exit_of(set), what, help, also: Vec::new() }
     }
 
+    /// One of the closed set, that somebody else tells of.
+    #[must_use]
+    pub(super) fn of(failure: Failure, what: String, help: impl Into<String>) -> Self {
+        let (code, exit) = (failure.as_str(), exit_of(failure));
+        Self { code, exit, what, help: help.into(), also: Vec::new() }
+    }
+
     /// The same with another next step.
     #[must_use]
     pub(super) fn helping(mut self, help: impl Into<String>) -> Self {

@@ -19,6 +19,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod failed;
+mod fence;
 mod grant;
 mod hexdump;
 mod logs;
@@ -79,6 +80,8 @@ enum Command {
     Audit(audit::AuditArgs),
     Wal(wal::WalCommand),
     State(state::StateCommand),
+    #[command(subcommand)]
+    Fence(fence::FenceCommand),
     Explain(explain::ExplainArgs),
     Completions(completions::CompletionsArgs),
 }
@@ -128,6 +131,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Audit(args) => args.run(),
         Command::Wal(args) => args.run(),
         Command::State(args) => args.run(),
+        Command::Fence(command) => command.run(),
         Command::Explain(args) => args.run(),
         Command::Completions(args) => args.run(),
     };

@@ -47,10 +47,12 @@ impl UpArgs {
                     node.peers.clone(),
                     node.grpc.as_ref().map_or("-".to_owned(), |grpc| format!("http://{grpc}")),
                     format!("http://{}", node.reports),
+                    console(node),
                 ]
             })
             .collect();
-        let mut text = table(&["NODE", "PID", "PEERS", "CALLERS", "REPORT SERVICE"], &rows);
+        let heads = ["NODE", "PID", "PEERS", "CALLERS", "REPORT SERVICE", "CONSOLE"];
+        let mut text = table(&heads, &rows);
         let dir = self.dir.display();
         text.push_str(&format!("look at them with: palisade cluster status --dir {dir}\n"));
         text.push_str(&format!("stop them with: palisade down --dir {dir}\n"));
@@ -73,6 +75,14 @@ impl DownArgs {
     }
 }
 
+/// The address of its console, if it has an admin port.
+fn console(node: &LocalNode) -> String {
+    match node.admin.as_str() {
+        "-" => "-".to_owned(),
+        admin => format!("http://{admin}/"),
+    }
+}
+
 fn documents(nodes: &[LocalNode]) -> Vec<Value> {
     let document = |node: &LocalNode| {
         json!({
@@ -81,6 +91,7 @@ fn documents(nodes: &[LocalNode]) -> Vec<Value> {
             "peers": node.peers,
             "grpc": node.grpc,
             "reports": node.reports,
+            "admin": node.admin,
             "config": node.config.display().to_string(),
             "log": node.log.display().to_string(),
         })

@@ -25,6 +25,8 @@ pub struct NodeFile {
     pub voters: Vec<VoterText>,
     /// Where callers reach it.
     pub grpc: SocketAddr,
+    /// Where its console is, if it serves one.
+    pub admin: Option<SocketAddr>,
     /// Where its report service is, and the name of its profile, if it runs one.
     pub reports: Option<(SocketAddr, String)>,
     /// Where its backups are written, if they are taken.
@@ -54,6 +56,9 @@ impl fmt::Display for NodeFile {
             writeln!(f, "joins = true")?;
         }
         writeln!(f, "\n[listen]\npeers = \"{}\"\ngrpc = \"{}\"", self.node.address, self.grpc)?;
+        if let Some(admin) = self.admin {
+            writeln!(f, "admin = \"{admin}\"")?;
+        }
         if let Some((listen, profile)) = &self.reports {
             writeln!(f, "\n[reports]\nlisten = \"{listen}\"\nprofile = \"{profile}\"")?;
         }

@@ -19,6 +19,7 @@ pub(super) struct Cluster {
 struct NodeProcess {
     id: u64,
     http: SocketAddr,
+    admin: SocketAddr,
     child: Option<Child>,
 }
 
@@ -37,7 +38,9 @@ impl Cluster {
         let process = |at: usize| {
             let http = nodes[at].reports.parse();
             let http = http.map_err(|_| format!("{} is no address", nodes[at].reports))?;
-            Ok::<_, String>(NodeProcess { id: nodes[at].id, http, child: None })
+            let admin = nodes[at].admin.parse();
+            let admin = admin.map_err(|_| format!("{} is no address", nodes[at].admin))?;
+            Ok::<_, String>(NodeProcess { id: nodes[at].id, http, admin, child: None })
         };
         let nodes = [process(0)?, process(1)?, process(2)?];
         let mut cluster = Self { program: settings.program.clone(), dir, remove, local, nodes };
@@ -51,6 +54,11 @@ impl Cluster {
 
     pub(super) fn addresses(&self) -> [SocketAddr; 3] {
         self.nodes.each_ref().map(|node| node.http)
+    }
+
+    /// Where their consoles are.
+    pub(super) fn consoles(&self) -> [String; 3] {
+        self.nodes.each_ref().map(|node| format!("http://{}/", node.admin))
     }
 
     pub(super) fn pids(&self) -> Vec<u32> {

@@ -75,6 +75,7 @@ pub async fn run_demo(settings: DemoSettings) -> Result<DemoSummary, String> {
         settings.profile.name,
         cluster.addresses().map(|address| format!("http://{address}")).join("  ")
     );
+    eprintln!("their consoles: {}", cluster.consoles().join("  "));
     let client = Client::new(cluster.addresses())?;
     let loading = load::run(&mut cluster, &flights).await?;
     let reporting = report::run(&mut cluster, &flights).await?;

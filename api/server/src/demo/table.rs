@@ -151,6 +151,7 @@ pub(super) fn print_keep(cluster: &Cluster) {
         cluster.pids(),
         cluster.dir().display()
     );
+    eprintln!("  consoles: {}", cluster.consoles().join("  "));
     eprintln!("  curl http://{one}/status");
     eprintln!("  curl http://{two}/airports/ATL");
     eprintln!("  curl http://{three}/reports/report-ATL-2001-01");

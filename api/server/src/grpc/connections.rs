@@ -32,11 +32,22 @@ enum Io {
     Certified(Box<CallerStream>),
 }
 
-/// A connection of a caller.
-pub(super) struct Connection {
+/// A connection of a caller, and its place among those that there may be.
+pub(crate) struct Connection {
     io: Io,
     address: SocketAddr,
     _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// One that needs no certificate.
+    pub(crate) fn plain(
+        stream: TcpStream,
+        address: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { io: Io::Plain(stream), address, _place: place }
+    }
 }
 
 /// Who is on the other side.
@@ -167,7 +178,7 @@ impl Incoming {
         // Without it answers wait for more; they come later then, and are the same.
         let _ = stream.set_nodelay(true);
         let Some(door) = self.door.clone() else {
-            return Some(Connection { io: Io::Plain(stream), address, _place: place });
+            return Some(Connection::plain(stream, address, place));
         };
         self.handshakes.spawn(async move {
             let io = Io::Certified(door.admit(stream, address).await?);
@@ -177,20 +188,12 @@ impl Incoming {
     }
 }
 
-/// The connections that come to a listener, through a door if there is one.
+/// The connections that come to a listener while there are places, through a door if there is one.
 pub(super) fn incoming(
     listener: TcpListener,
     door: Option<Door>,
+    places: Arc<Semaphore>,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    within(CONNECTIONS_MAX, listener, door)
-}
-
-fn within(
-    connections_max: usize,
-    listener: TcpListener,
-    door: Option<Door>,
-) -> impl Stream<Item = io::Result<Connection>> {
-    let places = Arc::new(Semaphore::new(connections_max));
     let incoming = Incoming { listener, door, places, handshakes: JoinSet::new() };
     stream::unfold(incoming, |mut incoming| async {
         let connection = incoming.next().await;
@@ -218,7 +221,7 @@ mod tests {
     async fn so_many_connections_and_no_more() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut incoming = pin!(within(2, listener, None));
+        let mut incoming = pin!(incoming(listener, None, Arc::new(Semaphore::new(2))));
         let mut dialed = Vec::new();
         let mut taken = Vec::new();
         for _ in 0..2 {
@@ -260,7 +263,8 @@ mod tests {
         let door = Door { gate, audit: Arc::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let mut incoming = pin!(within(CONNECTIONS_MAX, listener, Some(door.clone())));
+        let mut incoming =
+            pin!(incoming(listener, Some(door.clone()), Arc::new(Semaphore::new(CONNECTIONS_MAX))));
         let calling = async {
             let mut crowd = Vec::new();
             for _ in 0..HANDSHAKES_MAX {

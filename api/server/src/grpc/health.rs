@@ -12,23 +12,23 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health as Service;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use super::readiness::{Readiness, Ready};
+use super::probe::{Probe, Ready};
 
 /// Between two looks for whoever watches.
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub(crate) struct Health {
-    readiness: Arc<Readiness>,
+    probe: Arc<Probe>,
 }
 
 impl Health {
-    pub(crate) fn new(readiness: Arc<Readiness>) -> Self {
-        Self { readiness }
+    pub(crate) fn new(probe: Arc<Probe>) -> Self {
+        Self { probe }
     }
 
     async fn of(&self, service: &str) -> ServingStatus {
-        serving(service, &self.readiness.look().await)
+        serving(service, &self.probe.look().await)
     }
 }
 

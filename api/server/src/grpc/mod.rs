@@ -22,7 +22,7 @@ mod idempotency;
 mod log;
 mod map;
 mod own;
-mod readiness;
+mod probe;
 mod session;
 mod spec;
 
@@ -31,20 +31,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade::{Engine, Error};
+use palisade::Error;
 use palisade_proto::admin::v1::backups_server::BackupsServer;
 use palisade_proto::{DESCRIPTORS, MESSAGE_BYTES_MAX};
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
+use tower_layer::{Identity, Stack};
 
 use self::access::{Access, Grants};
 use self::backups::Backups;
+pub(crate) use self::connections::{CONNECTIONS_MAX, Connection};
 use self::connections::{Door, incoming};
+pub(crate) use self::convert::Raw;
 use self::endpoint::Endpoint;
 use self::health::Health;
-use self::readiness::Readiness;
+pub(crate) use self::probe::Probe;
+use crate::observe::{Metered, Observed};
 use crate::security::accept::Gate;
 use crate::security::audit::AuditQueue;
 use crate::security::tls::CallerTls;
@@ -79,18 +83,18 @@ macro_rules! services {
 }
 
 fn router(
-    engine: &Engine,
+    observed: &Observed,
     access: Arc<Access>,
     backup_dir: Option<PathBuf>,
-) -> Result<Router, Error> {
-    let endpoint = Endpoint::new(engine.clone(), access);
-    let readiness = Arc::new(Readiness::new(engine.clone()));
+) -> Result<Router<Stack<Metered, Identity>>, Error> {
+    let endpoint = Endpoint::new(observed.engine().clone(), access);
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let server = Server::builder()
+        .layer(Metered(Arc::clone(observed.calls())))
         .max_concurrent_streams(CALLS_MAX)
         .initial_stream_window_size(CALL_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -101,7 +105,7 @@ fn router(
     let mut server = server;
     let router = server
         .add_service(BackupsServer::new(Backups::new(endpoint.clone(), backup_dir)))
-        .add_service(HealthServer::new(Health::new(readiness)))
+        .add_service(HealthServer::new(Health::new(Arc::clone(observed.probe()))))
         .add_service(described().build_v1().map_err(failed)?)
         .add_service(described().build_v1alpha().map_err(failed)?);
     Ok(services!(
@@ -135,18 +139,21 @@ pub enum Callers {
 }
 
 /// Serves the engine on connections to this listener until `stop` resolves, and then until the calls that are
-/// under way have ended. Backups are written to `backup_dir`, and refused without one.
+/// under way have ended. Calls are counted with what else is observed of the node, if that is given. Backups are
+/// written to `backup_dir`, and refused without one.
 ///
 /// # Errors
 /// [`Error::InvalidArgument`] if everyone would be served on an address that is not of this machine alone,
 /// [`Error::InternalError`] if it cannot begin or ends by itself.
 pub async fn serve(
-    engine: &Engine,
+    observed: impl Into<Observed>,
     listener: TcpListener,
     callers: Callers,
     backup_dir: Option<PathBuf>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
+    let observed = observed.into();
+    let engine = observed.engine();
     let address = listener.local_addr().map_err(failed)?;
     let audit = Arc::new(AuditQueue::default());
     let (door, access) = match callers {
@@ -163,8 +170,8 @@ pub async fn serve(
         }
     };
     let access = Arc::new(access);
-    let incoming = incoming(listener, door);
-    let served = router(engine, Arc::clone(&access), backup_dir)?
+    let incoming = incoming(listener, door, Arc::clone(observed.connections()));
+    let served = router(&observed, Arc::clone(&access), backup_dir)?
         .serve_with_incoming_shutdown(incoming, stop);
     let follow = async {
         match &*access {

@@ -16,7 +16,7 @@ pub struct ApiError {
 
 impl ApiError {
     /// A refusal of the request itself, before the service saw it.
-    pub(super) fn request(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+    pub(crate) fn request(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
         let body = json!({
             "error": code,
             "message": message.into(),

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 
 use palisade::{ClusterId, Engine, Error, FailureDomain, NodeId, WalOptions};
 use palisade_server::grpc::{Callers, serve};
+use palisade_server::observe::Observed;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -13,6 +14,8 @@ pub(crate) const CLUSTER: ClusterId = ClusterId::new(9);
 /// Nodes of one cluster, from 0 on.
 pub(crate) struct Nodes {
     pub(crate) engines: Vec<Engine>,
+    #[allow(dead_code, reason = "not every test file looks at it")]
+    pub(crate) observed: Vec<Observed>,
     pub(crate) addresses: Vec<SocketAddr>,
     stop: watch::Sender<bool>,
     served: JoinSet<Result<(), Error>>,
@@ -56,17 +59,18 @@ impl Nodes {
         }
         let (mut addresses, mut served) = (Vec::new(), JoinSet::new());
         let (stop, stopped) = watch::channel(false);
-        for engine in &engines {
+        let observed: Vec<Observed> = engines.iter().map(Observed::from).collect();
+        for (engine, of) in engines.iter().zip(&observed) {
             let listener = listener().await;
             addresses.push(listener.local_addr().unwrap());
-            let (engine, mut stopped) = (engine.clone(), stopped.clone());
+            let (of, mut stopped) = (of.clone(), stopped.clone());
             let callers = callers(engine.node());
             served.spawn(async move {
                 let stop = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
-                serve(&engine, listener, callers, None, stop).await
+                serve(of, listener, callers, None, stop).await
             });
         }
-        Self { engines, addresses, stop, served, _dir: dir }
+        Self { engines, observed, addresses, stop, served, _dir: dir }
     }
 
     pub(crate) async fn close(mut self) {

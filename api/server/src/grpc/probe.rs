@@ -31,20 +31,20 @@ const KEPT_BYTES: u64 = 4 << 10;
 /// New affinities go to the group with the fewest, so few more than one for each group reach them all.
 const TRIES_EACH: u64 = 4;
 
-type Probe = ReplicatedLog<u64>;
+type ProbeLog = ReplicatedLog<u64>;
 
 /// Why a group takes no writes here, or that it does.
 pub(crate) type Ready = BTreeMap<GroupId, Result<(), Error>>;
 
 #[derive(Default)]
 struct Looking {
-    probes: BTreeMap<GroupId, Probe>,
+    probes: BTreeMap<GroupId, ProbeLog>,
     /// The one that is under way.
     task: JoinSet<()>,
 }
 
-/// The readiness of a node.
-pub(crate) struct Readiness {
+/// Finds out whether the groups of a node take writes.
+pub(crate) struct Probe {
     engine: Engine,
     looking: Mutex<Looking>,
     last: watch::Sender<Option<(Instant, Ready)>>,
@@ -54,7 +54,7 @@ fn unknown() -> Error {
     Error::Disconnected { outcome_unknown: true }
 }
 
-impl Readiness {
+impl Probe {
     pub(crate) fn new(engine: Engine) -> Self {
         Self { engine, looking: Mutex::default(), last: watch::Sender::new(None) }
     }
@@ -84,10 +84,10 @@ impl Readiness {
         let mut looking = self.looking();
         while looking.task.try_join_next().is_some() {}
         if looking.task.is_empty() {
-            let readiness = Arc::clone(self);
+            let probe = Arc::clone(self);
             looking.task.spawn(async move {
-                let ready = readiness.look_now().await;
-                readiness.last.send_replace(Some((Instant::now(), ready)));
+                let ready = probe.look_now().await;
+                probe.last.send_replace(Some((Instant::now(), ready)));
             });
         }
     }
@@ -150,17 +150,17 @@ impl Readiness {
     }
 
     /// As it is, whoever made it and with which epoch; made only if it is not there.
-    async fn open_probe(&self, name: &str) -> Result<Probe, Error> {
+    async fn open_probe(&self, name: &str) -> Result<ProbeLog, Error> {
         let spec = own_spec(&self.engine, name, SCHEMA).await?;
         let directory = self.engine.directory();
         match directory.describe(&spec.name, ReadConsistency::Linearizable).await {
             Ok(found) => {
                 let epoch = found.value.epoch;
-                Probe::open_existing(&self.engine, &spec.name, &spec.schema, epoch).await
+                ProbeLog::open_existing(&self.engine, &spec.name, &spec.schema, epoch).await
             }
             Err(Error::NotFound { .. }) => {
                 let spec = spec.affinity(Affinity::new(name)?);
-                let probe = Probe::open(&self.engine, spec).await?;
+                let probe = ProbeLog::open(&self.engine, spec).await?;
                 probe.retain(LogRetention { keep_ms: None, keep_bytes: Some(KEPT_BYTES) }).await?;
                 Ok(probe)
             }

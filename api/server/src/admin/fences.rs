@@ -1,0 +1,113 @@
+//! What is fenced: writers below the epoch of their resource, and replicas that have halted here.
+//!
+//! An epoch only ever rises, so a fence of a writer is never taken back: a writer opens the resource with a
+//! higher one. What an operator clears is a replica that has halted because its state is wrong, by making it
+//! anew from the others.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use palisade::{Divergence, Error, GroupId};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::views::listed;
+use super::{Admin, Answer, asked};
+use crate::http::ApiError;
+
+/// Most bytes of a reason.
+const REASON_BYTES_MAX: usize = 256;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Listed {
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+fn divergence(found: &Divergence) -> Value {
+    json!({
+        "node": found.node.get(),
+        "compared": found.compared.get(),
+        "found": found.found.get(),
+        "log_time_ms": found.log_time.get(),
+        "has_majority": found.has_majority,
+        "projection": found.projection,
+        "resource": found.resource.as_ref().map(|name| name.as_str()),
+    })
+}
+
+pub(super) async fn list(
+    State(admin): State<Admin>,
+    query: Result<Query<Listed>, QueryRejection>,
+) -> Answer {
+    let Listed { after, limit } = asked(query)?;
+    let observed = admin.observed()?;
+    let (mut halted, mut divergences) = (Vec::new(), Vec::new());
+    for group in observed.sample().await.groups {
+        if let Some(cause) = group.halted() {
+            halted.push(json!({ "group": group.id.get(), "cause": cause }));
+            continue;
+        }
+        // A replica that cannot say now says nothing.
+        for found in observed.engine().group(group.id)?.divergences().await.unwrap_or_default() {
+            let mut found = divergence(&found);
+            found["group"] = json!(group.id.get());
+            divergences.push(found);
+        }
+    }
+    let (found, next) = listed(&observed, "", after.as_deref(), limit).await?;
+    let writers = found.iter().map(|found| {
+        json!({
+            "resource": found.name.as_str(),
+            "kind": found.kind.as_str(),
+            "group": found.group.get(),
+            "epoch": found.epoch.get(),
+        })
+    });
+    Ok(Json(json!({
+        "writers": writers.collect::<Vec<_>>(),
+        "next": next,
+        "halted": halted,
+        "divergences": divergences,
+    })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cleared {
+    group: u64,
+    reason: String,
+}
+
+fn wrong(what: impl Into<String>) -> ApiError {
+    ApiError::from(Error::InvalidArgument { what: what.into() })
+}
+
+/// Makes a replica anew that has halted here, and answers once it serves again.
+pub(super) async fn clear(
+    State(admin): State<Admin>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    admin.may_show()?;
+    let body = body.map_err(|rejection| {
+        ApiError::request(StatusCode::BAD_REQUEST, "InvalidArgument", rejection.body_text())
+    })?;
+    let asked: Cleared =
+        serde_json::from_slice(&body).map_err(|error| wrong(format!("body: {error}")))?;
+    if !(1..=REASON_BYTES_MAX).contains(&asked.reason.trim().len()) {
+        return Err(wrong(format!("a reason has 1 to {REASON_BYTES_MAX} bytes")));
+    }
+    let observed = admin.observed()?;
+    let engine = observed.engine();
+    let group = engine.group(GroupId::new(asked.group))?;
+    let (id, reason) = (group.id(), asked.reason);
+    tracing::warn!(target: "palisade::audit", group = %id, %reason, "an operator clears a halted replica");
+    let done = group.rebuild_replica().await;
+    let error = done.as_ref().err().map(ToString::to_string);
+    tracing::warn!(target: "palisade::audit", group = %id, ?error, "clearing it has ended");
+    done?;
+    Ok(Json(json!({ "group": id.get(), "cleared": true })))
+}

@@ -1,0 +1,305 @@
+//! The admin port over real nodes and sockets: who may, what is measured, and when a node is ready.
+
+#[path = "support/admin.rs"]
+mod admin;
+#[path = "support/nodes.rs"]
+mod nodes;
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use admin::{AdminPort, fill};
+use nodes::Nodes;
+use palisade_proto::common::v1 as common;
+use palisade_proto::map::v1::map_client::MapClient;
+use palisade_proto::map::v1::{GetRequest, PutRequest};
+use palisade_server::admin::Shows;
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use tonic::transport::Channel;
+
+const DASHBOARD: &str = include_str!("../data/grafana/palisade.json");
+const PAGE: &str = include_str!("../docs/observability.md");
+
+async fn get(port: &AdminPort, path: &str) -> (StatusCode, Value) {
+    let answer = reqwest::get(port.url(path)).await.unwrap();
+    let status = answer.status();
+    (status, answer.json().await.unwrap())
+}
+
+async fn text(port: &AdminPort, path: &str) -> String {
+    let answer = reqwest::get(port.url(path)).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK, "{path}");
+    answer.text().await.unwrap()
+}
+
+/// Asks until the node is in a state, and gives what it said then.
+async fn until(port: &AdminPort, state: &str) -> (StatusCode, Value) {
+    loop {
+        let (status, found) = get(port, "/api/v1/readiness").await;
+        if found["state"] == state {
+            return (status, found);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+/// One call that is answered and one that is refused.
+async fn call(nodes: &Nodes) {
+    let address = format!("http://{}", nodes.addresses[0]);
+    let channel = Channel::from_shared(address).unwrap().connect().await.unwrap();
+    let mut maps = MapClient::new(channel);
+    let (name, schema) = ("stock".to_owned(), "count.v1".to_owned());
+    let map = common::Resource { name, schema, epoch: 0, caller: None };
+    let value = 7_u64.to_be_bytes().to_vec().into();
+    let put = PutRequest { map: Some(map.clone()), key: "k".into(), value, ..Default::default() };
+    maps.put(put).await.unwrap();
+    let missing = common::Resource { name: "nothing".to_owned(), ..map };
+    let get = GetRequest { map: Some(missing), keys: vec!["k".into()], options: None, at: 0 };
+    maps.get(get).await.unwrap_err();
+}
+
+/// The names of what is measured that have a value.
+fn measured(text: &str) -> BTreeSet<String> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let name = |line: &str| line.split(['{', ' ']).next().unwrap_or_default().to_owned();
+    lines.map(name).filter(|name| !name.is_empty()).collect()
+}
+
+fn names_in(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = text.split(|c| !is_part(c));
+    words.filter(|word| word.starts_with("palisade_")).map(str::to_owned).collect()
+}
+
+/// As the page names it: without the prefix, and a histogram without what is behind its name.
+fn of_page(name: &str) -> String {
+    let name = name.strip_prefix("palisade_").unwrap_or(name);
+    let name = ["_bucket", "_sum", "_count"]
+        .iter()
+        .find_map(|end| name.strip_suffix(end).filter(|rest| rest.ends_with("_seconds")))
+        .unwrap_or(name);
+    name.to_owned()
+}
+
+/// Every metric of the dashboard and of the page is there, and the page leaves none out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_that_is_promised_is_measured() {
+    let nodes = Nodes::start(1).await;
+    fill(&nodes.engines[0]).await;
+    call(&nodes).await;
+    let port = AdminPort::of(&nodes.observed[0], Shows::Everything).await;
+    let text = text(&port, "/metrics").await;
+    let measured = measured(&text);
+
+    let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+    let mut queried = BTreeSet::new();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    for target in panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten() {
+        let names = names_in(target["expr"].as_str().unwrap());
+        assert!(!names.is_empty(), "{target}");
+        queried.extend(names);
+    }
+    for variable in variables {
+        queried.extend(names_in(&variable["query"].to_string()));
+    }
+    let missing: Vec<&String> = queried.difference(&measured).collect();
+    assert!(missing.is_empty(), "the dashboard asks for {missing:?}");
+
+    let section = PAGE.split("## Metrics").nth(1).unwrap().split("## ").next().unwrap();
+    let first_cells = section.lines().filter_map(|line| line.strip_prefix("| `")).map(|line| {
+        let cell = line.split(" | ").next().unwrap();
+        cell.split(", ").map(|name| name.trim_matches('`').to_owned()).collect::<Vec<_>>()
+    });
+    let page: BTreeSet<String> = first_cells.flatten().collect();
+    let measured: BTreeSet<String> = measured.iter().map(|name| of_page(name)).collect();
+    assert_eq!(page, measured);
+
+    let has = |line: &str| text.lines().any(|found| found == line);
+    assert!(has("palisade_readiness{state=\"ready\"} 1"), "{text}");
+    assert!(
+        has("palisade_group_role{group=\"1\",role=\"leader\"} 1.0")
+            || has("palisade_group_role{group=\"1\",role=\"leader\"} 1"),
+        "{text}"
+    );
+    let put =
+        "palisade_grpc_calls_total{service=\"palisade.map.v1.Map\",method=\"Put\",code=\"Ok\"} 1";
+    assert!(has(put), "{text}");
+    assert!(has("palisade_grpc_refusals_total{code=\"NOT_FOUND\"} 1"), "{text}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    nodes.close().await;
+}
+
+/// A node says that it starts before it is open, that it is ready once it takes writes, and why not when it
+/// does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_says_whether_it_is_ready() {
+    let port = AdminPort::start(Shows::Everything).await;
+    let (status, found) = get(&port, "/api/v1/readiness").await;
+    assert_eq!((status, &found["state"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("starting")));
+    assert_eq!(text(&port, "/livez").await, "ok\n");
+    let (status, found) = get(&port, "/api/v1/groups").await;
+    let expected = (StatusCode::SERVICE_UNAVAILABLE, &json!("Disconnected"));
+    assert_eq!((status, &found["error"]), expected);
+
+    let nodes = Nodes::start(3).await;
+    port.stage.open(&nodes.observed[0]);
+    let (status, found) = until(&port, "ready").await;
+    assert_eq!((status, &found["ready"]), (StatusCode::OK, &json!(true)));
+    assert_eq!(found["groups"].as_array().unwrap().len(), 2);
+    let (status, _) = get(&port, "/api/v1/readiness?group=1").await;
+    assert_eq!(status, StatusCode::OK);
+    let (status, _) = get(&port, "/api/v1/readiness?group=9").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+
+    // Without a quorum nothing can be written, and nobody is told otherwise.
+    nodes.engines[1].close().await.unwrap();
+    nodes.engines[2].close().await.unwrap();
+    let (status, found) = until(&port, "degraded").await;
+    assert_eq!((status, &found["ready"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(false)));
+    let reason = found["groups"][1]["reason"].as_str().unwrap();
+    assert!(reason.contains("not reached in time"), "{reason}");
+
+    port.stage.stopping();
+    let (status, found) = get(&port, "/api/v1/readiness").await;
+    assert_eq!((status, &found["state"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("stopping")));
+    nodes.engines[0].close().await.unwrap();
+}
+
+async fn status_of(port: &AdminPort, method: Method, path: &str, headers: &[(&str, &str)]) -> u16 {
+    let mut asked = Client::new().request(method, port.url(path));
+    for (name, value) in headers {
+        asked = asked.header(*name, *value);
+    }
+    asked.body("{\"group\":1,\"reason\":\"a test\"}").send().await.unwrap().status().as_u16()
+}
+
+/// What a website could make a browser on this machine send does nothing, and is told nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn websites_are_refused() {
+    let nodes = Nodes::start(1).await;
+    fill(&nodes.engines[0]).await;
+    let port = AdminPort::of(&nodes.observed[0], Shows::Everything).await;
+    let own = port.url("");
+    let clear = "/api/v1/fences/clear";
+    let marked = ("x-palisade-admin", "1");
+    // Nothing has halted, so there is nothing to clear: who may is told that.
+    assert_eq!(status_of(&port, Method::POST, clear, &[marked]).await, 409);
+    assert_eq!(status_of(&port, Method::POST, clear, &[marked, ("origin", &own)]).await, 409);
+    for headers in [
+        &[][..],
+        &[("origin", own.as_str())],
+        &[marked, ("origin", "http://evil.example")],
+        &[marked, ("origin", "null")],
+        &[marked, ("host", "evil.example")],
+        &[marked, ("sec-fetch-site", "cross-site")],
+    ] {
+        assert_eq!(status_of(&port, Method::POST, clear, headers).await, 403, "{headers:?}");
+    }
+    for path in ["/", "/metrics", "/livez", "/api/v1/log?resource=orders", "/console/main.js"] {
+        assert_eq!(status_of(&port, Method::GET, path, &[]).await, 200, "{path}");
+        for headers in [
+            ("host", "evil.example"),
+            ("host", "localhost.evil.example:80"),
+            ("origin", "http://evil.example"),
+        ] {
+            assert_eq!(
+                status_of(&port, Method::GET, path, &[headers]).await,
+                403,
+                "{path} {headers:?}"
+            );
+        }
+        let answer = reqwest::get(port.url(path)).await.unwrap();
+        let policy = answer.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'"), "{policy}");
+        assert!(!answer.headers().contains_key("access-control-allow-origin"));
+    }
+    nodes.close().await;
+}
+
+/// Entries as they are stored, so many and no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_read_as_it_is() {
+    let nodes = Nodes::start(1).await;
+    let port = AdminPort::of(&nodes.observed[0], Shows::Everything).await;
+    let (_, found) = get(&port, "/api/v1/audit").await;
+    assert_eq!((&found["kept"], &found["entries"]), (&json!(false), &json!([])));
+
+    fill(&nodes.engines[0]).await;
+    let (_, found) = get(&port, "/api/v1/log?resource=orders&limit=3").await;
+    let kinds: Vec<_> = found["entries"].as_array().unwrap().iter().map(|e| &e["as"]).collect();
+    assert_eq!(kinds, ["json", "text", "hex"], "the newest, the oldest of them first");
+    assert_eq!(found["count"], 42);
+    let first = found["entries"][0]["offset"].as_u64().unwrap();
+    let path = format!("/api/v1/log?resource=orders&from={first}&limit=1");
+    let (_, again) = get(&port, &path).await;
+    assert_eq!(again["entries"][0], found["entries"][0]);
+    let (_, all) = get(&port, "/api/v1/log?resource=orders&from=0&limit=100000").await;
+    assert_eq!(all["entries"].as_array().unwrap().len(), 42);
+
+    let (_, found) = get(&port, "/api/v1/audit?limit=1").await;
+    assert_eq!((&found["kept"], found["entries"].as_array().unwrap().len()), (&json!(true), 1));
+    for (path, status, code) in [
+        ("/api/v1/log?resource=nothing", 404, "NotFound"),
+        ("/api/v1/log", 400, "InvalidArgument"),
+        ("/api/v1/log?resource=orders&limit=x", 400, "InvalidArgument"),
+        ("/api/v1/log?resource=orders&what=1", 400, "InvalidArgument"),
+        ("/api/v1/nothing", 404, "NotFound"),
+        ("/console/nothing.js", 404, "NotFound"),
+    ] {
+        let (found, body) = get(&port, path).await;
+        assert_eq!((found.as_u16(), &body["error"]), (status, &json!(code)), "{path}");
+    }
+    let (_, found) = get(&port, "/api/v1/resources?prefix=st").await;
+    assert_eq!(found["resources"][0]["name"], "stock");
+    let (_, found) = get(&port, "/api/v1/fences").await;
+    let writers = found["writers"].as_array().unwrap();
+    assert!(writers.iter().any(|of| of["resource"] == "orders" && of["epoch"] == 1), "{found}");
+    nodes.close().await;
+}
+
+/// Where callers must show a certificate, the port that asks for none tells nobody what is stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_are_for_callers_who_are_asked() {
+    let nodes = Nodes::start(1).await;
+    fill(&nodes.engines[0]).await;
+    let port = AdminPort::of(&nodes.observed[0], Shows::Health).await;
+    for path in ["/api/v1/log?resource=orders", "/api/v1/audit"] {
+        let (status, found) = get(&port, path).await;
+        assert_eq!((status.as_u16(), &found["error"]), (403, &json!("Revoked")), "{path}");
+        assert!(found["entries"].is_null(), "{found}");
+    }
+    let marked = [("x-palisade-admin", "1")];
+    assert_eq!(status_of(&port, Method::POST, "/api/v1/fences/clear", &marked).await, 403);
+    for path in ["/api/v1/readiness", "/api/v1/cluster", "/api/v1/groups", "/api/v1/metrics"] {
+        assert_eq!(get(&port, path).await.0, StatusCode::OK, "{path}");
+    }
+    nodes.close().await;
+}
+
+/// What an operator asks for by the command, of the node that runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_command_asks_the_port() {
+    let nodes = Nodes::start(1).await;
+    fill(&nodes.engines[0]).await;
+    let port = AdminPort::of(&nodes.observed[0], Shows::Everything).await;
+    let admin = port.address.to_string();
+    let asked = move || {
+        let run = |args: &[&str]| support::json(Path::new("."), &[&["fence"], args].concat());
+        let (code, found) = run(&["list", "--admin", &admin]);
+        assert_eq!((code, &found["halted"]), (0, &json!([])));
+        assert!(found["writers"].as_array().unwrap().iter().any(|of| of["resource"] == "stock"));
+        let clear = ["clear", "--admin", &admin, "--group", "1", "--reason", "a test"];
+        let (code, found) = run(&clear);
+        assert_eq!((code, &found["cleared"]), (4, &json!(false)), "only the plan is shown");
+        let (code, found) = run(&[&clear[..], &["--confirm"]].concat());
+        let expected = (4, &json!("PreconditionFailed"));
+        assert_eq!((code, &found["error"]["code"]), expected, "nothing has halted: {found}");
+        let (code, found) = run(&["list", "--admin", "127.0.0.1:1"]);
+        assert_eq!((code, &found["error"]["code"]), (5, &json!("Disconnected")));
+    };
+    tokio::task::spawn_blocking(asked).await.unwrap();
+    nodes.close().await;
+}
