@@ -300,7 +300,8 @@ pub(super) async fn listed(
     let limit = limit.unwrap_or(RESOURCES_MAX).clamp(1, RESOURCES_MAX);
     let after = after.map(LogicalResourceName::new).transpose()?;
     let directory = observed.engine().directory();
-    let found = directory.list(prefix, after.as_ref(), limit, ReadConsistency::Local).await?;
+    let found =
+        directory.list(prefix, after.as_ref(), limit, ReadConsistency::Local).await?.resources;
     let last = found.last().filter(|_| found.len() == limit);
     let next = last.map(|last| last.name.as_str().to_owned());
     Ok((found, next))

@@ -128,6 +128,7 @@ mod tests {
             data_groups: 4,
             voters: (1..=3).map(voter).collect(),
             grpc: "10.0.0.2:7301".parse().unwrap(),
+            admin: None,
             reports: None,
             backup_dir: Some("backups"),
             is_loopback: false,

@@ -134,6 +134,7 @@ impl InitArgs {
                 data_groups: self.data_groups,
                 voters: self.nodes.clone(),
                 grpc: grpc(node)?,
+                admin: None,
                 reports: None,
                 backup_dir: None,
                 is_loopback: self.insecure_loopback,
@@ -177,6 +178,7 @@ impl JoinArgs {
                 // The first group holds the names.
                 data_groups: status.groups.len().saturating_sub(1) as u64,
                 voters: Vec::new(),
+                admin: None,
                 reports: None,
                 backup_dir: None,
                 is_loopback: self.insecure_loopback,
