@@ -51,6 +51,20 @@ demo: setup ## three nodes, 20,000 flights, two killed leaders, one check (KEEP=
 	@$(ENV); cargo build --locked --workspace --bins
 	@$(ENV); exec "$$CARGO_TARGET_DIR/debug/palisade" demo $(if $(KEEP),--keep) $(ARGS)
 
+.PHONY: build
+build: setup ## build the palisade command
+	@$(ENV); cargo build --locked --workspace --bins
+
+.PHONY: where
+where: ## the folder of the palisade command
+	@$(ENV); echo "$$CARGO_TARGET_DIR/debug"
+
+# With packages of PyPI and the npm registry, so not a part of `make test`.
+.PHONY: test-clients
+test-clients: ## the README's cluster with certificates, and clients in Python and Node against it
+	@.ci/setup clients
+	@api/clients/run
+
 .PHONY: test
 test: setup check loom ## everything that must hold: make check, make loom, all tests, all doc examples
 	@.ci/setup test

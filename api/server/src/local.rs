@@ -409,6 +409,7 @@ fn configuration(
         admin: Some(of(id)[3]),
         // One for all of them: any node can take the next backup.
         backup_dir: Some("backups"),
+        admins: Vec::new(),
         is_loopback: true,
     }
 }

@@ -24,5 +24,5 @@ pub use keys::{KEYS, Key, Kind};
 pub use layers::{Layers, Resolved, Source};
 pub use node::{Config, LogFormat, LogSettings};
 pub use value::{Value, VoterText};
-pub(crate) use value::{cluster, domain, domain_rule, voter};
+pub(crate) use value::{client, cluster, domain, domain_rule, voter};
 pub use written::{CERTS, NodeFile, random_cluster};

@@ -120,7 +120,7 @@ pub(crate) fn domain(text: &str) -> Result<FailureDomain, String> {
 }
 
 /// A caller's name, as a certificate can have it.
-fn client(text: &str) -> Result<String, String> {
+pub(crate) fn client(text: &str) -> Result<String, String> {
     let rule = |error| format!("names of callers, with commas between: {error}");
     Subject::of_client(ClusterId::new(1), text).map(|_| text.to_owned()).map_err(rule)
 }

@@ -31,6 +31,8 @@ pub struct NodeFile {
     pub reports: Option<(SocketAddr, String)>,
     /// Where its backups are written, if they are taken.
     pub backup_dir: Option<&'static str>,
+    /// Callers who may do everything.
+    pub admins: Vec<String>,
     /// Everyone on this machine may come in; else it has certificates, in `certs` beside the file.
     pub is_loopback: bool,
 }
@@ -70,6 +72,9 @@ impl fmt::Display for NodeFile {
             writeln!(f, "# Everyone on this machine may come in, and nobody else can.")?;
             writeln!(f, "mode = \"insecure-loopback\"")?;
         } else {
+            if !self.admins.is_empty() {
+                writeln!(f, "admins = [\"{}\"]", self.admins.join("\", \""))?;
+            }
             writeln!(f, "node_cert_file = \"{CERTS}/node-{id}.pem\"")?;
             writeln!(f, "node_key_file = \"{CERTS}/node-{id}.key\"")?;
             writeln!(f, "peer_ca_file = \"{CERTS}/peer-authorities.pem\"")?;
@@ -131,6 +136,7 @@ mod tests {
             admin: None,
             reports: None,
             backup_dir: Some("backups"),
+            admins: vec!["ops".to_owned(), "night-shift".to_owned()],
             is_loopback: false,
         };
         let path = dir.path().join("node-2.toml");

@@ -26,6 +26,11 @@ use Does::{Reads, Streams, Writes};
 
 /// All methods of all services, and last whatever is none of them.
 pub(super) const METHODS: &[(&str, &str, Does)] = &[
+    ("palisade.access.v1.Access", "Grant", Writes),
+    ("palisade.access.v1.Access", "List", Reads),
+    ("palisade.access.v1.Access", "ListAudit", Reads),
+    ("palisade.access.v1.Access", "Revoke", Writes),
+    ("palisade.admin.v1.Backups", "Create", Streams),
     ("palisade.batch.v1.Batch", "Commit", Writes),
     ("palisade.cluster.v1.Cluster", "ChangeMembers", Writes),
     ("palisade.cluster.v1.Cluster", "GetStatus", Reads),

@@ -14,7 +14,7 @@ use crate::command::client_args::ClientArgs;
 use crate::command::failed::Failed;
 use crate::command::output::Found;
 use crate::command::table::table;
-use crate::config::{CERTS, NodeFile, VoterText, random_cluster, voter};
+use crate::config::{CERTS, NodeFile, VoterText, client, random_cluster, voter};
 
 #[derive(Args)]
 pub(super) struct InitArgs {
@@ -27,6 +27,9 @@ pub(super) struct InitArgs {
     /// Groups that resources are spread over, for the life of the cluster.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=DATA_GROUPS_MAX))]
     data_groups: u64,
+    /// A caller who may do everything, and grant others what they may; once for each.
+    #[arg(long = "admin", value_name = "NAME", value_parser = client, conflicts_with = "insecure_loopback")]
+    admins: Vec<String>,
     /// For nodes on this machine alone, without certificates.
     #[arg(long)]
     insecure_loopback: bool,
@@ -40,6 +43,9 @@ pub(super) struct JoinArgs {
     /// Where to write the configuration.
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
+    /// A caller who may do everything at this node, as at the others; once for each.
+    #[arg(long = "admin", value_name = "NAME", value_parser = client, conflicts_with = "insecure_loopback")]
+    admins: Vec<String>,
     /// For nodes on this machine alone, without certificates.
     #[arg(long)]
     insecure_loopback: bool,
@@ -137,6 +143,7 @@ impl InitArgs {
                 admin: None,
                 reports: None,
                 backup_dir: None,
+                admins: self.admins.clone(),
                 is_loopback: self.insecure_loopback,
             })
         };
@@ -146,6 +153,11 @@ impl InitArgs {
         if !self.insecure_loopback {
             next.push(format!("palisade ca init --dir ca --cluster {cluster}"));
             next.extend(files.iter().map(issue));
+            let admins = self.admins.iter();
+            next.extend(
+                admins
+                    .map(|name| format!("palisade ca issue --dir ca --client {name} --out {name}")),
+            );
         }
         next.extend(files.iter().map(|file| {
             let path = path_of(&self.out, &file.node);
@@ -181,6 +193,7 @@ impl JoinArgs {
                 admin: None,
                 reports: None,
                 backup_dir: None,
+                admins: self.admins,
                 is_loopback: self.insecure_loopback,
             };
             let files = [file];
