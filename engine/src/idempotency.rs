@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use palisade_replication::LogTime;
 
-use crate::batch::Guard;
+use crate::batch::{BatchDone, Guard};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
@@ -203,11 +203,14 @@ impl ReplicatedIdempotencyStore {
         owner: FenceEpoch,
         issued: Option<LogTime>,
     ) -> Result<Reservation, Error> {
-        let receipt = match issued {
-            Some(issued) => self.reserve_issued(key, fingerprint, owner, issued).await?,
-            None => self.reserve(key, fingerprint, owner).await?,
+        let batch = self.handle.batch();
+        let batch = match issued {
+            Some(issued) => batch.reserve_issued(self, key, fingerprint, owner, issued),
+            None => batch.reserve(self, key, fingerprint, owner),
         };
-        if !receipt.duplicate {
+        let BatchDone { receipt, branch, .. } = batch.commit().await?;
+        // A command that a session repeats is a duplicate as well, of a reservation that stands.
+        if branch.is_some() {
             return Ok(Reservation::Reserved(receipt));
         }
         // Its record was applied here before the answer came.

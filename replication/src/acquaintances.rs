@@ -25,7 +25,8 @@ const MAGIC: &[u8; 8] = b"PLSDPEER";
 const VERSION: u32 = 2;
 const FILE: &str = "peers";
 const PEERS_MAX: usize = 1024;
-const PEER_BYTES: usize = 8 + 16 + 8 + 8;
+const AGE_BYTES: usize = 8 + 8;
+const PEER_BYTES: usize = 8 + 16 + AGE_BYTES;
 
 /// What is known of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +60,10 @@ impl Acquaintances {
     pub(crate) fn open(data_dir: &Path, on_meet: OnMeet) -> Result<Self, NodeError> {
         let known: BTreeMap<_, _> = match fs::read(data_dir.join(FILE)) {
             Ok(raw) => decode(&raw).ok_or_else(|| NodeError::Damaged {
-                what: format!("{}/{FILE} is damaged: restore it", data_dir.display()),
+                what: format!(
+                    "{}/{FILE} is damaged, or of a newer release: restore it",
+                    data_dir.display()
+                ),
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => {
@@ -126,16 +130,26 @@ pub(crate) fn decode(raw: &[u8]) -> Option<BTreeMap<NodeId, Acquaintance>> {
         return None;
     }
     let mut fields = body.strip_prefix(MAGIC)?;
-    if fields.len() < 8 || fields.get_u32_le() != VERSION {
+    if fields.len() < 8 {
         return None;
     }
+    // The first version knew no ages.
+    let has_ages = match fields.get_u32_le() {
+        VERSION => true,
+        1 => false,
+        _ => return None,
+    };
     let count = fields.get_u32_le() as usize;
-    if count > PEERS_MAX || fields.len() != PEER_BYTES * count {
+    let bytes = if has_ages { PEER_BYTES } else { PEER_BYTES - AGE_BYTES };
+    if count > PEERS_MAX || fields.len() != bytes * count {
         return None;
     }
     let one = |_| {
         let (node, life) = (NodeId::new(fields.get_u64_le()), fields.get_u128_le());
-        let age = Age { count: fields.get_u64_le(), draw: fields.get_u64_le() };
+        let age = match has_ages {
+            true => Age { count: fields.get_u64_le(), draw: fields.get_u64_le() },
+            false => Age::default(),
+        };
         (node, Acquaintance { life: Incarnation::new(life), age })
     };
     Some((0..count).map(one).collect())

@@ -6,20 +6,23 @@
 //! they were told (`acquaintances.rs`), and say it at each greeting.
 //!
 //! ```text
-//! magic 8 "PLSDAGES", version 4, count 8, then of each start, the oldest first: its first count 8, seed 8; crc32 4
+//! magic 8 "PLSDAGES", version 4, count 8, put back: who remembers 8 and which count 8, or zeros;
+//! then of each start, the oldest first: its first count 8, seed 8; crc32 4
 //! ```
-//! Little-endian. Written before the age is told.
+//! Little-endian. Written before the age is told. One that was found to be put back says so for good: started
+//! often enough, it would have forgotten what the peer holds against it.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut};
 use tokio::sync::watch;
 
 use crate::directory::write_new;
 use crate::error::NodeError;
+use crate::identity::NodeId;
 
 const MAGIC: &[u8; 8] = b"PLSDAGES";
 const VERSION: u32 = 1;
@@ -39,6 +42,8 @@ pub(crate) struct Age {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct History {
     count: u64,
+    /// Which node remembers it at which count, if it was found to be put back from a copy.
+    put_back: Option<(u64, u64)>,
     /// Of each start, the oldest first, its first count and its seed.
     starts: Vec<(u64, u64)>,
 }
@@ -82,6 +87,9 @@ impl History {
         let mut out = MAGIC.to_vec();
         out.put_u32_le(VERSION);
         out.put_u64_le(self.count);
+        let (by, remembered) = self.put_back.unwrap_or_default();
+        out.put_u64_le(by);
+        out.put_u64_le(remembered);
         for (first, seed) in &self.starts {
             out.put_u64_le(*first);
             out.put_u64_le(*seed);
@@ -97,10 +105,15 @@ impl History {
             return None;
         }
         let mut fields = body.strip_prefix(MAGIC)?;
-        if fields.len() < 12 || fields.get_u32_le() != VERSION {
+        if fields.len() < 28 || fields.get_u32_le() != VERSION {
             return None;
         }
         let count = fields.get_u64_le();
+        let (by, remembered) = (fields.get_u64_le(), fields.get_u64_le());
+        let put_back = (by != 0).then_some((by, remembered));
+        if by == 0 && remembered != 0 {
+            return None;
+        }
         if !fields.len().is_multiple_of(START_BYTES) || fields.len() > STARTS_MAX * START_BYTES {
             return None;
         }
@@ -110,7 +123,7 @@ impl History {
         }
         let firsts = starts.iter().map(|(first, _)| *first).chain([count.checked_add(1)?]);
         (firsts.clone().is_sorted_by(|one, next| one < next) && firsts.min() != Some(0))
-            .then_some(Self { count, starts })
+            .then_some(Self { count, put_back, starts })
     }
 }
 
@@ -126,6 +139,8 @@ fn mixed(seed: u64, count: u64) -> u64 {
 pub(crate) struct Ages {
     data_dir: PathBuf,
     history: watch::Sender<History>,
+    /// One at a time changes it.
+    writing: Mutex<()>,
 }
 
 impl Ages {
@@ -144,10 +159,19 @@ impl Ages {
                 return Err(NodeError::Io { what, source: Arc::new(error) });
             }
         };
+        if let Some((by, remembered)) = history.put_back {
+            return Err(NodeError::PutBack { by: NodeId::new(by), remembered });
+        }
         let (history, _) = watch::channel(history);
-        let ages = Self { data_dir: data_dir.to_owned(), history };
+        let writing = Mutex::default();
+        let ages = Self { data_dir: data_dir.to_owned(), history, writing };
         ages.write(|history| history.begin(seed));
         Ok(ages)
+    }
+
+    /// It was put back from a copy, and is never taken up again.
+    pub(crate) fn condemn(&self, by: NodeId, remembered: Age) {
+        self.write(|history| history.put_back = Some((by.get(), remembered.count)));
     }
 
     /// It is older, and its peers are to know.
@@ -157,6 +181,7 @@ impl Ages {
 
     /// An age counts once it is written. On a full disk it stays what it was, and the node goes on.
     fn write(&self, change: impl FnOnce(&mut History)) {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = self.history.borrow().clone();
         change(&mut next);
         match write_new(&self.data_dir, FILE, &next.encode()) {
@@ -230,6 +255,20 @@ mod tests {
         (0..2 * STARTS_MAX as u64).for_each(|seed| history.begin(seed));
         assert!(history.holds(first) && history.holds(Age::default()));
         assert_eq!(History::decode(&history.encode()), Some(history));
+    }
+
+    #[test]
+    fn what_was_found_to_be_put_back_stays_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let ages = Ages::open(dir.path(), 3).unwrap();
+        ages.condemn(NodeId::new(2), Age { count: 9, draw: 1 });
+        for seed in 4..6 {
+            let Err(NodeError::PutBack { by, remembered }) = Ages::open(dir.path(), seed).map(drop)
+            else {
+                panic!("it is not taken up again")
+            };
+            assert_eq!((by, remembered), (NodeId::new(2), 9));
+        }
     }
 
     #[test]

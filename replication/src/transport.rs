@@ -274,8 +274,12 @@ async fn dial(
             Ok(Ok(Greeted::Refused(reason))) => {
                 say_once(&mut refused, &peer, Answer::reason(reason));
             }
-            // It ends the node.
+            // It ends the node, and every later start of it.
             Ok(Ok(Greeted::PutBack(remembered))) => {
+                let ages = Arc::clone(&peer.ages);
+                let condemned = tokio::task::spawn_blocking(move || ages.condemn(node, remembered));
+                // What it says is said in any case.
+                let _ = condemned.await;
                 (peer.told)(Told::PutBack { by: node, remembered })
             }
             Ok(Err(Ended::ByPeer(alert))) => {

@@ -143,6 +143,9 @@ impl Group {
             let (required, applied) = (Offset::ZERO.next(), Offset::ZERO);
             return Error::NotYetApplied { required, applied };
         }
+        if !fault.is_of_rows() {
+            return Error::InternalError { what: format!("a read failed: {fault}") };
+        }
         let what = format!("a read met a damaged state: {fault}");
         let latch = match fault.unreadable_state() {
             Some(_) => Latch::Unreadable(what.clone()),

@@ -22,6 +22,8 @@ enum Cause {
     Projection,
     /// That of a read which a caller gave.
     Caller,
+    /// A bug: it panicked.
+    Panic,
     /// The state of this replica is not what it must be.
     State,
     /// A part of the state of this replica cannot be read.
@@ -40,7 +42,7 @@ impl ProjectionFault {
     /// The same, of a read that a caller gave: what is no fault of the state is his own.
     pub(crate) fn of_caller(self) -> Self {
         match self.cause {
-            Cause::Projection => Self { cause: Cause::Caller, ..self },
+            Cause::Projection | Cause::Panic => Self { cause: Cause::Caller, ..self },
             _ => self,
         }
     }
@@ -65,6 +67,12 @@ impl ProjectionFault {
         (self.cause == Cause::Unreadable).then_some(&self.what)
     }
 
+    /// Whether a read that met it has shown that the rows are not what was written. A panic or a store that does
+    /// not answer shows nothing of the kind, and may be met at every replica.
+    pub(crate) fn is_of_rows(&self) -> bool {
+        matches!(self.cause, Cause::Projection | Cause::State | Cause::Unreadable)
+    }
+
     /// The same, with where it happened before it.
     pub(crate) fn within(self, place: &str) -> Self {
         Self { what: format!("{place}: {}", self.what), ..self }
@@ -79,7 +87,7 @@ impl ProjectionFault {
     pub(crate) fn into_apply_error(self) -> ApplyError {
         match self.cause {
             Cause::Store => ApplyError::of_node(self.what),
-            Cause::Projection | Cause::Caller | Cause::State | Cause::Unreadable => {
+            Cause::Projection | Cause::Caller | Cause::Panic | Cause::State | Cause::Unreadable => {
                 ApplyError::of_group(self.what)
             }
         }
@@ -93,7 +101,8 @@ pub(crate) fn guarded<T>(
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str);
         let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
-        Err(ProjectionFault::new(format!("it panicked: {}", said.unwrap_or("no message"))))
+        let what = format!("it panicked: {}", said.unwrap_or("no message"));
+        Err(ProjectionFault { what, cause: Cause::Panic })
     })
 }
 

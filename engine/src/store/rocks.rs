@@ -174,10 +174,11 @@ fn failed(error: rocksdb::Error) -> StoreError {
     StoreError::new(error.to_string())
 }
 
-/// Of a read: the place is damaged, or the disk does not give it back.
+/// Of a read: the place is damaged for good where a checksum says so. What the system does not do now (too many
+/// open files, no memory) says nothing about the place.
 fn not_read(error: rocksdb::Error) -> StoreError {
     match error.kind() {
-        ErrorKind::Corruption | ErrorKind::IOError => StoreError::unreadable(error.to_string()),
+        ErrorKind::Corruption => StoreError::unreadable(error.to_string()),
         _ => failed(error),
     }
 }

@@ -147,8 +147,21 @@ impl Grants {
         Ok(Caller { identity: identity.clone(), bearer: Some(bearer) })
     }
 
+    /// Nobody is refused for good by a node that has not read the grants yet.
+    fn has_read(&self, caller: &Caller) -> Result<(), Failure> {
+        let is_admin = caller.principal().is_ok_and(|principal| self.admins.contains(principal));
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_admin || rows.is_some() {
+            return Ok(());
+        }
+        let why = "this node has not read the grants since it was started";
+        let help = "nothing happened; call again in a moment, or another node";
+        Err(Failure::new(Code::Disconnected, "DISCONNECTED", Disposition::Retry, why, help))
+    }
+
     /// Whether anything at all is granted to a caller.
     pub(crate) fn known(&self, caller: &Caller, origin: &Origin) -> Result<(), Failure> {
+        self.has_read(caller)?;
         let known = caller.principal().is_ok_and(|principal| {
             let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
             self.admins.contains(principal)
@@ -172,6 +185,7 @@ impl Grants {
         right: Right,
         resource: &str,
     ) -> Result<(), Failure> {
+        self.has_read(caller)?;
         let judged = self.judge(engine.domain(), caller, right, resource);
         if let Err(refusal) = judged {
             self.refuse(caller, origin, right, resource, &refusal.to_string());
@@ -233,7 +247,7 @@ impl Grants {
     pub(crate) async fn follow(&self, engine: &Engine) -> Result<(), Error> {
         loop {
             if let Err(error) = self.follow_once(engine).await {
-                tracing::debug!(%error, "the grants are read again");
+                tracing::warn!(%error, "the grants are read again");
             }
             sleep(PAUSE).await;
         }
