@@ -1,6 +1,8 @@
 //! TLS between peers: each way to be somebody else is refused, counted by cause, and leaves the node
 //! unharmed. The other side is played with rustls alone.
 
+#[path = "minted/anyone.rs"]
+mod anyone;
 mod journal;
 #[path = "minted/mod.rs"]
 mod minted;
@@ -12,6 +14,7 @@ use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use anyone::Anyone;
 use bytes::Bytes;
 use journal::Journal;
 use minted::{Authority, EITHER, Leaf, Minted, SERVES};
@@ -19,12 +22,10 @@ use palisade_replication::{
     ClusterId, Credentials, CredentialsError, GroupId, Member, Node, NodeConfig, NodeError, NodeId,
     OpenDisk, Options, PeerFault, PeerLinks, PeerTls, WalOptions,
 };
-use rustls::SupportedProtocolVersion;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
@@ -180,45 +181,6 @@ fn greeting(cluster: u128, from: u64, to: u64) -> Vec<u8> {
     let crc = !raw.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), step));
     raw.extend(crc.to_le_bytes());
     raw
-}
-
-/// Believes whoever answers: what is tried here is what the node believes.
-#[derive(Debug)]
-struct Anyone;
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "certificates are of the calendar")]

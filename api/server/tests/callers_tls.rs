@@ -1,5 +1,7 @@
 //! The port of callers, over loopback: who is taken, who is not, and certificates that change meanwhile.
 
+#[path = "../../../replication/tests/minted/anyone.rs"]
+mod anyone;
 #[path = "../../../replication/tests/minted/mod.rs"]
 mod minted;
 
@@ -9,17 +11,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use anyone::Anyone;
 use minted::{Authority, Leaf, Minted, SERVES};
 use palisade::tls::CertificateRole;
 use palisade::{ClusterId, NodeId};
 use palisade_server::security::accept::{AcceptCounts, AcceptRefusal, CallerStream, Gate};
 use palisade_server::security::tls::{TlsFiles, TlsWatch};
-use rustls::ClientConfig;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
-use rustls::{DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
+use rustls::{ClientConfig, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -62,44 +63,6 @@ fn files(dir: &Path, leaf: &Minted, believed: &Authority) -> TlsFiles {
     write(&files.certificates, 0o644, &leaf.certificate_pem);
     write(&files.authorities, 0o644, &believed.pem);
     files
-}
-
-#[derive(Debug)]
-struct Anyone;
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// A call by whoever shows this, and how it was judged.

@@ -1,6 +1,8 @@
 //! Three processes of the command under mutual TLS, as an operator sets them up: authorities and leaves by
 //! `palisade ca`, and whoever has no right to be there is turned away.
 
+#[path = "../../../replication/tests/minted/anyone.rs"]
+mod anyone;
 #[path = "../../../replication/tests/minted/mod.rs"]
 #[allow(dead_code, reason = "authorities here are the command's own")]
 mod minted;
@@ -176,52 +178,6 @@ impl Cluster {
         let _ = stream.flush().await;
         let goes_on = stream.read_u8().await.is_ok();
         (leaf, goes_on)
-    }
-}
-
-mod anyone {
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{DigitallySignedStruct, Error, SignatureScheme};
-
-    /// Whoever answers will do: what the node judges is under test.
-    #[derive(Debug)]
-    pub(crate) struct Anyone;
-
-    impl ServerCertVerifier for Anyone {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            let provider = rustls::crypto::ring::default_provider();
-            provider.signature_verification_algorithms.supported_schemes()
-        }
     }
 }
 
