@@ -33,6 +33,8 @@ pub(crate) struct Chunk {
     pub(crate) segment: SegmentId,
     pub(crate) pos: u64,
     pub(crate) bytes: Vec<u8>,
+    /// Where in them the last frame begins.
+    pub(crate) last_frame: usize,
     /// The segment begins with this chunk, and the one before is to be synced first.
     pub(crate) begins: Option<SegmentHeader>,
 }
@@ -42,10 +44,22 @@ pub(crate) struct Chunk {
 pub(crate) struct Taken {
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) up_to: BatchSeq,
+    /// The highest batch that was synced before any of it is written.
+    pub(crate) durable: BatchSeq,
     /// Nobody waits for it: it is synced with what comes after.
     pub(crate) is_mark: bool,
     /// So many chunks are written already.
     pub(crate) written: usize,
+}
+
+impl Taken {
+    /// The last frame may have been made while what is before it was being synced. It names that as
+    /// synced, so that a loss before it is told from a tail that was torn.
+    pub(crate) fn tell_synced(&mut self, domain: &Hasher) {
+        let last = self.chunks.last_mut().expect("something was taken");
+        let pos = last.pos + last.last_frame as u64;
+        frame::set_durable(domain, pos, &mut last.bytes[last.last_frame..], self.durable);
+    }
 }
 
 /// Where a wal goes on.
@@ -384,6 +398,7 @@ impl Commit {
         let seq = self.next_seq;
         let header = FrameHeader { segment, seq, durable: self.durable };
         let chunk = self.staged.last_mut().expect("a place is in the last chunk");
+        chunk.last_frame = chunk.bytes.len();
         let encoder = Encoder::begin(header, &mut chunk.bytes);
         let (index, copies) = (&mut self.index, &mut self.copies_made);
         let mut filler = Filler { encoder, index, copies, segment, pos, seq };
@@ -425,7 +440,7 @@ impl Commit {
         {
             if self.staged.is_empty() {
                 let bytes = std::mem::take(&mut self.spare_buffer);
-                self.staged.push(Chunk { segment, pos, bytes, begins: None });
+                self.staged.push(Chunk { segment, pos, bytes, last_frame: 0, begins: None });
             }
             return Ok((segment, pos));
         }
@@ -448,7 +463,7 @@ impl Commit {
         };
         let pos = SEGMENT_HEADER_BYTES;
         let bytes = std::mem::take(&mut self.spare_buffer);
-        self.staged.push(Chunk { segment, pos, bytes, begins: Some(header) });
+        self.staged.push(Chunk { segment, pos, bytes, last_frame: 0, begins: Some(header) });
         Ok((segment, pos))
     }
 
@@ -565,7 +580,8 @@ impl Commit {
         self.staged_bytes = 0;
         self.taken = BatchSeq::new(self.next_seq.get() - 1);
         let chunks = std::mem::take(&mut self.staged);
-        Some(Taken { chunks, up_to: self.taken, is_mark: false, written: 0 })
+        let (up_to, durable) = (self.taken, self.durable);
+        Some(Taken { chunks, up_to, durable, is_mark: false, written: 0 })
     }
 
     pub(crate) fn has_staged(&self) -> bool {

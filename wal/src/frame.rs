@@ -6,7 +6,8 @@
 //!      4     4  length   n, the items, at most the segment's rest
 //!      8     8  segment  the owning segment; stale bytes of a recycled file fail here
 //!     16     8  seq      exactly one more than the frame before
-//!     24     8  durable  highest seq known to be synced when this frame was made; below seq
+//!     24     8  durable  a seq up to which all was synced when this frame was made, or, of the last
+//!                        frame of a write, when it was written; below seq
 //!     32     4  crc32    over the owner's identity, the frame's place in its file, bytes 4..32
 //!     36     n  items    then zeros to a multiple of 8
 //! ```
@@ -43,6 +44,8 @@ use crc32fast::Hasher;
 use crate::position::{BatchSeq, GroupId, LogIndex, SEQ_MAX, SegmentId};
 
 pub(crate) const FRAME_HEADER_BYTES: usize = 36;
+/// Where the highest synced batch is named.
+const DURABLE: usize = 24;
 /// Where the header's own checksum lies, which covers what is before it.
 const HEADER_CRC: usize = 32;
 pub(crate) const ITEM_HEADER_BYTES: usize = 33;
@@ -307,6 +310,17 @@ impl<'a> Encoder<'a> {
         seal(domain, pos, &mut out[start..]);
         out.resize(start + frame_bytes(length as usize), 0);
     }
+}
+
+/// Names a later batch as synced in a frame that is encoded.
+pub(crate) fn set_durable(domain: &Hasher, pos: u64, raw: &mut [u8], durable: BatchSeq) {
+    let told = &mut raw[DURABLE..HEADER_CRC];
+    if told == durable.get().to_le_bytes() {
+        return;
+    }
+    told.copy_from_slice(&durable.get().to_le_bytes());
+    let length = u32::from_le_bytes([raw[4], raw[5], raw[6], raw[7]]) as usize;
+    seal(domain, pos, &mut raw[..FRAME_HEADER_BYTES + length]);
 }
 
 /// Sets both checksums of a frame, which ends with its items.

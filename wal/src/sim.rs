@@ -69,9 +69,16 @@ struct Inner {
     pending_names: Vec<NameChange>,
     next_file: u64,
     counts: SimCounts,
-    /// So many syncs had been made when a write was lost or went astray.
-    lost_after: Option<u64>,
+    /// The last write that was lost or went astray, while nothing shows it.
+    hidden: Option<Hidden>,
     power: Power,
+}
+
+/// A write that nobody can miss yet.
+struct Hidden {
+    file: u64,
+    /// The file was synced since.
+    is_covered: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -129,7 +136,7 @@ impl SimDisk {
             pending_names: Vec::new(),
             next_file: 0,
             counts: SimCounts::default(),
-            lost_after: None,
+            hidden: None,
             power: Power::On,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
@@ -160,7 +167,7 @@ impl SimDisk {
         let mut inner = self.inner();
         let inner = &mut *inner;
         inner.power = Power::On;
-        inner.lost_after = None;
+        inner.hidden = None;
         for file in inner.files.values_mut() {
             file.crash(&mut inner.random);
         }
@@ -191,9 +198,7 @@ impl SimDisk {
     /// now would leave a log that nobody can tell from one that was never longer.
     #[must_use]
     pub fn hides_a_loss(&self) -> bool {
-        let inner = self.inner();
-        // One sync covers the loss, and one what is written behind it.
-        inner.lost_after.is_some_and(|syncs| inner.counts.syncs < syncs + 2)
+        self.inner().hidden.is_some()
     }
 
     /// Whether the segment's synced bytes outside of this place show that the batches in it were synced.
@@ -313,6 +318,18 @@ impl Inner {
         self.files.retain(|file, _| named.contains(file));
     }
 
+    /// One sync of the file covers the loss, and the next what was written behind that.
+    fn show_in(&mut self, name: &str) {
+        let file = self.names[name];
+        if let Some(hidden) = self.hidden.as_mut().filter(|hidden| hidden.file == file) {
+            if hidden.is_covered {
+                self.hidden = None;
+            } else {
+                hidden.is_covered = true;
+            }
+        }
+    }
+
     fn need_power(&self) -> io::Result<()> {
         if self.power == Power::Off { Err(power_failure()) } else { Ok(()) }
     }
@@ -419,7 +436,8 @@ impl Disk for SimDisk {
         count(&mut inner.counts.writes, failing_write, "write")?;
         let number = Some(inner.counts.writes);
         if number == lost_write || number == misdirected_write {
-            inner.lost_after = Some(inner.counts.syncs);
+            let file = *inner.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+            inner.hidden = Some(Hidden { file, is_covered: false });
         }
         let random = if number == short_write || number == misdirected_write {
             next(&mut inner.random) as usize
@@ -468,6 +486,7 @@ impl Disk for SimDisk {
             return counted;
         }
         file.sync();
+        inner.show_in(name);
         Ok(())
     }
 
@@ -503,6 +522,8 @@ impl Disk for SimDisk {
         }
         inner.durable_names = inner.names.clone();
         inner.pending_names.clear();
+        // A file that is begun behind another says that all of that one was synced.
+        inner.hidden = inner.hidden.take().filter(|hidden| !hidden.is_covered);
         inner.forget_nameless();
         Ok(())
     }

@@ -209,7 +209,12 @@ impl Wal {
     /// on with it. Any other failure is final: the wal is poisoned.
     pub fn write_queued(&mut self) -> Result<Option<BatchSeq>, WalError> {
         let stalled = self.stalled.take();
-        let Some(taken) = stalled.or_else(|| self.shared.commit().take()) else { return Ok(None) };
+        let taken = stalled.or_else(|| {
+            let mut taken = self.shared.commit().take()?;
+            taken.tell_synced(&self.identity.domain());
+            Some(taken)
+        });
+        let Some(taken) = taken else { return Ok(None) };
         let up_to = taken.up_to;
         self.write(taken).map(|()| Some(up_to)).inspect_err(|error| self.fail(error))
     }
@@ -234,7 +239,7 @@ impl Wal {
     }
 
     fn write_chunks(&mut self, taken: &mut Taken) -> Result<(), WalError> {
-        let Taken { chunks, up_to, is_mark, written } = taken;
+        let Taken { chunks, up_to, is_mark, written, .. } = taken;
         for chunk in &mut chunks[*written..] {
             if let Some(header) = chunk.begins {
                 // After it nothing is unsynced: what stalls from here on, no sync reports.
