@@ -3,7 +3,8 @@
 //! the peer's directory was when it told last (`ages.rs`): one that was put back from a copy has forgotten, too.
 //!
 //! ```text
-//! magic 8 "PLSDPEER", version 4, count 4, then node 8, incarnation 16, age 8, its draw 8 each, crc32 4
+//! magic 8 "PLSDPEER", version 4, count 4, then of each: node 8, incarnation 16, age 8, its draw 8,
+//! a later incarnation 16, its age 8 and draw 8, or zeros; crc32 4
 //! ```
 //! Little-endian. Written before a new peer is let in, and before anything is heard from it that it may promise
 //! at a later age.
@@ -22,11 +23,12 @@ use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId};
 
 const MAGIC: &[u8; 8] = b"PLSDPEER";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const FILE: &str = "peers";
 const PEERS_MAX: usize = 1024;
 const AGE_BYTES: usize = 8 + 8;
-const PEER_BYTES: usize = 8 + 16 + AGE_BYTES;
+const LIFE_BYTES: usize = 16 + AGE_BYTES;
+const PEER_BYTES: usize = 8 + 2 * LIFE_BYTES;
 
 /// What is known of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,29 @@ pub(crate) struct Acquaintance {
     pub(crate) life: Incarnation,
     /// As it told last; zero if it never has.
     pub(crate) age: Age,
+    /// The last life that it told an age of and that is not the first: membership may have put it there.
+    pub(crate) later: Option<(Incarnation, Age)>,
+}
+
+impl Acquaintance {
+    fn first(life: Incarnation) -> Self {
+        Self { life, age: Age::default(), later: None }
+    }
+
+    /// How old it was in this life, as it told last.
+    fn age_of(&self, life: Incarnation) -> Age {
+        let later = self.later.filter(|(later, _)| *later == life);
+        if self.life == life { self.age } else { later.map(|(_, age)| age).unwrap_or_default() }
+    }
+
+    /// It is older, in this life. `None` if that is not news.
+    fn grown(self, life: Incarnation, age: Age) -> Option<Self> {
+        if age.count <= self.age_of(life).count {
+            return None;
+        }
+        let first = self.life == life;
+        Some(if first { Self { age, ..self } } else { Self { later: Some((life, age)), ..self } })
+    }
 }
 
 /// What a peer that greets is told.
@@ -79,12 +104,11 @@ impl Acquaintances {
     pub(crate) fn meet(&self, node: NodeId, life: Incarnation) -> io::Result<Met> {
         let mut known = self.known.lock().expect("no code panics while it holds the list");
         let (same, age) = match known.get(&node) {
-            Some(met) if met.life == life => (true, met.age),
-            Some(_) => (false, Age::default()),
+            Some(met) => (met.life == life, met.age_of(life)),
             None if known.len() >= PEERS_MAX => (false, Age::default()),
             None => {
                 let mut with = known.clone();
-                with.insert(node, Acquaintance { life, age: Age::default() });
+                with.insert(node, Acquaintance::first(life));
                 write_new(&self.data_dir, FILE, &encode(&with))?;
                 *known = with;
                 (self.on_meet)(node, life);
@@ -94,15 +118,14 @@ impl Acquaintances {
         Ok(Met { same, age })
     }
 
-    /// Remembers how old a peer is, by its own word, if it is in the life that is known and was no older before.
+    /// Remembers how old a peer is, by its own word, if it was no older before in that life.
     pub(crate) fn grew(&self, node: NodeId, life: Incarnation, age: Age) -> io::Result<()> {
         let mut known = self.known.lock().expect("no code panics while it holds the list");
-        let is_news = |met: &Acquaintance| met.life == life && met.age.count < age.count;
-        if !known.get(&node).is_some_and(is_news) {
+        let Some(grown) = known.get(&node).and_then(|met| met.grown(life, age)) else {
             return Ok(());
-        }
+        };
         let mut with = known.clone();
-        with.insert(node, Acquaintance { life, age });
+        with.insert(node, grown);
         write_new(&self.data_dir, FILE, &encode(&with))?;
         *known = with;
         Ok(())
@@ -115,9 +138,13 @@ pub(crate) fn encode(known: &BTreeMap<NodeId, Acquaintance>) -> Vec<u8> {
     out.put_u32_le(known.len() as u32);
     for (node, met) in known {
         out.put_u64_le(node.get());
-        out.put_u128_le(met.life.get());
-        out.put_u64_le(met.age.count);
-        out.put_u64_le(met.age.draw);
+        let (later, later_age) =
+            met.later.map_or((0, Age::default()), |(life, age)| (life.get(), age));
+        for (life, age) in [(met.life.get(), met.age), (later, later_age)] {
+            out.put_u128_le(life);
+            out.put_u64_le(age.count);
+            out.put_u64_le(age.draw);
+        }
     }
     let crc = crc32fast::hash(&out);
     out.put_u32_le(crc);
@@ -133,26 +160,36 @@ pub(crate) fn decode(raw: &[u8]) -> Option<BTreeMap<NodeId, Acquaintance>> {
     if fields.len() < 8 {
         return None;
     }
-    // The first version knew no ages.
-    let has_ages = match fields.get_u32_le() {
-        VERSION => true,
-        1 => false,
+    // The first version knew no ages, the second none of later lives.
+    let version = fields.get_u32_le();
+    let bytes = match version {
+        1 => PEER_BYTES - LIFE_BYTES - AGE_BYTES,
+        2 => PEER_BYTES - LIFE_BYTES,
+        VERSION => PEER_BYTES,
         _ => return None,
     };
     let count = fields.get_u32_le() as usize;
-    let bytes = if has_ages { PEER_BYTES } else { PEER_BYTES - AGE_BYTES };
     if count > PEERS_MAX || fields.len() != bytes * count {
         return None;
     }
     let one = |_| {
-        let (node, life) = (NodeId::new(fields.get_u64_le()), fields.get_u128_le());
-        let age = match has_ages {
-            true => Age { count: fields.get_u64_le(), draw: fields.get_u64_le() },
-            false => Age::default(),
-        };
-        (node, Acquaintance { life: Incarnation::new(life), age })
+        let node = NodeId::new(fields.get_u64_le());
+        let mut met = Acquaintance::first(Incarnation::new(fields.get_u128_le()));
+        if version > 1 {
+            met.age = take_age(&mut fields);
+        }
+        if version > 2 {
+            let life = Incarnation::new(fields.get_u128_le());
+            let age = take_age(&mut fields);
+            met.later = (life.get() != 0).then_some((life, age));
+        }
+        (node, met)
     };
     Some((0..count).map(one).collect())
+}
+
+fn take_age(fields: &mut &[u8]) -> Age {
+    Age { count: fields.get_u64_le(), draw: fields.get_u64_le() }
 }
 
 #[cfg(test)]
@@ -169,15 +206,16 @@ mod tests {
         assert_eq!(known.meet(peer, life).unwrap(), met(true, unknown));
         assert_eq!(known.meet(peer, life).unwrap(), met(true, unknown));
         assert_eq!(known.meet(peer, Incarnation::new(8)).unwrap(), met(false, unknown));
-        // Only what is older than before counts, and only of the life that is known.
+        // Only what is older than before counts, each life by itself; of those after the first, the last is kept.
         let age = |count| Age { count, draw: 100 + count };
-        for (life, count) in [(7, 4), (7, 3), (8, 9), (7, 5), (7, 5)] {
+        for (life, count) in [(7, 4), (7, 3), (6, 7), (8, 9), (8, 8), (7, 5), (7, 5)] {
             known.grew(peer, Incarnation::new(life), age(count)).unwrap();
         }
         known.grew(NodeId::new(9), life, age(1)).unwrap();
         let known = Acquaintances::open(dir.path(), Box::new(|_, _| ())).unwrap();
         assert_eq!(known.meet(peer, life).unwrap(), met(true, age(5)));
-        assert_eq!(known.meet(peer, Incarnation::new(8)).unwrap(), met(false, unknown));
+        assert_eq!(known.meet(peer, Incarnation::new(8)).unwrap(), met(false, age(9)));
+        assert_eq!(known.meet(peer, Incarnation::new(6)).unwrap(), met(false, unknown));
         assert!(known.meet(NodeId::new(3), Incarnation::new(8)).unwrap().same);
 
         let path = dir.path().join(FILE);

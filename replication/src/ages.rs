@@ -195,6 +195,11 @@ impl Ages {
         self.history.subscribe()
     }
 
+    /// This is the first start there was.
+    pub(crate) fn is_first(&self) -> bool {
+        self.history.borrow().count <= 1
+    }
+
     /// As [`History::holds`].
     pub(crate) fn holds(&self, remembered: Age) -> bool {
         self.history.borrow().holds(remembered)

@@ -31,6 +31,7 @@ use crate::inbox::Outbox;
 use crate::keeper::ShelfQueue;
 use crate::membership::{Member, MemberChange};
 use crate::transport::{Told, Transport};
+use crate::vigil::Vigil;
 use crate::wire::Envelope;
 
 /// Inputs taken in before a step, at most.
@@ -154,6 +155,7 @@ pub(crate) struct Driver<O, T: Transport> {
     pub(crate) shelf: ShelfQueue,
     pub(crate) tick: Duration,
     pub(crate) resend_ticks: u32,
+    pub(crate) vigil: Vigil,
 }
 
 impl<O: Send + 'static, T: Transport> Driver<O, T> {
@@ -192,7 +194,11 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
     }
 
     fn on_tick(&mut self, ticks: u64) {
-        self.host.tick();
+        if self.vigil.is_over() {
+            self.host.tick();
+        } else {
+            self.vigil.tick();
+        }
         if !ticks.is_multiple_of(u64::from(self.resend_ticks)) {
             return;
         }
@@ -245,6 +251,8 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
                     let _ = reply.send(status);
                 }
             }
+            // Who is not heard is answered with no vote and no confirmation; peers repeat what matters.
+            Event::Peer { .. } if !self.vigil.is_over() => {}
             Event::Peer { envelope, life } => self.host.deliver(envelope, life),
             Event::Durable(Ok(up_to)) => self.host.durable(up_to),
             Event::Durable(Err(error)) => return Err(NodeError::Wal(error)),
@@ -253,7 +261,10 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             }
             Event::Flushed { group, index } => self.host.input(group, Input::Flushed { index }),
             Event::Shelf { group, input } => self.host.input(group, input),
-            Event::Told(Told::Recognized { by, same }) => self.host.recognized(by, same),
+            Event::Told(Told::Recognized { by, same }) => {
+                self.vigil.heard(by);
+                self.host.recognized(by, same);
+            }
             Event::Told(Told::ListensAt { node, address }) => {
                 self.transport.introduce(node, address);
             }

@@ -351,7 +351,9 @@ fn peers_file_seeds() -> Vec<(String, Vec<u8>)> {
     let known = |count: u64| {
         let one = |node: u64| {
             let life = Incarnation::new(u128::from(node) << 70);
-            (NodeId::new(node), Acquaintance { life, age: Age { count: node, draw: !node } })
+            let age = Age { count: node, draw: !node };
+            let later = (node % 2 == 1).then_some((Incarnation::new(1 + u128::from(node)), age));
+            (NodeId::new(node), Acquaintance { life, age, later })
         };
         acquaintances::encode(&(1..=count).map(one).collect::<BTreeMap<_, _>>())
     };

@@ -47,6 +47,7 @@ mod tls;
 mod tracker;
 mod transport;
 mod unread;
+mod vigil;
 mod wire;
 
 pub use applier::Committed;

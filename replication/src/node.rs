@@ -42,6 +42,7 @@ use crate::state_machine::{ApplyError, StateMachine};
 use crate::tls::PeerLinks;
 use crate::tracker::Tracker;
 use crate::transport::{Local, TcpTransport};
+use crate::vigil::Vigil;
 use crate::wire::{Envelope, NO_GROUP};
 
 /// Where a node keeps snapshots, under its data directory.
@@ -274,7 +275,7 @@ impl<M: StateMachine> Node<M> {
         let wal =
             WalWriter::spawn(wal, Box::new(move |up_to| durable.report(Event::Durable(up_to))))?;
         let faults = Arc::new(PeerFaults::default());
-        let transport = {
+        let (transport, vigil) = {
             let _guard = runtime.enter();
             let speaker = Speaker {
                 cluster: config.cluster,
@@ -298,8 +299,11 @@ impl<M: StateMachine> Node<M> {
             let told = Arc::new(move |told| tell.report(Event::Told(told)));
             let faults = Arc::clone(&faults);
             let links = config.links.clone();
+            // A directory that was made just now is no copy.
+            let asked = peers.keys().copied().filter(|_| !ages.is_first());
+            let vigil = Vigil::new(asked, config.options.vigil_ticks);
             let local = Local { speaker, links, acquaintances, ages, faults, told };
-            TcpTransport::start(local, listener, peers, bytes_max, take)
+            (TcpTransport::start(local, listener, peers, bytes_max, take), vigil)
         };
         let shelf = config.disk.open(&config.data_dir.join(SNAPSHOTS_DIR))?;
         let shelf = Arc::new(Shelf::open(shelf).map_err(io("no snapshots in"))?);
@@ -346,6 +350,7 @@ impl<M: StateMachine> Node<M> {
             shelf: shelf_queue,
             tick: Duration::from_millis(config.options.tick_ms),
             resend_ticks: config.options.resend_ticks,
+            vigil,
         };
         let stopped = Arc::new(OnceLock::new());
         let ends = Ends {

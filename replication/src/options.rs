@@ -51,6 +51,9 @@ pub struct Options {
     pub kept_entries: u64,
     /// A follower with more unapplied entries than this does not campaign.
     pub unapplied_entries_max: u64,
+    /// Ticks after a start for which a node waits to hear what its peers remember of its directory, before it votes or
+    /// confirms anything. Those it has not heard by then are taken for gone.
+    pub vigil_ticks: u32,
     /// Ticks after which a leader whose disk does not come back steps aside.
     pub slow_disk_ticks: u32,
     /// Ticks without a word after which the transfer of a snapshot is given up, and begun again.
@@ -86,6 +89,7 @@ impl Default for Options {
             lag_entries_max: 65_536,
             kept_entries: 0,
             unapplied_entries_max: 65_536,
+            vigil_ticks: 100,
             slow_disk_ticks: 50,
             snapshot_patience_ticks: 250,
             snapshot_bytes_per_second: 32 << 20,

@@ -337,7 +337,7 @@ async fn greet(speaker: Speaker, peer: &Peer) -> Result<Greeted, Ended> {
         Answer::Welcome { incarnation, met } => (incarnation, met),
         Answer::Refused(reason) => return Ok(Greeted::Refused(reason)),
     };
-    if met.same && !peer.ages.holds(met.age) {
+    if !peer.ages.holds(met.age) {
         return Ok(Greeted::PutBack(met.age));
     }
     meet(&peer.acquaintances, to, incarnation).await?;
