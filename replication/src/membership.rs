@@ -285,7 +285,7 @@ impl Membership {
         self.domains(self.voters.iter())
     }
 
-    fn domains<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>) -> BTreeSet<&str> {
+    pub(crate) fn domains<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>) -> BTreeSet<&str> {
         let named = nodes.filter_map(|node| self.members.get(node)).map(|m| m.domain.as_str());
         // Nobody knows what an unnamed one has in common with the others.
         named.filter(|domain| !domain.is_empty()).collect()

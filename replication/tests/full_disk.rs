@@ -193,6 +193,28 @@ fn a_node_with_a_full_disk_votes_and_starts_again() {
     });
 }
 
+/// However much there would be for it to take: its reserve is for votes.
+#[test]
+fn a_follower_with_a_full_disk_takes_no_more_and_votes() {
+    each_seed(|seed| {
+        let mut records = Records::new(seed, options(), true);
+        let leader = records.leader();
+        let nodes = records.cluster.node_ids();
+        let followers: Vec<NodeId> = nodes.into_iter().filter(|node| *node != leader).collect();
+        let (full, third) = (followers[0], followers[1]);
+        records.cluster.fill_disk(full);
+        assert!(records.acked_of(leader, 600) >= 400, "the other two go on");
+        let last =
+            |records: &Records, node| records.cluster.status(node, GROUP).unwrap().last_index;
+        assert!(last(&records, full) < last(&records, third), "it has room for none of them");
+        records.cluster.power_off(leader);
+        assert_eq!(records.leader(), third);
+        assert_eq!(records.term(full), records.term(third), "its vote was needed");
+        records.cluster.start(leader);
+        records.check();
+    });
+}
+
 /// Every disk is full, and nobody frees anything: what the replicas trim is room enough to go on.
 #[test]
 fn full_disks_everywhere_go_on_with_what_is_trimmed() {

@@ -50,6 +50,9 @@ pub struct SimFaults {
     pub failing_remove: Option<u64>,
     /// This read fails, and the next of the same place may not.
     pub failing_read: Option<u64>,
+    /// What this read gives is altered on its way, and what is stored is not: one bit, where damage of the
+    /// place can be told (see [`SimDisk::shows_synced`]).
+    pub altered_read: Option<u64>,
     /// This sync of the directory fails.
     pub failing_sync_dir: Option<u64>,
     /// Files may take so many bytes together. What goes over it is stored as far as it fits, and
@@ -273,6 +276,12 @@ impl SimDisk {
         change(inner.data(name).expect("the file exists"))
     }
 
+    /// Bytes that the files take together.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.inner().used_bytes()
+    }
+
     /// Syncs so far.
     #[must_use]
     pub fn syncs(&self) -> u64 {
@@ -417,6 +426,8 @@ impl Disk for SimDisk {
         if inner.faults.failing_read == Some(inner.counts.reads) {
             return Err(io::Error::from_raw_os_error(EIO));
         }
+        let is_altered = inner.faults.altered_read == Some(inner.counts.reads);
+        let random = if is_altered { next(&mut inner.random) } else { 0 };
         let file = inner.data(name)?;
         let pos = pos as usize;
         let end = pos + buffer.len();
@@ -425,6 +436,13 @@ impl Disk for SimDisk {
         }
         let from = file.bytes.get(pos..end).ok_or(io::ErrorKind::UnexpectedEof)?;
         buffer.copy_from_slice(from);
+        if is_altered && !buffer.is_empty() {
+            let at = random as usize % buffer.len();
+            let sector = (pos + at) / SECTOR * SECTOR;
+            if evidence::shows(&file.synced(), &(sector..sector + SECTOR)) {
+                buffer[at] ^= 1 << (random >> 61);
+            }
+        }
         Ok(())
     }
 

@@ -22,25 +22,65 @@ impl<M: SimMachine> SimCluster<M> {
         let disk = self.nodes[&id].disk.clone();
         let counts = disk.counts();
         let soon = 1 + self.random.below(20);
-        let faults = match self.random.below(8) {
+        let faults = match self.random.below(12) {
             0 => SimFaults { lost_write: Some(counts.writes + soon), ..SimFaults::default() },
             1 => {
                 SimFaults { misdirected_write: Some(counts.writes + soon), ..SimFaults::default() }
             }
             2 => SimFaults { short_write: Some(counts.writes + soon), ..SimFaults::default() },
             3 => SimFaults { failing_sync: Some(counts.syncs + soon), ..SimFaults::default() },
+            4 => SimFaults { failing_read: Some(counts.reads + soon), ..SimFaults::default() },
+            5 => SimFaults { altered_read: Some(counts.reads + soon), ..SimFaults::default() },
             _ => return self.damage_place(id),
         };
         let what = match faults {
             SimFaults { lost_write: Some(_), .. } => "lost write",
             SimFaults { misdirected_write: Some(_), .. } => "misdirected write",
             SimFaults { short_write: Some(_), .. } => "short write",
+            SimFaults { failing_read: Some(_), .. } => "failing read",
+            SimFaults { altered_read: Some(_), .. } => "altered read",
             _ => "failing sync",
         };
         self.count(what);
         self.tell(|| format!("node {id}: {what} soon"));
         disk.set_faults(faults);
         true
+    }
+
+    /// One of the next operations of a node's disk fails, that of its log or that of its snapshots. Nothing that
+    /// was synced is lost by it.
+    pub fn fail_operation(&mut self, id: NodeId) {
+        let of_snapshots = self.random.below(4) == 0;
+        let node = &self.nodes[&id];
+        let disk = if of_snapshots { &node.shelf_disk } else { &node.disk }.clone();
+        let counts = disk.counts();
+        let soon = 1 + self.random.below(4);
+        let none = SimFaults::default();
+        let (what, faults) = match self.random.below(5) {
+            0 => {
+                let soon = soon * (1 + self.random.below(10));
+                ("failing write", SimFaults { failing_write: Some(counts.writes + soon), ..none })
+            }
+            1 => (
+                "failing create",
+                SimFaults { failing_create: Some(counts.creates + soon), ..none },
+            ),
+            2 => (
+                "failing rename",
+                SimFaults { failing_rename: Some(counts.renames + soon), ..none },
+            ),
+            3 => (
+                "failing remove",
+                SimFaults { failing_remove: Some(counts.removes + soon), ..none },
+            ),
+            _ => {
+                let failing_sync_dir = Some(counts.dir_syncs + soon);
+                ("failing sync of a directory", SimFaults { failing_sync_dir, ..none })
+            }
+        };
+        self.count(what);
+        self.tell(|| format!("node {id}: {what} soon, of its snapshots: {of_snapshots}"));
+        disk.set_faults(faults);
     }
 
     fn damage_place(&mut self, id: NodeId) -> bool {
@@ -84,9 +124,10 @@ impl<M: SimMachine> SimCluster<M> {
     /// Nothing that has not happened yet will happen to the node's disk, there is room again, and what
     /// nobody has found to be unreadable is readable.
     pub fn mend_disk(&mut self, id: NodeId) {
-        let disk = &self.nodes[&id].disk;
-        disk.set_faults(SimFaults::default());
-        disk.mend_reads();
+        let node = &self.nodes[&id];
+        node.disk.set_faults(SimFaults::default());
+        node.disk.mend_reads();
+        node.shelf_disk.set_faults(SimFaults::default());
     }
 
     /// The disk of a node's log has no room for another file.
@@ -94,6 +135,18 @@ impl<M: SimMachine> SimCluster<M> {
         self.count("full disk");
         let disk = self.nodes[&id].disk.clone();
         disk.set_faults(SimFaults { capacity_bytes: Some(0), ..SimFaults::default() });
+    }
+
+    /// The disks of a node have room for some bytes more, and may need it to write where they have written.
+    pub fn crowd_disks(&mut self, id: NodeId) {
+        self.count("crowded disk");
+        let room = self.random.below(2 * self.options.wal.segment_bytes);
+        let copies_on_write = self.random.below(2) == 0;
+        let node = &self.nodes[&id];
+        for disk in [node.disk.clone(), node.shelf_disk.clone()] {
+            let capacity_bytes = Some(disk.used_bytes() + room);
+            disk.set_faults(SimFaults { capacity_bytes, copies_on_write, ..SimFaults::default() });
+        }
     }
 
     /// The node is up, and no group of it is under repair or on probation.

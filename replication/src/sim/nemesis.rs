@@ -40,6 +40,8 @@ pub enum SimFault {
     Members,
     /// A place of a log rots, or a write goes wrong.
     Damage,
+    /// An operation of a disk fails.
+    DiskError,
     /// A disk is full for a while.
     FullDisk,
     /// A node comes back with an empty data directory.
@@ -52,7 +54,7 @@ pub enum SimFault {
 
 impl SimFault {
     /// Every kind.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::PowerOff,
         Self::PowerOffSoon,
         Self::KillLeader,
@@ -67,6 +69,7 @@ impl SimFault {
         Self::Transfer,
         Self::Members,
         Self::Damage,
+        Self::DiskError,
         Self::FullDisk,
         Self::Wipe,
         Self::Heal,
@@ -226,7 +229,9 @@ impl Nemesis {
             }
             SimFault::Members => self.change_members(cluster, group),
             SimFault::Damage => self.damage(cluster, node),
-            SimFault::FullDisk => cluster.fill_disk(node),
+            SimFault::DiskError => cluster.fail_operation(node),
+            SimFault::FullDisk if self.random.below(2) == 0 => cluster.fill_disk(node),
+            SimFault::FullDisk => cluster.crowd_disks(node),
             SimFault::Wipe => self.wipe(cluster, node),
             SimFault::Heal => cluster.heal(),
             SimFault::StartAll => nodes.iter().for_each(|node| cluster.start(*node)),
@@ -243,8 +248,12 @@ impl Nemesis {
                 let members = &leader.members;
                 // One that does not know of the last change would still need who was replaced by it.
                 let knows = |voter| status(voter).is_some_and(|own| own.members == *members);
+                // Without it, those who are left may be in one domain, which commits nothing.
+                let left = members.voters.iter().filter(|voter| **voter != node);
+                let domains = members.domains(left).len();
                 members.voters.len() >= 3
                     && !members.is_joint()
+                    && (domains > 1 || !members.commits_across_domains())
                     && members.voters.iter().all(|voter| knows(*voter))
             })
         });
@@ -313,7 +322,9 @@ impl Nemesis {
         };
         let (voters, learners) = (with(MemberRole::Voter), with(MemberRole::Learner));
         let wiped = voters.iter().chain(&learners).copied().find(|node| self.wiped.contains(node));
+        let demands = self.random.below(16) == 0;
         let change = match (wiped, self.random.below(6)) {
+            (None, _) if demands => MemberChange::AcrossDomains,
             // Whoever lost its directory is to be replaced before anything else.
             (Some(old), _) => match learners.iter().copied().find(|new| *new != old) {
                 Some(new) if voters.contains(&old) => MemberChange::Replace { old, new },
