@@ -13,11 +13,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use minted::Leaf;
-use palisade_client::{Client, ClientBuilder, Code, Error, Map};
+use palisade_client::{Client, ClientBuilder, Code, Consistency, Error, Log, Map};
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::pki_types::pem::PemObject;
@@ -385,4 +385,85 @@ async fn certificates_change_while_they_serve() {
     stop.store(true, Ordering::Relaxed);
     let number = writing.join_next().await.unwrap().expect("no write was refused");
     assert_eq!(map.get(&key()).await.unwrap().unwrap().value, number);
+}
+
+/// Each is stopped in turn, the leader too, and comes back with a new certificate, while clients append: no call
+/// fails, and every record is there once, in the order of its writer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_restarted_one_by_one_under_load() {
+    const WRITERS: u64 = 4;
+    let mut cluster = Cluster::start();
+    cluster.issue("ops");
+    let ops = cluster.reaching(cluster.caller("ops"));
+    let log: Log<u64> = ops.log("orders", "number.v1");
+    let spec = palisade_client::proto::directory::v1::Spec { replicas: 3, ..Default::default() };
+    log.open_as(spec).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let appended: Arc<[AtomicU64]> = (0..WRITERS).map(|_| AtomicU64::new(0)).collect();
+    let mut writing = JoinSet::new();
+    for writer in 0..WRITERS {
+        let (log, stop, appended) = (log.clone(), Arc::clone(&stop), Arc::clone(&appended));
+        writing.spawn(async move {
+            let own = &appended[writer as usize];
+            while !stop.load(Ordering::Relaxed) {
+                let number = own.load(Ordering::Relaxed) + 1;
+                log.append(&[writer << 32 | number]).await.expect("no call fails");
+                own.store(number, Ordering::Relaxed);
+            }
+        });
+    }
+    let all_go_on = async || {
+        let before: Vec<u64> = appended.iter().map(|one| one.load(Ordering::Relaxed)).collect();
+        let goes_on = |(one, before): (&AtomicU64, &u64)| *before < one.load(Ordering::Relaxed);
+        while !appended.iter().zip(&before).all(goes_on) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    for id in 1..=3_usize {
+        tokio::time::timeout(PATIENCE, all_go_on()).await.expect("every writer goes on");
+        kill_process(Pid::from_child(&cluster.nodes[id - 1]), Signal::TERM).unwrap();
+        let ended = async {
+            loop {
+                if let Some(status) = cluster.nodes[id - 1].try_wait().unwrap() {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let status = tokio::time::timeout(PATIENCE, ended).await.expect("it stops when it is told");
+        assert!(status.success(), "{}", cluster.read(&format!("node-{id}.log")));
+        tokio::time::timeout(PATIENCE, all_go_on()).await.expect("the two others go on");
+        cluster.done(&format!("ca issue --dir ca --node {id} --out node-{id} --renew"));
+        cluster.nodes[id - 1] = cluster.spawn(id);
+        // It is a part of the cluster again once it knows all that is committed.
+        let alone = cluster.caller("ops").endpoint(format!("https://{}", cluster.callers[id - 1]));
+        let alone: Log<u64> = alone.connect().unwrap().log("orders", "number.v1");
+        let back = async {
+            while alone.scan_back(None, 1, Consistency::Linearizable).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, back).await.expect("it is back");
+    }
+    tokio::time::timeout(PATIENCE, all_go_on()).await.expect("every writer goes on");
+    stop.store(true, Ordering::Relaxed);
+    while let Some(ended) = writing.join_next().await {
+        ended.expect("no call fails");
+    }
+    let mut held = vec![Vec::new(); WRITERS as usize];
+    let mut from = None;
+    loop {
+        let page = log.scan(from, 1000, Consistency::Linearizable).await.unwrap();
+        for entry in page.entries {
+            held[(entry.value >> 32) as usize].push(entry.value & u64::from(u32::MAX));
+        }
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    for (held, appended) in held.iter().zip(&*appended) {
+        let all: Vec<u64> = (1..=appended.load(Ordering::Relaxed)).collect();
+        assert_eq!(*held, all, "each once, in order");
+    }
 }
