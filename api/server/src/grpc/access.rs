@@ -76,7 +76,7 @@ pub(crate) struct Caller {
 
 impl Caller {
     /// Whose grants it has.
-    fn principal(&self) -> Result<&str, Refusal> {
+    pub(crate) fn principal(&self) -> Result<&str, Refusal> {
         match &self.bearer {
             Some(bearer) => Ok(bearer.principal()),
             None => granted_to(&self.identity),

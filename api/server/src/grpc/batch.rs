@@ -7,7 +7,7 @@ use palisade_proto::common::v1::Resource;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, Raw, epoch, fingerprint, needed, of_position, position, version};
-use super::endpoint::{Call, Endpoint, begin_batch};
+use super::endpoint::{Call, Endpoint};
 use super::failure::invalid;
 use super::handles::{Log, Map, Store, Use};
 use crate::security::grants::Right;
@@ -126,7 +126,7 @@ impl Endpoint {
         if named(asked).iter().any(|resource| resource.caller.is_some()) {
             return Err(invalid("a batch has one caller: name it beside the operations"));
         }
-        let mut batch = begin_batch(&self.engine, asked.caller.as_ref(), asked.number.clone())?;
+        let mut batch = call.batch(&self.engine, asked.caller.as_ref(), asked.number.clone())?;
         for guard in &asked.guards {
             batch = batch.require(self.guard(guard).await?);
         }

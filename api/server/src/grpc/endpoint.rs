@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use axum::extract::OriginalUri;
 use bytes::Bytes;
-use palisade::{Batch, BatchDone, Engine, Error, Freshness, Group, Offset, ReadOptions};
+use palisade::{
+    Batch, BatchDone, Engine, Error, Freshness, Group, Offset, ReadOptions, Registrant,
+};
 use palisade_proto::batch::v1 as batch;
 use palisade_proto::common::v1 as common;
 use palisade_proto::directory::v1 as directory;
@@ -183,6 +185,32 @@ impl Call {
         deadline::within(self.left, true, write).await
     }
 
+    /// Whose commands its numbers are, where it is asked who calls.
+    pub(crate) fn registrant(&self) -> Option<Registrant> {
+        let principal = self.caller.as_ref().and_then(|caller| caller.principal().ok());
+        principal.map(Registrant::of)
+    }
+
+    /// A batch on behalf of somebody, and as a command if it is one.
+    pub(crate) fn batch(
+        &self,
+        engine: &Engine,
+        domain: Option<&common::Domain>,
+        command: Option<common::CommandNumber>,
+    ) -> Result<Batch, Error> {
+        let mut batch = engine.batch();
+        if let Some(domain) = domain {
+            batch = batch.caller(convert::domain(domain));
+        }
+        if let Some(number) = number(command)? {
+            batch = batch.numbered(number);
+        }
+        if let Some(registrant) = self.registrant() {
+            batch = batch.registrant(registrant);
+        }
+        Ok(batch)
+    }
+
     /// Commits a batch.
     pub(crate) async fn commit(&self, batch: Batch) -> Result<BatchDone, Error> {
         self.write(batch.commit()).await
@@ -199,22 +227,6 @@ pub(crate) fn number(
     let client = palisade::ClientId { cluster, group, offset };
     let (seq, acked_up_to) = (number.seq, number.acked_up_to);
     Ok(Some(palisade::CommandNumber { client, seq, acked_up_to }))
-}
-
-/// A batch on behalf of somebody, and as a command if it is one.
-pub(crate) fn begin_batch(
-    engine: &Engine,
-    caller: Option<&common::Domain>,
-    command: Option<common::CommandNumber>,
-) -> Result<Batch, Error> {
-    let mut batch = engine.batch();
-    if let Some(caller) = caller {
-        batch = batch.caller(convert::domain(caller));
-    }
-    if let Some(number) = number(command)? {
-        batch = batch.numbered(number);
-    }
-    Ok(batch)
 }
 
 /// An answer that says what it reflects.

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::append_stream;
 use super::convert::{self, Raw, epoch, needed, of_position, position};
-use super::endpoint::{Call, Endpoint, begin_batch, refused};
+use super::endpoint::{Call, Endpoint, refused};
 use super::failure::invalid;
 use super::handles::{Log, Use};
 use crate::security::grants::Right;
@@ -43,7 +43,7 @@ impl Endpoint {
     ) -> Result<proto::AppendResponse, Error> {
         let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Write).await?;
         let caller = asked.log.as_ref().and_then(|log| log.caller.as_ref());
-        let batch = begin_batch(&self.engine, caller, asked.number.clone())?;
+        let batch = call.batch(&self.engine, caller, asked.number.clone())?;
         let values: Vec<Raw> = asked.values.iter().cloned().map(Raw::new).collect();
         let batch = match (&asked.expected_tail, &values[..]) {
             (None, values) => batch.append_all(&log, values),

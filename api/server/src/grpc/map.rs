@@ -14,7 +14,7 @@ use palisade_proto::map::v1::map_server::Map as Service;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, Raw, row, version};
-use super::endpoint::{Call, Endpoint, begin_batch, refused};
+use super::endpoint::{Call, Endpoint, refused};
 use super::failure::invalid;
 use super::handles::{Map, Use};
 use crate::security::grants::Right;
@@ -32,7 +32,7 @@ impl Endpoint {
     ) -> Result<proto::PutResponse, Error> {
         let map: Map = self.handles.open(asked.map.as_ref(), "map", Use::Write).await?;
         let caller = asked.map.as_ref().and_then(|map| map.caller.as_ref());
-        let batch = begin_batch(&self.engine, caller, asked.number.clone())?;
+        let batch = call.batch(&self.engine, caller, asked.number.clone())?;
         let value = Raw::new(asked.value.clone());
         let batch = match (&asked.expected, asked.ttl_ms) {
             (None, 0) => batch.put(&map, &asked.key, &value),
@@ -57,7 +57,7 @@ impl Endpoint {
     ) -> Result<proto::DeleteResponse, Error> {
         let map: Map = self.handles.open(asked.map.as_ref(), "map", Use::Write).await?;
         let caller = asked.map.as_ref().and_then(|map| map.caller.as_ref());
-        let batch = begin_batch(&self.engine, caller, asked.number.clone())?;
+        let batch = call.batch(&self.engine, caller, asked.number.clone())?;
         let batch = match &asked.expected {
             None => batch.delete(&map, &asked.key),
             Some(expected) => batch.delete_if(&map, &asked.key, version(expected.version)),

@@ -20,7 +20,11 @@ impl Service for Endpoint {
         let registered = async {
             let group = self.engine.group(GroupId::new(asked.group))?;
             let ttl = Duration::from_millis(asked.ttl_ms);
-            call.write(group.register_client(ttl)).await
+            // Its numbers are for whoever registered it, whichever node is asked.
+            match call.registrant() {
+                Some(registrant) => call.write(group.register_client_as(registrant, ttl)).await,
+                None => call.write(group.register_client(ttl)).await,
+            }
         };
         let client = registered.await.map_err(refused)?;
         // A client is named by the record that registered it, as a state is by its last.
