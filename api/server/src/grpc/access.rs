@@ -21,10 +21,13 @@ use tonic::metadata::MetadataMap;
 
 use super::own::access_map;
 use crate::security::audit::{AuditEvent, AuditFacts, AuditQueue};
-use crate::security::grants::{Ask, Grant, Refusal, Right, decide, decode_row, granted_to};
+use crate::security::grants::{
+    Ask, Grant, Refusal, Right, Rights, decide, decide_place, decide_somewhere, decode_row,
+    granted_to,
+};
 use crate::security::identity::Identity;
 use crate::security::now_ms;
-use crate::security::token::{Bearer, LiveKeys, Token};
+use crate::security::token::{Bearer, Caveat, LiveKeys, Token};
 
 /// Between two attempts to follow the grants.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -81,6 +84,12 @@ impl Caller {
             Some(bearer) => Ok(bearer.principal()),
             None => granted_to(&self.identity),
         }
+    }
+
+    /// What it asks for now, of a node that is there.
+    fn ask<'a>(&'a self, domain: &'a FailureDomain, right: Right, resource: &'a str) -> Ask<'a> {
+        let certificate = self.identity.fingerprint();
+        Ask { resource, right, domain, now_ms: now_ms(), certificate }
     }
 
     /// Whose grants it has, as the audit names them, and with which token.
@@ -159,21 +168,24 @@ impl Grants {
         Err(Failure::new(Code::Disconnected, "DISCONNECTED", Disposition::Retry, why, help))
     }
 
-    /// Whether anything at all is granted to a caller.
-    pub(crate) fn known(&self, caller: &Caller, origin: &Origin) -> Result<(), Failure> {
+    /// Whether a caller may use one of these rights with any resource at all. That it may not is in the audit.
+    pub(crate) fn allow_somewhere(
+        &self,
+        domain: &FailureDomain,
+        caller: &Caller,
+        origin: &Origin,
+        rights: Rights,
+    ) -> Result<(), Failure> {
         self.has_read(caller)?;
-        let known = caller.principal().is_ok_and(|principal| {
-            let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-            self.admins.contains(principal)
-                || rows.as_ref().is_some_and(|rows| rows.contains_key(principal))
+        let judged = self.with_grants(caller, |grants, caveats| {
+            decide_somewhere(grants, caveats, rights, &caller.ask(domain, Right::Read, ""))
         });
-        if known {
-            return Ok(());
-        }
-        let why = "nothing is granted to who calls";
-        let facts = caller.facts(origin, AuditEvent::NotAllowed);
-        self.audit.note(AuditFacts { why: why.to_owned(), ..facts }, now_ms());
-        Err(refused(why, kind::NOT_ALLOWED))
+        judged.map_err(|refusal| {
+            let (why, right) = (refusal.to_string(), rights.to_string());
+            let facts = caller.facts(origin, AuditEvent::NotAllowed);
+            self.audit.note(AuditFacts { right, why: why.clone(), ..facts }, now_ms());
+            refused(&why, kind::NOT_ALLOWED).fact("right", rights)
+        })
     }
 
     /// Whether a caller may do this with a resource. That it may not is in the audit.
@@ -193,6 +205,24 @@ impl Grants {
         judged.map_err(|refusal| not_allowed(&refusal.to_string(), right, resource))
     }
 
+    /// Whether a caller is where a message says that it is. That nothing says so is in the audit.
+    pub(crate) fn allow_place(
+        &self,
+        domain: &FailureDomain,
+        caller: &Caller,
+        origin: &Origin,
+        (right, resource): (Right, &str),
+        said: &FailureDomain,
+    ) -> Result<(), Failure> {
+        let ask = caller.ask(domain, right, resource);
+        let judged =
+            self.with_grants(caller, |grants, caveats| decide_place(grants, caveats, &ask, said));
+        judged.map_err(|refusal| {
+            self.refuse(caller, origin, right, resource, &refusal.to_string());
+            not_allowed(&refusal.to_string(), right, resource).fact("domain", said)
+        })
+    }
+
     /// Whether a caller might do this with a resource, where nothing is refused if not.
     pub(crate) fn judge(
         &self,
@@ -201,22 +231,24 @@ impl Grants {
         right: Right,
         resource: &str,
     ) -> Result<(), Refusal> {
-        let ask = Ask {
-            resource,
-            right,
-            domain,
-            now_ms: now_ms(),
-            certificate: caller.identity.fingerprint(),
-        };
+        let ask = caller.ask(domain, right, resource);
+        self.with_grants(caller, |grants, caveats| decide(grants, caveats, &ask))
+    }
+
+    /// Judges by what is granted to a caller, and by the caveats of its token.
+    fn with_grants(
+        &self,
+        caller: &Caller,
+        judge: impl FnOnce(&[Grant], &[Caveat]) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         let caveats = caller.bearer.as_ref().map_or(&[][..], Bearer::caveats);
-        caller.principal().and_then(|principal| {
-            if self.admins.contains(principal) {
-                return decide(&Grant::everything(), caveats, &ask);
-            }
-            let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-            let granted = rows.as_ref().and_then(|rows| rows.get(principal));
-            decide(granted.map_or(&[][..], Vec::as_slice), caveats, &ask)
-        })
+        let principal = caller.principal()?;
+        if self.admins.contains(principal) {
+            return judge(&Grant::everything(), caveats);
+        }
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        let granted = rows.as_ref().and_then(|rows| rows.get(principal));
+        judge(granted.map_or(&[][..], Vec::as_slice), caveats)
     }
 
     /// Writes down what a caller may not do.
@@ -339,8 +371,9 @@ mod tests {
         assert_eq!(judge(&ops), Ok(()));
         assert_eq!(judge(&reports), Err(Refusal::NotGranted));
         let origin = Origin::default();
-        grants.known(&ops, &origin).unwrap();
-        let later = grants.known(&reports, &origin).unwrap_err();
+        let known = |caller: &Caller| grants.allow_somewhere(&here, caller, &origin, Rights::ALL);
+        known(&ops).unwrap();
+        let later = known(&reports).unwrap_err();
         assert_eq!(later.disposition, Disposition::Retry, "it may have been granted something");
         assert_eq!(audit.take(1).len(), 0, "nobody was refused");
 
@@ -355,7 +388,7 @@ mod tests {
         grants.change(vec![row(vec![9])]);
         assert_eq!(judge(&reports), Err(Refusal::NotGranted));
         let others = caller(&ca, "others");
-        assert!(grants.known(&others, &origin).is_err());
+        assert!(known(&others).is_err());
         assert_eq!(audit.take(1).len(), 1, "and it is written down");
     }
 }

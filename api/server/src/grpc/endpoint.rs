@@ -25,7 +25,7 @@ use super::failure::{invalid, status};
 use super::handles::Handles;
 use super::own::is_kept;
 use crate::security::audit::{AuditEvent, AuditFacts};
-use crate::security::grants::Right;
+use crate::security::grants::{Right, Rights};
 
 /// What a caller has seen, one token for each group, and what an answer reflects.
 pub(crate) const FRESHNESS: &str = "palisade-freshness-bin";
@@ -75,11 +75,19 @@ impl Endpoint {
         Ok((call, request.into_inner()))
     }
 
-    /// Refuses a call of somebody to whom nothing is granted.
+    /// Refuses a call of somebody who may do nothing at all here, now and with what he shows.
     pub(crate) fn known(&self, call: &Call) -> Result<(), Status> {
+        self.allow_somewhere(call, Rights::ALL)
+    }
+
+    /// Refuses a call that is about no resource to whoever has none of these rights with any.
+    pub(crate) fn allow_somewhere(&self, call: &Call, rights: Rights) -> Result<(), Status> {
         match (&*self.access, &call.caller) {
             (Access::Everyone, _) => Ok(()),
-            (Access::Granted(grants), Some(caller)) => Ok(grants.known(caller, &call.origin)?),
+            (Access::Granted(grants), Some(caller)) => {
+                let here = self.engine.domain();
+                Ok(grants.allow_somewhere(here, caller, &call.origin, rights)?)
+            }
             (Access::Granted(_), None) => Err(Status::unauthenticated("nobody is known to call")),
         }
     }

@@ -8,6 +8,7 @@ use palisade_proto::session::v1::session_server::Session as Service;
 use tonic::{Request, Response, Status};
 
 use super::endpoint::{Endpoint, refused};
+use crate::security::grants::{Right, Rights};
 
 #[tonic::async_trait]
 impl Service for Endpoint {
@@ -16,7 +17,8 @@ impl Service for Endpoint {
         request: Request<proto::RegisterRequest>,
     ) -> Result<Response<proto::RegisterResponse>, Status> {
         let (call, asked) = self.begin(request)?;
-        self.known(&call)?;
+        // For who may write something: a client is kept, and has room.
+        self.allow_somewhere(&call, Rights::of([Right::Append]))?;
         let registered = async {
             let group = self.engine.group(GroupId::new(asked.group))?;
             let ttl = Duration::from_millis(asked.ttl_ms);
