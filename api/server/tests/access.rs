@@ -24,45 +24,6 @@ use tokio::task::JoinSet;
 /// Long enough for a busy machine; nothing waits for it that is done.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Cluster {
-    nodes: Nodes,
-    certified: Certified,
-    keys: TokenKeys,
-    _dir: TempDir,
-}
-
-impl Cluster {
-    async fn start(count: usize) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let certified = Certified::new(dir.path(), CLUSTER);
-        let path = dir.path().join("tokens.keys");
-        TokenKeys::add_to(&path).unwrap();
-        let live = Arc::new(LiveKeys::open(&path).unwrap());
-        let of = |node| certified.callers(node, &["ops"], Some(Arc::clone(&live)));
-        let nodes = Nodes::start_for(count, of).await;
-        let keys = TokenKeys::read(&path).unwrap();
-        Self { nodes, certified, keys, _dir: dir }
-    }
-
-    fn reaching(&self, caller: ClientBuilder) -> Client {
-        let named = self.nodes.addresses.iter().map(|address| format!("https://{address}"));
-        named.fold(caller, ClientBuilder::endpoint).connect().unwrap()
-    }
-
-    fn client(&self, name: &str) -> Client {
-        self.reaching(self.certified.caller(name))
-    }
-
-    fn bearer(&self, name: &str, token: &Token) -> Client {
-        self.reaching(self.certified.caller(name).token(token.to_text()))
-    }
-
-    fn token(&self, principal: &str) -> Token {
-        let lives = Duration::from_secs(60);
-        Token::mint(&self.keys, CLUSTER, principal, now_ms(), lives).unwrap()
-    }
-}
-
 fn grant(resource: &str, rights: &[Right]) -> Grant {
     let rights = rights.iter().map(|right| (*right).into()).collect();
     Grant { resource: resource.to_owned(), rights, domains: Vec::new() }

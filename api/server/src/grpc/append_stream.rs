@@ -72,7 +72,7 @@ impl Appending {
             }?;
             match (&self.opened, &message.log) {
                 (None, Some(log)) => {
-                    self.endpoint.allow(&self.call, Right::Append, &log.name)?;
+                    self.endpoint.allow_use(&self.call, Right::Append, log)?;
                     let opened = self.endpoint.handles.open(Some(log), "log", Use::Write).await;
                     let caller = log.caller.as_ref().map(domain);
                     self.opened = Some(Opened { log: opened.map_err(refused)?, caller });

@@ -170,7 +170,11 @@ impl Service for Endpoint {
         request: Request<proto::CommitRequest>,
     ) -> Result<Response<proto::CommitResponse>, Status> {
         let (call, asked) = self.begin(request)?;
-        self.serve(&call, Right::Append, &named(&asked), asked.number.is_some(), || {
+        let named = named(&asked);
+        for resource in &named {
+            self.allow_place(&call, Right::Append, &resource.name, asked.caller.as_ref())?;
+        }
+        self.serve(&call, Right::Append, &named, asked.number.is_some(), || {
             self.commit(&call, &asked)
         })
         .await

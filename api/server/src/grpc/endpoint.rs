@@ -104,6 +104,34 @@ impl Endpoint {
         self.allow_own(call, right, resource)
     }
 
+    /// The same for a resource as a message names it, on behalf of whoever is where it says.
+    pub(crate) fn allow_use(
+        &self,
+        call: &Call,
+        right: Right,
+        resource: &common::Resource,
+    ) -> Result<(), Status> {
+        self.allow(call, right, &resource.name)?;
+        self.allow_place(call, right, &resource.name, resource.caller.as_ref())
+    }
+
+    /// Refuses a call that says to be where it is not known to be.
+    pub(crate) fn allow_place(
+        &self,
+        call: &Call,
+        right: Right,
+        resource: &str,
+        said: Option<&common::Domain>,
+    ) -> Result<(), Status> {
+        let (Access::Granted(grants), Some(caller), Some(said)) =
+            (&*self.access, &call.caller, said)
+        else {
+            return Ok(());
+        };
+        let (here, said) = (self.engine.domain(), convert::domain(said));
+        Ok(grants.allow_place(here, caller, &call.origin, (right, resource), &said)?)
+    }
+
     /// The same for a call that has the endpoint do something with one of its own resources.
     pub(crate) fn allow_own(
         &self,
@@ -278,7 +306,7 @@ impl Endpoint {
         work: impl Fn() -> F,
     ) -> Result<Response<A>, Status> {
         for resource in resources {
-            self.allow(call, right, &resource.name)?;
+            self.allow_use(call, right, resource)?;
         }
         let message = self.handles.afresh(resources, is_numbered, work).await.map_err(refused)?;
         let token = message.freshness().map(|token| MetadataValue::from_bytes(token));

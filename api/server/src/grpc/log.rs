@@ -151,7 +151,7 @@ impl Service for Endpoint {
     ) -> Result<Response<Self::TailStream>, Status> {
         let (call, asked) = self.begin(request)?;
         if let Some(log) = &asked.log {
-            self.allow(&call, Right::Read, &log.name)?;
+            self.allow_use(&call, Right::Read, log)?;
         }
         let opened = self.handles.afresh(asked.log.as_slice(), false, || async {
             let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Read).await?;

@@ -197,7 +197,7 @@ impl Service for Endpoint {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (call, asked) = self.begin(request)?;
         if let Some(map) = &asked.map {
-            self.allow(&call, Right::Read, &map.name)?;
+            self.allow_use(&call, Right::Read, map)?;
         }
         let opened = self.handles.afresh(asked.map.as_slice(), false, || async {
             let map: Map = self.handles.open(asked.map.as_ref(), "map", Use::Read).await?;

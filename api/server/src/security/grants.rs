@@ -224,6 +224,11 @@ pub enum Refusal {
     /// A grant has both, and not at nodes of this failure domain.
     #[error("it was granted, and not in this failure domain: call a node elsewhere")]
     DomainNotGranted,
+    /// No grant says that the caller is in the failure domain that a message names.
+    #[error(
+        "no grant places the caller in the domain that it names: name none, or ask for a grant there"
+    )]
+    PlaceNotGranted,
     /// The token has expired.
     #[error("the token has expired: get another")]
     TokenExpired,
