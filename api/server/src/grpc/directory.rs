@@ -121,6 +121,10 @@ impl Service for Endpoint {
     ) -> Result<Response<proto::OpenResponse>, Status> {
         let (call, asked) = self.begin(request)?;
         let name = asked.spec.as_ref().map_or("", |spec| &spec.name);
+        // Nothing is looked up for who may do neither.
+        if !self.might(&call, Right::Append, name) {
+            self.allow(&call, Right::Admin, name)?;
+        }
         // Whoever may write to what is there may take it over; to make it takes more.
         let right =
             if self.is_there(name).await.map_err(refused)? { Right::Append } else { Right::Admin };
