@@ -2,23 +2,22 @@
 
 #[path = "support/certified.rs"]
 mod certified;
+#[path = "support/granted.rs"]
+mod granted;
 #[path = "support/nodes.rs"]
 mod nodes;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-use certified::Certified;
-use nodes::{CLUSTER, Nodes};
+use granted::Cluster;
+use nodes::CLUSTER;
 use palisade_client::{
-    AuditEvent, AuditRecord, Client, ClientBuilder, Code, Consistency, Error, Grant, Log, Map,
-    Right,
+    AuditEvent, AuditRecord, Client, Code, Consistency, Error, Grant, Log, Map, Right,
 };
 use palisade_proto::directory::v1::Spec;
 use palisade_server::security::now_ms;
-use palisade_server::security::token::{Caveat, LiveKeys, Token, TokenKeys};
-use tempfile::TempDir;
+use palisade_server::security::token::{Caveat, Token, TokenKeys};
 use tokio::task::JoinSet;
 
 /// Long enough for a busy machine; nothing waits for it that is done.

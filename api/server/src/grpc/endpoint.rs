@@ -254,9 +254,7 @@ impl Call {
 }
 
 /// Which command a write is.
-pub(crate) fn number(
-    number: Option<common::CommandNumber>,
-) -> Result<Option<palisade::CommandNumber>, Error> {
+fn number(number: Option<common::CommandNumber>) -> Result<Option<palisade::CommandNumber>, Error> {
     let Some(number) = number else { return Ok(None) };
     let Freshness { cluster, group, offset } = convert::freshness(&number.client)
         .map_err(|_| invalid("the bytes of field client name no client"))?;
