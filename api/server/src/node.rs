@@ -100,6 +100,8 @@ pub struct Certificates {
     pub token_keys_file: Option<PathBuf>,
     /// Callers who may do everything, whatever is granted: the first ones that there are.
     pub admins: BTreeSet<String>,
+    /// How old the grants may be, in milliseconds, that a caller is served by.
+    pub grants_age_ms_max: u64,
 }
 
 /// How much a node keeps in memory and on disk.
@@ -256,6 +258,7 @@ fn whom(settings: &NodeSettings, security: Option<&NodeSecurity>) -> Result<Call
             tls: Arc::clone(&security.callers),
             admins: certificates.admins.clone(),
             token_keys: security.token_keys.clone(),
+            grants_age_max: Duration::from_millis(certificates.grants_age_ms_max),
         }),
         _ => {
             let what = "callers are served with certificates, or in insecure-loopback".to_owned();

@@ -16,11 +16,14 @@ use palisade_client::proto::map::v1 as map;
 use palisade_client::proto::map::v1::map_client::MapClient;
 use palisade_client::proto::session::v1 as session;
 use palisade_client::proto::session::v1::session_client::SessionClient;
-use palisade_client::{Client, Code, Consistency, Grant, Map, Right};
+use palisade_client::{Client, Code, Consistency, Disposition, Grant, Map, Right};
 use palisade_server::security::grants::{Right as Named, Rights};
 use palisade_server::security::now_ms;
 use palisade_server::security::token::{Caveat, Token};
 use tonic::{Request, Status};
+
+/// Long enough for a busy machine; nothing waits for it that is done.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn grant(resource: &str, rights: &[Right]) -> Grant {
     let rights = rights.iter().map(|right| (*right).into()).collect();
@@ -191,6 +194,51 @@ async fn nobody_says_by_himself_where_he_is() {
         assert_eq!(done.err().as_deref(), expected, "{client} in {zone}");
         maps.put(put(None)).await.unwrap();
     }
+    cluster.nodes.close().await;
+}
+
+/// A node that nobody talks to does not go on for ever by what was granted when it last heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_cut_off_serves_by_no_old_grants() {
+    let mut cluster = Cluster::start(3).await;
+    let ops = cluster.client("ops");
+    orders(&ops).open().await.unwrap();
+    ops.access().grant("reports", grant("orders", &[Right::Read])).await.unwrap();
+    let way = cluster.certified.way("reports", cluster.nodes.addresses[0]).await;
+    let mut maps = MapClient::new(way.channel.clone());
+    // What it has is read without a quorum.
+    let local = common::ReadOptions {
+        consistency: Some(common::read_options::Consistency::Local(common::Local {})),
+        ..Default::default()
+    };
+    let get = || {
+        let (map, options) = (resource(None), Some(local.clone()));
+        map::GetRequest { map, keys: vec!["k".into()], options, at: 0 }
+    };
+    // It follows the others a moment later.
+    while let Err(status) = maps.get(get()).await {
+        assert!(
+            ["NOT_ALLOWED", "NOT_FOUND", "DISCONNECTED"].contains(&&*kind(&status)),
+            "{status}"
+        );
+        tokio::task::yield_now().await;
+    }
+    for engine in cluster.nodes.engines.split_off(1) {
+        engine.close().await.unwrap();
+    }
+    let cut_off = async {
+        loop {
+            match maps.get(get()).await {
+                Ok(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+                Err(status) => return Failure::of(&status).unwrap(),
+            }
+        }
+    };
+    let told = tokio::time::timeout(PATIENCE, cut_off).await.expect("it serves nobody");
+    assert_eq!((told.code, told.disposition), (Code::Disconnected, Disposition::Retry));
+    let way = cluster.certified.way("ops", cluster.nodes.addresses[0]).await;
+    MapClient::new(way.channel.clone()).get(get()).await.expect("he may by its configuration");
+    drop(way);
     cluster.nodes.close().await;
 }
 

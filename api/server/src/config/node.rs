@@ -303,6 +303,7 @@ impl Reader<'_> {
                 client_ca_file,
                 token_keys_file: of("security.token_keys_file"),
                 admins: self.names("security.admins"),
+                grants_age_ms_max: self.number("security.grants_age_ms_max"),
             }),
             // They were asked for if anything listens.
             _ => Security::Closed,

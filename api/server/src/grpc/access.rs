@@ -1,12 +1,14 @@
 //! Who calls, and whether it is granted: asked before anything is done. What is not granted is refused.
 //!
 //! Grants are rows of the replicated map `palisade.access`, so they are in the order of the log and every node
-//! comes to the same. A node keeps them in memory and follows the map; until it has read it once, only those
-//! are served whom its own configuration names as administrators.
+//! comes to the same. A node keeps them in memory and follows the map; until it has read it once, and again when it
+//! has not heard from a quorum for too long, only those are served whom its own configuration names as
+//! administrators.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::Uri;
@@ -16,10 +18,10 @@ use palisade::{
 };
 use palisade_proto::failure::{Code, Disposition, Failure, kind};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::MetadataMap;
 
-use super::own::access_map;
+use super::own::{AccessMap, access_map};
 use crate::security::audit::{AuditEvent, AuditFacts, AuditQueue};
 use crate::security::grants::{
     Ask, Grant, Refusal, Right, Rights, decide, decide_place, decide_somewhere, decode_row,
@@ -31,6 +33,10 @@ use crate::security::token::{Bearer, Caveat, LiveKeys, Token};
 
 /// Between two attempts to follow the grants.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Between two looks whether the grants are as they were, at most; four of them to the age that they may have.
+const CONFIRM_EVERY_MAX: Duration = Duration::from_secs(5);
+/// How long a stream goes on before it is judged again, if nothing is granted or revoked meanwhile.
+const JUDGE_EVERY: Duration = Duration::from_secs(5);
 /// How long who has changed the grants waits for this node to go by them.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -48,11 +54,28 @@ pub(crate) enum Access {
 pub(crate) struct Grants {
     admins: BTreeSet<String>,
     keys: Option<Arc<LiveKeys>>,
-    /// None before they were read once.
-    rows: Mutex<Option<BTreeMap<String, Vec<Grant>>>>,
+    /// How old the grants may be that somebody is served by.
+    age_max: Duration,
+    known: Mutex<Known>,
     /// Up to where the map was followed.
     followed: watch::Sender<Offset>,
     audit: Arc<AuditQueue>,
+}
+
+/// What a node has read of the grants.
+#[derive(Debug, Default)]
+struct Known {
+    /// None before they were read once.
+    rows: Option<BTreeMap<String, Vec<Grant>>>,
+    /// Everything that a quorum had committed by then is in them.
+    as_of: Option<Instant>,
+}
+
+impl Known {
+    fn of(&self, principal: &str) -> &[Grant] {
+        let granted = self.rows.as_ref().and_then(|rows| rows.get(principal));
+        granted.map_or(&[][..], Vec::as_slice)
+    }
 }
 
 /// Where a call comes from, and what it calls.
@@ -117,10 +140,15 @@ impl Grants {
     pub(crate) fn new(
         admins: BTreeSet<String>,
         keys: Option<Arc<LiveKeys>>,
+        age_max: Duration,
         audit: Arc<AuditQueue>,
     ) -> Self {
         let followed = watch::Sender::new(Offset::ZERO);
-        Self { admins, keys, rows: Mutex::default(), followed, audit }
+        Self { admins, keys, age_max, known: Mutex::default(), followed, audit }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who makes a call, from the certificate of its connection and the token that it has with it.
@@ -150,20 +178,66 @@ impl Grants {
         let text = text.ok_or_else(|| not_taken("authorization is `Bearer` and a token"))?;
         let keys = self.keys.as_ref();
         let keys = keys.ok_or_else(|| not_taken("this node has no keys to know tokens by"))?.keys();
-        let token = Token::parse(text);
-        let bearer = token.and_then(|token| keys.verify(engine.cluster(), &token, now_ms()));
+        let token = Token::parse(text).map_err(|why| not_taken(&why.to_string()))?;
+        let bearer = keys.verify(engine.cluster(), &token, now_ms());
         let bearer = bearer.map_err(|why| not_taken(&why.to_string()))?;
-        Ok(Caller { identity: identity.clone(), bearer: Some(bearer) })
+        Ok(Caller { identity: identity.clone(), bearer: Some(bearer), token: Some(token) })
     }
 
-    /// Nobody is refused for good by a node that has not read the grants yet.
-    fn has_read(&self, caller: &Caller) -> Result<(), Failure> {
-        let is_admin = caller.principal().is_ok_and(|principal| self.admins.contains(principal));
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_admin || rows.is_some() {
+    /// Whether the token that a call was begun with would be taken now. That it would not is in the audit.
+    fn still_taken(
+        &self,
+        engine: &Engine,
+        caller: &Caller,
+        origin: &Origin,
+    ) -> Result<(), Failure> {
+        let (Some(token), Some(keys)) = (&caller.token, &self.keys) else { return Ok(()) };
+        let judged = keys.keys().verify(engine.cluster(), token, now_ms());
+        judged.map(|_| ()).map_err(|why| {
+            let why = why.to_string();
+            let facts = caller.facts(origin, AuditEvent::TokenRefused);
+            self.audit.note(AuditFacts { why: why.clone(), ..facts }, now_ms());
+            refused(&why, kind::NOT_AUTHENTICATED)
+        })
+    }
+
+    /// Resolves once a caller may not do this any more: when that was revoked, when the token is over or its key
+    /// is gone, and when this node cannot know.
+    pub(crate) async fn refused(
+        &self,
+        engine: &Engine,
+        caller: &Caller,
+        origin: &Origin,
+        right: Right,
+        resource: &str,
+    ) -> Failure {
+        let mut followed = self.followed.subscribe();
+        loop {
+            let judged = self.still_taken(engine, caller, origin);
+            if let Err(failure) =
+                judged.and_then(|()| self.allow(engine, caller, origin, right, resource))
+            {
+                return failure;
+            }
+            let left = caller.bearer.as_ref().map_or(JUDGE_EVERY, |bearer| bearer.left(now_ms()));
+            tokio::select! {
+                () = sleep(left.min(JUDGE_EVERY)) => {}
+                // The sender is in what is held here, so that it is never the end of it.
+                _ = followed.changed() => {}
+            }
+        }
+    }
+
+    /// Nobody is refused for good by a node that has not read the grants yet, or served by what it read long ago.
+    fn knows(&self, caller: &Caller, now: Instant) -> Result<(), Failure> {
+        if caller.principal().is_ok_and(|principal| self.admins.contains(principal)) {
             return Ok(());
         }
-        let why = "this node has not read the grants since it was started";
+        let why = match self.known().as_of {
+            Some(as_of) if now.saturating_duration_since(as_of) <= self.age_max => return Ok(()),
+            Some(_) => "this node has not heard for too long whether the grants are as they were",
+            None => "this node has not read the grants since it was started",
+        };
         let help = "nothing happened; call again in a moment, or another node";
         Err(Failure::new(Code::Disconnected, "DISCONNECTED", Disposition::Retry, why, help))
     }
@@ -176,7 +250,7 @@ impl Grants {
         origin: &Origin,
         rights: Rights,
     ) -> Result<(), Failure> {
-        self.has_read(caller)?;
+        self.knows(caller, Instant::now())?;
         let judged = self.with_grants(caller, |grants, caveats| {
             decide_somewhere(grants, caveats, rights, &caller.ask(domain, Right::Read, ""))
         });
@@ -197,7 +271,7 @@ impl Grants {
         right: Right,
         resource: &str,
     ) -> Result<(), Failure> {
-        self.has_read(caller)?;
+        self.knows(caller, Instant::now())?;
         let judged = self.judge(engine.domain(), caller, right, resource);
         if let Err(refusal) = judged {
             self.refuse(caller, origin, right, resource, &refusal.to_string());
@@ -246,9 +320,7 @@ impl Grants {
         if self.admins.contains(principal) {
             return judge(&Grant::everything(), caveats);
         }
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let granted = rows.as_ref().and_then(|rows| rows.get(principal));
-        judge(granted.map_or(&[][..], Vec::as_slice), caveats)
+        judge(self.known().of(principal), caveats)
     }
 
     /// Writes down what a caller may not do.
@@ -269,10 +341,11 @@ impl Grants {
         self.audit.note(facts, now_ms());
     }
 
-    /// Waits until this node goes by what was changed there, or a moment.
-    pub(crate) async fn follow_up_to(&self, offset: Offset) {
+    /// Waits until this node goes by what was changed there, or a moment. Says whether it does.
+    pub(crate) async fn follow_up_to(&self, offset: Offset) -> bool {
         let mut followed = self.followed.subscribe();
-        let _ = timeout(FOLLOW_TIMEOUT, followed.wait_for(|followed| offset <= *followed)).await;
+        let done = timeout(FOLLOW_TIMEOUT, followed.wait_for(|followed| offset <= *followed)).await;
+        matches!(done, Ok(Ok(_)))
     }
 
     /// Follows the map of grants for as long as it runs.
@@ -288,6 +361,7 @@ impl Grants {
     /// Ends with an error alone: the grants have no end.
     async fn follow_once(&self, engine: &Engine) -> Result<(), Error> {
         let map = access_map(engine).await?;
+        let begun = Instant::now();
         let (mut rows, mut range) = (BTreeMap::new(), Some(MapRange::all()));
         let mut at = None;
         while let Some(next) = range {
@@ -301,20 +375,49 @@ impl Grants {
             }
             range = read.value.next;
         }
-        *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = Some(rows);
+        *self.known() = Known { rows: Some(rows), as_of: Some(begun) };
         let from = at.unwrap_or(Offset::ZERO);
-        let mut watch = map.watch(from, WatchOptions::default());
+        let options = WatchOptions { progress: self.confirm_every(), ..Default::default() };
+        let mut watch = map.watch(from, options);
+        let changes = async {
+            loop {
+                self.followed.send_replace(watch.position());
+                if let WatchEvent::Changes { changes, .. } = watch.next().await? {
+                    self.change(changes);
+                }
+            }
+        };
+        tokio::select! {
+            failed = changes => failed,
+            never = self.confirm(&map) => match never {},
+        }
+    }
+
+    fn confirm_every(&self) -> Duration {
+        (self.age_max / 4).min(CONFIRM_EVERY_MAX)
+    }
+
+    /// Finds out again and again how far the map of grants is by a quorum. What was followed up to there was so
+    /// when it was asked.
+    async fn confirm(&self, map: &AccessMap) -> Infallible {
         loop {
-            self.followed.send_replace(watch.position());
-            if let WatchEvent::Changes { changes, .. } = watch.next().await? {
-                self.change(changes);
+            sleep(self.confirm_every()).await;
+            let begun = Instant::now();
+            let asked = map.bounds(ReadConsistency::Linearizable);
+            let told = timeout(self.age_max / 4, asked).await;
+            match told.unwrap_or(Err(Error::Disconnected { outcome_unknown: false })) {
+                Ok(read) if self.follow_up_to(read.freshness.offset).await => {
+                    self.known().as_of = Some(begun);
+                }
+                Ok(_) => tracing::debug!("the grants are not followed as far as they are"),
+                Err(error) => tracing::debug!(%error, "how far the grants are is not known"),
             }
         }
     }
 
     fn change(&self, changes: Vec<MapChange<String, Vec<u8>>>) {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows = rows.get_or_insert_default();
+        let mut known = self.known();
+        let rows = known.rows.get_or_insert_default();
         for change in changes {
             match change.now {
                 Some(now) => rows.insert(change.key, granted(&now.value)),
@@ -365,7 +468,8 @@ mod tests {
         let ca = Ca::init(&dir.path().join("ca"), ClusterId::new(1)).unwrap();
         let (ops, reports) = (caller(&ca, "ops"), caller(&ca, "reports"));
         let audit = Arc::new(AuditQueue::default());
-        let grants = Grants::new(["ops".to_owned()].into(), None, Arc::clone(&audit));
+        let age_max = Duration::from_secs(30);
+        let grants = Grants::new(["ops".to_owned()].into(), None, age_max, Arc::clone(&audit));
         let here = FailureDomain::new("local", "local", "local");
         let judge = |caller: &Caller| grants.judge(&here, caller, Right::Read, "orders");
         assert_eq!(judge(&ops), Ok(()));
@@ -387,8 +491,15 @@ mod tests {
         assert_eq!(judge(&reports), Ok(()));
         grants.change(vec![row(vec![9])]);
         assert_eq!(judge(&reports), Err(Refusal::NotGranted));
+        grants.known().as_of = Some(Instant::now());
         let others = caller(&ca, "others");
         assert!(known(&others).is_err());
         assert_eq!(audit.take(1).len(), 1, "and it is written down");
+        // What was so a while ago is nothing to refuse anybody by, or to serve.
+        let as_of = grants.known().as_of.unwrap();
+        assert!(grants.knows(&others, as_of + age_max).is_ok());
+        let late = as_of + age_max + Duration::from_millis(1);
+        assert_eq!(grants.knows(&others, late).unwrap_err().disposition, Disposition::Retry);
+        assert!(grants.knows(&ops, late).is_ok(), "his right is in the node's own configuration");
     }
 }

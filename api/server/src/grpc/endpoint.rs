@@ -167,7 +167,7 @@ impl Endpoint {
     /// Waits until this node goes by the grants that were changed there, or a moment.
     pub(crate) async fn follow_grants_up_to(&self, offset: Offset) {
         if let Access::Granted(grants) = &*self.access {
-            grants.follow_up_to(offset).await;
+            let _ = grants.follow_up_to(offset).await;
         }
     }
 }

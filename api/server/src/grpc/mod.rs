@@ -135,6 +135,8 @@ pub enum Callers {
         admins: BTreeSet<String>,
         /// Keys to know tokens by; none are taken without.
         token_keys: Option<Arc<LiveKeys>>,
+        /// How long ago a quorum may have had the grants that somebody is served by.
+        grants_age_max: Duration,
     },
 }
 
@@ -163,9 +165,9 @@ pub async fn serve(
             return Err(Error::InvalidArgument { what });
         }
         Callers::Everyone => (None, Access::Everyone),
-        Callers::Certified { tls, admins, token_keys } => {
+        Callers::Certified { tls, admins, token_keys, grants_age_max } => {
             let gate = Arc::new(Gate::new(engine.cluster(), tls));
-            let grants = Grants::new(admins, token_keys, Arc::clone(&audit));
+            let grants = Grants::new(admins, token_keys, grants_age_max, Arc::clone(&audit));
             (Some(Door { gate, audit: Arc::clone(&audit) }), Access::Granted(grants))
         }
     };

@@ -23,6 +23,9 @@ pub(crate) struct Certified {
     pub(crate) ca: Ca,
 }
 
+/// Short, for what happens without a quorum; longer than what a busy machine takes to hear from one.
+const GRANTS_AGE_MAX: Duration = Duration::from_secs(10);
+
 /// A channel to a node, as long as it is held.
 pub(crate) struct Way {
     #[allow(dead_code, reason = "not every test file speaks so")]
@@ -57,7 +60,8 @@ impl Certified {
         let cluster = self.ca.cluster();
         let tls = CallerTls::new(cluster, CertificateRole::Node, &credentials).unwrap();
         let admins = admins.iter().map(|name| (*name).to_owned()).collect();
-        Callers::Certified { tls: Arc::new(tls), admins, token_keys }
+        let grants_age_max = GRANTS_AGE_MAX;
+        Callers::Certified { tls: Arc::new(tls), admins, token_keys, grants_age_max }
     }
 
     /// A plain way to a node for messages as they are on the wire, which this caller's certificate opens.
