@@ -170,8 +170,6 @@ impl NodeSettings {
     }
 }
 
-/// How long calls that are under way may take once the node is told to stop.
-const DRAIN: Duration = Duration::from_secs(5);
 /// Between two looks for work when there was none.
 const WORKER_PAUSE: Duration = Duration::from_millis(20);
 /// After work that could not be done now.
@@ -243,7 +241,7 @@ async fn run_engine(
             stage.stopping();
             // Calls that are under way are answered first.
             let _ = stopping.send(true);
-            timeout(DRAIN, callers).await.unwrap_or(Ok(()))
+            callers.await
         }
     };
     let closed = engine.close().await;

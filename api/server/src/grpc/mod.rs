@@ -35,6 +35,8 @@ use palisade::Error;
 use palisade_proto::admin::v1::backups_server::BackupsServer;
 use palisade_proto::{DESCRIPTORS, MESSAGE_BYTES_MAX};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
@@ -64,6 +66,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Calls that a connection takes back before they were looked at.
 const RESETS_MAX: usize = 64;
+/// How long calls that are under way may take once the node is told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
 /// A connection on which nothing moves is asked whether anybody is there, and closed if nobody answers.
 const SILENCE: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(10);
@@ -141,7 +145,7 @@ pub enum Callers {
 }
 
 /// Serves the engine on connections to this listener until `stop` resolves, and then until the calls that are
-/// under way have ended. Calls are counted with what else is observed of the node, if that is given. Backups are
+/// under way have ended, for at most 5 seconds: streams may have no end. What was refused is in the audit by then. Calls are counted with what else is observed of the node, if that is given. Backups are
 /// written to `backup_dir`, and refused without one.
 ///
 /// # Errors
@@ -173,8 +177,20 @@ pub async fn serve(
     };
     let access = Arc::new(access);
     let incoming = incoming(listener, door, Arc::clone(observed.connections()));
+    let (stopping, stopped) = oneshot::channel();
+    let stop = async {
+        stop.await;
+        let _ = stopping.send(());
+    };
     let served = router(&observed, Arc::clone(&access), backup_dir)?
         .serve_with_incoming_shutdown(incoming, stop);
+    let drained = async {
+        match stopped.await {
+            Ok(()) => sleep(DRAIN).await,
+            // It was never told to, and has ended.
+            Err(_) => std::future::pending().await,
+        }
+    };
     let follow = async {
         match &*access {
             Access::Everyone => std::future::pending().await,
@@ -183,6 +199,7 @@ pub async fn serve(
     };
     let served = tokio::select! {
         served = served => served.map_err(failed),
+        () = drained => Ok(()),
         never = follow => never,
         never = audit::write(engine, &audit) => never,
     };
