@@ -13,7 +13,7 @@ use palisade::{
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::admin::{self, Shows, Stage};
 use crate::grpc::Callers;

@@ -98,6 +98,8 @@ impl Origin {
 pub(crate) struct Caller {
     identity: Identity,
     bearer: Option<Bearer>,
+    /// The one that it is the bearer of, to be known again by the keys that there are then.
+    token: Option<Token>,
 }
 
 impl Caller {
@@ -170,7 +172,7 @@ impl Grants {
             return Err(not_known(AuditEvent::NotAuthenticated, why));
         };
         let Some(value) = metadata.get("authorization") else {
-            return Ok(Caller { identity: identity.clone(), bearer: None });
+            return Ok(Caller { identity: identity.clone(), bearer: None, token: None });
         };
         let not_taken = |why: &str| not_known(AuditEvent::TokenRefused, why);
         // A token that is not understood is never passed over: it may be there to narrow.
@@ -457,7 +459,7 @@ mod tests {
         let leaf = ca.issue(&order).unwrap().certificate_pem;
         let leaf = CertificateDer::from_pem_slice(leaf.as_bytes()).unwrap();
         let identity = Identity::of_chain(ca.cluster(), &[leaf]).unwrap();
-        Caller { identity, bearer: None }
+        Caller { identity, bearer: None, token: None }
     }
 
     /// Before a node has read the grants it serves those alone whom its own configuration names, and a row

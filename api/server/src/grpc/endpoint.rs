@@ -148,6 +148,17 @@ impl Endpoint {
         }
     }
 
+    /// Resolves once a call may not do this with a resource any more, for as long as it goes on.
+    pub(crate) async fn refused(&self, call: &Call, right: Right, resource: &str) -> Status {
+        match (&*self.access, &call.caller) {
+            (Access::Everyone, _) => std::future::pending().await,
+            (Access::Granted(grants), Some(caller)) => {
+                grants.refused(&self.engine, caller, &call.origin, right, resource).await.into()
+            }
+            (Access::Granted(_), None) => Status::unauthenticated("nobody is known to call"),
+        }
+    }
+
     /// Whether a call might do this with a resource: what it might not is left out, and nothing refused.
     pub(crate) fn might(&self, call: &Call, right: Right, resource: &str) -> bool {
         match (&*self.access, &call.caller) {

@@ -183,7 +183,8 @@ impl Service for Endpoint {
             let next = Some(of_position(tail.position()));
             Some((Ok(proto::TailResponse { entries, next }), Some(tail)))
         });
-        Ok(Response::new(Box::pin(messages)))
+        let name = asked.log.map(|log| log.name).unwrap_or_default();
+        Ok(Response::new(self.while_allowed(call, Right::Read, name, messages)))
     }
 
     async fn get_bounds(

@@ -1,10 +1,9 @@
 //! `palisade.map.v1.Map`.
 
-use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::stream;
 use palisade::{
     Error, History, MapChange, MapRange, Offset, OpOutcome, RANGE_ROWS_MAX, WatchEvent,
     WatchOptions,
@@ -17,6 +16,7 @@ use super::convert::{self, Raw, row, version};
 use super::endpoint::{Call, Endpoint, refused};
 use super::failure::invalid;
 use super::handles::{Map, Use};
+use super::streams::Messages;
 use crate::security::grants::Right;
 
 /// How often the place of a watch is told if its caller does not say.
@@ -149,7 +149,7 @@ fn told(event: WatchEvent<Bytes, Raw>, position: Offset) -> proto::WatchResponse
 
 #[tonic::async_trait]
 impl Service for Endpoint {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
+    type WatchStream = Messages<proto::WatchResponse>;
 
     async fn get(
         &self,
@@ -219,7 +219,8 @@ impl Service for Endpoint {
                 Err(error) => (Err(refused(error)), None),
             })
         });
-        Ok(Response::new(Box::pin(events)))
+        let name = asked.map.map(|map| map.name).unwrap_or_default();
+        Ok(Response::new(self.while_allowed(call, Right::Read, name, events)))
     }
 
     async fn get_bounds(

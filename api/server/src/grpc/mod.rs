@@ -25,6 +25,7 @@ mod own;
 mod probe;
 mod session;
 mod spec;
+mod streams;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
