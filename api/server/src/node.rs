@@ -19,6 +19,7 @@ use crate::admin::{self, Shows, Stage};
 use crate::grpc::Callers;
 use crate::observe::{Observed, metered_reports};
 use crate::reports::{ReportService, Worker};
+use crate::security::files::make_dir;
 use crate::security::of_node::NodeSecurity;
 use crate::security::watch as files;
 use crate::{grpc, http};
@@ -220,6 +221,9 @@ async fn run_engine(
         Some(address) => Some((listen(address).await?, whom(&settings, security.as_ref())?)),
         None => None,
     };
+    make_dir(&settings.data_dir).map_err(|error| Error::InvalidArgument {
+        what: format!("could not make {}: {error}", settings.data_dir.display()),
+    })?;
     let builder = match &security {
         Some(security) => settings.builder().peer_tls(security.peers.clone()),
         None => settings.builder(),
