@@ -241,6 +241,12 @@ async fn the_log_is_read_as_it_is() {
 
     let (_, found) = get(&port, "/api/v1/audit?limit=1").await;
     assert_eq!((&found["kept"], found["entries"].as_array().unwrap().len()), (&json!(true), 1));
+    let (_, found) = get(&port, "/api/v1/audit").await;
+    let told =
+        |at: usize| ["event", "who", "right", "resource"].map(|key| &found["entries"][at][key]);
+    assert_eq!(told(0), ["not allowed", "reports", "append", "orders"], "{found}");
+    assert_eq!(told(1)[1], "billing");
+    assert_eq!(told(2)[0], "unreadable", "the others are shown all the same");
     for (path, status, code) in [
         ("/api/v1/log?resource=nothing", 404, "NotFound"),
         ("/api/v1/log", 400, "InvalidArgument"),

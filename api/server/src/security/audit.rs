@@ -43,6 +43,18 @@ pub enum AuditEvent {
 }
 
 impl AuditEvent {
+    /// In words, as people read it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotAuthenticated => "not authenticated",
+            Self::TokenRefused => "token refused",
+            Self::NotAllowed => "not allowed",
+            Self::Granted => "granted",
+            Self::Revoked => "revoked",
+        }
+    }
+
     const ALL: [Self; 5] = [
         Self::NotAuthenticated,
         Self::TokenRefused,
