@@ -228,10 +228,13 @@ async fn run_engine(
         Some(security) => settings.builder().peer_tls(security.peers.clone()),
         None => settings.builder(),
     };
-    let watched = security.map_or(Vec::new(), |security| security.watched);
+    let (certificates, watched) = security
+        .map(|security| (Vec::from(security.certificates), security.watched))
+        .unwrap_or_default();
     let engine = builder.open().await?;
     tracing::info!(node = %settings.id, cluster = %settings.cluster, "the node is open");
     let observed = Observed::from(&engine);
+    certificates.into_iter().for_each(|(port, watch)| observed.certificates(port, watch));
     stage.open(&observed);
     let (stopping, stopped) = watch::channel(false);
     let reports = serve_reports(&observed, &settings, reports);

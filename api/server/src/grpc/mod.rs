@@ -172,6 +172,7 @@ pub async fn serve(
         Callers::Everyone => (None, Access::Everyone),
         Callers::Certified { tls, admins, token_keys, grants_age_max } => {
             let gate = Arc::new(Gate::new(engine.cluster(), tls));
+            observed.gate(Arc::clone(&gate));
             let grants = Grants::new(admins, token_keys, grants_age_max, Arc::clone(&audit));
             (Some(Door { gate, audit: Arc::clone(&audit) }), Access::Granted(grants))
         }
