@@ -215,6 +215,11 @@ impl Reader<'_> {
             }
             return;
         }
+        if self.value("reports.listen").is_some() {
+            let why = "the report service asks nobody who he is: serve it with \
+                       security.mode=insecure-loopback, or from a process of its own that calls the cluster";
+            self.unfit("reports.listen", "security.mode", why);
+        }
         if LISTEN_KEYS.iter().all(|path| self.value(path).is_none()) {
             // Nobody can call it.
             return;
