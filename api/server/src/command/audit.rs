@@ -51,6 +51,7 @@ fn event(record: &AuditRecord) -> &'static str {
         AuditEvent::NotAllowed => "not allowed",
         AuditEvent::Granted => "granted",
         AuditEvent::Revoked => "revoked",
+        AuditEvent::Cleared => "cleared",
         AuditEvent::Unspecified if record.unreadable => "unreadable",
         AuditEvent::Unspecified => "unknown",
     }

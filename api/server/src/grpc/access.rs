@@ -325,6 +325,11 @@ impl Grants {
         judge(self.known().of(principal), caveats)
     }
 
+    /// Writes down what a caller does.
+    pub(crate) fn note(&self, facts: AuditFacts) {
+        self.audit.note(facts, now_ms());
+    }
+
     /// Writes down what a caller may not do.
     pub(crate) fn refuse(
         &self,

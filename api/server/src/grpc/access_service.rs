@@ -75,6 +75,7 @@ fn of_record(position: LogPosition, log_time_ms: u64, record: AuditRecord) -> pr
         AuditEvent::NotAllowed => proto::AuditEvent::NotAllowed,
         AuditEvent::Granted => proto::AuditEvent::Granted,
         AuditEvent::Revoked => proto::AuditEvent::Revoked,
+        AuditEvent::Cleared => proto::AuditEvent::Cleared,
     };
     proto::AuditRecord {
         position: Some(of_position(position)),

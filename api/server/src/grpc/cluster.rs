@@ -12,6 +12,8 @@ use super::convert::{needed, of_domain};
 use super::endpoint::{CLUSTER, Endpoint, refused};
 use super::failure::invalid;
 use super::own;
+use crate::rebuild::rebuild;
+use crate::security::audit::{AuditEvent, AuditFacts};
 use crate::security::grants::Right;
 
 fn role(role: Role) -> proto::Role {
@@ -219,7 +221,13 @@ impl Service for Endpoint {
         let (call, asked) = self.begin(request)?;
         self.allow(&call, Right::Admin, CLUSTER)?;
         let group = self.engine.group(GroupId::new(asked.group)).map_err(refused)?;
-        call.write(group.rebuild_replica()).await.map_err(refused)?;
+        self.note(AuditFacts {
+            resource: format!("group {}", group.id()),
+            right: Right::Admin.to_string(),
+            why: asked.reason.clone(),
+            ..self.facts(&call, AuditEvent::Cleared)
+        });
+        call.write(rebuild(&group, &asked.reason)).await.map_err(refused)?;
         Ok(Response::new(proto::RebuildReplicaResponse {}))
     }
 }

@@ -175,6 +175,13 @@ impl Endpoint {
         facts_of(call.caller.as_ref(), &call.origin, event)
     }
 
+    /// Has something be in the audit, once the log of it takes it.
+    pub(crate) fn note(&self, facts: AuditFacts) {
+        if let Access::Granted(grants) = &*self.access {
+            grants.note(facts);
+        }
+    }
+
     /// Waits until this node goes by the grants that were changed there, or a moment.
     pub(crate) async fn follow_grants_up_to(&self, offset: Offset) {
         if let Access::Granted(grants) = &*self.access {

@@ -40,6 +40,8 @@ pub enum AuditEvent {
     Granted = 4,
     /// Somebody may do less.
     Revoked = 5,
+    /// A replica that has halted is made anew: its state and its log there are given up.
+    Cleared = 6,
 }
 
 impl AuditEvent {
@@ -52,15 +54,17 @@ impl AuditEvent {
             Self::NotAllowed => "not allowed",
             Self::Granted => "granted",
             Self::Revoked => "revoked",
+            Self::Cleared => "cleared",
         }
     }
 
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::NotAuthenticated,
         Self::TokenRefused,
         Self::NotAllowed,
         Self::Granted,
         Self::Revoked,
+        Self::Cleared,
     ];
 }
 
