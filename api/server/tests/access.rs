@@ -153,6 +153,30 @@ async fn changes_at_once_do_not_lose_each_other() {
     cluster.nodes.close().await;
 }
 
+/// To make a replica anew takes the right to, and leaves a record of who did it and why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_clears_a_replica_is_in_the_audit() {
+    let cluster = Cluster::start(1).await;
+    let (ops, reports) = (cluster.client("ops"), cluster.client("reports"));
+    ops.access().grant("reports", grant("*", &[Right::Read, Right::Admin])).await.unwrap();
+    let cleared = reports.cluster().rebuild_replica(1, 1, "because").await;
+    is_refused(cleared, "NOT_ALLOWED", "the cluster is not among what it may");
+    let without = ops.cluster().rebuild_replica(1, 1, " ").await.unwrap_err();
+    assert_eq!(without.code(), Code::InvalidArgument, "a reason is needed");
+    // Nothing has halted, so nothing is cleared; that it was to be is written down all the same.
+    let cleared = ops.cluster().rebuild_replica(1, 1, "it looked wrong").await.unwrap_err();
+    assert_eq!(cleared.code(), Code::PreconditionFailed);
+    let of =
+        |record: &AuditRecord| (record.who.clone(), record.resource.clone(), record.why.clone());
+    let expected = ("ops".to_owned(), "group 1".to_owned(), "it looked wrong".to_owned());
+    let found = audited(&ops, |records| {
+        let cleared = |it: &&AuditRecord| it.event == i32::from(AuditEvent::Cleared);
+        records.iter().filter(cleared).any(|it| of(it) == expected)
+    });
+    found.await;
+    cluster.nodes.close().await;
+}
+
 /// A record that cannot be read is told as such, and the others are told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_record_that_cannot_be_read_keeps_nobody_from_the_others() {
