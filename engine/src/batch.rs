@@ -4,7 +4,7 @@ use bytes::Bytes;
 use palisade_replication::{ClusterId, GroupId, LogTime};
 
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, SCHEMA_BYTES, VALUE_BYTES_MAX};
-use crate::clients::CommandNumber;
+use crate::clients::{CommandNumber, Registrant};
 use crate::command::{BatchCommand, Op};
 use crate::degradation::Call;
 use crate::engine::{Engine, unexpected};
@@ -79,6 +79,7 @@ pub struct Batch {
     group: Option<GroupId>,
     /// Which command of which client it is.
     number: Option<CommandNumber>,
+    registrant: Option<Registrant>,
     command: BatchCommand,
     /// Of each operation of either branch, the name of its projection.
     kinds: [Vec<&'static str>; 2],
@@ -166,7 +167,17 @@ impl Batch {
         };
         let kinds = [Vec::new(), Vec::new()];
         let branch = Branch::Then;
-        Self { engine, group: None, number: None, command, kinds, branch, bytes: 0, broken: None }
+        Self {
+            engine,
+            group: None,
+            number: None,
+            registrant: None,
+            command,
+            kinds,
+            branch,
+            bytes: 0,
+            broken: None,
+        }
     }
 
     /// On whose behalf: the domain that placement is judged by. This node's own if never said.
@@ -185,6 +196,13 @@ impl Batch {
     /// [`crate::REPLY_BYTES_MAX`], [`Error::Incompatible`] for a client of another cluster.
     pub fn numbered(mut self, number: CommandNumber) -> Self {
         self.number = Some(number);
+        self
+    }
+
+    /// Says who makes a numbered command: whoever registered the client, with
+    /// [`crate::Group::register_client_as`]. For any other [`Batch::commit`] is [`Error::ClientOfAnother`].
+    pub fn registrant(mut self, registrant: Registrant) -> Self {
+        self.registrant = Some(registrant);
         self
     }
 
@@ -471,8 +489,8 @@ impl Batch {
     /// the same batch again, with the same reservation.
     pub async fn commit(self) -> Result<BatchDone, Error> {
         let group = self.check()?;
-        let Self { number, mut command, kinds: [then, otherwise], .. } = self;
-        command.number = number.map(|number| number.of(&group)).transpose()?;
+        let Self { number, registrant, mut command, kinds: [then, otherwise], .. } = self;
+        command.number = number.map(|number| number.of(&group, registrant)).transpose()?;
         let handles = command.parts().map(|part| (part.resource, Some(part.epoch)));
         group.gate(handles, Call::Write, std::slice::from_ref(&command.caller)).await?;
         let (receipt, outcome) = group.submit(command).await?;

@@ -7,11 +7,12 @@
 //!            hash of its policy 32, caller
 //! batch      client or 0, and if there is one: number, acked up to; caller,
 //!            guards: count, each as an operation; operations: count, each resource, epoch, body;
-//!            operations otherwise, in the same way
+//!            operations otherwise, in the same way; who registered the client 16, if somebody in particular
 //! housekeep  chores: count, each a resource, or 0 for the clients
 //! alter      resource, expected revision, node, caller, reason, alteration: `alteration.rs`; for a placement,
 //!            the hash of the policy that it makes 32
-//! register   milliseconds that the client is known without a command
+//! register   milliseconds that the client is known without a command; who registers it 16, if somebody in
+//!            particular
 //! compare    'm', members: count, each node and 1 for a voter; or 'r', node, mark, sums:
 //!            `comparing/folds.rs`
 //! rebuild    `projection/rebuild/record.rs`
@@ -25,6 +26,7 @@ use palisade_replication::{NodeId, Offset};
 
 use crate::alteration::{Alteration, Reason, Revision};
 use crate::bounds::{BATCH_OPS_MAX, DATA_GROUPS_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::clients::Registrant;
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
 use crate::comparing::CompareCommand;
 use crate::profile::PolicyHash;
@@ -53,6 +55,7 @@ pub(crate) enum Command {
     /// Makes a client, which is known for so long without a command.
     Register {
         ttl_ms: u64,
+        registrant: Option<Registrant>,
     },
     /// What members say about the rebuild of a projection.
     Rebuild(RebuildCommand),
@@ -147,6 +150,8 @@ pub(crate) struct Number {
     pub(crate) client: Offset,
     pub(crate) seq: u64,
     pub(crate) acked_up_to: u64,
+    /// Who says so.
+    pub(crate) registrant: Option<Registrant>,
 }
 
 /// An operation on one resource, or a guard on it.
@@ -191,6 +196,7 @@ impl Command {
                     put_number(&mut out, ops.len() as u64);
                     ops.iter().for_each(|op| put_op(&mut out, op));
                 }
+                Registrant::put(number.and_then(|number| number.registrant), &mut out);
             }
             Self::Housekeep(chores) => {
                 out.push(HOUSEKEEP);
@@ -203,9 +209,10 @@ impl Command {
                     put_number(&mut out, resource.0.into());
                 }
             }
-            Self::Register { ttl_ms } => {
+            Self::Register { ttl_ms, registrant } => {
                 out.push(REGISTER);
                 put_number(&mut out, *ttl_ms);
+                Registrant::put(*registrant, &mut out);
             }
             Self::Claim(ClaimCommand { name, affinity, data_groups }) => {
                 out.push(CLAIM);
@@ -258,13 +265,16 @@ impl Command {
                 caller: take_domain(&mut reader)?,
             }),
             BATCH => {
-                let number = take_command_number(&mut reader)?;
+                let mut number = take_command_number(&mut reader)?;
                 let caller = take_domain(&mut reader)?;
                 let guards = take_ops(&mut reader)?;
                 let then = take_ops(&mut reader)?;
                 let otherwise = take_ops(&mut reader)?;
                 if then.is_empty() && otherwise.is_empty() {
                     return Err(DecodeError { what: "batch without operations" });
+                }
+                if let Some(number) = &mut number {
+                    number.registrant = Registrant::take(&mut reader)?;
                 }
                 Self::Batch(BatchCommand { number, caller, guards, then, otherwise })
             }
@@ -300,7 +310,10 @@ impl Command {
                 })
             }
             COMPARE => Self::Compare(CompareCommand::take(&mut reader)?),
-            REGISTER => Self::Register { ttl_ms: reader.number("client ttl")? },
+            REGISTER => Self::Register {
+                ttl_ms: reader.number("client ttl")?,
+                registrant: Registrant::take(&mut reader)?,
+            },
             REBUILD => Self::Rebuild(RebuildCommand::take(&mut reader)?),
             CLAIM => Self::Claim(ClaimCommand {
                 name: take_name(&mut reader)?,
@@ -339,7 +352,7 @@ fn take_ops(reader: &mut Reader) -> Result<Vec<Op>, DecodeError> {
 fn put_command_number(out: &mut Vec<u8>, number: Option<Number>) {
     match number {
         None => put_number(out, 0),
-        Some(Number { client, seq, acked_up_to }) => {
+        Some(Number { client, seq, acked_up_to, registrant: _ }) => {
             put_number(out, client.get());
             put_number(out, seq);
             put_number(out, acked_up_to);
@@ -353,7 +366,8 @@ fn take_command_number(reader: &mut Reader) -> Result<Option<Number>, DecodeErro
         return Ok(None);
     }
     let seq = reader.number("command number")?;
-    Ok(Some(Number { client, seq, acked_up_to: reader.number("acked up to")? }))
+    let acked_up_to = reader.number("acked up to")?;
+    Ok(Some(Number { client, seq, acked_up_to, registrant: None }))
 }
 
 fn take_resource(reader: &mut Reader) -> Result<ResourceId, DecodeError> {
@@ -391,20 +405,31 @@ mod tests {
         })
     }
 
+    fn registrant() -> impl Strategy<Value = Option<Registrant>> {
+        proptest::option::of(any::<u8>().prop_map(|name| Registrant::of(&name.to_string())))
+    }
+
     fn batch() -> impl Strategy<Value = Command> {
         let ops = || vec(op(), 0..4);
-        let number =
-            (1_u64.., any::<u64>(), any::<u64>()).prop_map(|(client, seq, acked_up_to)| Number {
+        let number = (1_u64.., any::<u64>(), any::<u64>(), registrant()).prop_map(
+            |(client, seq, acked_up_to, registrant)| Number {
                 client: Offset::new(client),
                 seq,
                 acked_up_to,
-            });
+                registrant,
+            },
+        );
         let number = proptest::option::of(number);
         (number, ops(), op(), ops(), ops()).prop_map(|(number, guards, first, rest, otherwise)| {
             let then = std::iter::once(first).chain(rest).collect();
             let caller = domain();
             Command::Batch(BatchCommand { number, caller, guards, then, otherwise })
         })
+    }
+
+    fn register() -> impl Strategy<Value = Command> {
+        (any::<u64>(), registrant())
+            .prop_map(|(ttl_ms, registrant)| Command::Register { ttl_ms, registrant })
     }
 
     fn alteration() -> impl Strategy<Value = Alteration> {
@@ -453,20 +478,20 @@ mod tests {
         }
 
         #[test]
-        fn chores_and_clients_round_trip(chores in vec(0_u32..3, 1..CHORES_MAX), ttl_ms: u64) {
+        fn chores_and_clients_round_trip(chores in vec(0_u32..3, 1..CHORES_MAX), ttl_ms: u64, registrant in registrant()) {
             let chore = |id| match id {
                 0 => Chore::Clients,
                 id => Chore::Resource(ResourceId(id)),
             };
             let chores = Command::Housekeep(chores.into_iter().map(chore).collect());
-            for command in [chores, Command::Register { ttl_ms }] {
+            for command in [chores, Command::Register { ttl_ms, registrant }] {
                 prop_assert_eq!(Command::decode(command.encode()), Ok(command));
             }
         }
 
         /// E8: whatever is read is written the same again, so a record has one form.
         #[test]
-        fn what_is_read_has_one_form(command in prop_oneof![batch(), alter(), claim(), any_rebuild().prop_map(Command::Rebuild)], changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
+        fn what_is_read_has_one_form(command in prop_oneof![batch(), register(), alter(), claim(), any_rebuild().prop_map(Command::Rebuild)], changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
             let mut raw = command.encode().to_vec();
             for (at, byte) in changes {
                 let at = at % raw.len();

@@ -157,6 +157,12 @@ pub enum Error {
         /// The record that registered it.
         client: Offset,
     },
+    /// The client was registered by somebody else, and numbers nothing for who asks.
+    #[error("the client was registered by somebody else, client={client}")]
+    ClientOfAnother {
+        /// The record that registered it.
+        client: Offset,
+    },
     /// The request is reserved by an owner of a higher epoch.
     #[error("the request is in progress, owner_epoch={owner} age_ms={age_ms} op={op}")]
     InProgress {
@@ -194,6 +200,7 @@ impl Error {
             Self::LeaseExpired
             | Self::Revoked
             | Self::WindowExpired { .. }
+            | Self::ClientOfAnother { .. }
             | Self::Fenced { .. }
             | Self::Incompatible { .. }
             | Self::InvalidArgument { .. }
@@ -228,6 +235,7 @@ impl Error {
                 "an earlier attempt may have taken effect: look for what it was to do, and register anew \
                  for what comes next; ask for a longer ttl if this was a pause"
             }
+            Self::ClientOfAnother { .. } => "register a client, and number commands with that one",
             Self::Fenced { .. } => {
                 "stop writing: another writer took over; to take over in turn, open the resource \
                  with a higher epoch"

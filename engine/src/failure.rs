@@ -134,9 +134,10 @@ impl Error {
     pub fn failure(&self) -> Failure {
         match self {
             Self::LeaseExpired => Failure::LeaseExpired,
-            Self::Revoked | Self::WindowExpired { .. } | Self::ClientEvicted { .. } => {
-                Failure::Revoked
-            }
+            Self::Revoked
+            | Self::WindowExpired { .. }
+            | Self::ClientEvicted { .. }
+            | Self::ClientOfAnother { .. } => Failure::Revoked,
             Self::Fenced { .. } => Failure::Fenced,
             Self::Disconnected { .. } => Failure::Disconnected,
             Self::Degraded { .. } => Failure::Degraded,

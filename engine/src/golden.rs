@@ -16,6 +16,7 @@ use palisade_replication::{
 };
 
 use crate::alteration::{Alteration, Reason, Revision};
+use crate::clients::Registrant;
 use crate::command::{AlterCommand, BatchCommand, Chore, Command, Number, Op, OpenCommand};
 use crate::comparing::{CompareCommand, StateSums};
 use crate::degradation::{DegradationContract, DegradationMode, DegradationRule, RecoveryAction};
@@ -114,8 +115,14 @@ fn work() -> Vec<Command> {
     };
     let branches = |guards, then, otherwise| numbered(None, guards, then, otherwise);
     let command = |seq, acked_up_to, guards, then| {
-        let number = Number { client: Offset::new(35), seq, acked_up_to };
+        let client = Offset::new(35);
+        let number = Number { client, seq, acked_up_to, registrant: None };
         numbered(Some(number), guards, then, Vec::new())
+    };
+    let registrant = Some(Registrant::of("reports"));
+    let by = |registrant, then| {
+        let number = Number { client: Offset::new(44), seq: 1, acked_up_to: 0, registrant };
+        numbered(Some(number), Vec::new(), then, Vec::new())
     };
     let batch = |ops| branches(Vec::new(), ops, Vec::new());
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
@@ -215,7 +222,7 @@ fn work() -> Vec<Command> {
         alter(5, 0, Alteration::Declare(None)),
         alter(5, 1, Alteration::Declare(Some(contract))),
         // A client: commands that are done, refused, told again, and not let through.
-        Command::Register { ttl_ms: 3_600_000 },
+        Command::Register { ttl_ms: 3_600_000, registrant: None },
         command(1, 0, Vec::new(), vec![op(1, 2, append("once")), op(1, 2, append("and again"))]),
         command(2, 0, vec![op(3, 1, completed("r2"))], vec![op(1, 2, append("never"))]),
         command(2, 0, vec![op(3, 1, completed("r2"))], vec![op(1, 2, append("never"))]),
@@ -224,6 +231,10 @@ fn work() -> Vec<Command> {
         command(3, 1, Vec::new(), vec![op(3, 1, reserve("r1"))]),
         command(4, 1, Vec::new(), vec![op(3, 1, complete("r2", "never"))]),
         command(5, 1, Vec::new(), vec![op(2, 1, put(None, "deleted", ""))]),
+        // A client of somebody in particular, and one who is not that.
+        Command::Register { ttl_ms: 3_600_000, registrant },
+        by(registrant, vec![op(1, 2, append("mine"))]),
+        by(None, vec![op(1, 2, append("mine"))]),
         Command::Housekeep(vec![Chore::Clients, Chore::Resource(ResourceId(1))]),
     ]
 }

@@ -51,6 +51,7 @@ kinds! {
     GuardFailed,
     WindowExpired,
     ClientEvicted,
+    ClientOfAnother,
     InProgress,
     Refused,
 }

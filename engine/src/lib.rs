@@ -101,7 +101,9 @@ pub use batch::{Batch, BatchDone, Guard, OpOutcome};
 pub use bounds::{BATCH_OPS_MAX, DATA_GROUPS_MAX, KEY_BYTES_MAX, SYSTEM_GROUP, VALUE_BYTES_MAX};
 pub use builder::{EngineBuilder, READER_THREADS_MAX, STATE_MEMORY_BYTES_MIN};
 pub use chain::ChainHead;
-pub use clients::{CLIENT_COMMANDS_MAX, CLIENT_TTL_MAX, ClientId, CommandNumber, REPLY_BYTES_MAX};
+pub use clients::{
+    CLIENT_COMMANDS_MAX, CLIENT_TTL_MAX, ClientId, CommandNumber, REPLY_BYTES_MAX, Registrant,
+};
 pub use codec::DecodeError;
 pub use comparing::Divergence;
 pub use digest::StateDigest;

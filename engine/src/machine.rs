@@ -353,7 +353,9 @@ impl Group {
             }
             Command::Claim(command) => names::claim(view, at, command),
             Command::Compare(command) => comparing::apply(resources, view, at, node, command),
-            Command::Register { ttl_ms } => ClientTable::load(view, at, clients)?.register(ttl_ms),
+            Command::Register { ttl_ms, registrant } => {
+                ClientTable::load(view, at, clients)?.register(ttl_ms, registrant)
+            }
         }
     }
 }

@@ -20,8 +20,8 @@ use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
     Applied, At, BatchDone, CLIENT_COMMANDS_MAX, CLIENT_TTL_MAX, ClientId, ClusterId,
     CommandNumber, Direction, Disposition, Engine, Error, Failure, FenceEpoch, GroupId, Handle,
-    Offset, Projection, ProjectionFault, REPLY_BYTES_MAX, ReadConsistency, Receipt, ReplicatedLog,
-    ReplicatedMap, ResourceSpec, Rows, Stored, Version,
+    Offset, Projection, ProjectionFault, REPLY_BYTES_MAX, ReadConsistency, Receipt, Registrant,
+    ReplicatedLog, ReplicatedMap, ResourceSpec, Rows, Stored, Version,
 };
 
 type Log = ReplicatedLog<u64>;
@@ -325,6 +325,51 @@ fn an_eviction_is_told_and_never_repeated_over() {
     let found = fabric.block_on(logged(&plain)).unwrap();
     let found: Vec<u64> = found.into_iter().map(|(value, _)| value).collect();
     assert_eq!(found, [1, 2, 4]);
+}
+
+/// The numbers of a client are for whoever registered it, at every node: nobody else has an effect under them,
+/// is told what was answered, or uses one up.
+#[test]
+fn the_numbers_of_a_client_are_for_who_registered_it() {
+    let mut fabric = SimFabric::new(3);
+    let engines = [1, 2, 3].map(|number| fabric.engine(fabric.node(number)));
+    let (own, other) = (Registrant::of("reports"), Registrant::of("mallory"));
+    let client = fabric.block_on(engines[0].data().register_client_as(own, HOUR)).unwrap();
+    let number = |seq| CommandNumber { client, seq, acked_up_to: 0 };
+    let mut logs = Vec::new();
+    for engine in &engines {
+        logs.push(fabric.block_on(open_log(engine, 1)).unwrap());
+    }
+    let send = |at: usize, by: Option<Registrant>, seq| {
+        let batch = engines[at].batch().numbered(number(seq));
+        let batch = match by {
+            Some(by) => batch.registrant(by),
+            None => batch,
+        };
+        batch.append(&logs[at], &seq).commit()
+    };
+    let first = fabric.block_on(send(0, Some(own), 1)).unwrap();
+    for at in 0..3 {
+        for by in [Some(other), None] {
+            for seq in 1..3 {
+                let refused = fabric.block_on(send(at, by, seq)).unwrap_err();
+                let of =
+                    matches!(refused, Error::ClientOfAnother { client: of } if of == client.offset);
+                assert!(of, "{refused}");
+                assert_eq!(refused.disposition(), Disposition::Reject);
+            }
+        }
+        let again = fabric.block_on(send(at, Some(own), 1)).unwrap();
+        assert_eq!(again.receipt, Receipt { duplicate: true, ..first.receipt });
+    }
+    fabric.block_on(send(2, Some(own), 2)).unwrap();
+    assert_eq!(fabric.block_on(logged(&logs[0])).unwrap().len(), 2);
+    // Who registered for nobody in particular numbers as such.
+    let client = fabric.block_on(engines[0].data().register_client(HOUR)).unwrap();
+    let number = CommandNumber { client, seq: 1, acked_up_to: 0 };
+    let batch = engines[1].batch().numbered(number).registrant(own).append(&logs[1], &3);
+    let refused = fabric.block_on(batch.commit()).unwrap_err();
+    assert!(matches!(refused, Error::ClientOfAnother { .. }), "{refused}");
 }
 
 /// A client that says something now and then is known for ever.

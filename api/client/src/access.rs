@@ -25,6 +25,16 @@ pub struct AuditPage {
     pub next: Option<Position>,
 }
 
+/// What [`Access::revoke`] has come to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Revoked {
+    /// What the caller has now.
+    pub left: Vec<Grant>,
+    /// False if there was nothing to take: it was never granted under this name, or an attempt before this one took
+    /// it.
+    pub changed: bool,
+}
+
 impl Access {
     pub(crate) fn new(client: Client) -> Self {
         Self { client }
@@ -44,7 +54,7 @@ impl Access {
     }
 
     /// Takes rights away that a caller was granted under this name or prefix, or under any if none is named,
-    /// and says what is left. All rights, if none are named.
+    /// and says what is left, and whether anything was taken. All rights, if none are named.
     ///
     /// # Errors
     /// As [`Access::grant`].
@@ -53,7 +63,7 @@ impl Access {
         client: &str,
         resource: Option<&str>,
         rights: &[Right],
-    ) -> Result<Vec<Grant>, Error> {
+    ) -> Result<Revoked, Error> {
         let asked = proto::RevokeRequest {
             client: client.to_owned(),
             resource: resource.unwrap_or_default().to_owned(),
@@ -62,7 +72,8 @@ impl Access {
         let done = self.client.call(change(), asked, |channel, request| async {
             AccessClient::new(channel).revoke(request).await
         });
-        Ok(done.await?.grants)
+        let proto::RevokeResponse { grants, receipt } = done.await?;
+        Ok(Revoked { left: grants, changed: receipt.is_some() })
     }
 
     /// What was granted, to one caller or to all of them.

@@ -119,6 +119,43 @@ impl Cluster {
         done.await.map(|_| ())
     }
 
+    /// Replicas of a group that were found to differ, the newest 64, as a node knows them.
+    ///
+    /// # Errors
+    /// What the node says, or `DISCONNECTED` if it is not among the endpoints.
+    pub async fn divergences(
+        &self,
+        node: u64,
+        group: u64,
+    ) -> Result<Vec<proto::Divergence>, Error> {
+        let what = format!("no endpoint is of node {node}");
+        let at = self.endpoint(|status| status.node == node, &what).await?;
+        let call = Call { target: Target::Endpoint(at), ..Call::read() };
+        let asked = proto::ListDivergencesRequest { group };
+        let found = self.client.call(call, asked, |channel, request| async {
+            ClusterClient::new(channel).list_divergences(request).await
+        });
+        Ok(found.await?.divergences)
+    }
+
+    /// Makes the replica of a group anew that has halted at a node, and waits until it serves again. The reason is
+    /// in the audit.
+    ///
+    /// # Errors
+    /// `PRECONDITION_FAILED` if it has not halted, `DISCONNECTED` if the node is not among the endpoints, and of the
+    /// kind `OUTCOME_UNKNOWN` if the answer was lost: [`Cluster::status`] says whether it is halted still.
+    pub async fn rebuild_replica(&self, node: u64, group: u64, reason: &str) -> Result<(), Error> {
+        let what = format!("no endpoint is of node {node}");
+        let at = self.endpoint(|status| status.node == node, &what).await?;
+        let asked = proto::RebuildReplicaRequest { group, reason: reason.to_owned() };
+        // Asked again it would be refused, since it serves then: nobody could say what the first has done.
+        let call = Call { target: Target::Endpoint(at), ..Call::slow(Kind::Write) };
+        let done = self.client.call(call, asked, |channel, request| async {
+            ClusterClient::new(channel).rebuild_replica(request).await
+        });
+        done.await.map(|_| ())
+    }
+
     /// Takes a backup of a node into the directory of its configuration: of this one, or of the first endpoint
     /// that answers. It ends when what this gives is dropped.
     ///

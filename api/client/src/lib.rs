@@ -40,7 +40,7 @@ mod seen;
 mod stored;
 mod tls;
 
-pub use self::access::{Access, AuditPage};
+pub use self::access::{Access, AuditPage, Revoked};
 pub use self::appends::Appends;
 pub use self::batch::{Batch, BatchDone};
 pub use self::client::{Client, ClientBuilder};

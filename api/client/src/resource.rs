@@ -8,7 +8,7 @@ use palisade_proto::directory::v1 as directory;
 use crate::client::{Call, Client};
 use crate::error::Error;
 use crate::numbers::{Number, Numbers};
-use crate::retry::{CLIENT_EVICTED, Kind};
+use crate::retry::{CLIENT_EVICTED, CLIENT_OF_ANOTHER, Kind};
 
 /// How fresh a read must be. Whatever is asked for, nothing is read that is older than what the client has
 /// written or read before.
@@ -117,7 +117,7 @@ impl Numbered {
             Ok(answer) => {
                 receipt(answer).into_iter().for_each(|it| self.client.seen().note_receipt(it));
             }
-            Err(error) if error.is(CLIENT_EVICTED) => {
+            Err(error) if error.is(CLIENT_EVICTED) || error.is(CLIENT_OF_ANOTHER) => {
                 self.client.evicted(self.group, &self.numbers);
             }
             Err(_) => {}

@@ -13,6 +13,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The group has forgotten the client that a command is one of.
 pub(crate) const CLIENT_EVICTED: &str = "CLIENT_EVICTED";
 
+/// Somebody else registered that client: who calls goes by another name since.
+pub(crate) const CLIENT_OF_ANOTHER: &str = "CLIENT_OF_ANOTHER";
+
 /// What a call does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -19,6 +19,8 @@ use object_store::{
 };
 use palisade::backup::BackupPlace;
 
+use crate::security::files::make_dir;
+
 /// How much was written to a place.
 #[derive(Debug, Default)]
 pub struct Written {
@@ -53,7 +55,7 @@ pub fn open(dir: &FilePath) -> io::Result<(BackupPlace, Arc<Written>)> {
 /// # Errors
 /// As [`open`].
 pub fn open_or_make(dir: &FilePath) -> io::Result<(BackupPlace, Arc<Written>)> {
-    fs::create_dir_all(dir)?;
+    make_dir(dir)?;
     open(dir)
 }
 

@@ -19,5 +19,6 @@ pub mod http;
 pub mod local;
 pub mod node;
 pub mod observe;
+mod rebuild;
 pub mod reports;
 pub mod security;

@@ -30,6 +30,7 @@ use tokio::time::sleep;
 
 use crate::config::{ConfigError, Layers, NodeFile, VoterText, random_cluster};
 use crate::reports::three_domains;
+use crate::security::files::make_dir;
 
 const NODES: u64 = 3;
 /// Ports of one node: peers, callers, the report service, and the admin port.
@@ -140,7 +141,7 @@ impl LocalCluster {
     /// # Errors
     /// When the directory cannot be written to, no ports are free, or somebody else starts or stops nodes here.
     pub fn found(dir: &Path, profile: &PlacementProfile) -> Result<Self, LocalError> {
-        fs::create_dir_all(dir).map_err(io_error(format!("make {}", dir.display())))?;
+        make_dir(dir).map_err(io_error(format!("make {}", dir.display())))?;
         let mut cluster = Self { dir: dir.to_owned(), lock: None };
         cluster.lock = Some(Arc::new(cluster.locked()?));
         if cluster.config(NODES).exists() {

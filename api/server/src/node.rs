@@ -13,12 +13,13 @@ use palisade::{
 };
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::admin::{self, Shows, Stage};
 use crate::grpc::Callers;
 use crate::observe::{Observed, metered_reports};
 use crate::reports::{ReportService, Worker};
+use crate::security::files::make_dir;
 use crate::security::of_node::NodeSecurity;
 use crate::security::watch as files;
 use crate::{grpc, http};
@@ -100,6 +101,8 @@ pub struct Certificates {
     pub token_keys_file: Option<PathBuf>,
     /// Callers who may do everything, whatever is granted: the first ones that there are.
     pub admins: BTreeSet<String>,
+    /// How old the grants may be, in milliseconds, that a caller is served by.
+    pub grants_age_ms_max: u64,
 }
 
 /// How much a node keeps in memory and on disk.
@@ -168,8 +171,6 @@ impl NodeSettings {
     }
 }
 
-/// How long calls that are under way may take once the node is told to stop.
-const DRAIN: Duration = Duration::from_secs(5);
 /// Between two looks for work when there was none.
 const WORKER_PAUSE: Duration = Duration::from_millis(20);
 /// After work that could not be done now.
@@ -220,14 +221,20 @@ async fn run_engine(
         Some(address) => Some((listen(address).await?, whom(&settings, security.as_ref())?)),
         None => None,
     };
+    make_dir(&settings.data_dir).map_err(|error| Error::InvalidArgument {
+        what: format!("could not make {}: {error}", settings.data_dir.display()),
+    })?;
     let builder = match &security {
         Some(security) => settings.builder().peer_tls(security.peers.clone()),
         None => settings.builder(),
     };
-    let watched = security.map_or(Vec::new(), |security| security.watched);
+    let (certificates, watched) = security
+        .map(|security| (Vec::from(security.certificates), security.watched))
+        .unwrap_or_default();
     let engine = builder.open().await?;
     tracing::info!(node = %settings.id, cluster = %settings.cluster, "the node is open");
     let observed = Observed::from(&engine);
+    certificates.into_iter().for_each(|(port, watch)| observed.certificates(port, watch));
     stage.open(&observed);
     let (stopping, stopped) = watch::channel(false);
     let reports = serve_reports(&observed, &settings, reports);
@@ -241,7 +248,7 @@ async fn run_engine(
             stage.stopping();
             // Calls that are under way are answered first.
             let _ = stopping.send(true);
-            timeout(DRAIN, callers).await.unwrap_or(Ok(()))
+            callers.await
         }
     };
     let closed = engine.close().await;
@@ -256,6 +263,7 @@ fn whom(settings: &NodeSettings, security: Option<&NodeSecurity>) -> Result<Call
             tls: Arc::clone(&security.callers),
             admins: certificates.admins.clone(),
             token_keys: security.token_keys.clone(),
+            grants_age_max: Duration::from_millis(certificates.grants_age_ms_max),
         }),
         _ => {
             let what = "callers are served with certificates, or in insecure-loopback".to_owned();

@@ -2,66 +2,28 @@
 
 #[path = "support/certified.rs"]
 mod certified;
+#[path = "support/granted.rs"]
+mod granted;
 #[path = "support/nodes.rs"]
 mod nodes;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-use certified::Certified;
-use nodes::{CLUSTER, Nodes};
+use granted::Cluster;
+use nodes::CLUSTER;
+use palisade::{FenceEpoch, LogicalResourceName, ReplicatedLog, SchemaId};
 use palisade_client::{
-    AuditEvent, AuditRecord, Client, ClientBuilder, Code, Consistency, Error, Grant, Log, Map,
-    Right,
+    AuditEvent, AuditRecord, Client, Code, Consistency, Error, Grant, Log, Map, Right,
 };
 use palisade_proto::directory::v1::Spec;
+use palisade_server::security::audit::AUDIT_LOG;
 use palisade_server::security::now_ms;
-use palisade_server::security::token::{Caveat, LiveKeys, Token, TokenKeys};
-use tempfile::TempDir;
+use palisade_server::security::token::{Caveat, Token, TokenKeys};
 use tokio::task::JoinSet;
 
 /// Long enough for a busy machine; nothing waits for it that is done.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-struct Cluster {
-    nodes: Nodes,
-    certified: Certified,
-    keys: TokenKeys,
-    _dir: TempDir,
-}
-
-impl Cluster {
-    async fn start(count: usize) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let certified = Certified::new(dir.path(), CLUSTER);
-        let path = dir.path().join("tokens.keys");
-        TokenKeys::add_to(&path).unwrap();
-        let live = Arc::new(LiveKeys::open(&path).unwrap());
-        let of = |node| certified.callers(node, &["ops"], Some(Arc::clone(&live)));
-        let nodes = Nodes::start_for(count, of).await;
-        let keys = TokenKeys::read(&path).unwrap();
-        Self { nodes, certified, keys, _dir: dir }
-    }
-
-    fn reaching(&self, caller: ClientBuilder) -> Client {
-        let named = self.nodes.addresses.iter().map(|address| format!("https://{address}"));
-        named.fold(caller, ClientBuilder::endpoint).connect().unwrap()
-    }
-
-    fn client(&self, name: &str) -> Client {
-        self.reaching(self.certified.caller(name))
-    }
-
-    fn bearer(&self, name: &str, token: &Token) -> Client {
-        self.reaching(self.certified.caller(name).token(token.to_text()))
-    }
-
-    fn token(&self, principal: &str) -> Token {
-        let lives = Duration::from_secs(60);
-        Token::mint(&self.keys, CLUSTER, principal, now_ms(), lives).unwrap()
-    }
-}
 
 fn grant(resource: &str, rights: &[Right]) -> Grant {
     let rights = rights.iter().map(|right| (*right).into()).collect();
@@ -137,16 +99,19 @@ async fn a_caller_may_do_what_it_was_granted_and_no_more() {
     assert_eq!(access.list(Some("other")).await.unwrap(), []);
 
     let left = access.revoke("reports", Some("orders"), &[Right::Append]).await.unwrap();
-    assert_eq!(left, [grant("orders", &[Right::Read])]);
+    assert_eq!((&left.left[..], left.changed), (&[grant("orders", &[Right::Read])][..], true));
+    let again = access.revoke("reports", Some("orders"), &[Right::Append]).await.unwrap();
+    assert_eq!((&again.left, again.changed), (&left.left, false), "there is nothing to take");
     is_refused(orders.put(&key(), &9).await, "NOT_ALLOWED", "that was revoked");
-    assert_eq!(access.revoke("reports", None, &[]).await.unwrap(), []);
+    assert_eq!(access.revoke("reports", None, &[]).await.unwrap().left, []);
     is_refused(orders.get(&key()).await, "NOT_ALLOWED", "all of it was");
     assert_eq!(access.list(None).await.unwrap(), []);
+    let wrong = access.revoke("reports", Some("**"), &[]).await;
+    assert_eq!(wrong.unwrap_err().code(), Code::InvalidArgument);
     for wrong in [
         access.grant("Reports", grant("a", &[Right::Read])).await,
         access.grant("reports", grant("a*b", &[Right::Read])).await,
         access.grant("reports", grant("a", &[])).await,
-        access.revoke("reports", Some("**"), &[]).await,
     ] {
         assert_eq!(wrong.unwrap_err().code(), Code::InvalidArgument);
     }
@@ -173,7 +138,7 @@ async fn changes_at_once_do_not_lose_each_other() {
         }
     }
     let revoked = ops.access().revoke("reports", Some("first"), &[]).await.unwrap();
-    assert!(revoked.iter().all(|grant| grant.resource != "first"));
+    assert!(revoked.left.iter().all(|grant| grant.resource != "first"));
     let mut expected = BTreeSet::new();
     while let Some(name) = all.join_next().await {
         expected.insert(name.unwrap());
@@ -185,6 +150,50 @@ async fn changes_at_once_do_not_lose_each_other() {
     let records = audit(&ops).await;
     let of = |event: AuditEvent| records.iter().filter(|it| it.event == i32::from(event)).count();
     assert_eq!((of(AuditEvent::Granted), of(AuditEvent::Revoked)), (EACH + 1, 1));
+    cluster.nodes.close().await;
+}
+
+/// To make a replica anew takes the right to, and leaves a record of who did it and why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_clears_a_replica_is_in_the_audit() {
+    let cluster = Cluster::start(1).await;
+    let (ops, reports) = (cluster.client("ops"), cluster.client("reports"));
+    ops.access().grant("reports", grant("*", &[Right::Read, Right::Admin])).await.unwrap();
+    let cleared = reports.cluster().rebuild_replica(1, 1, "because").await;
+    is_refused(cleared, "NOT_ALLOWED", "the cluster is not among what it may");
+    let without = ops.cluster().rebuild_replica(1, 1, " ").await.unwrap_err();
+    assert_eq!(without.code(), Code::InvalidArgument, "a reason is needed");
+    // Nothing has halted, so nothing is cleared; that it was to be is written down all the same.
+    let cleared = ops.cluster().rebuild_replica(1, 1, "it looked wrong").await.unwrap_err();
+    assert_eq!(cleared.code(), Code::PreconditionFailed);
+    let of =
+        |record: &AuditRecord| (record.who.clone(), record.resource.clone(), record.why.clone());
+    let expected = ("ops".to_owned(), "group 1".to_owned(), "it looked wrong".to_owned());
+    let found = audited(&ops, |records| {
+        let cleared = |it: &&AuditRecord| it.event == i32::from(AuditEvent::Cleared);
+        records.iter().filter(cleared).any(|it| of(it) == expected)
+    });
+    found.await;
+    cluster.nodes.close().await;
+}
+
+/// A record that cannot be read is told as such, and the others are told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_record_that_cannot_be_read_keeps_nobody_from_the_others() {
+    let cluster = Cluster::start(1).await;
+    let access = cluster.client("ops").access();
+    access.grant("reports", grant("first", &[Right::Read])).await.unwrap();
+    let name = LogicalResourceName::new(AUDIT_LOG).unwrap();
+    let schema = SchemaId::new("palisade.audit.v1").unwrap();
+    let engine = &cluster.nodes.engines[0];
+    let log = ReplicatedLog::<Vec<u8>>::open_existing(engine, &name, &schema, FenceEpoch::new(1));
+    // As a newer release might write it.
+    log.await.unwrap().append(&vec![255]).await.unwrap();
+    access.grant("reports", grant("second", &[Right::Read])).await.unwrap();
+    let found = access.audit(None, 0, false).await.unwrap().records;
+    let told: Vec<_> = found.iter().map(|it| (it.unreadable, it.resource.as_str())).collect();
+    assert_eq!(told, [(false, "first"), (true, ""), (false, "second")]);
+    assert!(found[1].why.contains("newer release"), "{:?}", found[1]);
     cluster.nodes.close().await;
 }
 

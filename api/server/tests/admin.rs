@@ -241,6 +241,12 @@ async fn the_log_is_read_as_it_is() {
 
     let (_, found) = get(&port, "/api/v1/audit?limit=1").await;
     assert_eq!((&found["kept"], found["entries"].as_array().unwrap().len()), (&json!(true), 1));
+    let (_, found) = get(&port, "/api/v1/audit").await;
+    let told =
+        |at: usize| ["event", "who", "right", "resource"].map(|key| &found["entries"][at][key]);
+    assert_eq!(told(0), ["not allowed", "reports", "append", "orders"], "{found}");
+    assert_eq!(told(1)[1], "billing");
+    assert_eq!(told(2)[0], "unreadable", "the others are shown all the same");
     for (path, status, code) in [
         ("/api/v1/log?resource=nothing", 404, "NotFound"),
         ("/api/v1/log", 400, "InvalidArgument"),
@@ -271,6 +277,11 @@ async fn values_are_for_callers_who_are_asked() {
         assert_eq!((status.as_u16(), &found["error"]), (403, &json!("Revoked")), "{path}");
         assert!(found["entries"].is_null(), "{found}");
     }
+    let (_, found) = get(&port, "/api/v1/cluster").await;
+    assert_eq!((&found["node"], &found["members"]), (&json!(1), &json!([])));
+    for path in ["/api/v1/resources", "/api/v1/fences"] {
+        assert_eq!(get(&port, path).await.0, StatusCode::FORBIDDEN, "{path}");
+    }
     let marked = [("x-palisade-admin", "1")];
     assert_eq!(status_of(&port, Method::POST, "/api/v1/fences/clear", &marked).await, 403);
     for path in ["/api/v1/readiness", "/api/v1/cluster", "/api/v1/groups", "/api/v1/metrics"] {
@@ -281,23 +292,23 @@ async fn values_are_for_callers_who_are_asked() {
 
 /// What an operator asks for by the command, of the node that runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_command_asks_the_port() {
+async fn the_command_says_what_is_fenced() {
     let nodes = Nodes::start(1).await;
     fill(&nodes.engines[0]).await;
-    let port = AdminPort::of(&nodes.observed[0], Shows::Everything).await;
-    let admin = port.address.to_string();
+    let endpoint = format!("http://{}", nodes.addresses[0]);
     let asked = move || {
         let run = |args: &[&str]| support::json(Path::new("."), &[&["fence"], args].concat());
-        let (code, found) = run(&["list", "--admin", &admin]);
+        let (code, found) = run(&["list", "--endpoint", &endpoint]);
         assert_eq!((code, &found["halted"]), (0, &json!([])));
         assert!(found["writers"].as_array().unwrap().iter().any(|of| of["resource"] == "stock"));
-        let clear = ["clear", "--admin", &admin, "--group", "1", "--reason", "a test"];
+        let clear =
+            ["clear", "--endpoint", &endpoint, "--node", "1", "--group", "1", "--reason", "a test"];
         let (code, found) = run(&clear);
         assert_eq!((code, &found["cleared"]), (4, &json!(false)), "only the plan is shown");
         let (code, found) = run(&[&clear[..], &["--confirm"]].concat());
         let expected = (4, &json!("PreconditionFailed"));
         assert_eq!((code, &found["error"]["code"]), expected, "nothing has halted: {found}");
-        let (code, found) = run(&["list", "--admin", "127.0.0.1:1"]);
+        let (code, found) = run(&["list", "--endpoint", "http://127.0.0.1:1"]);
         assert_eq!((code, &found["error"]["code"]), (5, &json!("Disconnected")));
     };
     tokio::task::spawn_blocking(asked).await.unwrap();

@@ -178,6 +178,11 @@ fn who_listens_says_for_whom() {
     let config = layers.resolve().unwrap().config().unwrap();
     let Security::MutualTls(certificates) = config.node.security else { panic!("certificates") };
     assert_eq!(certificates.node_key_file, dir.path().join("b"), "paths count from the file");
+    assert_eq!(certificates.grants_age_ms_max, 30_000);
+    // The report service asks nobody who he is.
+    let reports = "[reports]\nlisten = '127.0.0.1:2'\n";
+    assert_eq!(codes(&format!("{alone}{reports}{files}")), ["UnfitKeys"]);
+    assert_eq!(codes(&format!("{alone}{reports}{loopback}")), [""; 0]);
 }
 
 #[test]

@@ -121,6 +121,12 @@ async fn every_view_shows_what_there_is() {
         for shown in ["<b>oak & iron</b>", "a line of plain text", "00 01 02 fd fe ff"] {
             assert!(text.contains(shown), "{shown}: {text}");
         }
+        look_at(&mut page, "audit", &["Audit"]);
+        let text = page.eval("document.querySelector('#panel tbody').innerText");
+        let text = text.as_str().unwrap();
+        for shown in ["not allowed", "reports", "orders", "unreadable"] {
+            assert!(text.contains(shown), "{shown}: {text}");
+        }
         // Latencies were measured and are drawn.
         look_at(&mut page, "latency", &[]);
         assert!(page.eval("document.querySelectorAll('svg.plot').length").as_u64() == Some(4));

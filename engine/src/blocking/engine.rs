@@ -12,7 +12,7 @@ use crate::audit::InclusionProof;
 use crate::batch::{Batch, BatchDone};
 use crate::builder::EngineBuilder;
 use crate::chain::ChainHead;
-use crate::clients::ClientId;
+use crate::clients::{ClientId, Registrant};
 use crate::comparing::Divergence;
 use crate::degradation::{ClusterMap, DrillReport, FailureDrill, ResourceCondition};
 use crate::digest::StateDigest;
@@ -112,6 +112,7 @@ impl Blocking<crate::Group> {
         fn head(offset: Offset) -> ChainHead;
         fn prove(offset: Offset) -> InclusionProof;
         fn register_client(ttl: Duration) -> ClientId;
+        fn register_client_as(registrant: Registrant, ttl: Duration) -> ClientId;
         fn rebuilds() -> Read<Vec<RebuildStatus>>;
         fn rebuild_again(kind: &ResourceKind) -> ();
     }

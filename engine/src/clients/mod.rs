@@ -7,6 +7,7 @@ mod counts;
 mod numbers;
 mod of_groups;
 mod register;
+mod registrant;
 mod reply;
 mod rows;
 mod table;
@@ -20,6 +21,7 @@ use palisade_replication::{ClusterId, GroupId, Offset};
 pub(crate) use self::counts::Counts;
 use self::numbers::ClientNumbers;
 pub(crate) use self::of_groups::Clients;
+pub use self::registrant::Registrant;
 #[cfg(test)]
 pub(crate) use self::reply::counted_bytes;
 pub(crate) use self::table::{ClientBounds, ClientTable, NumberRefusal, due, numbered};

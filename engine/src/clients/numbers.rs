@@ -187,7 +187,7 @@ impl ClientNumbers {
         }
         state.given = seq;
         state.under_way.insert(seq);
-        let number = Number { client: client.offset, seq, acked_up_to };
+        let number = Number { client: client.offset, seq, acked_up_to, registrant: None };
         Some(Ok(Ticket { numbers: self, client, number, is_back: false }))
     }
 

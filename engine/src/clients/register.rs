@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{CLIENT_TTL_MAX, ClientId, CommandNumber};
+use super::{CLIENT_TTL_MAX, ClientId, CommandNumber, Registrant};
 use crate::command::{BatchCommand, Command, Number};
 use crate::engine::{Engine, unexpected};
 use crate::error::Error;
@@ -48,7 +48,29 @@ impl Group {
     /// [`Error::InvalidArgument`] for a time of less than a millisecond or more than [`CLIENT_TTL_MAX`], and as any
     /// write. One whose outcome is unknown may leave a client that nobody uses, until its time is over.
     pub async fn register_client(&self, ttl: Duration) -> Result<ClientId, Error> {
-        let command = Command::Register { ttl_ms: ttl_ms(ttl)? };
+        self.register(ttl, None).await
+    }
+
+    /// The same for one of several who do not trust each other: the client's numbers are for this one alone.
+    /// A batch that is numbered with them says [`crate::Batch::registrant`], or is refused with
+    /// [`Error::ClientOfAnother`]: it has no effect, and is told nothing of what the client has done.
+    ///
+    /// # Errors
+    /// As [`Group::register_client`].
+    pub async fn register_client_as(
+        &self,
+        registrant: Registrant,
+        ttl: Duration,
+    ) -> Result<ClientId, Error> {
+        self.register(ttl, Some(registrant)).await
+    }
+
+    async fn register(
+        &self,
+        ttl: Duration,
+        registrant: Option<Registrant>,
+    ) -> Result<ClientId, Error> {
+        let command = Command::Register { ttl_ms: ttl_ms(ttl)?, registrant };
         match self.propose(&command).await? {
             (receipt, Outcome::Registered { client }) => {
                 Ok(ClientId { cluster: receipt.cluster, group: receipt.group, offset: client })
@@ -99,7 +121,7 @@ fn ttl_ms(ttl: Duration) -> Result<u64, Error> {
 
 impl CommandNumber {
     /// As the log has it, if it is for this group.
-    pub(crate) fn of(self, group: &Group) -> Result<Number, Error> {
+    pub(crate) fn of(self, group: &Group, registrant: Option<Registrant>) -> Result<Number, Error> {
         let CommandNumber { client, seq, acked_up_to } = self;
         client.check(&group.engine)?;
         if client.group != group.id() {
@@ -112,7 +134,7 @@ impl CommandNumber {
                 what: format!("command number {seq} is not above acked_up_to={acked_up_to}"),
             });
         }
-        Ok(Number { client: client.offset, seq, acked_up_to })
+        Ok(Number { client: client.offset, seq, acked_up_to, registrant })
     }
 }
 

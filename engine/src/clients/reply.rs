@@ -413,7 +413,8 @@ mod tests {
         let first = &batches[0];
         let epoch = FenceEpoch::new(2);
         let then = first.then.iter().map(|op| Op { epoch, ..op.clone() }).collect();
-        let number = Some(Number { client: Offset::new(1), seq: 1, acked_up_to: 0 });
+        let number =
+            Some(Number { client: Offset::new(1), seq: 1, acked_up_to: 0, registrant: None });
         let caller = FailureDomain::new("gcp", "r", "z");
         let again = BatchCommand { number, caller, then, ..first.clone() };
         assert_eq!(digest(&again), digest(first));

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use palisade_replication::{GroupId, LogTime, Offset};
 
+use super::Registrant;
 use crate::codec::{DecodeError, Reader, put_number};
 use crate::keys;
 use crate::projection::ProjectionFault;
@@ -32,6 +33,8 @@ pub(crate) struct Client {
     pub(crate) acked_up_to: u64,
     /// Its place in the queue by end.
     pub(crate) ends: LogTime,
+    /// For whom alone it is, if it is.
+    pub(crate) registrant: Option<Registrant>,
 }
 
 fn key(group: GroupId, tag: u8, rest: &[u64]) -> Vec<u8> {
@@ -130,17 +133,19 @@ impl Client {
             used: LogTime::new(reader.number("client use")?),
             acked_up_to: reader.number("acked up to")?,
             ends: LogTime::new(reader.number("client end")?),
+            registrant: Registrant::take(&mut reader)?,
         };
         reader.end("client")?;
         Ok(client)
     }
 
     pub(super) fn store(&self, view: &mut View<'_>, group: GroupId, client: Offset) {
-        let mut out = Vec::with_capacity(24);
+        let mut out = Vec::with_capacity(40);
         put_number(&mut out, self.ttl_ms);
         put_number(&mut out, self.used.get());
         put_number(&mut out, self.acked_up_to);
         put_number(&mut out, self.ends.get());
+        Registrant::put(self.registrant, &mut out);
         view.put(FAMILY, client_key(group, client), out.into());
     }
 }

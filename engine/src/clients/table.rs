@@ -5,7 +5,7 @@ use palisade_replication::{GroupId, LogTime, Offset};
 
 use super::reply::{Reply, digest, length};
 use super::rows::{Client, FAMILY, Header, Queue, client_key, last_two, replies, reply_key};
-use super::{CLIENT_COMMANDS_MAX, REPLY_BYTES_MAX};
+use super::{CLIENT_COMMANDS_MAX, REPLY_BYTES_MAX, Registrant};
 use crate::command::{BatchCommand, Number};
 use crate::error::Error;
 use crate::outcome::{Outcome, Stamp};
@@ -38,6 +38,8 @@ impl Default for ClientBounds {
 pub(crate) enum NumberRefusal {
     /// The client is not known any more, and with it what it has done.
     Evicted { client: Offset },
+    /// Somebody else registered the client.
+    OfAnother { client: Offset },
     /// The number is that of another command.
     OtherCommand,
     /// The number is too low or too high.
@@ -48,6 +50,7 @@ impl From<NumberRefusal> for Error {
     fn from(refusal: NumberRefusal) -> Self {
         match refusal {
             NumberRefusal::Evicted { client } => Self::ClientEvicted { client },
+            NumberRefusal::OfAnother { client } => Self::ClientOfAnother { client },
             NumberRefusal::OtherCommand => Self::IdempotencyConflict { op: None },
             NumberRefusal::OutOfWindow { seq, first, last } => Self::InvalidArgument {
                 what: format!(
@@ -69,10 +72,14 @@ pub(crate) fn numbered(
     batch: BatchCommand,
     effect: impl FnOnce(&mut View<'_>, BatchCommand) -> Result<Outcome, ProjectionFault>,
 ) -> Result<Outcome, ProjectionFault> {
-    let Number { client: id, seq, acked_up_to } = number;
+    let Number { client: id, seq, acked_up_to, registrant } = number;
     let Some(mut client) = Client::load(view, at.group, id)? else {
         return Ok(Outcome::Unnumbered(NumberRefusal::Evicted { client: id }));
     };
+    // Before anything is told of what the client has done.
+    if client.registrant != registrant {
+        return Ok(Outcome::Unnumbered(NumberRefusal::OfAnother { client: id }));
+    }
     let digest = digest(&batch);
     if let Some(raw) = view.get(FAMILY, &reply_key(at.group, id, seq))? {
         let Reply { stamp, digest: first, outcome } = Reply::decode(raw, registry)?;
@@ -138,7 +145,11 @@ impl<'v, 's> ClientTable<'v, 's> {
     }
 
     /// Adds a client: its id is where this record is.
-    pub(crate) fn register(mut self, ttl_ms: u64) -> Result<Outcome, ProjectionFault> {
+    pub(crate) fn register(
+        mut self,
+        ttl_ms: u64,
+        registrant: Option<Registrant>,
+    ) -> Result<Outcome, ProjectionFault> {
         let (id, now) = (self.at.offset, self.at.log_time);
         let ends = end(now, ttl_ms);
         if self.header.clients == 0 {
@@ -148,7 +159,7 @@ impl<'v, 's> ClientTable<'v, 's> {
         self.header.bytes += CLIENT_BYTES;
         self.queue(Queue::Use, now, id);
         self.queue(Queue::End, ends, id);
-        let client = Client { ttl_ms, used: now, acked_up_to: 0, ends };
+        let client = Client { ttl_ms, used: now, acked_up_to: 0, ends, registrant };
         client.store(self.view, self.at.group, id);
         self.make_room(id)?;
         self.header.store(self.view, self.at.group);

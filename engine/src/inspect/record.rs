@@ -73,7 +73,11 @@ fn told(command: &Command) -> (&'static str, Vec<(&'static str, String)>) {
                 ("alteration", format!("{:?}", alter.alteration)),
             ],
         ),
-        Command::Register { ttl_ms } => ("register", vec![("ttl_ms", ttl_ms.to_string())]),
+        Command::Register { ttl_ms, registrant } => {
+            let registrant = registrant.map(|of| ("registrant", format!("{of:?}")));
+            let fields = std::iter::once(("ttl_ms", ttl_ms.to_string()));
+            ("register", fields.chain(registrant).collect())
+        }
         Command::Rebuild(rebuild) => ("rebuild", vec![("step", format!("{rebuild:?}"))]),
         Command::Claim(claim) => (
             "claim",

@@ -9,6 +9,7 @@ use proptest::sample::Index;
 use super::naive::{Action, Batch, Demand, Here, Model, On, Said};
 use super::{KINDS, Step};
 use crate::alteration::{Alteration, Reason, Revision};
+use crate::clients::Registrant;
 use crate::command::{AlterCommand, Chore, Number, OpenCommand};
 use crate::degradation::DegradationContract;
 use crate::profile::PolicyHash;
@@ -222,7 +223,14 @@ fn any_number() -> impl Strategy<Value = Number> {
     let client = prop_oneof![8 => 4_u64..6, 1 => 1_u64..40].prop_map(Offset::new);
     let seq = prop_oneof![8 => 1_u64..6, 1 => 0_u64..70];
     let acked = prop_oneof![4 => Just(0), 2 => 0_u64..4, 1 => 0_u64..70];
-    (client, seq, acked).prop_map(|(client, seq, acked_up_to)| Number { client, seq, acked_up_to })
+    (client, seq, acked, any_registrant()).prop_map(|(client, seq, acked_up_to, registrant)| {
+        Number { client, seq, acked_up_to, registrant }
+    })
+}
+
+/// Mostly the one that a history begins with.
+fn any_registrant() -> impl Strategy<Value = Option<Registrant>> {
+    prop_oneof![8 => Just(None), 1 => Just(Some(Registrant::of("one")))]
 }
 
 /// The same command once more: perhaps with more answers taken, from elsewhere, or by another epoch.
@@ -316,7 +324,8 @@ fn any_housekeeping() -> impl Strategy<Value = Said> {
 
 fn any_registration() -> impl Strategy<Value = Said> {
     let ttl_ms = proptest::sample::select(vec![1_000, 90_000, DAY_MS]);
-    ttl_ms.prop_map(|ttl_ms| Said::Register { ttl_ms })
+    (ttl_ms, any_registrant())
+        .prop_map(|(ttl_ms, registrant)| Said::Register { ttl_ms, registrant })
 }
 
 /// What was said of the first, second and third kind is said of the newest resource of that kind, as the

@@ -66,7 +66,9 @@ impl Said {
             Self::Open(command) => Command::Open(command.clone()),
             Self::Alter(command) => Command::Alter(command.clone()),
             Self::Housekeep(chores) => Command::Housekeep(chores.clone()),
-            Self::Register { ttl_ms } => Command::Register { ttl_ms: *ttl_ms },
+            Self::Register { ttl_ms, registrant } => {
+                Command::Register { ttl_ms: *ttl_ms, registrant: *registrant }
+            }
             Self::Batch(batch) => Command::Batch(BatchCommand {
                 number: batch.number,
                 caller: batch.caller.clone(),

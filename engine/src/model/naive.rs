@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
+use crate::clients::Registrant;
 use crate::command::{AlterCommand, Chore, Number, Op, OpenCommand};
 use crate::outcome::{Branch, Completion, Outcome, Stamp};
 use crate::projections::idempotency::{
@@ -46,7 +47,7 @@ pub(super) enum Said {
     Alter(AlterCommand),
     Batch(Batch),
     Housekeep(Vec<Chore>),
-    Register { ttl_ms: u64 },
+    Register { ttl_ms: u64, registrant: Option<Registrant> },
 }
 
 #[derive(Clone, Debug)]
@@ -176,7 +177,9 @@ impl Model {
                 }
                 Outcome::Applied { branch: Branch::Then, outcomes: Vec::new() }
             }
-            Said::Register { ttl_ms } => self.clients.register(here, *ttl_ms),
+            Said::Register { ttl_ms, registrant } => {
+                self.clients.register(here, *ttl_ms, *registrant)
+            }
             Said::Batch(batch) => match batch.number.and_then(|n| self.clients.told(n, batch)) {
                 Some(told) => told,
                 None => match self.batch(here, batch) {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use palisade_replication::{LogTime, Offset};
 
 use super::naive::{Batch, Here};
-use crate::clients::{ClientBounds, NumberRefusal, counted_bytes};
+use crate::clients::{ClientBounds, NumberRefusal, Registrant, counted_bytes};
 use crate::command::Number;
 use crate::outcome::{Outcome, Stamp};
 
@@ -21,6 +21,7 @@ type What = [Vec<(u32, Bytes)>; 3];
 #[derive(Clone, Debug)]
 pub(super) struct NaiveClient {
     ttl_ms: u64,
+    registrant: Option<Registrant>,
     used: u64,
     looked_at: u64,
     pub(super) acked_up_to: u64,
@@ -48,10 +49,15 @@ impl Here {
 }
 
 impl NaiveClients {
-    pub(super) fn register(&mut self, here: Here, ttl_ms: u64) -> Outcome {
+    pub(super) fn register(
+        &mut self,
+        here: Here,
+        ttl_ms: u64,
+        registrant: Option<Registrant>,
+    ) -> Outcome {
         let (used, looked_at) = (here.now, here.now + ttl_ms + MINUTE_MS);
         let answers = BTreeMap::new();
-        let client = NaiveClient { ttl_ms, used, looked_at, acked_up_to: 0, answers };
+        let client = NaiveClient { ttl_ms, registrant, used, looked_at, acked_up_to: 0, answers };
         self.0.insert(here.offset, client);
         self.make_room(here.offset);
         Outcome::Registered { client: Offset::new(here.offset) }
@@ -62,6 +68,9 @@ impl NaiveClients {
         let Some(client) = self.0.get(&number.client.get()) else {
             return Some(Outcome::Unnumbered(NumberRefusal::Evicted { client: number.client }));
         };
+        if client.registrant != number.registrant {
+            return Some(Outcome::Unnumbered(NumberRefusal::OfAnother { client: number.client }));
+        }
         let seq = number.seq;
         if let Some((what, first, outcome)) = client.answers.get(&seq) {
             let same = *what == batch.what();

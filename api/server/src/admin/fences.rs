@@ -16,9 +16,7 @@ use serde_json::{Value, json};
 use super::views::listed;
 use super::{Admin, Answer, asked};
 use crate::http::ApiError;
-
-/// Most bytes of a reason.
-const REASON_BYTES_MAX: usize = 256;
+use crate::rebuild::rebuild;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +42,7 @@ pub(super) async fn list(
     query: Result<Query<Listed>, QueryRejection>,
 ) -> Answer {
     let Listed { after, limit } = asked(query)?;
+    admin.may_show()?;
     let observed = admin.observed()?;
     let (mut halted, mut divergences) = (Vec::new(), Vec::new());
     for group in observed.sample().await.groups {
@@ -97,17 +96,8 @@ pub(super) async fn clear(
     })?;
     let asked: Cleared =
         serde_json::from_slice(&body).map_err(|error| wrong(format!("body: {error}")))?;
-    if !(1..=REASON_BYTES_MAX).contains(&asked.reason.trim().len()) {
-        return Err(wrong(format!("a reason has 1 to {REASON_BYTES_MAX} bytes")));
-    }
     let observed = admin.observed()?;
-    let engine = observed.engine();
-    let group = engine.group(GroupId::new(asked.group))?;
-    let (id, reason) = (group.id(), asked.reason);
-    tracing::warn!(target: "palisade::audit", group = %id, %reason, "an operator clears a halted replica");
-    let done = group.rebuild_replica().await;
-    let error = done.as_ref().err().map(ToString::to_string);
-    tracing::warn!(target: "palisade::audit", group = %id, ?error, "clearing it has ended");
-    done?;
-    Ok(Json(json!({ "group": id.get(), "cleared": true })))
+    let group = observed.engine().group(GroupId::new(asked.group))?;
+    rebuild(&group, &asked.reason).await?;
+    Ok(Json(json!({ "group": group.id().get(), "cleared": true })))
 }

@@ -13,14 +13,13 @@ use serde_json::{Value, json};
 use super::{Admin, Answer, asked};
 use crate::grpc::Raw;
 use crate::observe::Observed;
+use crate::security::audit::{AUDIT_LOG, AuditRecord};
 
 /// Entries of one answer, and those that it has if nothing is said.
 const ENTRIES_MAX: usize = 200;
 const ENTRIES: usize = 50;
 /// Bytes of a value that are shown.
 const VALUE_BYTES_MAX: usize = 2048;
-/// The log that is kept of what was refused and what operators did.
-pub(super) const AUDIT_LOG: &str = "palisade.audit";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,12 +67,42 @@ fn entry(entry: &LogEntry<Raw>) -> Value {
     })
 }
 
-/// Entries from an offset on; without one, the last there are.
+/// An entry of the audit, as it says what happened; one that cannot be read says that.
+fn audited(entry: &LogEntry<Raw>) -> Value {
+    let (offset, log_time_ms) = (entry.position.offset.get(), entry.log_time.get());
+    match AuditRecord::decode(&entry.value.data) {
+        Ok(AuditRecord { facts, count, first_ms, last_ms, node }) => json!({
+            "offset": offset,
+            "log_time_ms": log_time_ms,
+            "event": facts.event.as_str(),
+            "count": count,
+            "first_ms": first_ms,
+            "last_ms": last_ms,
+            "node": node,
+            "who": facts.who,
+            "token": facts.token,
+            "address": facts.address,
+            "method": facts.method,
+            "resource": facts.resource,
+            "right": facts.right,
+            "why": facts.why,
+        }),
+        Err(error) => json!({
+            "offset": offset,
+            "log_time_ms": log_time_ms,
+            "event": "unreadable",
+            "why": error.to_string(),
+        }),
+    }
+}
+
+/// Entries from an offset on, as `show` shows each; without one, the last there are.
 async fn page(
     observed: &Observed,
     name: &str,
     from: Option<u64>,
     limit: Option<usize>,
+    show: impl Fn(&LogEntry<Raw>) -> Value,
 ) -> Result<Value, Error> {
     let name = LogicalResourceName::new(name)?;
     let engine = observed.engine();
@@ -94,7 +123,7 @@ async fn page(
         Err(Error::Trimmed { .. }) => Vec::new(),
         Err(error) => return Err(error),
     };
-    let mut entries: Vec<Value> = page.iter().map(entry).collect();
+    let mut entries: Vec<Value> = page.iter().map(show).collect();
     if direction == Direction::Backward {
         entries.reverse();
     }
@@ -116,7 +145,7 @@ pub(super) async fn log(
 ) -> Answer {
     let OfLog { resource, from, limit } = asked(query)?;
     admin.may_show()?;
-    Ok(Json(page(&admin.observed()?, &resource, from, limit).await?))
+    Ok(Json(page(&admin.observed()?, &resource, from, limit, entry).await?))
 }
 
 /// The audit log, if the node keeps one.
@@ -126,7 +155,7 @@ pub(super) async fn audit(
 ) -> Answer {
     let OfAudit { from, limit } = asked(query)?;
     admin.may_show()?;
-    match page(&admin.observed()?, AUDIT_LOG, from, limit).await {
+    match page(&admin.observed()?, AUDIT_LOG, from, limit, audited).await {
         Err(Error::NotFound { .. }) => {
             Ok(Json(json!({ "resource": AUDIT_LOG, "kept": false, "entries": [] })))
         }

@@ -160,6 +160,11 @@ pub(super) async fn cluster(State(admin): State<Admin>) -> Answer {
             "mode": condition.mode.to_string(),
         })
     });
+    // Who takes part and what is stored is for who shows a certificate, where one is asked for.
+    let (members, conditions) = match admin.may_show() {
+        Ok(()) => (members(&sample.groups), conditions.collect::<Vec<_>>()),
+        Err(_) => (Vec::new(), Vec::new()),
+    };
     Ok(Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "cluster": format!("{:032x}", engine.cluster().get()),
@@ -167,13 +172,13 @@ pub(super) async fn cluster(State(admin): State<Admin>) -> Answer {
         "incarnation": format!("{:032x}", engine.incarnation().get()),
         "domain": engine.domain().to_string(),
         "readiness": readiness_of(&readiness),
-        "members": members(&sample.groups),
+        "members": members,
         "applied": sample.applied(),
         "records_behind": sample.records_behind(),
         "sync_ms": sample.sync_ms(),
         "calls_under_way": observed.calls().under_way(),
         "peer_faults": faults,
-        "conditions": conditions.collect::<Vec<_>>(),
+        "conditions": conditions,
     })))
 }
 
@@ -312,6 +317,7 @@ pub(super) async fn resources(
     query: Result<Query<Listed>, QueryRejection>,
 ) -> Answer {
     let Listed { prefix, after, limit } = asked(query)?;
+    admin.may_show()?;
     let observed = admin.observed()?;
     let (found, next) = listed(&observed, &prefix, after.as_deref(), limit).await?;
     let found: Vec<Value> = found.iter().map(resource).collect();

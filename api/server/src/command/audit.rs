@@ -51,8 +51,15 @@ fn event(record: &AuditRecord) -> &'static str {
         AuditEvent::NotAllowed => "not allowed",
         AuditEvent::Granted => "granted",
         AuditEvent::Revoked => "revoked",
+        AuditEvent::Cleared => "cleared",
+        AuditEvent::Unspecified if record.unreadable => "unreadable",
         AuditEvent::Unspecified => "unknown",
     }
+}
+
+/// When it was last, by the node that was called; by the leader, of what cannot be read.
+fn last(record: &AuditRecord) -> String {
+    utc(if record.unreadable { record.log_time_ms } else { record.last_ms })
 }
 
 fn document(record: &AuditRecord) -> Value {
@@ -81,7 +88,7 @@ fn line(record: &AuditRecord) -> Vec<String> {
         text => text.escape_debug().to_string(),
     };
     vec![
-        utc(record.last_ms),
+        last(record),
         event(record).to_owned(),
         record.count.to_string(),
         text(&record.who),

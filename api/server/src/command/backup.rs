@@ -22,6 +22,7 @@ use super::progress::Progress;
 use super::runtime;
 use super::table::table;
 use crate::backups::open;
+use crate::security::files::make_dir;
 
 /// Take backups of a running cluster; list, verify and restore them without one.
 #[derive(Args)]
@@ -224,6 +225,10 @@ impl RestoreArgs {
         let (place, id) = (place(&self.from)?, BackupId::new(&self.id)?);
         let node = self.config.config()?.node;
         let to = self.at.unwrap_or(RestoreTo::End);
+        make_dir(&node.data_dir).map_err(|error| {
+            let what = format!("could not make {}: {error}", node.data_dir.display());
+            Failed::new("InputOutput", what, "check the rights and the space there")
+        })?;
         let restored = runtime()?.block_on(restore(&place, &id, &node.builder(), to))?;
         Ok(told(&restored, &node.data_dir))
     }

@@ -1,7 +1,7 @@
 //! `palisade grant`: what callers may do.
 
 use clap::{Args, Subcommand, ValueEnum};
-use palisade::DomainRule;
+use palisade::{DomainRule, Failure};
 use palisade_client::proto::directory::v1 as directory;
 use palisade_client::{Grant, Granted, Right};
 use serde_json::{Value, json};
@@ -116,11 +116,21 @@ impl RemoveArgs {
     fn run(self) -> Result<Found, Failed> {
         let Self { client, resource, rights, client_args } = self;
         let rights: Vec<Right> = rights.into_iter().map(Right::from).collect();
-        let left = client_args.run(|node| async move {
-            let left = node.access().revoke(&client, resource.as_deref(), &rights).await?;
-            Ok(vec![Granted { client, grants: left, unreadable: false }])
+        let what = match &resource {
+            Some(resource) => format!("nothing of that was granted to {client} as {resource}"),
+            None => format!("nothing of that was granted to {client}"),
+        };
+        let revoked = client_args.run(|node| async move {
+            let revoked = node.access().revoke(&client, resource.as_deref(), &rights).await?;
+            let left = Granted { client, grants: revoked.left, unreadable: false };
+            Ok((left, revoked.changed))
         });
-        Ok(found(&left?))
+        let (left, changed) = revoked?;
+        let wrong = (!changed).then(|| {
+            let help = "name it as it was granted, as `palisade grant list` shows it";
+            Failed::of(Failure::NotFound, what, help)
+        });
+        Ok(found(&[left]).but(wrong))
     }
 }
 

@@ -29,6 +29,12 @@ impl Found {
         Self::new(json!({}), "")
     }
 
+    /// What is wrong with it.
+    #[cfg(test)]
+    pub(super) fn wrong(&self) -> Option<&Failed> {
+        self.wrong.as_ref()
+    }
+
     /// Found, and not as it should be.
     pub(super) fn but(mut self, wrong: Option<Failed>) -> Self {
         self.wrong = wrong;

@@ -248,13 +248,19 @@ impl ShowArgs {
             "token": id,
             "caveats": texts,
         });
-        let mut wrong = None;
+        let ends = caveats.iter().filter_map(|caveat| match caveat {
+            Caveat::NotAfter { ms } => Some(*ms),
+            _ => None,
+        });
+        let over = ends.min().is_some_and(|ends| ends < now_ms());
+        document["over"] = json!(over);
+        let help = "get another from who keeps the keys";
+        let mut wrong = over.then(|| Failed::new("NotAuthenticated", "the token is over", help));
         if let Some(genuine) = genuine {
             document["genuine"] = json!(genuine.is_ok());
             match genuine {
                 Ok(_) => text.push_str("genuine\n"),
                 Err(refusal) => {
-                    let help = "get another from who keeps the keys";
                     wrong = Some(Failed::new("NotAuthenticated", refusal.to_string(), help));
                 }
             }
@@ -280,6 +286,37 @@ fn shown(caveat: &Caveat) -> String {
         Caveat::Certificate(fingerprint) => {
             let hex: String = fingerprint.iter().map(|byte| format!("{byte:02x}")).collect();
             format!("only with the certificate of SHA-256 {hex}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::failed::Exit;
+    use super::*;
+
+    /// A token that nobody would take is not shown as if it were good.
+    #[test]
+    fn a_token_that_is_over_is_shown_as_such() {
+        let dir = tempfile::tempdir().unwrap();
+        let (keys, cluster) = (dir.path().join("keys"), ClusterId::new(7));
+        TokenKeys::add_to(&keys).unwrap();
+        let known = TokenKeys::read(&keys).unwrap();
+        let minted = |made_ms| {
+            Token::mint(&known, cluster, "reports", made_ms, Duration::from_secs(3600)).unwrap()
+        };
+        for (name, made_ms, exit) in
+            [("good", now_ms(), None), ("over", now_ms() - 3_600_001, Some(Exit::NotAllowed))]
+        {
+            let token_file = dir.path().join(name);
+            write_secret(&token_file, minted(made_ms).to_text().as_bytes()).unwrap();
+            for (keys, cluster) in [(None, None), (Some(keys.clone()), Some(cluster))] {
+                let show = ShowArgs { token_file: token_file.clone(), keys, cluster };
+                let found = show.run().unwrap();
+                assert_eq!(found.wrong().map(Failed::exit), exit, "{name}");
+            }
         }
     }
 }

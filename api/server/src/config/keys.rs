@@ -101,6 +101,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("security.admins", Kind::Names, None, "callers who may do everything, whatever is granted"),
     key(
+        "security.grants_age_ms_max",
+        Kind::Number(1_000, 86_400_000),
+        Some("30000"),
+        "how long ago a quorum may have had the grants that callers are served by",
+    ),
+    key(
         "storage.state_cache_bytes",
         MEMORY,
         Some("67108864"),
@@ -171,7 +177,7 @@ impl Key {
     pub fn placeholder(&self) -> &'static str {
         match self.kind {
             Kind::Number(..) if self.path.contains("bytes") => "BYTES",
-            Kind::Number(..) if self.path.ends_with("_ms") => "MS",
+            Kind::Number(..) if self.path.contains("_ms") => "MS",
             Kind::Number(..) => "NUMBER",
             Kind::Switch => "BOOL",
             Kind::Path if self.path.ends_with("_dir") => "DIR",

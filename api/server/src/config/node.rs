@@ -215,6 +215,11 @@ impl Reader<'_> {
             }
             return;
         }
+        if self.value("reports.listen").is_some() {
+            let why = "the report service asks nobody who he is: serve it with \
+                       security.mode=insecure-loopback, or from a process of its own that calls the cluster";
+            self.unfit("reports.listen", "security.mode", why);
+        }
         if LISTEN_KEYS.iter().all(|path| self.value(path).is_none()) {
             // Nobody can call it.
             return;
@@ -303,6 +308,7 @@ impl Reader<'_> {
                 client_ca_file,
                 token_keys_file: of("security.token_keys_file"),
                 admins: self.names("security.admins"),
+                grants_age_ms_max: self.number("security.grants_age_ms_max"),
             }),
             // They were asked for if anything listens.
             _ => Security::Closed,

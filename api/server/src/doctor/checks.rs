@@ -291,6 +291,7 @@ mod tests {
             client_ca_file: file("client"),
             token_keys_file: None,
             admins: BTreeSet::new(),
+            grants_age_ms_max: 30_000,
         };
         let all_good = certificate_files(&certificates);
         assert!(all_good.iter().all(|finding| finding.mark == Mark::Good), "{all_good:?}");

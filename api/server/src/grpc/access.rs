@@ -1,12 +1,14 @@
 //! Who calls, and whether it is granted: asked before anything is done. What is not granted is refused.
 //!
 //! Grants are rows of the replicated map `palisade.access`, so they are in the order of the log and every node
-//! comes to the same. A node keeps them in memory and follows the map; until it has read it once, only those
-//! are served whom its own configuration names as administrators.
+//! comes to the same. A node keeps them in memory and follows the map; until it has read it once, and again when it
+//! has not heard from a quorum for too long, only those are served whom its own configuration names as
+//! administrators.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::http::Uri;
@@ -16,18 +18,25 @@ use palisade::{
 };
 use palisade_proto::failure::{Code, Disposition, Failure, kind};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::MetadataMap;
 
-use super::own::access_map;
+use super::own::{AccessMap, access_map};
 use crate::security::audit::{AuditEvent, AuditFacts, AuditQueue};
-use crate::security::grants::{Ask, Grant, Refusal, Right, decide, decode_row, granted_to};
+use crate::security::grants::{
+    Ask, Grant, Refusal, Right, Rights, decide, decide_place, decide_somewhere, decode_row,
+    granted_to,
+};
 use crate::security::identity::Identity;
 use crate::security::now_ms;
-use crate::security::token::{Bearer, LiveKeys, Token};
+use crate::security::token::{Bearer, Caveat, LiveKeys, Token};
 
 /// Between two attempts to follow the grants.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Between two looks whether the grants are as they were, at most; four of them to the age that they may have.
+const CONFIRM_EVERY_MAX: Duration = Duration::from_secs(5);
+/// How long a stream goes on before it is judged again, if nothing is granted or revoked meanwhile.
+const JUDGE_EVERY: Duration = Duration::from_secs(5);
 /// How long who has changed the grants waits for this node to go by them.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,11 +54,28 @@ pub(crate) enum Access {
 pub(crate) struct Grants {
     admins: BTreeSet<String>,
     keys: Option<Arc<LiveKeys>>,
-    /// None before they were read once.
-    rows: Mutex<Option<BTreeMap<String, Vec<Grant>>>>,
+    /// How old the grants may be that somebody is served by.
+    age_max: Duration,
+    known: Mutex<Known>,
     /// Up to where the map was followed.
     followed: watch::Sender<Offset>,
     audit: Arc<AuditQueue>,
+}
+
+/// What a node has read of the grants.
+#[derive(Debug, Default)]
+struct Known {
+    /// None before they were read once.
+    rows: Option<BTreeMap<String, Vec<Grant>>>,
+    /// Everything that a quorum had committed by then is in them.
+    as_of: Option<Instant>,
+}
+
+impl Known {
+    fn of(&self, principal: &str) -> &[Grant] {
+        let granted = self.rows.as_ref().and_then(|rows| rows.get(principal));
+        granted.map_or(&[][..], Vec::as_slice)
+    }
 }
 
 /// Where a call comes from, and what it calls.
@@ -72,15 +98,23 @@ impl Origin {
 pub(crate) struct Caller {
     identity: Identity,
     bearer: Option<Bearer>,
+    /// The one that it is the bearer of, to be known again by the keys that there are then.
+    token: Option<Token>,
 }
 
 impl Caller {
     /// Whose grants it has.
-    fn principal(&self) -> Result<&str, Refusal> {
+    pub(crate) fn principal(&self) -> Result<&str, Refusal> {
         match &self.bearer {
             Some(bearer) => Ok(bearer.principal()),
             None => granted_to(&self.identity),
         }
+    }
+
+    /// What it asks for now, of a node that is there.
+    fn ask<'a>(&'a self, domain: &'a FailureDomain, right: Right, resource: &'a str) -> Ask<'a> {
+        let certificate = self.identity.fingerprint();
+        Ask { resource, right, domain, now_ms: now_ms(), certificate }
     }
 
     /// Whose grants it has, as the audit names them, and with which token.
@@ -108,10 +142,15 @@ impl Grants {
     pub(crate) fn new(
         admins: BTreeSet<String>,
         keys: Option<Arc<LiveKeys>>,
+        age_max: Duration,
         audit: Arc<AuditQueue>,
     ) -> Self {
         let followed = watch::Sender::new(Offset::ZERO);
-        Self { admins, keys, rows: Mutex::default(), followed, audit }
+        Self { admins, keys, age_max, known: Mutex::default(), followed, audit }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who makes a call, from the certificate of its connection and the token that it has with it.
@@ -133,7 +172,7 @@ impl Grants {
             return Err(not_known(AuditEvent::NotAuthenticated, why));
         };
         let Some(value) = metadata.get("authorization") else {
-            return Ok(Caller { identity: identity.clone(), bearer: None });
+            return Ok(Caller { identity: identity.clone(), bearer: None, token: None });
         };
         let not_taken = |why: &str| not_known(AuditEvent::TokenRefused, why);
         // A token that is not understood is never passed over: it may be there to narrow.
@@ -141,39 +180,88 @@ impl Grants {
         let text = text.ok_or_else(|| not_taken("authorization is `Bearer` and a token"))?;
         let keys = self.keys.as_ref();
         let keys = keys.ok_or_else(|| not_taken("this node has no keys to know tokens by"))?.keys();
-        let token = Token::parse(text);
-        let bearer = token.and_then(|token| keys.verify(engine.cluster(), &token, now_ms()));
+        let token = Token::parse(text).map_err(|why| not_taken(&why.to_string()))?;
+        let bearer = keys.verify(engine.cluster(), &token, now_ms());
         let bearer = bearer.map_err(|why| not_taken(&why.to_string()))?;
-        Ok(Caller { identity: identity.clone(), bearer: Some(bearer) })
+        Ok(Caller { identity: identity.clone(), bearer: Some(bearer), token: Some(token) })
     }
 
-    /// Nobody is refused for good by a node that has not read the grants yet.
-    fn has_read(&self, caller: &Caller) -> Result<(), Failure> {
-        let is_admin = caller.principal().is_ok_and(|principal| self.admins.contains(principal));
-        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_admin || rows.is_some() {
+    /// Whether the token that a call was begun with would be taken now. That it would not is in the audit.
+    fn still_taken(
+        &self,
+        engine: &Engine,
+        caller: &Caller,
+        origin: &Origin,
+    ) -> Result<(), Failure> {
+        let (Some(token), Some(keys)) = (&caller.token, &self.keys) else { return Ok(()) };
+        let judged = keys.keys().verify(engine.cluster(), token, now_ms());
+        judged.map(|_| ()).map_err(|why| {
+            let why = why.to_string();
+            let facts = caller.facts(origin, AuditEvent::TokenRefused);
+            self.audit.note(AuditFacts { why: why.clone(), ..facts }, now_ms());
+            refused(&why, kind::NOT_AUTHENTICATED)
+        })
+    }
+
+    /// Resolves once a caller may not do this any more: when that was revoked, when the token is over or its key
+    /// is gone, and when this node cannot know.
+    pub(crate) async fn refused(
+        &self,
+        engine: &Engine,
+        caller: &Caller,
+        origin: &Origin,
+        right: Right,
+        resource: &str,
+    ) -> Failure {
+        let mut followed = self.followed.subscribe();
+        loop {
+            let judged = self.still_taken(engine, caller, origin);
+            if let Err(failure) =
+                judged.and_then(|()| self.allow(engine, caller, origin, right, resource))
+            {
+                return failure;
+            }
+            let left = caller.bearer.as_ref().map_or(JUDGE_EVERY, |bearer| bearer.left(now_ms()));
+            tokio::select! {
+                () = sleep(left.min(JUDGE_EVERY)) => {}
+                // The sender is in what is held here, so that it is never the end of it.
+                _ = followed.changed() => {}
+            }
+        }
+    }
+
+    /// Nobody is refused for good by a node that has not read the grants yet, or served by what it read long ago.
+    fn knows(&self, caller: &Caller, now: Instant) -> Result<(), Failure> {
+        if caller.principal().is_ok_and(|principal| self.admins.contains(principal)) {
             return Ok(());
         }
-        let why = "this node has not read the grants since it was started";
+        let why = match self.known().as_of {
+            Some(as_of) if now.saturating_duration_since(as_of) <= self.age_max => return Ok(()),
+            Some(_) => "this node has not heard for too long whether the grants are as they were",
+            None => "this node has not read the grants since it was started",
+        };
         let help = "nothing happened; call again in a moment, or another node";
         Err(Failure::new(Code::Disconnected, "DISCONNECTED", Disposition::Retry, why, help))
     }
 
-    /// Whether anything at all is granted to a caller.
-    pub(crate) fn known(&self, caller: &Caller, origin: &Origin) -> Result<(), Failure> {
-        self.has_read(caller)?;
-        let known = caller.principal().is_ok_and(|principal| {
-            let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-            self.admins.contains(principal)
-                || rows.as_ref().is_some_and(|rows| rows.contains_key(principal))
+    /// Whether a caller may use one of these rights with any resource at all. That it may not is in the audit.
+    pub(crate) fn allow_somewhere(
+        &self,
+        domain: &FailureDomain,
+        caller: &Caller,
+        origin: &Origin,
+        rights: Rights,
+    ) -> Result<(), Failure> {
+        self.knows(caller, Instant::now())?;
+        let judged = self.with_grants(caller, |grants, caveats| {
+            decide_somewhere(grants, caveats, rights, &caller.ask(domain, Right::Read, ""))
         });
-        if known {
-            return Ok(());
-        }
-        let why = "nothing is granted to who calls";
-        let facts = caller.facts(origin, AuditEvent::NotAllowed);
-        self.audit.note(AuditFacts { why: why.to_owned(), ..facts }, now_ms());
-        Err(refused(why, kind::NOT_ALLOWED))
+        judged.map_err(|refusal| {
+            let (why, right) = (refusal.to_string(), rights.to_string());
+            let facts = caller.facts(origin, AuditEvent::NotAllowed);
+            self.audit.note(AuditFacts { right, why: why.clone(), ..facts }, now_ms());
+            refused(&why, kind::NOT_ALLOWED).fact("right", rights)
+        })
     }
 
     /// Whether a caller may do this with a resource. That it may not is in the audit.
@@ -185,12 +273,30 @@ impl Grants {
         right: Right,
         resource: &str,
     ) -> Result<(), Failure> {
-        self.has_read(caller)?;
+        self.knows(caller, Instant::now())?;
         let judged = self.judge(engine.domain(), caller, right, resource);
         if let Err(refusal) = judged {
             self.refuse(caller, origin, right, resource, &refusal.to_string());
         }
         judged.map_err(|refusal| not_allowed(&refusal.to_string(), right, resource))
+    }
+
+    /// Whether a caller is where a message says that it is. That nothing says so is in the audit.
+    pub(crate) fn allow_place(
+        &self,
+        domain: &FailureDomain,
+        caller: &Caller,
+        origin: &Origin,
+        (right, resource): (Right, &str),
+        said: &FailureDomain,
+    ) -> Result<(), Failure> {
+        let ask = caller.ask(domain, right, resource);
+        let judged =
+            self.with_grants(caller, |grants, caveats| decide_place(grants, caveats, &ask, said));
+        judged.map_err(|refusal| {
+            self.refuse(caller, origin, right, resource, &refusal.to_string());
+            not_allowed(&refusal.to_string(), right, resource).fact("domain", said)
+        })
     }
 
     /// Whether a caller might do this with a resource, where nothing is refused if not.
@@ -201,22 +307,27 @@ impl Grants {
         right: Right,
         resource: &str,
     ) -> Result<(), Refusal> {
-        let ask = Ask {
-            resource,
-            right,
-            domain,
-            now_ms: now_ms(),
-            certificate: caller.identity.fingerprint(),
-        };
+        let ask = caller.ask(domain, right, resource);
+        self.with_grants(caller, |grants, caveats| decide(grants, caveats, &ask))
+    }
+
+    /// Judges by what is granted to a caller, and by the caveats of its token.
+    fn with_grants(
+        &self,
+        caller: &Caller,
+        judge: impl FnOnce(&[Grant], &[Caveat]) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
         let caveats = caller.bearer.as_ref().map_or(&[][..], Bearer::caveats);
-        caller.principal().and_then(|principal| {
-            if self.admins.contains(principal) {
-                return decide(&Grant::everything(), caveats, &ask);
-            }
-            let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-            let granted = rows.as_ref().and_then(|rows| rows.get(principal));
-            decide(granted.map_or(&[][..], Vec::as_slice), caveats, &ask)
-        })
+        let principal = caller.principal()?;
+        if self.admins.contains(principal) {
+            return judge(&Grant::everything(), caveats);
+        }
+        judge(self.known().of(principal), caveats)
+    }
+
+    /// Writes down what a caller does.
+    pub(crate) fn note(&self, facts: AuditFacts) {
+        self.audit.note(facts, now_ms());
     }
 
     /// Writes down what a caller may not do.
@@ -237,10 +348,11 @@ impl Grants {
         self.audit.note(facts, now_ms());
     }
 
-    /// Waits until this node goes by what was changed there, or a moment.
-    pub(crate) async fn follow_up_to(&self, offset: Offset) {
+    /// Waits until this node goes by what was changed there, or a moment. Says whether it does.
+    pub(crate) async fn follow_up_to(&self, offset: Offset) -> bool {
         let mut followed = self.followed.subscribe();
-        let _ = timeout(FOLLOW_TIMEOUT, followed.wait_for(|followed| offset <= *followed)).await;
+        let done = timeout(FOLLOW_TIMEOUT, followed.wait_for(|followed| offset <= *followed)).await;
+        matches!(done, Ok(Ok(_)))
     }
 
     /// Follows the map of grants for as long as it runs.
@@ -256,6 +368,7 @@ impl Grants {
     /// Ends with an error alone: the grants have no end.
     async fn follow_once(&self, engine: &Engine) -> Result<(), Error> {
         let map = access_map(engine).await?;
+        let begun = Instant::now();
         let (mut rows, mut range) = (BTreeMap::new(), Some(MapRange::all()));
         let mut at = None;
         while let Some(next) = range {
@@ -269,20 +382,49 @@ impl Grants {
             }
             range = read.value.next;
         }
-        *self.rows.lock().unwrap_or_else(PoisonError::into_inner) = Some(rows);
+        *self.known() = Known { rows: Some(rows), as_of: Some(begun) };
         let from = at.unwrap_or(Offset::ZERO);
-        let mut watch = map.watch(from, WatchOptions::default());
+        let options = WatchOptions { progress: self.confirm_every(), ..Default::default() };
+        let mut watch = map.watch(from, options);
+        let changes = async {
+            loop {
+                self.followed.send_replace(watch.position());
+                if let WatchEvent::Changes { changes, .. } = watch.next().await? {
+                    self.change(changes);
+                }
+            }
+        };
+        tokio::select! {
+            failed = changes => failed,
+            never = self.confirm(&map) => match never {},
+        }
+    }
+
+    fn confirm_every(&self) -> Duration {
+        (self.age_max / 4).min(CONFIRM_EVERY_MAX)
+    }
+
+    /// Finds out again and again how far the map of grants is by a quorum. What was followed up to there was so
+    /// when it was asked.
+    async fn confirm(&self, map: &AccessMap) -> Infallible {
         loop {
-            self.followed.send_replace(watch.position());
-            if let WatchEvent::Changes { changes, .. } = watch.next().await? {
-                self.change(changes);
+            sleep(self.confirm_every()).await;
+            let begun = Instant::now();
+            let asked = map.bounds(ReadConsistency::Linearizable);
+            let told = timeout(self.age_max / 4, asked).await;
+            match told.unwrap_or(Err(Error::Disconnected { outcome_unknown: false })) {
+                Ok(read) if self.follow_up_to(read.freshness.offset).await => {
+                    self.known().as_of = Some(begun);
+                }
+                Ok(_) => tracing::debug!("the grants are not followed as far as they are"),
+                Err(error) => tracing::debug!(%error, "how far the grants are is not known"),
             }
         }
     }
 
     fn change(&self, changes: Vec<MapChange<String, Vec<u8>>>) {
-        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows = rows.get_or_insert_default();
+        let mut known = self.known();
+        let rows = known.rows.get_or_insert_default();
         for change in changes {
             match change.now {
                 Some(now) => rows.insert(change.key, granted(&now.value)),
@@ -322,7 +464,7 @@ mod tests {
         let leaf = ca.issue(&order).unwrap().certificate_pem;
         let leaf = CertificateDer::from_pem_slice(leaf.as_bytes()).unwrap();
         let identity = Identity::of_chain(ca.cluster(), &[leaf]).unwrap();
-        Caller { identity, bearer: None }
+        Caller { identity, bearer: None, token: None }
     }
 
     /// Before a node has read the grants it serves those alone whom its own configuration names, and a row
@@ -333,14 +475,16 @@ mod tests {
         let ca = Ca::init(&dir.path().join("ca"), ClusterId::new(1)).unwrap();
         let (ops, reports) = (caller(&ca, "ops"), caller(&ca, "reports"));
         let audit = Arc::new(AuditQueue::default());
-        let grants = Grants::new(["ops".to_owned()].into(), None, Arc::clone(&audit));
+        let age_max = Duration::from_secs(30);
+        let grants = Grants::new(["ops".to_owned()].into(), None, age_max, Arc::clone(&audit));
         let here = FailureDomain::new("local", "local", "local");
         let judge = |caller: &Caller| grants.judge(&here, caller, Right::Read, "orders");
         assert_eq!(judge(&ops), Ok(()));
         assert_eq!(judge(&reports), Err(Refusal::NotGranted));
         let origin = Origin::default();
-        grants.known(&ops, &origin).unwrap();
-        let later = grants.known(&reports, &origin).unwrap_err();
+        let known = |caller: &Caller| grants.allow_somewhere(&here, caller, &origin, Rights::ALL);
+        known(&ops).unwrap();
+        let later = known(&reports).unwrap_err();
         assert_eq!(later.disposition, Disposition::Retry, "it may have been granted something");
         assert_eq!(audit.take(1).len(), 0, "nobody was refused");
 
@@ -354,8 +498,15 @@ mod tests {
         assert_eq!(judge(&reports), Ok(()));
         grants.change(vec![row(vec![9])]);
         assert_eq!(judge(&reports), Err(Refusal::NotGranted));
+        grants.known().as_of = Some(Instant::now());
         let others = caller(&ca, "others");
-        assert!(grants.known(&others, &origin).is_err());
+        assert!(known(&others).is_err());
         assert_eq!(audit.take(1).len(), 1, "and it is written down");
+        // What was so a while ago is nothing to refuse anybody by, or to serve.
+        let as_of = grants.known().as_of.unwrap();
+        assert!(grants.knows(&others, as_of + age_max).is_ok());
+        let late = as_of + age_max + Duration::from_millis(1);
+        assert_eq!(grants.knows(&others, late).unwrap_err().disposition, Disposition::Retry);
+        assert!(grants.knows(&ops, late).is_ok(), "his right is in the node's own configuration");
     }
 }

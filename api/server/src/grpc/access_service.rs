@@ -13,7 +13,7 @@ use super::endpoint::{Call, Endpoint, refused};
 use super::failure::invalid;
 use super::own::{access_map, audit_log};
 use super::spec::{of_placement, placement};
-use crate::security::audit::{AUDIT_LOG, AuditEvent, AuditFacts, AuditRecord};
+use crate::security::audit::{AUDIT_LOG, AuditError, AuditEvent, AuditFacts, AuditRecord};
 use crate::security::grants::{
     ACCESS_MAP, Grant, Pattern, Right, Rights, decode_row, encode_row, granting, revoking,
 };
@@ -75,6 +75,7 @@ fn of_record(position: LogPosition, log_time_ms: u64, record: AuditRecord) -> pr
         AuditEvent::NotAllowed => proto::AuditEvent::NotAllowed,
         AuditEvent::Granted => proto::AuditEvent::Granted,
         AuditEvent::Revoked => proto::AuditEvent::Revoked,
+        AuditEvent::Cleared => proto::AuditEvent::Cleared,
     };
     proto::AuditRecord {
         position: Some(of_position(position)),
@@ -91,6 +92,18 @@ fn of_record(position: LogPosition, log_time_ms: u64, record: AuditRecord) -> pr
         resource: facts.resource,
         right: facts.right,
         why: facts.why,
+        unreadable: false,
+    }
+}
+
+/// One that cannot be read: it keeps nobody from the others.
+fn of_unreadable(position: LogPosition, log_time_ms: u64, error: AuditError) -> proto::AuditRecord {
+    proto::AuditRecord {
+        position: Some(of_position(position)),
+        log_time_ms,
+        why: error.to_string(),
+        unreadable: true,
+        ..Default::default()
     }
 }
 
@@ -191,14 +204,13 @@ impl Endpoint {
         let read = log.scan(from, direction, limit, ReadConsistency::Linearizable);
         let page = call.read(read).await?.value;
         let records = page.entries.into_iter().map(|entry| {
-            let record =
-                AuditRecord::decode(&entry.value).map_err(|error| Error::Incompatible {
-                    expected: "a record of the audit".to_owned(),
-                    found: error.to_string(),
-                })?;
-            Ok(of_record(entry.position, entry.log_time.get(), record))
+            let (position, log_time_ms) = (entry.position, entry.log_time.get());
+            match AuditRecord::decode(&entry.value) {
+                Ok(record) => of_record(position, log_time_ms, record),
+                Err(error) => of_unreadable(position, log_time_ms, error),
+            }
         });
-        let records = records.collect::<Result<Vec<_>, Error>>()?;
+        let records = records.collect();
         Ok(proto::ListAuditResponse { records, next: page.next.map(of_position) })
     }
 }

@@ -4,6 +4,8 @@
 //! came, however the group's leader changes; and whoever sends faster than the group writes is held up by the
 //! stream's own flow control.
 
+use std::sync::Arc;
+
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use palisade::{APPEND_ENTRIES_MAX, Error, FailureDomain, VALUE_BYTES_MAX};
 use palisade_proto::log::v1::{AppendStreamRequest, AppendStreamResponse};
@@ -20,13 +22,14 @@ const ENTRY_BYTES: usize = 3;
 
 /// A log that a stream has named.
 struct Opened {
+    name: String,
     log: Log,
     caller: Option<FailureDomain>,
 }
 
 struct Appending {
     endpoint: Endpoint,
-    call: Call,
+    call: Arc<Call>,
     requests: Streaming<AppendStreamRequest>,
     opened: Option<Opened>,
     /// What came and was not taken into the record before.
@@ -72,10 +75,11 @@ impl Appending {
             }?;
             match (&self.opened, &message.log) {
                 (None, Some(log)) => {
-                    self.endpoint.allow(&self.call, Right::Append, &log.name)?;
+                    self.endpoint.allow_use(&self.call, Right::Append, log)?;
                     let opened = self.endpoint.handles.open(Some(log), "log", Use::Write).await;
                     let caller = log.caller.as_ref().map(domain);
-                    self.opened = Some(Opened { log: opened.map_err(refused)?, caller });
+                    let name = log.name.clone();
+                    self.opened = Some(Opened { name, log: opened.map_err(refused)?, caller });
                     if message.values.is_empty() {
                         continue;
                     }
@@ -117,7 +121,7 @@ impl Appending {
     }
 
     async fn append(&self, gathered: &Gathered) -> Result<AppendStreamResponse, Error> {
-        let Some(Opened { log, caller }) = &self.opened else {
+        let Some(Opened { log, caller, .. }) = &self.opened else {
             return Err(invalid("the first message of a stream names its log"));
         };
         let mut batch = self.endpoint.engine.batch();
@@ -134,8 +138,18 @@ impl Appending {
         })
     }
 
+    /// Judged before each record, and while none comes. A record that is under way is answered first.
     async fn step(&mut self) -> Result<Option<AppendStreamResponse>, Status> {
-        let Some(gathered) = self.gather().await? else { return Ok(None) };
+        let (endpoint, call) = (self.endpoint.clone(), Arc::clone(&self.call));
+        let gathered = match self.opened.as_ref().map(|opened| opened.name.clone()) {
+            None => self.gather().await?,
+            Some(name) => tokio::select! {
+                biased;
+                status = endpoint.refused(&call, Right::Append, &name) => return Err(status),
+                gathered = self.gather() => gathered?,
+            },
+        };
+        let Some(gathered) = gathered else { return Ok(None) };
         self.append(&gathered).await.map(Some).map_err(refused)
     }
 }
@@ -146,6 +160,7 @@ pub(crate) fn begin(
     call: Call,
     requests: Streaming<AppendStreamRequest>,
 ) -> impl Stream<Item = Result<AppendStreamResponse, Status>> + Send {
+    let call = Arc::new(call);
     let appending = Appending { endpoint, call, requests, opened: None, held: None };
     stream::unfold(Some(appending), |appending| async {
         let mut appending = appending?;

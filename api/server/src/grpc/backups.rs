@@ -1,11 +1,10 @@
 //! `palisade.admin.v1.Backups`: a call is a backup, which ends when nobody waits for it any more.
 
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, stream};
+use futures_util::stream;
 use palisade::backup::{BackupError, BackupId, BackupSummary};
 use palisade::{ClusterId, Error};
 use palisade_proto::admin::v1 as proto;
@@ -18,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::endpoint::{CLUSTER, Endpoint};
 use super::failure::{code_of, disposition_of, failure};
+use super::streams::Messages;
 use crate::backups::{Written, open_or_make};
 use crate::security::grants::Right;
 
@@ -165,7 +165,7 @@ fn told(error: &BackupError) -> Failure {
 
 #[tonic::async_trait]
 impl Service for Backups {
-    type CreateStream = Pin<Box<dyn Stream<Item = Told> + Send>>;
+    type CreateStream = Messages<proto::CreateResponse>;
 
     async fn create(
         &self,
@@ -175,6 +175,7 @@ impl Service for Backups {
         self.endpoint.allow(&call, Right::Admin, CLUSTER)?;
         let taken = self.begin(asked)?;
         let messages = stream::unfold(Some(taken), |taken| async { Some(taken?.next().await) });
-        Ok(Response::new(Box::pin(messages)))
+        let going = self.endpoint.while_allowed(call, Right::Admin, CLUSTER.to_owned(), messages);
+        Ok(Response::new(going))
     }
 }

@@ -7,7 +7,7 @@ use palisade_proto::common::v1::Resource;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, Raw, epoch, fingerprint, needed, of_position, position, version};
-use super::endpoint::{Call, Endpoint, begin_batch};
+use super::endpoint::{Call, Endpoint};
 use super::failure::invalid;
 use super::handles::{Log, Map, Store, Use};
 use crate::security::grants::Right;
@@ -126,7 +126,7 @@ impl Endpoint {
         if named(asked).iter().any(|resource| resource.caller.is_some()) {
             return Err(invalid("a batch has one caller: name it beside the operations"));
         }
-        let mut batch = begin_batch(&self.engine, asked.caller.as_ref(), asked.number.clone())?;
+        let mut batch = call.batch(&self.engine, asked.caller.as_ref(), asked.number.clone())?;
         for guard in &asked.guards {
             batch = batch.require(self.guard(guard).await?);
         }
@@ -170,7 +170,11 @@ impl Service for Endpoint {
         request: Request<proto::CommitRequest>,
     ) -> Result<Response<proto::CommitResponse>, Status> {
         let (call, asked) = self.begin(request)?;
-        self.serve(&call, Right::Append, &named(&asked), asked.number.is_some(), || {
+        let named = named(&asked);
+        for resource in &named {
+            self.allow_place(&call, Right::Append, &resource.name, asked.caller.as_ref())?;
+        }
+        self.serve(&call, Right::Append, &named, asked.number.is_some(), || {
             self.commit(&call, &asked)
         })
         .await

@@ -1,7 +1,7 @@
 //! `palisade.cluster.v1.Cluster`.
 
 use palisade::{
-    ClusterId, Error, Group, GroupId, Incarnation, Member, MemberChange, MemberRole,
+    ClusterId, Error, FailureDomain, Group, GroupId, Incarnation, Member, MemberChange, MemberRole,
     MembersChanged, NodeId, Role,
 };
 use palisade_proto::cluster::v1 as proto;
@@ -11,6 +11,9 @@ use tonic::{Request, Response, Status};
 use super::convert::{needed, of_domain};
 use super::endpoint::{CLUSTER, Endpoint, refused};
 use super::failure::invalid;
+use super::own;
+use crate::rebuild::rebuild;
+use crate::security::audit::{AuditEvent, AuditFacts};
 use crate::security::grants::Right;
 
 fn role(role: Role) -> proto::Role {
@@ -33,13 +36,20 @@ fn incarnation(raw: &[u8]) -> Result<Option<Incarnation>, Error> {
     Ok(Some(Incarnation::new(u128::from_be_bytes(raw))))
 }
 
+fn domain(text: &str) -> Result<FailureDomain, Error> {
+    let parts: Vec<&str> = text.split('/').collect();
+    match parts[..] {
+        [provider, region, zone] if parts.iter().all(|part| (1..=64).contains(&part.len())) => {
+            Ok(FailureDomain::new(provider, region, zone))
+        }
+        _ => Err(invalid(format!("domain={text:?} is written provider/region/zone"))),
+    }
+}
+
 fn member(asked: &proto::Add) -> Result<Member, Error> {
     let address = asked.address.parse();
     let address = address.map_err(|error| invalid(format!("address={:?}: {error}", asked.address)));
-    let parts: Vec<&str> = asked.domain.split('/').collect();
-    if parts.len() != 3 || parts.iter().any(|part| part.is_empty() || part.len() > 64) {
-        return Err(invalid(format!("domain={:?} is written provider/region/zone", asked.domain)));
-    }
+    domain(&asked.domain)?;
     Ok(Member {
         incarnation: incarnation(&asked.incarnation)?,
         address: Some(address?),
@@ -158,7 +168,13 @@ impl Service for Endpoint {
         let (call, asked) = self.begin(request)?;
         self.allow(&call, Right::Admin, CLUSTER)?;
         let change = change(&asked).map_err(refused)?;
-        let changed = call.write(self.engine.change_members(change)).await.map_err(refused)?;
+        let changed = call.write(async {
+            if let MemberChange::AddLearner { member, .. } = &change {
+                own::follow(&self.engine, &domain(&member.domain)?).await?;
+            }
+            self.engine.change_members(change).await
+        });
+        let changed = changed.await.map_err(refused)?;
         let changed = changed.into_iter().filter(|(_, changed)| *changed == MembersChanged::Now);
         let changed = changed.map(|(group, _)| group.get()).collect();
         Ok(Response::new(proto::ChangeMembersResponse { changed }))
@@ -205,7 +221,13 @@ impl Service for Endpoint {
         let (call, asked) = self.begin(request)?;
         self.allow(&call, Right::Admin, CLUSTER)?;
         let group = self.engine.group(GroupId::new(asked.group)).map_err(refused)?;
-        call.write(group.rebuild_replica()).await.map_err(refused)?;
+        self.note(AuditFacts {
+            resource: format!("group {}", group.id()),
+            right: Right::Admin.to_string(),
+            why: asked.reason.clone(),
+            ..self.facts(&call, AuditEvent::Cleared)
+        });
+        call.write(rebuild(&group, &asked.reason)).await.map_err(refused)?;
         Ok(Response::new(proto::RebuildReplicaResponse {}))
     }
 }

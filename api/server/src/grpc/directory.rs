@@ -121,6 +121,10 @@ impl Service for Endpoint {
     ) -> Result<Response<proto::OpenResponse>, Status> {
         let (call, asked) = self.begin(request)?;
         let name = asked.spec.as_ref().map_or("", |spec| &spec.name);
+        // Nothing is looked up for who may do neither.
+        if !self.might(&call, Right::Append, name) {
+            self.allow(&call, Right::Admin, name)?;
+        }
         // Whoever may write to what is there may take it over; to make it takes more.
         let right =
             if self.is_there(name).await.map_err(refused)? { Right::Append } else { Right::Admin };
@@ -167,7 +171,14 @@ impl Service for Endpoint {
         request: Request<proto::AlterRequest>,
     ) -> Result<Response<proto::AlterResponse>, Status> {
         let (call, asked) = self.begin(request)?;
-        self.allow(&call, Right::Admin, &asked.name)?;
+        use proto::alteration::Alteration::Place;
+        let alteration = asked.alteration.as_ref().and_then(|it| it.alteration.as_ref());
+        match alteration {
+            // Where the endpoint's own resources are, is as anything's: that no member is left out is the
+            // engine's to see. What they say stays with the endpoint.
+            Some(Place(_)) => self.allow_own(&call, Right::Admin, &asked.name)?,
+            _ => self.allow(&call, Right::Admin, &asked.name)?,
+        }
         self.serve(&call, Right::Admin, &[], false, || self.alter(&call, &asked)).await
     }
 

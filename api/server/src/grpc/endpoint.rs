@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use axum::extract::OriginalUri;
 use bytes::Bytes;
-use palisade::{Batch, BatchDone, Engine, Error, Freshness, Group, Offset, ReadOptions};
+use palisade::{
+    Batch, BatchDone, Engine, Error, Freshness, Group, Offset, ReadOptions, Registrant,
+};
 use palisade_proto::batch::v1 as batch;
 use palisade_proto::common::v1 as common;
 use palisade_proto::directory::v1 as directory;
@@ -23,7 +25,7 @@ use super::failure::{invalid, status};
 use super::handles::Handles;
 use super::own::is_kept;
 use crate::security::audit::{AuditEvent, AuditFacts};
-use crate::security::grants::Right;
+use crate::security::grants::{Right, Rights};
 
 /// What a caller has seen, one token for each group, and what an answer reflects.
 pub(crate) const FRESHNESS: &str = "palisade-freshness-bin";
@@ -73,11 +75,19 @@ impl Endpoint {
         Ok((call, request.into_inner()))
     }
 
-    /// Refuses a call of somebody to whom nothing is granted.
+    /// Refuses a call of somebody who may do nothing at all here, now and with what he shows.
     pub(crate) fn known(&self, call: &Call) -> Result<(), Status> {
+        self.allow_somewhere(call, Rights::ALL)
+    }
+
+    /// Refuses a call that is about no resource to whoever has none of these rights with any.
+    pub(crate) fn allow_somewhere(&self, call: &Call, rights: Rights) -> Result<(), Status> {
         match (&*self.access, &call.caller) {
             (Access::Everyone, _) => Ok(()),
-            (Access::Granted(grants), Some(caller)) => Ok(grants.known(caller, &call.origin)?),
+            (Access::Granted(grants), Some(caller)) => {
+                let here = self.engine.domain();
+                Ok(grants.allow_somewhere(here, caller, &call.origin, rights)?)
+            }
             (Access::Granted(_), None) => Err(Status::unauthenticated("nobody is known to call")),
         }
     }
@@ -94,6 +104,34 @@ impl Endpoint {
         self.allow_own(call, right, resource)
     }
 
+    /// The same for a resource as a message names it, on behalf of whoever is where it says.
+    pub(crate) fn allow_use(
+        &self,
+        call: &Call,
+        right: Right,
+        resource: &common::Resource,
+    ) -> Result<(), Status> {
+        self.allow(call, right, &resource.name)?;
+        self.allow_place(call, right, &resource.name, resource.caller.as_ref())
+    }
+
+    /// Refuses a call that says to be where it is not known to be.
+    pub(crate) fn allow_place(
+        &self,
+        call: &Call,
+        right: Right,
+        resource: &str,
+        said: Option<&common::Domain>,
+    ) -> Result<(), Status> {
+        let (Access::Granted(grants), Some(caller), Some(said)) =
+            (&*self.access, &call.caller, said)
+        else {
+            return Ok(());
+        };
+        let (here, said) = (self.engine.domain(), convert::domain(said));
+        Ok(grants.allow_place(here, caller, &call.origin, (right, resource), &said)?)
+    }
+
     /// The same for a call that has the endpoint do something with one of its own resources.
     pub(crate) fn allow_own(
         &self,
@@ -107,6 +145,17 @@ impl Endpoint {
                 Ok(grants.allow(&self.engine, caller, &call.origin, right, resource)?)
             }
             (Access::Granted(_), None) => Err(Status::unauthenticated("nobody is known to call")),
+        }
+    }
+
+    /// Resolves once a call may not do this with a resource any more, for as long as it goes on.
+    pub(crate) async fn refused(&self, call: &Call, right: Right, resource: &str) -> Status {
+        match (&*self.access, &call.caller) {
+            (Access::Everyone, _) => std::future::pending().await,
+            (Access::Granted(grants), Some(caller)) => {
+                grants.refused(&self.engine, caller, &call.origin, right, resource).await.into()
+            }
+            (Access::Granted(_), None) => Status::unauthenticated("nobody is known to call"),
         }
     }
 
@@ -126,10 +175,17 @@ impl Endpoint {
         facts_of(call.caller.as_ref(), &call.origin, event)
     }
 
+    /// Has something be in the audit, once the log of it takes it.
+    pub(crate) fn note(&self, facts: AuditFacts) {
+        if let Access::Granted(grants) = &*self.access {
+            grants.note(facts);
+        }
+    }
+
     /// Waits until this node goes by the grants that were changed there, or a moment.
     pub(crate) async fn follow_grants_up_to(&self, offset: Offset) {
         if let Access::Granted(grants) = &*self.access {
-            grants.follow_up_to(offset).await;
+            let _ = grants.follow_up_to(offset).await;
         }
     }
 }
@@ -183,6 +239,32 @@ impl Call {
         deadline::within(self.left, true, write).await
     }
 
+    /// Whose commands its numbers are, where it is asked who calls.
+    pub(crate) fn registrant(&self) -> Option<Registrant> {
+        let principal = self.caller.as_ref().and_then(|caller| caller.principal().ok());
+        principal.map(Registrant::of)
+    }
+
+    /// A batch on behalf of somebody, and as a command if it is one.
+    pub(crate) fn batch(
+        &self,
+        engine: &Engine,
+        domain: Option<&common::Domain>,
+        command: Option<common::CommandNumber>,
+    ) -> Result<Batch, Error> {
+        let mut batch = engine.batch();
+        if let Some(domain) = domain {
+            batch = batch.caller(convert::domain(domain));
+        }
+        if let Some(number) = number(command)? {
+            batch = batch.numbered(number);
+        }
+        if let Some(registrant) = self.registrant() {
+            batch = batch.registrant(registrant);
+        }
+        Ok(batch)
+    }
+
     /// Commits a batch.
     pub(crate) async fn commit(&self, batch: Batch) -> Result<BatchDone, Error> {
         self.write(batch.commit()).await
@@ -190,31 +272,13 @@ impl Call {
 }
 
 /// Which command a write is.
-pub(crate) fn number(
-    number: Option<common::CommandNumber>,
-) -> Result<Option<palisade::CommandNumber>, Error> {
+fn number(number: Option<common::CommandNumber>) -> Result<Option<palisade::CommandNumber>, Error> {
     let Some(number) = number else { return Ok(None) };
     let Freshness { cluster, group, offset } = convert::freshness(&number.client)
         .map_err(|_| invalid("the bytes of field client name no client"))?;
     let client = palisade::ClientId { cluster, group, offset };
     let (seq, acked_up_to) = (number.seq, number.acked_up_to);
     Ok(Some(palisade::CommandNumber { client, seq, acked_up_to }))
-}
-
-/// A batch on behalf of somebody, and as a command if it is one.
-pub(crate) fn begin_batch(
-    engine: &Engine,
-    caller: Option<&common::Domain>,
-    command: Option<common::CommandNumber>,
-) -> Result<Batch, Error> {
-    let mut batch = engine.batch();
-    if let Some(caller) = caller {
-        batch = batch.caller(convert::domain(caller));
-    }
-    if let Some(number) = number(command)? {
-        batch = batch.numbered(number);
-    }
-    Ok(batch)
 }
 
 /// An answer that says what it reflects.
@@ -258,7 +322,7 @@ impl Endpoint {
         work: impl Fn() -> F,
     ) -> Result<Response<A>, Status> {
         for resource in resources {
-            self.allow(call, right, &resource.name)?;
+            self.allow_use(call, right, resource)?;
         }
         let message = self.handles.afresh(resources, is_numbered, work).await.map_err(refused)?;
         let token = message.freshness().map(|token| MetadataValue::from_bytes(token));

@@ -87,7 +87,9 @@ pub(crate) fn failure(error: &Error) -> Failure {
         Error::Compacted { floor } => told.fact("floor", floor),
         Error::GuardFailed { guard } => told.fact("guard", guard),
         Error::WindowExpired { floor } => told.fact("floor_ms", floor.get()),
-        Error::ClientEvicted { client } => told.fact("client", client),
+        Error::ClientEvicted { client } | Error::ClientOfAnother { client } => {
+            told.fact("client", client)
+        }
         Error::InProgress { owner, age_ms, .. } => {
             told.fact("owner_epoch", owner).fact("age_ms", age_ms)
         }

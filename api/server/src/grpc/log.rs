@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::append_stream;
 use super::convert::{self, Raw, epoch, needed, of_position, position};
-use super::endpoint::{Call, Endpoint, begin_batch, refused};
+use super::endpoint::{Call, Endpoint, refused};
 use super::failure::invalid;
 use super::handles::{Log, Use};
 use crate::security::grants::Right;
@@ -43,7 +43,7 @@ impl Endpoint {
     ) -> Result<proto::AppendResponse, Error> {
         let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Write).await?;
         let caller = asked.log.as_ref().and_then(|log| log.caller.as_ref());
-        let batch = begin_batch(&self.engine, caller, asked.number.clone())?;
+        let batch = call.batch(&self.engine, caller, asked.number.clone())?;
         let values: Vec<Raw> = asked.values.iter().cloned().map(Raw::new).collect();
         let batch = match (&asked.expected_tail, &values[..]) {
             (None, values) => batch.append_all(&log, values),
@@ -151,7 +151,7 @@ impl Service for Endpoint {
     ) -> Result<Response<Self::TailStream>, Status> {
         let (call, asked) = self.begin(request)?;
         if let Some(log) = &asked.log {
-            self.allow(&call, Right::Read, &log.name)?;
+            self.allow_use(&call, Right::Read, log)?;
         }
         let opened = self.handles.afresh(asked.log.as_slice(), false, || async {
             let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Read).await?;
@@ -183,7 +183,8 @@ impl Service for Endpoint {
             let next = Some(of_position(tail.position()));
             Some((Ok(proto::TailResponse { entries, next }), Some(tail)))
         });
-        Ok(Response::new(Box::pin(messages)))
+        let name = asked.log.map(|log| log.name).unwrap_or_default();
+        Ok(Response::new(self.while_allowed(call, Right::Read, name, messages)))
     }
 
     async fn get_bounds(

@@ -1,10 +1,9 @@
 //! `palisade.map.v1.Map`.
 
-use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::stream;
 use palisade::{
     Error, History, MapChange, MapRange, Offset, OpOutcome, RANGE_ROWS_MAX, WatchEvent,
     WatchOptions,
@@ -14,9 +13,10 @@ use palisade_proto::map::v1::map_server::Map as Service;
 use tonic::{Request, Response, Status};
 
 use super::convert::{self, Raw, row, version};
-use super::endpoint::{Call, Endpoint, begin_batch, refused};
+use super::endpoint::{Call, Endpoint, refused};
 use super::failure::invalid;
 use super::handles::{Map, Use};
+use super::streams::Messages;
 use crate::security::grants::Right;
 
 /// How often the place of a watch is told if its caller does not say.
@@ -32,7 +32,7 @@ impl Endpoint {
     ) -> Result<proto::PutResponse, Error> {
         let map: Map = self.handles.open(asked.map.as_ref(), "map", Use::Write).await?;
         let caller = asked.map.as_ref().and_then(|map| map.caller.as_ref());
-        let batch = begin_batch(&self.engine, caller, asked.number.clone())?;
+        let batch = call.batch(&self.engine, caller, asked.number.clone())?;
         let value = Raw::new(asked.value.clone());
         let batch = match (&asked.expected, asked.ttl_ms) {
             (None, 0) => batch.put(&map, &asked.key, &value),
@@ -57,7 +57,7 @@ impl Endpoint {
     ) -> Result<proto::DeleteResponse, Error> {
         let map: Map = self.handles.open(asked.map.as_ref(), "map", Use::Write).await?;
         let caller = asked.map.as_ref().and_then(|map| map.caller.as_ref());
-        let batch = begin_batch(&self.engine, caller, asked.number.clone())?;
+        let batch = call.batch(&self.engine, caller, asked.number.clone())?;
         let batch = match &asked.expected {
             None => batch.delete(&map, &asked.key),
             Some(expected) => batch.delete_if(&map, &asked.key, version(expected.version)),
@@ -149,7 +149,7 @@ fn told(event: WatchEvent<Bytes, Raw>, position: Offset) -> proto::WatchResponse
 
 #[tonic::async_trait]
 impl Service for Endpoint {
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
+    type WatchStream = Messages<proto::WatchResponse>;
 
     async fn get(
         &self,
@@ -197,7 +197,7 @@ impl Service for Endpoint {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (call, asked) = self.begin(request)?;
         if let Some(map) = &asked.map {
-            self.allow(&call, Right::Read, &map.name)?;
+            self.allow_use(&call, Right::Read, map)?;
         }
         let opened = self.handles.afresh(asked.map.as_slice(), false, || async {
             let map: Map = self.handles.open(asked.map.as_ref(), "map", Use::Read).await?;
@@ -219,7 +219,8 @@ impl Service for Endpoint {
                 Err(error) => (Err(refused(error)), None),
             })
         });
-        Ok(Response::new(Box::pin(events)))
+        let name = asked.map.map(|map| map.name).unwrap_or_default();
+        Ok(Response::new(self.while_allowed(call, Right::Read, name, events)))
     }
 
     async fn get_bounds(

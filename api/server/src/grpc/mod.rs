@@ -25,6 +25,7 @@ mod own;
 mod probe;
 mod session;
 mod spec;
+mod streams;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ use palisade::Error;
 use palisade_proto::admin::v1::backups_server::BackupsServer;
 use palisade_proto::{DESCRIPTORS, MESSAGE_BYTES_MAX};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic_health::pb::health_server::HealthServer;
@@ -64,6 +67,8 @@ const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Calls that a connection takes back before they were looked at.
 const RESETS_MAX: usize = 64;
+/// How long calls that are under way may take once the node is told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
 /// A connection on which nothing moves is asked whether anybody is there, and closed if nobody answers.
 const SILENCE: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(10);
@@ -135,11 +140,13 @@ pub enum Callers {
         admins: BTreeSet<String>,
         /// Keys to know tokens by; none are taken without.
         token_keys: Option<Arc<LiveKeys>>,
+        /// How long ago a quorum may have had the grants that somebody is served by.
+        grants_age_max: Duration,
     },
 }
 
 /// Serves the engine on connections to this listener until `stop` resolves, and then until the calls that are
-/// under way have ended. Calls are counted with what else is observed of the node, if that is given. Backups are
+/// under way have ended, for at most 5 seconds: streams may have no end. What was refused is in the audit by then. Calls are counted with what else is observed of the node, if that is given. Backups are
 /// written to `backup_dir`, and refused without one.
 ///
 /// # Errors
@@ -163,16 +170,29 @@ pub async fn serve(
             return Err(Error::InvalidArgument { what });
         }
         Callers::Everyone => (None, Access::Everyone),
-        Callers::Certified { tls, admins, token_keys } => {
+        Callers::Certified { tls, admins, token_keys, grants_age_max } => {
             let gate = Arc::new(Gate::new(engine.cluster(), tls));
-            let grants = Grants::new(admins, token_keys, Arc::clone(&audit));
+            observed.gate(Arc::clone(&gate));
+            let grants = Grants::new(admins, token_keys, grants_age_max, Arc::clone(&audit));
             (Some(Door { gate, audit: Arc::clone(&audit) }), Access::Granted(grants))
         }
     };
     let access = Arc::new(access);
     let incoming = incoming(listener, door, Arc::clone(observed.connections()));
+    let (stopping, stopped) = oneshot::channel();
+    let stop = async {
+        stop.await;
+        let _ = stopping.send(());
+    };
     let served = router(&observed, Arc::clone(&access), backup_dir)?
         .serve_with_incoming_shutdown(incoming, stop);
+    let drained = async {
+        match stopped.await {
+            Ok(()) => sleep(DRAIN).await,
+            // It was never told to, and has ended.
+            Err(_) => std::future::pending().await,
+        }
+    };
     let follow = async {
         match &*access {
             Access::Everyone => std::future::pending().await,
@@ -181,6 +201,7 @@ pub async fn serve(
     };
     let served = tokio::select! {
         served = served => served.map_err(failed),
+        () = drained => Ok(()),
         never = follow => never,
         never = audit::write(engine, &audit) => never,
     };

@@ -1,13 +1,17 @@
 //! The resources of the endpoint itself: `palisade.`, then what they are for.
+//!
+//! They are wherever the cluster is: made for the providers that its members are at, and for another one before
+//! a node there becomes a member ([`follow`]). So no cluster moves away from its own grants.
 
 use bytes::Bytes;
 use palisade::{
-    Affinity, DomainRule, Engine, Error, FenceEpoch, LogRetention, LogicalResourceName, Placement,
-    ReadConsistency, ReplicatedLog, ReplicatedMap, ResourceSpec, SchemaId,
+    Affinity, Alteration, Described, DomainRule, Engine, Error, FailureDomain, FenceEpoch,
+    LogRetention, LogicalResourceName, Placement, ReadConsistency, ReplicatedLog, ReplicatedMap,
+    ResourceSpec, ResourceState, SchemaId,
 };
 
 use crate::security::audit::AUDIT_LOG;
-use crate::security::grants::ACCESS_MAP;
+use crate::security::grants::{ACCESS_MAP, OWN_PREFIX};
 
 const ACCESS_SCHEMA: &str = "palisade.grants.v1";
 const AUDIT_SCHEMA: &str = "palisade.audit.v1";
@@ -17,6 +21,15 @@ const TOGETHER: &str = "palisade.security";
 const AUDIT_KEPT_MS: u64 = 400 * 24 * 3600 * 1000;
 /// And how much of it: what somebody who floods all nodes can have written in a week.
 const AUDIT_KEPT_BYTES: u64 = 1 << 30;
+
+/// Of each data group there is one, with its number behind this: see [`super::probe`].
+pub(super) const PROBES: &str = "palisade.probe/";
+/// Resources that are looked at together.
+const PAGE: usize = 256;
+/// Before it is worth trying again.
+const RETRY_MS: u64 = 50;
+/// How often one is placed anew that others alter meanwhile.
+const TRIES_MAX: usize = 8;
 
 /// Rows of grants, by who has them.
 pub(crate) type AccessMap = ReplicatedMap<String, Vec<u8>>;
@@ -44,6 +57,51 @@ pub(crate) async fn own_spec(
 /// was refused, is never changed without a record of it.
 pub(crate) fn is_kept(resource: &str) -> bool {
     [ACCESS_MAP, AUDIT_LOG].contains(&resource)
+}
+
+/// Has the endpoint's own resources be usable where a node is about to be. It comes before the node: no member
+/// is taken that is outside the placement of a resource.
+pub(crate) async fn follow(engine: &Engine, to: &FailureDomain) -> Result<(), Error> {
+    let is_own = |found: &Described| {
+        let name = found.name.as_str();
+        is_kept(name) || name.starts_with(PROBES)
+    };
+    let mut after = None;
+    loop {
+        let (directory, fresh) = (engine.directory(), ReadConsistency::Linearizable);
+        let page = directory.list(OWN_PREFIX, after.as_ref(), PAGE, fresh).await?.resources;
+        for own in page.iter().filter(|found| is_own(found)) {
+            place_at(engine, own.clone(), to).await?;
+        }
+        match page.last() {
+            Some(last) if page.len() == PAGE => after = Some(last.name.clone()),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Adds a provider to where a resource is, if it is not there yet.
+async fn place_at(engine: &Engine, mut own: Described, to: &FailureDomain) -> Result<(), Error> {
+    let directory = engine.directory();
+    for _ in 0..TRIES_MAX {
+        let is_there = own.placement.allows(to);
+        if is_there || !matches!(own.state, ResourceState::Active) {
+            return Ok(());
+        }
+        let provider = to.provider.clone();
+        let added = DomainRule { provider, region: None, zone: None };
+        let rules = own.placement.rules().iter().cloned().chain([added]);
+        let place = Alteration::Place(Placement::new(rules)?);
+        match directory.alter(&own.name, own.revision, place, "the cluster grows").await {
+            // Somebody else was faster, perhaps with the same.
+            Err(Error::PreconditionFailed { .. }) => {
+                let fresh = ReadConsistency::Linearizable;
+                own = directory.describe(&own.name, fresh).await?.value;
+            }
+            done => return done.map(|_| ()),
+        }
+    }
+    Err(Error::RateLimited { retry_after_ms: RETRY_MS })
 }
 
 /// The map of grants, which is made if it is not there.

@@ -18,9 +18,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::own::own_spec;
+use super::own::{PROBES, own_spec};
 
-const PREFIX: &str = "palisade.probe/";
 const SCHEMA: &str = "palisade.probe.v1";
 /// How long an answer is good for.
 const FRESH: Duration = Duration::from_secs(1);
@@ -138,7 +137,7 @@ impl Probe {
             if self.looking().probes.len() as u64 == groups {
                 return Ok(());
             }
-            match self.open_probe(&format!("{PREFIX}{number}")).await {
+            match self.open_probe(&format!("{PROBES}{number}")).await {
                 Ok(probe) => {
                     let id = probe.group().id();
                     self.looking().probes.entry(id).or_insert(probe);

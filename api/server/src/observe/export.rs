@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Error;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use palisade::{GroupId, GroupStatus, MemberRole, NodeId, PeerFault, Role};
 use prometheus_client::collector::Collector;
@@ -22,6 +23,9 @@ use super::process::Process;
 use super::readiness::{Readiness, State};
 use super::sample::{GroupSample, Sample};
 use crate::grpc::CONNECTIONS_MAX;
+use crate::security::accept::{AcceptCounts, Gate};
+use crate::security::now_ms;
+use crate::security::tls::TlsWatch;
 
 /// What was seen of the groups at the last look.
 #[derive(Debug, Default)]
@@ -36,11 +40,13 @@ pub(super) fn registry(
     calls: Arc<Calls>,
     connections: Arc<Semaphore>,
     shown: Arc<Mutex<Shown>>,
+    secured: Arc<Mutex<Secured>>,
 ) -> Registry {
     let mut registry = Registry::with_prefix("palisade");
     registry.register_collector(Box::new(OfProcess));
     registry.register_collector(Box::new(OfCalls { calls, connections }));
     registry.register_collector(Box::new(OfGroups { shown }));
+    registry.register_collector(Box::new(OfSecurity { secured }));
     registry
 }
 
@@ -204,6 +210,62 @@ pub(crate) fn fault_word(fault: PeerFault) -> &'static str {
     }
 }
 
+/// What keeps strangers out, where certificates are asked for.
+#[derive(Debug, Default)]
+pub(super) struct Secured {
+    /// Files, by the port that they are for.
+    pub(super) certificates: Vec<(&'static str, Arc<TlsWatch>)>,
+    pub(super) gate: Option<Arc<Gate>>,
+}
+
+#[derive(Debug)]
+struct OfSecurity {
+    secured: Arc<Mutex<Secured>>,
+}
+
+/// Less than nothing once it is over.
+fn seconds_left(not_after: SystemTime) -> f64 {
+    let ends = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    ends.as_secs_f64() - now_ms() as f64 / 1000.0
+}
+
+impl Collector for OfSecurity {
+    fn encode(&self, mut to: DescriptorEncoder) -> Result<(), Error> {
+        let secured = lock(&self.secured);
+        let certificates =
+            || secured.certificates.iter().map(|(port, watch)| ([("port", *port)], watch.status()));
+        let help = "How long the certificate of this node is still good, less than 0 if it is over";
+        let mut series = Series::gauge(&mut to, "certificate_seconds_left", help)?;
+        for (port, status) in certificates() {
+            series.of(&port, &ConstGauge::new(seconds_left(status.not_after)))?;
+        }
+        let help = "How often other certificates were taken";
+        let mut series = Series::counter(&mut to, "certificate_reloads", help)?;
+        for (port, status) in certificates() {
+            series.of(&port, &ConstCounter::new(status.reloads))?;
+        }
+        let help = "Looks at which the files were not taken, since they were last";
+        let mut series = Series::gauge(&mut to, "certificate_failures", help)?;
+        for (port, status) in certificates() {
+            series.of(&port, &ConstGauge::new(status.failures))?;
+        }
+        let help = "Connections of callers, by how their certificate was judged";
+        let mut series = Series::counter(&mut to, "grpc_handshakes", help)?;
+        if let Some(gate) = &secured.gate {
+            let AcceptCounts { taken, untrusted, unidentified, stalled } = gate.counts();
+            for (result, count) in [
+                ("taken", taken),
+                ("untrusted", untrusted),
+                ("unidentified", unidentified),
+                ("stalled", stalled),
+            ] {
+                series.of(&[("result", result)], &ConstCounter::new(count))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 #[derive(Debug)]
 struct OfGroups {
     shown: Arc<Mutex<Shown>>,
@@ -345,7 +407,59 @@ fn members(to: &mut DescriptorEncoder<'_>, groups: &[GroupSample]) -> Result<(),
 mod tests {
     use std::collections::BTreeSet;
 
+    use palisade::ClusterId;
+    use palisade::tls::CertificateRole;
+
     use super::*;
+    use crate::security::ca::{Authority, Ca, LeafOrder};
+    use crate::security::files::write_secret;
+    use crate::security::tls::TlsFiles;
+
+    const PAGE: &str = include_str!("../../docs/observability.md");
+
+    /// Who watches a node hears of a certificate that runs out before it has, and of files that are not taken.
+    #[test]
+    fn a_certificate_that_runs_out_is_measured() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::init(&dir.path().join("ca"), ClusterId::new(1)).unwrap();
+        let subject = ca.node(NodeId::new(1));
+        let order = LeafOrder { subject, dns: Vec::new(), ips: Vec::new(), hours: 1 };
+        let leaf = ca.issue(&order).unwrap();
+        let files = TlsFiles {
+            certificates: dir.path().join("leaf.pem"),
+            key: dir.path().join("leaf.key"),
+            authorities: dir.path().join("believed.pem"),
+        };
+        std::fs::write(&files.certificates, leaf.certificate_pem).unwrap();
+        write_secret(&files.key, leaf.key_pem.unwrap().as_bytes()).unwrap();
+        std::fs::write(&files.authorities, ca.bundle(Authority::Client).unwrap()).unwrap();
+        let tls = Arc::new(files.callers(ca.cluster(), CertificateRole::Node).unwrap());
+        let gate = Arc::new(Gate::new(ca.cluster(), Arc::clone(&tls)));
+        let watch = Arc::new(TlsWatch::new(files.clone(), tls));
+        watch.look();
+        std::fs::write(&files.certificates, "half a certif").unwrap();
+        watch.look();
+        let secured = Secured { certificates: vec![("callers", watch)], gate: Some(gate) };
+        let mut registry = Registry::with_prefix("palisade");
+        registry
+            .register_collector(Box::new(OfSecurity { secured: Arc::new(Mutex::new(secured)) }));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap_or_else(|| panic!("{name}: {text}")).trim().parse::<f64>().unwrap()
+        };
+        let left = value("palisade_certificate_seconds_left{port=\"callers\"}");
+        assert!(0.0 < left && left <= 3600.0, "{left}");
+        assert_eq!(value("palisade_certificate_failures{port=\"callers\"}"), 1.0);
+        assert_eq!(value("palisade_certificate_reloads_total{port=\"callers\"}"), 0.0);
+        assert_eq!(value("palisade_grpc_handshakes_total{result=\"untrusted\"}"), 0.0);
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let name = line.strip_prefix("palisade_").unwrap().split('{').next().unwrap();
+            assert!(PAGE.contains(&format!("`{name}`")), "the page says nothing of {name}");
+        }
+        assert!(seconds_left(SystemTime::UNIX_EPOCH) < 0.0, "it is over");
+    }
 
     #[test]
     fn every_cause_has_a_word_of_its_own() {

@@ -32,6 +32,8 @@ use self::readiness::Machine;
 pub(crate) use self::readiness::{GroupReadiness, Phase, Readiness, State};
 pub(crate) use self::sample::{GroupSample, Sample};
 use crate::grpc::{CONNECTIONS_MAX, Probe};
+use crate::security::accept::Gate;
+use crate::security::tls::TlsWatch;
 
 /// A node, and what is counted of it. Clones are of the same node.
 #[derive(Clone)]
@@ -46,6 +48,7 @@ struct Inner {
     connections: Arc<Semaphore>,
     machine: Mutex<Machine>,
     shown: Arc<Mutex<export::Shown>>,
+    secured: Arc<Mutex<export::Secured>>,
     registry: Registry,
 }
 
@@ -53,9 +56,14 @@ struct Inner {
 impl From<&Engine> for Observed {
     fn from(engine: &Engine) -> Self {
         let (calls, shown) = (Arc::new(Calls::new()), Arc::default());
+        let secured = Arc::<Mutex<export::Secured>>::default();
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let registry =
-            export::registry(Arc::clone(&calls), Arc::clone(&connections), Arc::clone(&shown));
+        let registry = export::registry(
+            Arc::clone(&calls),
+            Arc::clone(&connections),
+            Arc::clone(&shown),
+            Arc::clone(&secured),
+        );
         let inner = Inner {
             engine: engine.clone(),
             probe: Arc::new(Probe::new(engine.clone())),
@@ -63,6 +71,7 @@ impl From<&Engine> for Observed {
             connections,
             machine: Mutex::default(),
             shown,
+            secured,
             registry,
         };
         Self { inner: Arc::new(inner) }
@@ -92,6 +101,16 @@ impl Observed {
     /// The places for connections of callers.
     pub(crate) fn connections(&self) -> &Arc<Semaphore> {
         &self.inner.connections
+    }
+
+    /// Has the files of a port be measured: how long their certificate is good, and whether they are taken.
+    pub(crate) fn certificates(&self, port: &'static str, watch: Arc<TlsWatch>) {
+        lock(&self.inner.secured).certificates.push((port, watch));
+    }
+
+    /// Has the connections of callers be counted by how they were judged.
+    pub(crate) fn gate(&self, gate: Arc<Gate>) {
+        lock(&self.inner.secured).gate = Some(gate);
     }
 
     /// Its groups, as they are now.

@@ -40,15 +40,31 @@ pub enum AuditEvent {
     Granted = 4,
     /// Somebody may do less.
     Revoked = 5,
+    /// A replica that has halted is made anew: its state and its log there are given up.
+    Cleared = 6,
 }
 
 impl AuditEvent {
-    const ALL: [Self; 5] = [
+    /// In words, as people read it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotAuthenticated => "not authenticated",
+            Self::TokenRefused => "token refused",
+            Self::NotAllowed => "not allowed",
+            Self::Granted => "granted",
+            Self::Revoked => "revoked",
+            Self::Cleared => "cleared",
+        }
+    }
+
+    const ALL: [Self; 6] = [
         Self::NotAuthenticated,
         Self::TokenRefused,
         Self::NotAllowed,
         Self::Granted,
         Self::Revoked,
+        Self::Cleared,
     ];
 }
 

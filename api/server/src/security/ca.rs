@@ -154,7 +154,7 @@ impl Ca {
         let ca = Self { dir: building.clone(), cluster };
         for authority in [Authority::Peer, Authority::Client] {
             let within = building.join(authority.to_string());
-            fs::create_dir_all(&within).map_err(in_file(&within))?;
+            files::make_dir(&within).map_err(in_file(&within))?;
             let (issuer, certificate) = new_authority(cluster, authority)?;
             ca.write_new(&ca.issuer_path(authority), Secrecy::Secret, &issuer)?;
             ca.write_new(&ca.bundle_path(authority), Secrecy::Public, &certificate)?;
@@ -350,7 +350,7 @@ impl IssuedLeaf {
     /// # Errors
     /// [`CaError::Exists`] or [`CaError::Io`].
     pub fn write(&self, dir: &Path, name: &str, renew: bool) -> Result<(), CaError> {
-        fs::create_dir_all(dir).map_err(in_file(dir))?;
+        files::make_dir(dir).map_err(in_file(dir))?;
         let (certificate, key) = (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
         if !renew && let Some(path) = [&certificate, &key].into_iter().find(|path| path.exists()) {
             return Err(CaError::Exists { path: path.clone() });
@@ -372,7 +372,7 @@ impl IssuedLeaf {
 /// # Errors
 /// [`CaError::Io`].
 pub fn write_bundle(dir: &Path, authority: Authority, bundle: &str) -> Result<PathBuf, CaError> {
-    fs::create_dir_all(dir).map_err(in_file(dir))?;
+    files::make_dir(dir).map_err(in_file(dir))?;
     let path = dir.join(format!("{authority}-authorities.pem"));
     let hold = Hold::of(&path).map_err(in_file(&path))?;
     hold.replace(&path, Secrecy::Public, bundle.as_bytes()).map_err(in_file(&path))?;

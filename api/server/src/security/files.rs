@@ -1,8 +1,8 @@
 //! Files that are there whole or not at all, and one hand at a time that changes them.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ring::rand::SecureRandom;
@@ -93,6 +93,11 @@ fn write_beside(path: &Path, secrecy: Secrecy, contents: &[u8]) -> io::Result<Pa
     Ok(temporary)
 }
 
+/// Makes a directory, and those on the way to it, for its owner alone. One that is there stays as it is.
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
 /// Makes a name last through a loss of power.
 pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(parent(path))?.sync_all()
@@ -148,6 +153,28 @@ mod tests {
         }
         for bit in (0..6).map(|bit| 1 << bit) {
             assert!(with_mode(0o600 | bit).is_err(), "{bit:o}");
+        }
+    }
+
+    /// Whatever the umask is; and what somebody has opened to others by himself stays so.
+    #[test]
+    fn a_directory_that_is_made_is_for_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let deep = dir.path().join("a/b");
+        make_dir(&deep).unwrap();
+        assert_eq!((mode(&deep), mode(deep.parent().unwrap())), (0o700, 0o700));
+        fs::set_permissions(&deep, fs::Permissions::from_mode(0o750)).unwrap();
+        make_dir(&deep).unwrap();
+        assert_eq!(mode(&deep), 0o750);
+
+        crate::backups::open_or_make(&dir.path().join("backups")).unwrap();
+        assert_eq!(mode(&dir.path().join("backups")), 0o700);
+        let ca = dir.path().join("ca");
+        crate::security::ca::Ca::init(&ca, palisade::ClusterId::new(1)).unwrap();
+        assert_eq!(mode(&ca), 0o700);
+        for within in fs::read_dir(&ca).unwrap().map(|found| found.unwrap().path()) {
+            assert!(!within.is_dir() || mode(&within) == 0o700, "{}", within.display());
         }
     }
 

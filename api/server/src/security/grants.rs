@@ -124,6 +124,22 @@ impl Pattern {
         Ok(if is_prefix { Self::Prefix(text) } else { Self::Name(text) })
     }
 
+    /// A name that it matches and that the caveats let through, if there is one: a name itself, and of prefixes
+    /// the longest, since all of them must begin it.
+    fn widest_within<'a>(&'a self, caveats: &'a [Caveat]) -> &'a str {
+        match self {
+            Self::Name(name) => name,
+            Self::Prefix(prefix) => {
+                let prefixes = caveats.iter().filter_map(|caveat| match caveat {
+                    Caveat::ResourcePrefix(prefix) => Some(prefix),
+                    _ => None,
+                });
+                prefixes
+                    .fold(prefix, |one, other| if one.len() < other.len() { other } else { one })
+            }
+        }
+    }
+
     pub(super) fn matches(&self, resource: &str) -> bool {
         match self {
             Self::Name(name) => resource == name,
@@ -192,8 +208,8 @@ impl Ask<'_> {
     }
 }
 
-/// Why something is not done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why something is not done. Later ones came further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// Only callers are granted anything.
@@ -208,6 +224,11 @@ pub enum Refusal {
     /// A grant has both, and not at nodes of this failure domain.
     #[error("it was granted, and not in this failure domain: call a node elsewhere")]
     DomainNotGranted,
+    /// No grant says that the caller is in the failure domain that a message names.
+    #[error(
+        "no grant places the caller in the domain that it names: name none, or ask for a grant there"
+    )]
+    PlaceNotGranted,
     /// The token has expired.
     #[error("the token has expired: get another")]
     TokenExpired,
@@ -250,6 +271,54 @@ pub fn decide(grants: &[Grant], caveats: &[Caveat], ask: &Ask<'_>) -> Result<(),
         return Err(refusal);
     }
     caveats.iter().try_for_each(|caveat| caveat.allow(ask))
+}
+
+/// Whether a caller can be taken to be where it says: a grant that it uses says so by its domains, and its token
+/// does not say otherwise. One that holds in all domains says nothing of where a caller is.
+///
+/// # Errors
+/// [`Refusal::PlaceNotGranted`] or [`Refusal::TokenDomain`].
+pub fn decide_place(
+    grants: &[Grant],
+    caveats: &[Caveat],
+    ask: &Ask<'_>,
+    said: &FailureDomain,
+) -> Result<(), Refusal> {
+    let needs = ask.needs();
+    let mut used = grants
+        .iter()
+        .filter(|grant| grant.pattern.matches(ask.resource) && grant.rights.have(needs));
+    if !used.any(|grant| grant.domains.as_ref().is_some_and(|domains| domains.allows(said))) {
+        return Err(Refusal::PlaceNotGranted);
+    }
+    let elsewhere = caveats
+        .iter()
+        .any(|caveat| matches!(caveat, Caveat::Domains(domains) if !domains.allows(said)));
+    if elsewhere { Err(Refusal::TokenDomain) } else { Ok(()) }
+}
+
+/// Whether there is any resource with which one of these rights could be used: for calls that are about none.
+/// Every caveat is judged, of the time, the certificate and the node as of the resource and the right.
+///
+/// # Errors
+/// [`Refusal`], the one that came furthest. Then [`decide`] refuses whatever is asked for with these rights.
+pub fn decide_somewhere(
+    grants: &[Grant],
+    caveats: &[Caveat],
+    rights: Rights,
+    asked: &Ask<'_>,
+) -> Result<(), Refusal> {
+    let mut refused = Refusal::NotGranted;
+    for grant in grants {
+        let resource = grant.pattern.widest_within(caveats);
+        for right in rights.each() {
+            match decide(grants, caveats, &Ask { resource, right, ..asked.clone() }) {
+                Ok(()) => return Ok(()),
+                Err(refusal) => refused = refused.max(refusal),
+            }
+        }
+    }
+    Err(refused)
 }
 
 /// The name to look grants up by, of a caller without a token.

@@ -15,6 +15,8 @@ pub(crate) struct NodeSecurity {
     pub(crate) peers: PeerTls,
     pub(crate) callers: Arc<CallerTls>,
     pub(crate) token_keys: Option<Arc<LiveKeys>>,
+    /// Certificates, by the port that they are for.
+    pub(crate) certificates: [(&'static str, Arc<TlsWatch>); 2],
     /// All of the above, to be read again when the files change.
     pub(crate) watched: Vec<Arc<dyn Watched>>,
 }
@@ -41,12 +43,14 @@ impl NodeSecurity {
         let callers = Arc::new(callers);
         let token_keys = certificates.token_keys_file.as_deref().map(LiveKeys::open);
         let token_keys = token_keys.transpose().map_err(unfit)?.map(Arc::new);
-        let mut watched: Vec<Arc<dyn Watched>> = vec![
-            Arc::new(TlsWatch::new(of_peers, Arc::new(peers.clone()))),
-            Arc::new(TlsWatch::new(of_callers, Arc::clone(&callers) as _)),
+        let certificates = [
+            ("peers", Arc::new(TlsWatch::new(of_peers, Arc::new(peers.clone())))),
+            ("callers", Arc::new(TlsWatch::new(of_callers, Arc::clone(&callers) as _))),
         ];
+        let mut watched: Vec<Arc<dyn Watched>> =
+            certificates.iter().map(|(_, watch)| Arc::clone(watch) as _).collect();
         watched.extend(token_keys.iter().map(|keys| Arc::clone(keys) as _));
-        Ok(Self { peers, callers, token_keys, watched })
+        Ok(Self { peers, callers, token_keys, certificates, watched })
     }
 }
 

@@ -258,6 +258,12 @@ pub struct TlsWatch {
     seen: Mutex<Seen>,
 }
 
+impl std::fmt::Debug for TlsWatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsWatch").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
 #[derive(Default)]
 struct Seen {
     /// Of the contents that are in use.

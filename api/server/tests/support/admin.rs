@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use palisade::{Engine, Error, ReplicatedLog, ReplicatedMap, ResourceSpec};
 use palisade_server::admin::{Shows, Stage, serve};
 use palisade_server::observe::Observed;
+use palisade_server::security::audit::{AUDIT_LOG, AuditEvent, AuditFacts, AuditRecord};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -72,12 +73,21 @@ pub(crate) async fn fill(engine: &Engine) {
     let stock =
         ReplicatedMap::<String, u64>::open(engine, spec("stock", "count.v1")).await.unwrap();
     stock.put(&"oak".to_owned(), &12).await.unwrap();
-    let audit = ReplicatedLog::<Vec<u8>>::open(engine, spec("palisade.audit", "palisade.audit.v1"));
+    let audit = ReplicatedLog::<Vec<u8>>::open(engine, spec(AUDIT_LOG, "palisade.audit.v1"));
     let audit = audit.await.unwrap();
-    for who in ["client/reports", "client/billing"] {
-        let value = format!(
-            "{{\"what\":\"refused\",\"principal\":\"{who}\",\"right\":\"Append\",\"resource\":\"orders\"}}"
-        );
-        audit.append(&value.into_bytes()).await.unwrap();
+    for who in ["reports", "billing"] {
+        let facts = AuditFacts {
+            who: who.to_owned(),
+            address: "127.0.0.1".to_owned(),
+            method: "/palisade.log.v1.Log/Append".to_owned(),
+            resource: "orders".to_owned(),
+            right: "append".to_owned(),
+            why: "nothing with this resource was granted".to_owned(),
+            ..AuditFacts::of(AuditEvent::NotAllowed)
+        };
+        let record = AuditRecord::once(facts, 1, 1_800_000_000_000);
+        audit.append(&record.encode()).await.unwrap();
     }
+    // Of a release that knows more.
+    audit.append(&vec![255]).await.unwrap();
 }

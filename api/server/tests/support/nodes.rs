@@ -1,8 +1,9 @@
 //! Three engines with real files and sockets, each behind an endpoint.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 
-use palisade::{ClusterId, Engine, Error, FailureDomain, NodeId, WalOptions};
+use palisade::{ClusterId, Engine, EngineBuilder, Error, FailureDomain, NodeId, WalOptions};
 use palisade_server::grpc::{Callers, serve};
 use palisade_server::observe::Observed;
 use tempfile::TempDir;
@@ -17,9 +18,22 @@ pub(crate) struct Nodes {
     #[allow(dead_code, reason = "not every test file looks at it")]
     pub(crate) observed: Vec<Observed>,
     pub(crate) addresses: Vec<SocketAddr>,
+    /// Where they reach each other.
+    pub(crate) peers: Vec<SocketAddr>,
     stop: watch::Sender<bool>,
     served: JoinSet<Result<(), Error>>,
-    _dir: TempDir,
+    dir: TempDir,
+}
+
+fn builder(dir: &Path, at: usize, domain: FailureDomain, peer: SocketAddr) -> EngineBuilder {
+    let wal =
+        WalOptions { segment_bytes: 16 << 20, batch_bytes_max: 15 << 20, ..Default::default() };
+    Engine::builder(dir.join(format!("node-{at}")))
+        .cluster(CLUSTER)
+        .node(NodeId::new(at as u64 + 1))
+        .domain(domain)
+        .listen(peer)
+        .wal(wal)
 }
 
 async fn listener() -> tokio::net::TcpListener {
@@ -41,43 +55,62 @@ impl Nodes {
         drop(held);
         let mut engines = Vec::new();
         for at in 0..count {
-            let wal = WalOptions {
-                segment_bytes: 16 << 20,
-                batch_bytes_max: 15 << 20,
-                ..Default::default()
-            };
-            let mut builder = Engine::builder(dir.path().join(format!("node-{at}")))
-                .cluster(CLUSTER)
-                .node(NodeId::new(at as u64 + 1))
-                .domain(FailureDomain::new("local", "here", format!("zone-{at}")))
-                .listen(peers[at])
-                .wal(wal);
+            let domain = FailureDomain::new("local", "here", format!("zone-{at}"));
+            let mut builder = builder(dir.path(), at, domain, peers[at]);
             for (number, peer) in peers.iter().enumerate() {
                 builder = builder.voter(NodeId::new(number as u64 + 1), *peer);
             }
             engines.push(builder.open().await.unwrap());
         }
-        let (mut addresses, mut served) = (Vec::new(), JoinSet::new());
-        let (stop, stopped) = watch::channel(false);
-        let observed: Vec<Observed> = engines.iter().map(Observed::from).collect();
-        for (engine, of) in engines.iter().zip(&observed) {
-            let listener = listener().await;
-            addresses.push(listener.local_addr().unwrap());
-            let (of, mut stopped) = (of.clone(), stopped.clone());
+        let mut nodes = Self {
+            engines: Vec::new(),
+            observed: Vec::new(),
+            addresses: Vec::new(),
+            peers,
+            stop: watch::Sender::new(false),
+            served: JoinSet::new(),
+            dir,
+        };
+        for engine in engines {
             let callers = callers(engine.node());
-            served.spawn(async move {
-                let stop = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
-                serve(of, listener, callers, None, stop).await
-            });
+            nodes.serve(engine, callers).await;
         }
-        Self { engines, observed, addresses, stop, served, _dir: dir }
+        nodes
     }
 
-    pub(crate) async fn close(mut self) {
-        self.stop.send(true).unwrap();
+    async fn serve(&mut self, engine: Engine, callers: Callers) {
+        let listener = listener().await;
+        self.addresses.push(listener.local_addr().unwrap());
+        let (of, mut stopped) = (Observed::from(&engine), self.stop.subscribe());
+        self.observed.push(of.clone());
+        self.engines.push(engine);
+        self.served.spawn(async move {
+            let stop = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
+            serve(of, listener, callers, None, stop).await
+        });
+    }
+
+    /// Opens one more, which waits to be made a member, and serves it.
+    #[allow(dead_code, reason = "not every test file needs more")]
+    pub(crate) async fn add(&mut self, domain: FailureDomain, callers: Callers) {
+        let at = self.engines.len();
+        let peer = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let engine = builder(self.dir.path(), at, domain, peer).joins().open().await.unwrap();
+        self.peers.push(peer);
+        self.serve(engine, callers).await;
+    }
+
+    /// Tells the endpoints to stop, and waits until they have. The engines go on.
+    #[allow(dead_code, reason = "not every test file looks at what is left then")]
+    pub(crate) async fn stop_serving(&mut self) {
+        self.stop.send_replace(true);
         while let Some(served) = self.served.join_next().await {
             served.unwrap().unwrap();
         }
+    }
+
+    pub(crate) async fn close(mut self) {
+        self.stop_serving().await;
         for engine in self.engines {
             engine.close().await.unwrap();
         }

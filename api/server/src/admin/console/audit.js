@@ -1,6 +1,23 @@
 import { get } from "./api.js";
-import { changed, count, h, section } from "./dom.js";
-import { entries } from "./log.js";
+import { changed, count, h, moment, section, table } from "./dom.js";
+
+function records(found) {
+  return table(
+    "Audit",
+    [
+      ["last", (of) => moment(of.last_ms ?? of.log_time_ms)],
+      ["event", (of) => of.event],
+      ["times", (of) => count(of.count), "number"],
+      ["who", (of) => of.who, "mono"],
+      ["from", (of) => of.address, "mono"],
+      ["resource", (of) => of.resource, "mono"],
+      ["right", (of) => of.right],
+      ["why", (of) => of.why],
+    ],
+    found,
+    "nothing was refused or changed that is audited",
+  );
+}
 
 export function audit() {
   const root = h("div", {});
@@ -15,7 +32,7 @@ export function audit() {
       section(
         "Audit",
         `${found.resource}, ${count(found.count)} entries, the newest first.`,
-        entries("Audit", found.entries.toReversed(), "nothing was refused or changed that is audited"),
+        records(found.entries.toReversed()),
       ),
     );
   }

@@ -52,8 +52,11 @@ async function refresh() {
   clearTimeout(timer);
   const name = current;
   try {
-    const [cluster] = await Promise.all([get("cluster").then((found) => (identify(found), found)), views.get(name).refresh()]);
-    failed(null);
+    // What a view is refused says nothing of how the node is.
+    const shown = views.get(name).refresh().then(() => null, (error) => error);
+    const cluster = await get("cluster");
+    identify(cluster);
+    failed(await shown);
     document.getElementById("refreshed").textContent = `as of ${time(Date.now())}, node ${cluster.node}`;
     document.body.dataset.shown = name;
   } catch (error) {

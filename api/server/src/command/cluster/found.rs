@@ -1,6 +1,5 @@
 //! `palisade cluster init` and `join`: configurations for real machines, and what is to be done with them.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use crate::command::failed::Failed;
 use crate::command::output::Found;
 use crate::command::table::table;
 use crate::config::{CERTS, NodeFile, VoterText, client, random_cluster, voter};
+use crate::security::files::make_dir;
 
 #[derive(Args)]
 pub(super) struct InitArgs {
@@ -76,7 +76,7 @@ fn write(dir: &Path, files: &[NodeFile]) -> Result<(), Failed> {
             _ => Failed::new("InputOutput", what, "check the rights and the space of that place"),
         }
     };
-    fs::create_dir_all(dir).map_err(|error| failed(dir, &error))?;
+    make_dir(dir).map_err(|error| failed(dir, &error))?;
     for file in files {
         let path = path_of(dir, &file.node);
         if path.exists() {

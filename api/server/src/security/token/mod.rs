@@ -85,6 +85,17 @@ impl Bearer {
         &self.identifier
     }
 
+    /// How long it is still good for, by its end; a moment, once it is over.
+    #[must_use]
+    pub fn left(&self, now_ms: u64) -> Duration {
+        let ends = self.caveats.iter().filter_map(|caveat| match caveat {
+            Caveat::NotAfter { ms } => Some(*ms),
+            _ => None,
+        });
+        // It is good up to that millisecond.
+        Duration::from_millis(ends.min().unwrap_or(0).saturating_sub(now_ms).saturating_add(1))
+    }
+
     /// What every ask must satisfy.
     #[must_use]
     pub fn caveats(&self) -> &[Caveat] {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::security::grants::{
-    Ask, Grant, Pattern, Refusal, Right, Rights, decide, decode_row, encode_row,
+    Ask, Grant, Pattern, Refusal, Right, Rights, decide, decide_somewhere, decode_row, encode_row,
 };
 
 const CLUSTER: ClusterId = ClusterId::new(0x77);
@@ -104,6 +104,34 @@ proptest! {
     }
 
     /// A token is read back as it was, and allows what its caveats say.
+    /// Who is refused where no resource is named could do nothing with any; and whoever is known there could do
+    /// something with one: so every caveat counts.
+    #[test]
+    fn known_is_who_could_do_something(
+        grants in proptest::collection::vec(grant(), 0..4),
+        caveats in proptest::collection::vec(caveat(), 0..4),
+        rights in rights(),
+    ) {
+        let mut wrong = None;
+        asks(&mut |ask| {
+            let known = decide_somewhere(&grants, &caveats, rights, ask);
+            if rights.have(ask.right) && decide(&grants, &caveats, ask).is_ok() && known.is_err() {
+                wrong = Some(format!("{ask:?} is allowed, and {known:?}"));
+            }
+            let no_more = caveats.iter().any(|caveat| match caveat {
+                Caveat::NotAfter { ms } => *ms < ask.now_ms,
+                Caveat::Certificate(wanted) => wanted != ask.certificate,
+                Caveat::Domains(domains) => !domains.allows(ask.domain),
+                Caveat::Rights(left) => !rights.each().any(|right| left.have(right)) && !left.have(Right::Admin),
+                Caveat::ResourcePrefix(_) => false,
+            });
+            if no_more && known.is_ok() {
+                wrong = Some(format!("known with {caveats:?} for {ask:?}"));
+            }
+        });
+        prop_assert_eq!(wrong, None);
+    }
+
     #[test]
     fn what_is_written_is_read(caveats in proptest::collection::vec(caveat(), 0..8)) {
         let token = token(&caveats);
