@@ -100,6 +100,10 @@ async fn a_revocation_ends_them() {
         log: resource("events"),
         values: vec![8_u64.to_be_bytes().to_vec().into()],
     };
+    // Nothing but its log, as clients begin.
+    let named = log::AppendStreamRequest { log: resource("events"), values: Vec::new() };
+    let idle = stream::iter([named]).chain(stream::pending());
+    let mut idle = logs.append_stream(idle).await.unwrap().into_inner();
     let open = stream::iter([first]).chain(stream::pending());
     let mut appended = logs.append_stream(open).await.unwrap().into_inner();
     appended.message().await.unwrap().expect("the first is answered");
@@ -108,6 +112,7 @@ async fn a_revocation_ends_them() {
     let ops = cluster.client("ops");
     ops.access().revoke("reports", Some("events"), &[Right::Append]).await.unwrap();
     assert_eq!(end(&mut appended).await, "NOT_ALLOWED");
+    assert_eq!(end(&mut idle).await, "NOT_ALLOWED");
     tailed.message().await.unwrap().expect("it may still be read");
     ops.access().revoke("reports", None, &[]).await.unwrap();
     assert_eq!(end(&mut watched).await, "NOT_ALLOWED");

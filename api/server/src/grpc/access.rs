@@ -37,7 +37,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 const CONFIRM_EVERY_MAX: Duration = Duration::from_secs(5);
 /// How long a stream goes on before it is judged again, if nothing is granted or revoked meanwhile.
 const JUDGE_EVERY: Duration = Duration::from_secs(5);
-/// How long who has changed the grants waits for this node to go by them.
+/// Between two words of how far the grants are followed, at most.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// Before it is tried again to confirm them.
+const CONFIRM_RETRY: Duration = Duration::from_millis(500);
+/// How long it is waited for this node to go by the grants as they were at a place.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whom a node serves.
@@ -290,6 +294,7 @@ impl Grants {
         (right, resource): (Right, &str),
         said: &FailureDomain,
     ) -> Result<(), Failure> {
+        self.knows(caller, Instant::now())?;
         let ask = caller.ask(domain, right, resource);
         let judged =
             self.with_grants(caller, |grants, caveats| decide_place(grants, caveats, &ask, said));
@@ -384,7 +389,9 @@ impl Grants {
         }
         *self.known() = Known { rows: Some(rows), as_of: Some(begun) };
         let from = at.unwrap_or(Offset::ZERO);
-        let options = WatchOptions { progress: self.confirm_every(), ..Default::default() };
+        // Well within the time that is waited for it.
+        let progress = PROGRESS_EVERY.min(self.confirm_every() / 2);
+        let options = WatchOptions { progress, ..Default::default() };
         let mut watch = map.watch(from, options);
         let changes = async {
             loop {
@@ -407,14 +414,17 @@ impl Grants {
     /// Finds out again and again how far the map of grants is by a quorum. What was followed up to there was so
     /// when it was asked.
     async fn confirm(&self, map: &AccessMap) -> Infallible {
+        let mut pause = self.confirm_every();
         loop {
-            sleep(self.confirm_every()).await;
+            sleep(pause).await;
+            pause = CONFIRM_RETRY.min(self.confirm_every());
             let begun = Instant::now();
             let asked = map.bounds(ReadConsistency::Linearizable);
             let told = timeout(self.age_max / 4, asked).await;
             match told.unwrap_or(Err(Error::Disconnected { outcome_unknown: false })) {
                 Ok(read) if self.follow_up_to(read.freshness.offset).await => {
                     self.known().as_of = Some(begun);
+                    pause = self.confirm_every();
                 }
                 Ok(_) => tracing::debug!("the grants are not followed as far as they are"),
                 Err(error) => tracing::debug!(%error, "how far the grants are is not known"),

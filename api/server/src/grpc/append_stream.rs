@@ -63,40 +63,38 @@ impl Gathered {
 }
 
 impl Appending {
-    /// The next message with values; the first may only open the log.
+    /// The first message opens the log, and may have values.
+    async fn open(&mut self) -> Result<Option<String>, Status> {
+        let Some(first) = self.requests.next().await else { return Ok(None) };
+        let mut first = first?;
+        let Some(log) = first.log.take() else {
+            return Err(refused(invalid("the first message of a stream names its log")));
+        };
+        self.endpoint.allow_use(&self.call, Right::Append, &log)?;
+        let opened = self.endpoint.handles.open(Some(&log), "log", Use::Write).await;
+        let opened = opened.map_err(refused)?;
+        let caller = log.caller.as_ref().map(domain);
+        self.opened = Some(Opened { name: log.name.clone(), log: opened, caller });
+        self.held = (!first.values.is_empty()).then_some(Ok(first));
+        Ok(Some(log.name))
+    }
+
+    /// The next message.
     async fn next(&mut self) -> Result<Option<AppendStreamRequest>, Status> {
-        loop {
-            let message = match self.held.take() {
-                Some(held) => held,
-                None => match self.requests.next().await {
-                    Some(message) => message,
-                    None => return Ok(None),
-                },
-            }?;
-            match (&self.opened, &message.log) {
-                (None, Some(log)) => {
-                    self.endpoint.allow_use(&self.call, Right::Append, log)?;
-                    let opened = self.endpoint.handles.open(Some(log), "log", Use::Write).await;
-                    let caller = log.caller.as_ref().map(domain);
-                    let name = log.name.clone();
-                    self.opened = Some(Opened { name, log: opened.map_err(refused)?, caller });
-                    if message.values.is_empty() {
-                        continue;
-                    }
-                }
-                (None, None) => {
-                    return Err(refused(invalid("the first message of a stream names its log")));
-                }
-                (Some(_), Some(_)) => {
-                    return Err(refused(invalid("only the first message of a stream names a log")));
-                }
-                (Some(_), None) if message.values.is_empty() => {
-                    return Err(refused(invalid("a message of a stream has values")));
-                }
-                (Some(_), None) => {}
-            }
-            return Ok(Some(message));
+        let message = match self.held.take() {
+            Some(held) => held,
+            None => match self.requests.next().await {
+                Some(message) => message,
+                None => return Ok(None),
+            },
+        }?;
+        if message.log.is_some() {
+            return Err(refused(invalid("only the first message of a stream names a log")));
         }
+        if message.values.is_empty() {
+            return Err(refused(invalid("a message of a stream has values")));
+        }
+        Ok(Some(message))
     }
 
     /// Whatever has arrived and fits into one record, waiting for the first alone.
@@ -141,13 +139,18 @@ impl Appending {
     /// Judged before each record, and while none comes. A record that is under way is answered first.
     async fn step(&mut self) -> Result<Option<AppendStreamResponse>, Status> {
         let (endpoint, call) = (self.endpoint.clone(), Arc::clone(&self.call));
-        let gathered = match self.opened.as_ref().map(|opened| opened.name.clone()) {
-            None => self.gather().await?,
-            Some(name) => tokio::select! {
-                biased;
-                status = endpoint.refused(&call, Right::Append, &name) => return Err(status),
-                gathered = self.gather() => gathered?,
+        let opened = self.opened.as_ref().map(|opened| opened.name.clone());
+        let name = match opened {
+            Some(name) => name,
+            None => match self.open().await? {
+                Some(name) => name,
+                None => return Ok(None),
             },
+        };
+        let gathered = tokio::select! {
+            biased;
+            status = endpoint.refused(&call, Right::Append, &name) => return Err(status),
+            gathered = self.gather() => gathered?,
         };
         let Some(gathered) = gathered else { return Ok(None) };
         self.append(&gathered).await.map(Some).map_err(refused)

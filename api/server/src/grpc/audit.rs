@@ -9,7 +9,7 @@ use palisade::{Engine, Error};
 use tokio::time::{sleep, timeout};
 
 use super::own::{AuditLog, audit_log};
-use crate::security::audit::AuditQueue;
+use crate::security::audit::{AuditQueue, AuditRecord};
 
 /// Between two writes.
 const WRITE_EVERY: Duration = Duration::from_secs(5);
@@ -44,17 +44,30 @@ async fn write_waiting(
     queue: &AuditQueue,
     log: &mut Option<AuditLog>,
 ) -> Result<(), Error> {
-    let records = queue.take(engine.node().get());
-    if records.is_empty() {
+    let mut taken = Taken { queue, records: queue.take(engine.node().get()) };
+    if taken.records.is_empty() {
         return Ok(());
     }
-    let written = append(engine, log, records.iter().map(|record| record.encode().into())).await;
-    if written.is_err() {
-        queue.put_back(records);
+    let encoded = taken.records.iter().map(|record| record.encode().into());
+    let written = append(engine, log, encoded).await;
+    match written {
+        Ok(()) => taken.records.clear(),
         // It may have been made anew.
-        *log = None;
+        Err(_) => *log = None,
     }
     written
+}
+
+/// Records on their way, which wait again if they do not arrive: a node that stops gives up the write.
+struct Taken<'a> {
+    queue: &'a AuditQueue,
+    records: Vec<AuditRecord>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.queue.put_back(std::mem::take(&mut self.records));
+    }
 }
 
 async fn append(

@@ -104,28 +104,40 @@ async fn place_at(engine: &Engine, mut own: Described, to: &FailureDomain) -> Re
     Err(Error::RateLimited { retry_after_ms: RETRY_MS })
 }
 
+/// The epoch that one of them is written in, or `None` if there is none: a restore raises those of all resources.
+pub(super) async fn epoch_of(
+    engine: &Engine,
+    name: &LogicalResourceName,
+) -> Result<Option<FenceEpoch>, Error> {
+    match engine.directory().describe(name, ReadConsistency::Linearizable).await {
+        Ok(found) => Ok(Some(found.value.epoch)),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// The map of grants, which is made if it is not there.
 pub(crate) async fn access_map(engine: &Engine) -> Result<AccessMap, Error> {
     let (name, schema) = (LogicalResourceName::new(ACCESS_MAP)?, SchemaId::new(ACCESS_SCHEMA)?);
     // Another node may have made it, and known of other places.
-    match AccessMap::open_existing(engine, &name, &schema, FenceEpoch::new(1)).await {
-        Err(Error::NotFound { .. }) => {
+    match epoch_of(engine, &name).await? {
+        Some(epoch) => AccessMap::open_existing(engine, &name, &schema, epoch).await,
+        None => {
             let spec = own_spec(engine, ACCESS_MAP, ACCESS_SCHEMA).await?;
             AccessMap::open(engine, spec.affinity(Affinity::new(TOGETHER)?)).await
         }
-        opened => opened,
     }
 }
 
 /// The log of the audit, which is made if it is not there.
 pub(crate) async fn audit_log(engine: &Engine) -> Result<AuditLog, Error> {
     let (name, schema) = (LogicalResourceName::new(AUDIT_LOG)?, SchemaId::new(AUDIT_SCHEMA)?);
-    let log = match AuditLog::open_existing(engine, &name, &schema, FenceEpoch::new(1)).await {
-        Err(Error::NotFound { .. }) => {
+    let log = match epoch_of(engine, &name).await? {
+        Some(epoch) => AuditLog::open_existing(engine, &name, &schema, epoch).await?,
+        None => {
             let spec = own_spec(engine, AUDIT_LOG, AUDIT_SCHEMA).await?;
             AuditLog::open(engine, spec.affinity(Affinity::new(TOGETHER)?)).await?
         }
-        opened => opened?,
     };
     let kept = LogRetention { keep_ms: Some(AUDIT_KEPT_MS), keep_bytes: Some(AUDIT_KEPT_BYTES) };
     if log.bounds(ReadConsistency::Linearizable).await?.value.retention != kept {

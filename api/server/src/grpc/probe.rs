@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use super::own::{PROBES, own_spec};
+use super::own::{PROBES, epoch_of, own_spec};
 
 const SCHEMA: &str = "palisade.probe.v1";
 /// How long an answer is good for.
@@ -151,19 +151,16 @@ impl Probe {
     /// As it is, whoever made it and with which epoch; made only if it is not there.
     async fn open_probe(&self, name: &str) -> Result<ProbeLog, Error> {
         let spec = own_spec(&self.engine, name, SCHEMA).await?;
-        let directory = self.engine.directory();
-        match directory.describe(&spec.name, ReadConsistency::Linearizable).await {
-            Ok(found) => {
-                let epoch = found.value.epoch;
+        match epoch_of(&self.engine, &spec.name).await? {
+            Some(epoch) => {
                 ProbeLog::open_existing(&self.engine, &spec.name, &spec.schema, epoch).await
             }
-            Err(Error::NotFound { .. }) => {
+            None => {
                 let spec = spec.affinity(Affinity::new(name)?);
                 let probe = ProbeLog::open(&self.engine, spec).await?;
                 probe.retain(LogRetention { keep_ms: None, keep_bytes: Some(KEPT_BYTES) }).await?;
                 Ok(probe)
             }
-            Err(error) => Err(error),
         }
     }
 }
