@@ -285,6 +285,9 @@ fn broken(what: &str) -> ApplyError {
     ApplyError::of_node(format!("a snapshot is not what it should be: {what}"))
 }
 
+#[cfg(all(test, feature = "sim"))]
+mod crashes;
+
 #[cfg(test)]
 mod tests {
     use palisade_replication::Offset;

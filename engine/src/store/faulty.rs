@@ -1,4 +1,4 @@
-//! A store in memory whose writes fail when a test says so.
+//! A store whose writes fail when a test says so.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -12,17 +12,24 @@ use super::{
 /// Says of each commit and each flush, before it is done, whether it fails.
 type Plan = Box<dyn FnMut() -> Option<StoreCause> + Send>;
 
-/// A store in memory whose writes fail when a test says so. Clones share it.
+/// A store whose writes fail when a test says so. Clones share it.
 #[derive(Clone)]
-pub(crate) struct FaultyStore {
-    inner: MemoryStore,
+pub(crate) struct FaultyStore<S = MemoryStore> {
+    inner: S,
     plan: Arc<Mutex<Plan>>,
+    flushes: bool,
 }
 
-impl FaultyStore {
+impl<S: StateStore> FaultyStore<S> {
     /// Over this one, which does not fail.
-    pub(crate) fn new(inner: MemoryStore) -> Self {
-        Self { inner, plan: Arc::new(Mutex::new(Box::new(|| None))) }
+    pub(crate) fn new(inner: S) -> Self {
+        Self { inner, plan: Arc::new(Mutex::new(Box::new(|| None))), flushes: false }
+    }
+
+    /// The same, and each commit is flushed.
+    #[cfg(feature = "rocksdb")]
+    pub(crate) fn flushing(inner: S) -> Self {
+        Self { flushes: true, ..Self::new(inner) }
     }
 
     /// From now on.
@@ -41,11 +48,6 @@ impl FaultyStore {
         });
     }
 
-    /// Loses what was not flushed.
-    pub(crate) fn crash(&self) {
-        self.inner.crash();
-    }
-
     fn lock(&self) -> MutexGuard<'_, Plan> {
         self.plan.lock().expect("no plan panics")
     }
@@ -56,7 +58,14 @@ impl FaultyStore {
     }
 }
 
-impl StateRead for FaultyStore {
+impl FaultyStore {
+    /// Loses what was not flushed.
+    pub(crate) fn crash(&self) {
+        self.inner.crash();
+    }
+}
+
+impl<S: StateStore> StateRead for FaultyStore<S> {
     fn families(&self) -> &Families {
         self.inner.families()
     }
@@ -77,14 +86,15 @@ impl StateRead for FaultyStore {
     }
 }
 
-impl StateStore for FaultyStore {
+impl<S: StateStore> StateStore for FaultyStore<S> {
     fn snapshot(&self) -> Box<dyn StateRead + '_> {
         self.inner.snapshot()
     }
 
     fn commit(&self, writes: WriteSet) -> Result<(), StoreError> {
         self.may_write()?;
-        self.inner.commit(writes)
+        self.inner.commit(writes)?;
+        if self.flushes { self.inner.flush() } else { Ok(()) }
     }
 
     fn flush(&self) -> Result<(), StoreError> {
