@@ -7,7 +7,7 @@ use palisade_replication::NodeId;
 
 use super::store::FailingStore;
 use super::*;
-use crate::backup::rebuild::Rebuild;
+use crate::backup::rebuild::{Compares, Rebuild};
 use crate::machine::EngineMachine;
 use crate::store::{Direction, FaultyStore, MemoryStore, StateRead, StateStore, Walk};
 
@@ -109,14 +109,15 @@ async fn a_restore_that_is_cut_short_is_refused() {
         failing.lose_power_after(cuts);
         let failing: Arc<dyn StateStore> = Arc::new(failing);
         let shared = Arc::clone(&failing);
-        let made = match Rebuild::run(&place, &chain, &ends, shared, registry()).await {
-            Ok(_) => {
-                let refused = open(&inner).unwrap_err().to_string();
-                assert!(refused.contains("an unfinished restore"), "{refused}");
-                Rebuild::end(&*failing, cluster, node).map_err(BackupError::from)
-            }
-            Err(error) => Err(error),
-        };
+        let made =
+            match Rebuild::run(&place, &chain, &ends, shared, registry(), Compares::End).await {
+                Ok(_) => {
+                    let refused = open(&inner).unwrap_err().to_string();
+                    assert!(refused.contains("an unfinished restore"), "{refused}");
+                    Rebuild::end(&*failing, cluster, node).map_err(BackupError::from)
+                }
+                Err(error) => Err(error),
+            };
         if made.is_ok() {
             open(&inner).unwrap();
             inner.crash();
