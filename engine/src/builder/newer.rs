@@ -31,8 +31,10 @@ fn owned(dir: &Path, owner: Bytes) -> Bytes {
     before
 }
 
+type Row = (FamilyId, Vec<u8>, Vec<u8>);
+
 /// Every row of the state, and every other file.
-fn everything(dir: &Path) -> (Vec<(FamilyId, Vec<u8>, Vec<u8>)>, BTreeMap<String, Vec<u8>>) {
+fn everything(dir: &Path) -> (Vec<Row>, BTreeMap<String, Vec<u8>>) {
     let (store, mut rows) = (state(dir), Vec::new());
     for family in store.families().ids() {
         let mut each = |key: &[u8], value: &[u8]| {
