@@ -31,6 +31,13 @@ fn tool(program: &str, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// What a tool says that misses a bound which it was given.
+fn fails(tool: &str, args: &[&str]) -> String {
+    let output = Command::new(tool).args(args).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
 #[test]
 fn a_flood_is_counted_for_each_node() {
     let told = tool(env!("CARGO_BIN_EXE_flood"), &["--seconds", "1", "--only", "impatient"]);
@@ -43,6 +50,9 @@ fn idle_groups_take_a_share_of_a_core() {
     let args = ["--groups", "10", "--seconds", "1", "--runs", "1"];
     let told = tool(env!("CARGO_BIN_EXE_idle"), &args);
     assert!(told.contains("median"), "{told}");
+    // No node takes nothing.
+    let refused = fails(env!("CARGO_BIN_EXE_idle"), &[&args[..], &["--share-max", "0"]].concat());
+    assert!(refused.contains("at most 0 % was asked for"), "{refused}");
 }
 
 #[test]
@@ -61,6 +71,9 @@ fn a_killed_node_is_timed_until_it_serves() {
 
 #[test]
 fn many_keys_are_opened() {
-    let told = tool(env!("CARGO_BIN_EXE_keys"), &["--keys", "10000", "--runs", "1"]);
+    let args = ["--keys", "10000", "--runs", "1"];
+    let told = tool(env!("CARGO_BIN_EXE_keys"), &args);
     assert!(told.contains("median: open after"), "{told}");
+    let refused = fails(env!("CARGO_BIN_EXE_keys"), &[&args[..], &["--open-ms-max", "0"]].concat());
+    assert!(refused.contains("at most 0 ms was asked for"), "{refused}");
 }

@@ -2,6 +2,8 @@
 
 mod check;
 mod groups;
+#[cfg(all(test, feature = "rocksdb"))]
+mod newer;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -147,8 +147,8 @@ pub use projection::{
 };
 pub use projections::idempotency::{Fingerprint, RequestOutcome, RequestWindow};
 pub use projections::log::{
-    APPEND_ENTRIES_MAX, CONSUMER_NAME_BYTES_MAX, CONSUMERS_MAX, LogPosition, LogRetention, LogTrim,
-    TRIM_ENTRIES_MAX,
+    APPEND_ENTRIES_MAX, CONSUMER_NAME_BYTES_MAX, CONSUMERS_MAX, ConsumerPosition, LogPosition,
+    LogRetention, LogTrim, TRIM_ENTRIES_MAX,
 };
 pub use projections::map::{History, MapBounds, Version};
 pub use read::{ReadConsistency, ReadOptions};

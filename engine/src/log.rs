@@ -16,7 +16,8 @@ use crate::freshness::Read;
 use crate::group::Group;
 use crate::handle::{Done, Handle};
 use crate::projections::log::{
-    self, Log, LogGuard, LogOp, LogOutcome, LogPosition, LogRetention, LogTrim, RawEntry, Scanned,
+    self, ConsumerPosition, Log, LogGuard, LogOp, LogOutcome, LogPosition, LogRetention, LogTrim,
+    RawEntry, Scanned,
 };
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
@@ -292,6 +293,18 @@ impl<T: Stored> ReplicatedLog<T> {
     /// [`crate::CONSUMER_NAME_BYTES_MAX`].
     pub fn consumer(&self, name: &str) -> Result<Consumer, Error> {
         Consumer::new(self.handle.clone(), name)
+    }
+
+    /// All consumers that have committed something and were not forgotten, by name: who they are, and how far
+    /// each has come. There are at most [`crate::CONSUMERS_MAX`].
+    ///
+    /// # Errors
+    /// [`Error::NotYetApplied`] and others, as the options say.
+    pub async fn consumers(
+        &self,
+        options: impl Into<ReadOptions>,
+    ) -> Result<Read<Vec<ConsumerPosition>>, Error> {
+        self.handle.read_own(options, log::consumers).await
     }
 }
 

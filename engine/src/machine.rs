@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use palisade_replication::{
-    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Exporter, GroupId, LogIndex, LogTime,
-    NodeId, Offset, StateMachine, Term,
+    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Exporter, GroupId, HaltScope, LogIndex,
+    LogTime, NodeId, Offset, StateMachine, Term,
 };
 
 use crate::batch_apply;
@@ -60,6 +60,8 @@ struct Group {
     head: ChainHead,
     resources: ResourceTable,
     builds: Builds,
+    /// What is in memory may be ahead of the store.
+    is_stale: bool,
 }
 
 impl EngineMachine {
@@ -129,7 +131,8 @@ impl EngineMachine {
         // What the store came up with was flushed: it keeps nothing else over a restart.
         let flushed = if self.keeps { position } else { AppliedPosition::ZERO };
         self.contracts.set_all(group, resources.iter());
-        let taken_up = Group { latch, position, flushed, head, resources, builds };
+        let is_stale = false;
+        let taken_up = Group { latch, position, flushed, head, resources, builds, is_stale };
         self.groups.insert(group, taken_up);
         Ok(())
     }
@@ -163,8 +166,49 @@ impl EngineMachine {
         self.groups().into_iter().try_for_each(|group| self.load(group))
     }
 
-    /// Applies entries, and commits what they do together.
+    /// Applies entries, and commits what they do together. After an error the group is as the store has it.
     fn apply_run(
+        &mut self,
+        group: GroupId,
+        entries: &[CommittedEntry],
+    ) -> Result<Vec<RecordOutcome>, ApplyError> {
+        self.freshen(group)?;
+        let applied = self.try_run(group, entries);
+        if let (Err(_), Some(state)) = (&applied, self.groups.get_mut(&group)) {
+            state.is_stale = true;
+        }
+        applied
+    }
+
+    /// Takes the group up again if what is in memory is not what is stored.
+    fn freshen(&mut self, group: GroupId) -> Result<(), ApplyError> {
+        let Some(state) = self.groups.get(&group).filter(|state| state.is_stale) else {
+            return Ok(());
+        };
+        // What is stored may not be flushed.
+        let flushed = state.flushed;
+        self.take_up(group)?;
+        let state = self.groups.get_mut(&group).expect("it was just taken up");
+        state.flushed = flushed;
+        let latch = state.latch.as_ref().filter(|latch| !matches!(latch, Latch::Anew(_)));
+        if let Some(cause) = latch.map(Latch::cause) {
+            // It was latched, and there was no space to make that durable.
+            state.is_stale = true;
+            self.store.flush()?;
+            return Err(ApplyError::of_group(cause));
+        }
+        Ok(())
+    }
+
+    /// As [`Self::load`], while it runs.
+    fn take_up(&mut self, group: GroupId) -> Result<(), ApplyError> {
+        self.load(group).map_err(|error| match error {
+            LoadError::Store(error) => error.into(),
+            LoadError::Unregistered(unknown) => ApplyError::of_group(unknown.to_string()),
+        })
+    }
+
+    fn try_run(
         &mut self,
         group: GroupId,
         entries: &[CommittedEntry],
@@ -250,9 +294,19 @@ impl StateMachine for EngineMachine {
     ) -> Result<Vec<RecordOutcome>, ApplyError> {
         let alone =
             |entry: &CommittedEntry| entry.records.iter().any(|record| is_rebuild(&record.payload));
+        let before = self.applied(group).index;
         let mut outcomes = Vec::new();
         for run in entries.chunk_by(|one, next| !alone(one) && !alone(next)) {
-            outcomes.extend(self.apply_run(group, run)?);
+            match self.apply_run(group, run) {
+                Ok(of_run) => outcomes.extend(of_run),
+                // Those before it are committed, and are answered.
+                Err(error)
+                    if error.scope == HaltScope::Nothing && before < self.applied(group).index =>
+                {
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(outcomes)
     }
@@ -264,8 +318,8 @@ impl StateMachine for EngineMachine {
 
     fn give_up(&mut self, group: GroupId) -> Result<(), ApplyError> {
         let stood = self.applied(group).offset;
-        latch::give_up(&*self.store, group, stood).map_err(|error| failed(&error.to_string()))?;
-        self.load(group).map_err(|error| failed(&error.to_string()))
+        latch::give_up(&*self.store, group, stood)?;
+        self.take_up(group)
     }
 
     fn flushed(&self, group: GroupId) -> AppliedPosition {
@@ -287,14 +341,11 @@ impl StateMachine for EngineMachine {
             before.builds.end_all();
         }
         snapshot::install(&*self.store, group, position, chunks)?;
-        self.load(group).map_err(|error| match error {
-            LoadError::Store(error) => failed(&error.to_string()),
-            LoadError::Unregistered(unknown) => ApplyError::of_group(unknown.to_string()),
-        })
+        self.take_up(group)
     }
 
     fn flush(&mut self) -> Result<(), ApplyError> {
-        self.store.flush().map_err(|error| failed(&error.to_string()))?;
+        self.store.flush()?;
         if self.keeps {
             for group in self.groups.values_mut() {
                 group.flushed = group.position;
@@ -451,7 +502,7 @@ fn halting(
     let latched = wrong.or(unreadable).map_or(Ok(()), |latch| latch::set(store, group, &latch));
     match latched {
         Ok(()) => fault.within(&format!("offset={offset}")).into_apply_error(),
-        Err(error) => failed(&error.to_string()),
+        Err(error) => error.into(),
     }
 }
 

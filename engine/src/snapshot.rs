@@ -26,9 +26,7 @@ use crate::comparing::{StateSums, spans};
 use crate::keys;
 use crate::machine::read_position;
 use crate::projection::rebuild::served;
-use crate::store::{
-    Direction, Families, FamilyId, StateRead, StateStore, StoreError, Walk, WriteSet,
-};
+use crate::store::{Direction, Families, FamilyId, StateRead, StateStore, Walk, WriteSet};
 
 /// 1 had numbers for families, 2 no sums.
 const VERSION: u8 = 3;
@@ -54,9 +52,9 @@ fn export(
     group: GroupId,
     take: &mut TakeChunk<'_>,
 ) -> Result<(), ApplyError> {
-    let (position, _) = read_position(read, group).map_err(failed)?;
+    let (position, _) = read_position(read, group)?;
     let mut chunk = Chunk::new(read.families());
-    for (family, held) in served(read, group).map_err(failed)? {
+    for (family, held) in served(read, group)? {
         if let Some((from, end)) = keys::of_group(family, group) {
             let mut taken = Ok(());
             read.walk(held, &from, &end, Direction::Forward, &mut |key, value| {
@@ -65,14 +63,13 @@ fn export(
                     taken = take(position, chunk.close());
                 }
                 if taken.is_ok() { Walk::Next } else { Walk::Stop }
-            })
-            .map_err(failed)?;
+            })?;
             taken?;
         }
     }
-    chunk.put_sums(&StateSums::of(read, group).map_err(failed)?);
+    chunk.put_sums(&StateSums::of(read, group)?);
     let key = keys::position(group);
-    if let Some(value) = read.get(FamilyId::META, &key).map_err(failed)? {
+    if let Some(value) = read.get(FamilyId::META, &key)? {
         chunk.put(FamilyId::META, &key, &value);
     }
     take(position, chunk.close())
@@ -142,31 +139,28 @@ pub(crate) fn install(
         let range = keys::of_group(family, group);
         gone.cleared.extend(range.map(|(from, end)| (family, from, end)));
     }
-    store.commit(gone).map_err(failed)?;
+    store.commit(gone)?;
     let (mut last, mut sums) = (None, None);
     for chunk in chunks {
         let end = put_chunk(store, group, chunk?)?;
         (last, sums) = (end.position.or(last), end.sums.or(sums));
     }
     let last = last.ok_or_else(|| broken("it has no position"))?;
-    if sums != Some(StateSums::of(store, group).map_err(failed)?) {
+    if sums != Some(StateSums::of(store, group)?) {
         return Err(ApplyError::of_group(
             "a snapshot has other rows than its sender took them for: the sender's state is damaged",
         ));
     }
     let mut writes = vec![(FamilyId::META, mark, Some(last))];
-    if Latch::load(store, group)
-        .map_err(failed)?
-        .is_some_and(|latch| latch.ends_at(position.offset))
-    {
+    if Latch::load(store, group)?.is_some_and(|latch| latch.ends_at(position.offset)) {
         writes.push(latch::removal(group));
     }
-    store.commit(WriteSet::rows(writes)).map_err(failed)?;
-    let (found, _) = read_position(store, group).map_err(failed)?;
+    store.commit(WriteSet::rows(writes))?;
+    let (found, _) = read_position(store, group)?;
     if found != position {
         return Err(broken("it stands somewhere else than it says"));
     }
-    store.flush().map_err(failed)
+    Ok(store.flush()?)
 }
 
 /// What the last chunk has beside rows.
@@ -199,7 +193,7 @@ pub(crate) fn put_chunk(
             return Err(broken("a row is not of this group"));
         }
     }
-    spans::commit(store, group, WriteSet::rows(writes)).map_err(failed)?;
+    spans::commit(store, group, WriteSet::rows(writes))?;
     Ok(End { position, sums })
 }
 
@@ -291,9 +285,8 @@ fn broken(what: &str) -> ApplyError {
     ApplyError::of_node(format!("a snapshot is not what it should be: {what}"))
 }
 
-fn failed(error: StoreError) -> ApplyError {
-    ApplyError::of_node(error.to_string()).with_source(error)
-}
+#[cfg(all(test, feature = "sim"))]
+mod crashes;
 
 #[cfg(test)]
 mod tests {

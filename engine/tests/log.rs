@@ -510,6 +510,38 @@ fn what_a_log_keeps_is_set_beside_other_things() {
     });
 }
 
+/// Who reads a log, and how far behind each is: entries and consumers of another log are not among them.
+#[test]
+fn consumers_are_listed_by_name() {
+    let mut fabric = SimFabric::new(3);
+    let log = open_on(&mut fabric, 1);
+    fabric.block_on(async {
+        assert_eq!(log.consumers(NOW).await.unwrap().value, []);
+        let places = log.append_all(&[0, 1, 2]).await.unwrap().outcome;
+        let named = |name: &str| log.consumer(name).unwrap();
+        named("shipping").commit(places[2].after()).await.unwrap();
+        let newer = named("billing").owned_by(FenceEpoch::new(7));
+        newer.commit(places[0].after()).await.unwrap();
+        // Before and behind all others.
+        named("\u{1}").commit(places[0]).await.unwrap();
+        named("\u{10ffff}").commit(places[1]).await.unwrap();
+        let listed = log.consumers(NOW).await.unwrap().value;
+        let found: Vec<_> =
+            listed.iter().map(|found| (found.name.as_str(), found.position)).collect();
+        let wanted = [
+            ("\u{1}", places[0]),
+            ("billing", places[0].after()),
+            ("shipping", places[2].after()),
+            ("\u{10ffff}", places[1]),
+        ];
+        assert_eq!(found, wanted);
+        assert_eq!(listed[1].owner, FenceEpoch::new(7));
+        assert!(listed[2].log_time <= listed[1].log_time, "the later change");
+        named("shipping").forget().await.unwrap();
+        assert_eq!(log.consumers(NOW).await.unwrap().value.len(), 3);
+    });
+}
+
 #[test]
 fn a_reader_of_a_log_commits_nothing() {
     let mut fabric = SimFabric::new(3);

@@ -1,8 +1,9 @@
 //! The thread that owns the state machine: committed entries in, outcomes out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use palisade_wal::{GroupId, LogIndex};
 use tokio::sync::oneshot;
@@ -19,6 +20,8 @@ use crate::tracker::Tracker;
 
 /// Entries are applied together up to this size: one commit of the state for all of them.
 const APPLY_BYTES_TARGET: usize = 1 << 20;
+/// How long a state without space is left alone before the next try.
+pub(crate) const ROOM_RETRY: Duration = Duration::from_millis(250);
 
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,32 +142,44 @@ pub(crate) struct Applier<M: StateMachine> {
     pub(crate) halted: BTreeSet<GroupId>,
     /// Groups whose state is being made anew.
     pub(crate) rebuilding: BTreeSet<GroupId>,
+    /// Jobs that were taken off the queue, and are still to be done.
+    pub(crate) held: VecDeque<ApplyJob>,
+    /// There was no space for what was done last.
+    pub(crate) is_full: bool,
+    /// How long until it is done again then.
+    pub(crate) room_retry: Duration,
 }
 
 impl<M: StateMachine> Applier<M> {
     /// Applies until the replica thread ends, then makes the state durable.
     pub(crate) fn run(mut self) -> Result<(), NodeError> {
+        match self.apply_all() {
+            // What could not be stored before the node was closed stays in the log.
+            Ok(()) | Err(NodeError::Closed) => Ok(()),
+            failed => failed,
+        }
+    }
+
+    fn apply_all(&mut self) -> Result<(), NodeError> {
         let mut unflushed_bytes = 0;
-        // A job that was taken while gathering, but belongs to another group.
-        let mut held: Option<ApplyJob> = None;
-        while let Some(mut job) = held.take().or_else(|| self.jobs.recv().ok()) {
+        while let Some(mut job) = self.held.pop_front().or_else(|| self.jobs.recv().ok()) {
             let mut bytes = job_bytes(&job);
             while bytes < APPLY_BYTES_TARGET {
-                match self.jobs.try_recv() {
-                    Ok(next) if next.group == job.group && !next.gives_up => {
+                match self.held.pop_front().or_else(|| self.jobs.try_recv().ok()) {
+                    Some(next) if next.group == job.group && !next.gives_up => {
                         bytes += job_bytes(&next);
                         job.steps.extend(next.steps);
                     }
-                    Ok(next) => {
-                        held = Some(next);
+                    Some(next) => {
+                        self.held.push_front(next);
                         break;
                     }
-                    Err(_) => break,
+                    None => break,
                 }
             }
             let group = job.group;
             if job.gives_up {
-                self.give_up(group)?;
+                self.with_room(|applier| applier.give_up(group))?;
             }
             if self.halted.contains(&group) {
                 continue;
@@ -180,11 +195,47 @@ impl<M: StateMachine> Applier<M> {
             unflushed_bytes += bytes;
             if unflushed_bytes >= self.flush_bytes_target {
                 unflushed_bytes = 0;
-                self.flush()?;
+                self.with_room(Self::flush)?;
             }
         }
-        self.machine.flush()?;
-        Ok(())
+        match self.machine.flush() {
+            Err(full) if full.scope == HaltScope::Nothing => Err(NodeError::Closed),
+            flushed => Ok(flushed?),
+        }
+    }
+
+    /// Does it again and again while there is no space for the state. The node is told of that: it takes in
+    /// nothing that would be applied, and votes.
+    ///
+    /// # Errors
+    /// [`NodeError::Closed`] if it is closed meanwhile.
+    fn with_room<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Self) -> Result<T, NodeError>,
+    ) -> Result<T, NodeError> {
+        loop {
+            let done = work(self);
+            let full = match &done {
+                Err(NodeError::Apply(cause)) if cause.scope == HaltScope::Nothing => Some(cause),
+                _ => None,
+            };
+            if full.is_some() != self.is_full {
+                self.is_full = full.is_some();
+                match full {
+                    Some(cause) => tracing::warn!(%cause, "no space for the state: it waits"),
+                    None => tracing::warn!("there is space for the state again"),
+                }
+                self.inbox.report(Event::StateFull(self.is_full));
+            }
+            if !self.is_full {
+                return done;
+            }
+            match self.jobs.recv_timeout(self.room_retry) {
+                Ok(job) => self.held.push_back(job),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(NodeError::Closed),
+            }
+        }
     }
 
     fn take(&mut self, job: ApplyJob) -> Result<(), NodeError> {
@@ -195,14 +246,11 @@ impl<M: StateMachine> Applier<M> {
                 Apply::Entry(entry) => entries.push(entry),
                 Apply::Install(index) => {
                     self.apply(group, &std::mem::take(&mut entries))?;
-                    self.install(group, index)?;
+                    self.with_room(|applier| applier.install(group, index))?;
                 }
                 Apply::Flush => {
                     self.apply(group, &std::mem::take(&mut entries))?;
-                    // Nothing relies on it: what is not flushed stays in the log.
-                    if let Err(error) = self.flush() {
-                        tracing::warn!(%group, %error, "could not flush the state on a full disk");
-                    }
+                    self.with_room(Self::flush)?;
                 }
             }
         }
@@ -244,12 +292,27 @@ impl<M: StateMachine> Applier<M> {
         Ok(())
     }
 
-    fn apply(&mut self, group: GroupId, entries: &[CommittedEntry]) -> Result<(), NodeError> {
-        let Some(last) = entries.last() else { return Ok(()) };
+    fn apply(&mut self, group: GroupId, mut entries: &[CommittedEntry]) -> Result<(), NodeError> {
+        while !entries.is_empty() {
+            let applied = self.with_room(|applier| applier.apply_some(group, entries))?;
+            entries = &entries[applied..];
+        }
+        Ok(())
+    }
+
+    /// Returns how many of them were applied: the first of them, and at least one.
+    fn apply_some(
+        &mut self,
+        group: GroupId,
+        entries: &[CommittedEntry],
+    ) -> Result<usize, NodeError> {
         let outcomes = self.machine.apply(group, entries)?;
         // The position first: whoever holds a receipt reads at least at it.
         let position = self.advance(group);
-        assert_eq!(position.index, last.index, "the state machine stands where it applied to");
+        let count = entries.iter().take_while(|entry| entry.index <= position.index).count();
+        let (entries, last) = (&entries[..count], entries[..count].last());
+        let last = last.map(|entry| entry.index);
+        assert_eq!(last, Some(position.index), "the state machine stands where it applied to");
         let shared = &self.groups[&group];
         let mut outcomes = outcomes.into_iter();
         let mut replies = Vec::new();
@@ -275,7 +338,7 @@ impl<M: StateMachine> Applier<M> {
             let _ = reply.send(Ok(committed));
         }
         self.inbox.report(Event::Applied { group, position });
-        Ok(())
+        Ok(count)
     }
 
     fn flush(&mut self) -> Result<(), NodeError> {
@@ -325,3 +388,6 @@ fn job_bytes(job: &ApplyJob) -> usize {
         .map(|record| record.payload.len() + crate::entry::RECORD_HEADER_BYTES)
         .sum()
 }
+
+#[cfg(all(test, not(palisade_loom)))]
+mod tests;

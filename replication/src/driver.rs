@@ -97,6 +97,8 @@ pub(crate) enum Event<O> {
         group: GroupId,
         cause: NodeError,
     },
+    /// There is no space for the state, or again there is.
+    StateFull(bool),
     /// A group has no state any more, and is to get one.
     GivenUp {
         group: GroupId,
@@ -156,6 +158,8 @@ pub(crate) struct Driver<O, T: Transport> {
     pub(crate) tick: Duration,
     pub(crate) resend_ticks: u32,
     pub(crate) vigil: Vigil,
+    /// The state has no space.
+    pub(crate) state_is_full: bool,
 }
 
 impl<O: Send + 'static, T: Transport> Driver<O, T> {
@@ -274,6 +278,7 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             Event::Met { node, life } => self.host.meet(node, life),
             Event::Send(envelope) => self.transport.send(envelope),
             Event::Halt { group, cause } => self.halt(group, cause),
+            Event::StateFull(is_full) => self.state_is_full = is_full,
             Event::Failed(error) => return Err(error),
             Event::Close => unreachable!("handled by the loop"),
         }
@@ -334,7 +339,8 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
 
     /// Steps every replica that has something to hear, and performs what they owe.
     fn step(&mut self) -> Result<(), NodeError> {
-        self.host.note_space(self.wal.is_short());
+        // What cannot be applied must not pile up in the log, which only what was applied frees.
+        self.host.note_space(self.wal.is_short() || self.state_is_full);
         let effects = self.host.step(
             wall_time(),
             |writes| self.wal.submit_owed(writes),

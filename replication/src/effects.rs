@@ -255,7 +255,7 @@ pub struct GroupStatus {
     /// For how long the oldest write under way has been with the disk, or the last one was, if it has been
     /// done for no longer than it took.
     pub sync_ms: u64,
-    /// The disk of the log has no room for further records.
+    /// The disk of the log has no room for further records, or that of the state for what is applied.
     pub disk_full: bool,
     /// The voters as their leader sees them; nobody else knows, and leaves it empty.
     pub voters: Vec<VoterStatus>,

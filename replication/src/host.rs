@@ -263,7 +263,7 @@ pub(crate) struct Host {
     batch_bytes_target: usize,
     /// Batches the wal had no room for; nothing is appended past them.
     unsubmitted: VecDeque<(Vec<Write>, Tickets)>,
-    /// The wal is down to its reserve.
+    /// The wal is down to its reserve, or the state has no space.
     is_short: bool,
 }
 
@@ -325,10 +325,10 @@ impl Host {
         self.is_short || self.is_stuck()
     }
 
-    /// Whether the wal is down to its reserve; to be said before every step.
+    /// Whether the wal is down to its reserve, or the state has no space; to be said before every step.
     pub(crate) fn note_space(&mut self, is_short: bool) {
         if self.is_short != is_short {
-            tracing::warn!(is_short, "the disk of the log");
+            tracing::warn!(is_short, "space for entries");
         }
         self.is_short = is_short;
     }

@@ -1,6 +1,6 @@
 //! A running node: the handle that services hold, and the threads behind it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use crate::acquaintances::Acquaintances;
 use crate::ages::Ages;
-use crate::applier::{Applier, Committed, GroupShared};
+use crate::applier::{Applier, Committed, GroupShared, ROOM_RETRY};
 use crate::ceiling::Ceiling;
 use crate::directory;
 use crate::driver::{Callers, Driver, Event, ROUND_BYTES_MAX};
@@ -338,6 +338,9 @@ impl<M: StateMachine> Node<M> {
             flush_bytes_target: config.options.flush_bytes_target,
             halted,
             rebuilding: BTreeSet::new(),
+            held: VecDeque::new(),
+            is_full: false,
+            room_retry: ROOM_RETRY,
         };
         let driver = Driver {
             outbox,
@@ -351,6 +354,7 @@ impl<M: StateMachine> Node<M> {
             tick: Duration::from_millis(config.options.tick_ms),
             resend_ticks: config.options.resend_ticks,
             vigil,
+            state_is_full: false,
         };
         let stopped = Arc::new(OnceLock::new());
         let ends = Ends {

@@ -22,8 +22,9 @@ pub trait StateMachine: Send + 'static {
     fn applied(&self, group: GroupId) -> AppliedPosition;
 
     /// Applies entries in order and commits them together with the new applied position, all or
-    /// nothing. Returns one outcome per record, in order. A refused record is an outcome; an error
-    /// halts the group or the node, as it says. After one of the group its state is as it was before.
+    /// nothing: all of them, or the first of them, as that position says. Returns one outcome per record
+    /// applied, in order. A refused record is an outcome; an error halts the group or the node, as it says.
+    /// After one of the group, or for want of space, its state is as it was before.
     ///
     /// # Errors
     /// When the state cannot be read or stored, or contradicts the entries.
@@ -44,7 +45,7 @@ pub trait StateMachine: Send + 'static {
     /// [`StateMachine::halted`] says so until one that is installed has come as far as this one had.
     ///
     /// # Errors
-    /// When that cannot be stored; halts the node.
+    /// When that cannot be stored; halts the node unless it is for want of space.
     fn give_up(&mut self, group: GroupId) -> Result<(), ApplyError> {
         Err(ApplyError::of_node(format!("the state of group={group} cannot be given up")))
     }
@@ -55,7 +56,7 @@ pub trait StateMachine: Send + 'static {
     /// Makes everything applied so far survive a loss of power.
     ///
     /// # Errors
-    /// When the state cannot be stored; halts the node.
+    /// When the state cannot be stored; halts the node unless it is for want of space.
     fn flush(&mut self) -> Result<(), ApplyError>;
 
     /// Gives what writes out a group's state as it stands when it is run, on another thread and
@@ -68,7 +69,8 @@ pub trait StateMachine: Send + 'static {
     /// in order, and must be read to its end.
     ///
     /// # Errors
-    /// When a chunk cannot be read or the state cannot be stored; halts the node.
+    /// When a chunk cannot be read or the state cannot be stored; halts the node unless it is for want of
+    /// space. The same install is then done again.
     fn install(
         &mut self,
         group: GroupId,
@@ -100,6 +102,9 @@ pub enum HaltScope {
     Group,
     /// The whole node: what holds the state cannot be relied on.
     Node,
+    /// Nothing halts: what holds the state has no space now. All is as it was before, and the same is done
+    /// again until there is some.
+    Nothing,
 }
 
 /// Why a state machine cannot go on. The group or the node halts with it as the cause.
@@ -126,6 +131,12 @@ impl ApplyError {
     #[must_use]
     pub fn of_node(what: impl Into<String>) -> Self {
         Self { scope: HaltScope::Node, what: what.into(), source: None }
+    }
+
+    /// There is no space for it.
+    #[must_use]
+    pub fn full(what: impl Into<String>) -> Self {
+        Self { scope: HaltScope::Nothing, what: what.into(), source: None }
     }
 
     /// The same, with what lies below.

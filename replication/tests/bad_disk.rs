@@ -15,8 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use journal::Journal;
 use palisade_replication::{
-    ClusterId, Disk, GroupId, Member, MemberChange, Node, NodeConfig, NodeError, NodeId, OpenDisk,
-    Options, PeerLinks, Role, WalOptions,
+    ClusterId, Disk, GroupId, Member, MemberChange, Node, NodeConfig, NodeError, NodeId, Offset,
+    OpenDisk, Options, PeerLinks, Role, WalOptions,
 };
 
 const GROUP: GroupId = GroupId::new(1);
@@ -31,6 +31,8 @@ struct Mood {
     changed: Condvar,
     /// A question for the length of a file is the end of its thread.
     panics: AtomicBool,
+    /// The next sync fails, and only that one: the disk takes everything after it.
+    fails_once: AtomicBool,
 }
 
 impl Mood {
@@ -79,6 +81,9 @@ impl Disk for Moody {
     fn sync(&self, name: &str) -> io::Result<()> {
         let holds = self.mood.holds.lock().unwrap();
         drop(self.mood.changed.wait_while(holds, |holds| *holds).unwrap());
+        if self.mood.fails_once.swap(false, Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         self.disk.sync(name)
     }
 
@@ -207,6 +212,129 @@ async fn a_leader_with_a_slow_disk_steps_aside() {
     .await;
     let held = nodes[new].1.records(GROUP);
     assert_eq!(held.iter().filter(|record| *record == "asked of the slow one").count(), 1);
+    for (node, _) in &nodes {
+        node.close().await.unwrap();
+    }
+}
+
+/// Everything that was committed is at all of them, once and in one order.
+async fn same_everywhere(nodes: &[(Node<Journal>, Journal)], count: usize) {
+    until("the same everywhere", async || {
+        let all: Vec<_> = nodes.iter().map(|(_, journal)| journal.records(GROUP)).collect();
+        all[0].len() >= count && all.iter().all(|records| *records == all[0])
+    })
+    .await;
+}
+
+/// G1: a failed sync is final, also if the next one would not fail. The node halts and says why, the others go
+/// on, and what it had not synced is not counted. With a disk that works it is one of them again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_sync_halts_the_node_and_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let addresses = addresses(3);
+    let moods: Vec<Arc<Mood>> = (0..3).map(|_| Arc::default()).collect();
+    let fine = Arc::default();
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        let moods = [&moods[id as usize - 1], &fine];
+        nodes.push(open(dir.path(), id, &addresses, &[1, 2, 3], moods).await);
+    }
+    for of_leader in [true, false] {
+        let led = leader(&nodes, None).await;
+        commit(&nodes[led].0, "before").await;
+        let failing = if of_leader { led } else { (led + 1) % 3 };
+        moods[failing].fails_once.store(true, Ordering::SeqCst);
+        // It may be acknowledged by the two others, and not by this one's disk.
+        let asked =
+            nodes[led].0.propose(GROUP, Bytes::from_static(b"over the failed sync")).unwrap();
+        until("it halts", async || nodes[failing].0.stopped().is_some()).await;
+        let stopped = nodes[failing].0.stopped().unwrap();
+        let NodeError::Halted { cause } = &stopped else { panic!("{stopped:?}") };
+        assert!(matches!(&**cause, NodeError::Wal(_)), "{cause:?}");
+        assert!(stopped.to_string().contains("sync"), "it says why: {stopped}");
+        let answer = tokio::time::timeout(PATIENCE, asked).await.expect("an answer");
+        if of_leader {
+            assert!(matches!(answer, Err(NodeError::Indeterminate)), "{answer:?}");
+        } else {
+            answer.unwrap();
+        }
+        let refused = nodes[failing].0.propose(GROUP, Bytes::from_static(b"refused"));
+        assert!(matches!(refused, Err(NodeError::Halted { .. })), "nothing more is taken");
+        let next = leader(&nodes_without(&nodes, failing), None).await;
+        commit(&nodes_without(&nodes, failing)[next].0, "of the two others").await;
+        assert!(nodes[failing].0.close().await.is_err());
+
+        let moods = [&moods[failing], &fine];
+        let id = failing as u64 + 1;
+        nodes[failing] = open(dir.path(), id, &addresses, &[1, 2, 3], moods).await;
+        let led = leader(&nodes, None).await;
+        commit(&nodes[led].0, "with all three").await;
+        same_everywhere(&nodes, 3).await;
+    }
+    for (node, _) in &nodes {
+        node.close().await.unwrap();
+    }
+}
+
+fn nodes_without(nodes: &[(Node<Journal>, Journal)], but: usize) -> Vec<(Node<Journal>, Journal)> {
+    let others = nodes.iter().enumerate().filter(|(at, _)| *at != but);
+    others.map(|(_, (node, journal))| (node.clone(), journal.clone())).collect()
+}
+
+/// G10: bytes of the log rot under a running node. What it gives from there is an error and never another
+/// record, and when it is started again it fetches them from the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_rots_under_a_running_node_is_not_served_and_is_repaired() {
+    let dir = tempfile::tempdir().unwrap();
+    let addresses = addresses(3);
+    let fine = Arc::default();
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        nodes.push(open(dir.path(), id, &addresses, &[1, 2, 3], [&fine, &fine]).await);
+    }
+    let led = leader(&nodes, None).await;
+    let records: Vec<Bytes> =
+        (0..40).map(|number| Bytes::from(format!("record {number:03} ").repeat(40))).collect();
+    for record in &records {
+        nodes[led].0.propose(GROUP, record.clone()).unwrap().await.unwrap();
+    }
+    same_everywhere(&nodes, records.len()).await;
+    let victim = (led + 1) % 3;
+    let rotten = &records[7];
+    let folder = dir.path().join((victim + 1).to_string()).join("wal");
+    let mut flipped = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let raw = std::fs::read(&path).unwrap();
+        for at in 0..raw.len().saturating_sub(rotten.len()) {
+            if raw[at..].starts_with(rotten) {
+                let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+                let byte = [raw[at + 5] ^ 0x10];
+                std::os::unix::fs::FileExt::write_all_at(&file, &byte, at as u64 + 5).unwrap();
+                flipped += 1;
+            }
+        }
+    }
+    assert!(flipped > 0, "the record is in a file of the log");
+    let read = nodes[victim].0.records(GROUP, Offset::new(1), 1 << 20).await;
+    let served: Vec<Bytes> =
+        read.iter().flatten().flat_map(|run| run.payloads.iter().cloned()).collect();
+    assert!(records.starts_with(&served), "something that nobody wrote is served");
+    assert!(served.len() <= 7, "what is damaged is not served");
+    commit(&nodes[led].0, "beside the damage").await;
+
+    nodes[victim].0.close().await.unwrap();
+    let id = victim as u64 + 1;
+    nodes[victim] = open(dir.path(), id, &addresses, &[1, 2, 3], [&fine, &fine]).await;
+    commit(&nodes[led].0, "after the damage").await;
+    same_everywhere(&nodes, records.len() + 2).await;
+    until("all of its log is whole", async || {
+        let read = nodes[victim].0.records(GROUP, Offset::new(1), 1 << 20).await;
+        let runs = read.unwrap_or_default();
+        let held: Vec<Bytes> = runs.iter().flat_map(|run| run.payloads.clone()).collect();
+        held.starts_with(&records)
+    })
+    .await;
     for (node, _) in &nodes {
         node.close().await.unwrap();
     }

@@ -36,6 +36,9 @@ struct Args {
     /// Runs; the one in the middle counts.
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// Most that the median may be, in percent of one core: with more, this fails.
+    #[arg(long)]
+    share_max: Option<f64>,
     /// Where the data goes; a temporary directory if not given.
     #[arg(long)]
     dir: Option<std::path::PathBuf>,
@@ -127,11 +130,17 @@ async fn run(args: Args) -> Result<(), String> {
         shares.push(share);
     }
     shares.sort_by(f64::total_cmp);
-    println!("median: {:.1} % of one core", shares[shares.len() / 2]);
+    let median = shares[shares.len() / 2];
+    println!("median: {median:.1} % of one core");
     for node in &nodes {
         node.close().await.map_err(|error| error.to_string())?;
     }
-    Ok(())
+    match args.share_max {
+        Some(max) if max < median => Err(format!(
+            "a node takes {median:.1} % of one core, and at most {max} % was asked for"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The share of one core that a node takes, in percent, and how many records it took in.

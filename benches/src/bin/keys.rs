@@ -28,6 +28,9 @@ struct Args {
     /// Starts; the one in the middle counts.
     #[arg(long, default_value_t = 5)]
     runs: usize,
+    /// Most that the median start may take until the node is open, in milliseconds: with more, this fails.
+    #[arg(long)]
+    open_ms_max: Option<f64>,
     /// Where the data goes; a temporary directory if not given.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -130,5 +133,11 @@ async fn run(args: Args) -> Result<(), String> {
     let (opened, read) = starts[starts.len() / 2];
     let peak = memory()?.peak;
     println!("median: open after {opened:.3} s, a key read after {read:.3} s; peak {peak:.0} MiB");
-    Ok(())
+    let opened_ms = 1000.0 * opened;
+    match args.open_ms_max {
+        Some(max) if max < opened_ms => Err(format!(
+            "a node is open after {opened_ms:.0} ms, and at most {max} ms was asked for"
+        )),
+        _ => Ok(()),
+    }
 }

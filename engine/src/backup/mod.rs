@@ -48,6 +48,8 @@ mod place;
 #[cfg(any(feature = "rocksdb", test))]
 mod rebuild;
 #[cfg(feature = "rocksdb")]
+mod rehearse;
+#[cfg(feature = "rocksdb")]
 mod restore;
 mod sum;
 #[cfg(test)]
@@ -75,6 +77,8 @@ pub use error::BackupError;
 pub use place::{BackupPlace, ListedBackup};
 #[cfg(feature = "rocksdb")]
 pub use rebuild::{Restored, RestoredGroup};
+#[cfg(feature = "rocksdb")]
+pub use rehearse::rehearse;
 #[cfg(feature = "rocksdb")]
 pub use restore::{RestoreTo, restore};
 pub use verify::verify;

@@ -73,13 +73,14 @@ impl Rebuild {
         ends: &BTreeMap<GroupId, Offset>,
         store: Arc<dyn StateStore>,
         registry: Registry,
+        compares: Compares,
     ) -> Result<Restored, BackupError> {
         let marked = Arc::clone(&store);
         on_thread(move || Ok(Self::mark(&*marked)?)).await?;
         let mut groups = BTreeMap::new();
         for (group, at) in ends {
             let rebuild = Self::begin(Arc::clone(&store), registry.clone(), *group);
-            groups.insert(*group, rebuild.group(place, chain, *at).await?);
+            groups.insert(*group, rebuild.group(place, chain, *at, compares).await?);
         }
         Ok(Restored { groups })
     }
@@ -90,6 +91,7 @@ impl Rebuild {
         place: &BackupPlace,
         chain: &[Contents],
         at: Offset,
+        compares: Compares,
     ) -> Result<RestoredGroup, BackupError> {
         let group = self.group;
         let mut rebuild = self;
@@ -103,7 +105,14 @@ impl Rebuild {
             rebuild = on_thread(move || rebuild.rows(&file, raw).map(|()| rebuild)).await?;
         }
         let mut log_time = part.log_time;
-        rebuild = on_thread(move || rebuild.stand(&manifest, &part).map(|()| rebuild)).await?;
+        rebuild = on_thread(move || {
+            rebuild.stand(&manifest, &part)?;
+            if compares == Compares::Each {
+                compare(&rebuild.digest()?, part.log_time, &manifest, &part)?;
+            }
+            Ok(rebuild)
+        })
+        .await?;
         let mut last = full;
         for contents in incrementals.iter().take_while(|backup| backup.groups[&group].from.0 < at) {
             let part = &contents.groups[&group];
@@ -119,6 +128,14 @@ impl Rebuild {
                 log_time = upto.map_or(log_time, |run| run.log_time);
                 let apply = move || rebuild.records(&file, runs, at).map(|()| rebuild);
                 rebuild = on_thread(apply).await?;
+            }
+            if compares == Compares::Each && part.to.0 <= at {
+                let (part, manifest) = (part.clone(), place::manifest(&contents.id));
+                rebuild = on_thread(move || {
+                    compare(&rebuild.digest()?, log_time, &manifest, &part)?;
+                    Ok(rebuild)
+                })
+                .await?;
             }
             last = contents;
         }
@@ -213,6 +230,16 @@ impl Rebuild {
         store.commit(WriteSet::rows(owner)).map_err(broken)?;
         store.flush().map_err(broken)
     }
+}
+
+/// What is compared with what a manifest says of the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compares {
+    /// The state at the end, if that is the end of a backup.
+    End,
+    /// The state at the end of each backup: all rows are read each time.
+    #[cfg_attr(not(feature = "rocksdb"), allow(dead_code, reason = "a rehearsal is over files"))]
+    Each,
 }
 
 /// Refuses a chain that needs projections which are not registered, as far as its digests tell.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use palisade_replication::{Founding, GroupId, Member, Offset};
 
 use super::layout::Contents;
-use super::rebuild::{Rebuild, Restored, on_thread, refuse_unregistered};
+use super::rebuild::{Compares, Rebuild, Restored, on_thread, refuse_unregistered};
 use super::{BackupError, BackupId, BackupPlace};
 use crate::bounds::SYSTEM_GROUP;
 use crate::builder::{EngineBuilder, keep_count, open_store};
@@ -115,7 +115,8 @@ pub async fn restore(
         Ok(store)
     })
     .await?;
-    let restored = Rebuild::run(place, &chain, &ends, Arc::clone(&store), registry).await?;
+    let shared = Arc::clone(&store);
+    let restored = Rebuild::run(place, &chain, &ends, shared, registry, Compares::End).await?;
     let builder = builder.clone();
     on_thread(move || {
         let EngineBuilder { dir, cluster, node, domain, listen, wal, disk, data_groups, .. } =
@@ -137,7 +138,7 @@ pub async fn restore(
 }
 
 /// Makes a directory, or takes one that is empty.
-fn make_empty(dir: &Path) -> Result<(), BackupError> {
+pub(super) fn make_empty(dir: &Path) -> Result<(), BackupError> {
     let failed = |error: std::io::Error| Error::InternalError {
         what: format!("could not make {}: {error}", dir.display()),
     };

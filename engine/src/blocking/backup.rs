@@ -74,3 +74,16 @@ pub fn restore(
 ) -> Result<Restored, BackupError> {
     OwnRuntime::start()?.wait(crate::backup::restore(place, id, builder, to))
 }
+
+/// Waits for [`crate::backup::rehearse`].
+///
+/// # Errors
+/// The same, and [`Error::InvalidArgument`](crate::Error::InvalidArgument) within a tokio runtime.
+#[cfg(feature = "rocksdb")]
+pub fn rehearse(
+    place: &BackupPlace,
+    id: &BackupId,
+    builder: &EngineBuilder,
+) -> Result<Restored, BackupError> {
+    OwnRuntime::start()?.wait(crate::backup::rehearse(place, id, builder))
+}

@@ -12,7 +12,7 @@ use crate::log::{LogBounds, LogPage};
 use crate::map::{MapPage, MapRange, Versioned, WatchOptions};
 use crate::projection::{Projection, ProjectionFault, RowsRead};
 use crate::projections::idempotency::{Fingerprint, RequestWindow};
-use crate::projections::log::{LogPosition, LogRetention, LogTrim};
+use crate::projections::log::{ConsumerPosition, LogPosition, LogRetention, LogTrim};
 use crate::projections::map::{History, MapBounds, Version};
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
@@ -117,6 +117,7 @@ impl<T: Stored> Blocking<crate::ReplicatedLog<T>> {
             limit: usize,
             options: impl Into<ReadOptions>
         ) -> Read<LogPage<T>>;
+        fn consumers(options: impl Into<ReadOptions>) -> Read<Vec<ConsumerPosition>>;
     }
 
     /// Follows the log on this replica from a position on.

@@ -2,6 +2,7 @@
 //! commits, wherever it crashes, over whichever store (G3, G6, G7, G8, G9).
 
 mod comparing;
+mod full;
 mod histories;
 mod naive;
 mod naive_clients;

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use palisade_replication::ApplyError;
 
 use crate::codec::DecodeError;
-use crate::store::StoreError;
+use crate::store::{StoreCause, StoreError};
 
 /// Why a projection cannot go on: its rows are not what it has written, or cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,8 @@ enum Cause {
     Unreadable,
     /// The store under all groups has failed.
     Store,
+    /// The store under all groups has no space now.
+    Full,
 }
 
 impl ProjectionFault {
@@ -78,15 +80,22 @@ impl ProjectionFault {
         Self { what: format!("{place}: {}", self.what), ..self }
     }
 
-    /// Whether it is the store's, and nobody else can do anything about it.
-    pub(crate) fn is_of_store(&self) -> bool {
-        matches!(self.cause, Cause::Store | Cause::Unreadable)
+    /// If it is the store's, and nobody else can do anything about it: which kind.
+    pub(crate) fn store_cause(&self) -> Option<StoreCause> {
+        match self.cause {
+            Cause::Store => Some(StoreCause::Failed),
+            Cause::Unreadable => Some(StoreCause::Unreadable),
+            Cause::Full => Some(StoreCause::Full),
+            Cause::Projection | Cause::Caller | Cause::Panic | Cause::State => None,
+        }
     }
 
-    /// What becomes of it while a record is applied: the group halts, or the node if its store failed.
+    /// What becomes of it while a record is applied: the group halts, or the node if its store failed. For
+    /// space it waits.
     pub(crate) fn into_apply_error(self) -> ApplyError {
         match self.cause {
             Cause::Store => ApplyError::of_node(self.what),
+            Cause::Full => ApplyError::full(self.what),
             Cause::Projection | Cause::Caller | Cause::Panic | Cause::State | Cause::Unreadable => {
                 ApplyError::of_group(self.what)
             }
@@ -108,7 +117,11 @@ pub(crate) fn guarded<T>(
 
 impl From<StoreError> for ProjectionFault {
     fn from(error: StoreError) -> Self {
-        let cause = if error.is_unreadable() { Cause::Unreadable } else { Cause::Store };
+        let cause = match error.cause() {
+            StoreCause::Failed => Cause::Store,
+            StoreCause::Unreadable => Cause::Unreadable,
+            StoreCause::Full => Cause::Full,
+        };
         Self { what: error.to_string(), cause }
     }
 }

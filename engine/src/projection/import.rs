@@ -38,9 +38,9 @@ pub(crate) enum Stop {
 
 impl From<ProjectionFault> for Stop {
     fn from(fault: ProjectionFault) -> Self {
-        match fault.is_of_store() {
-            true => Self::Store(StoreError::new(fault.to_string())),
-            false => Self::Fault(fault),
+        match fault.store_cause() {
+            Some(cause) => Self::Store(StoreError::of(cause, fault.to_string())),
+            None => Self::Fault(fault),
         }
     }
 }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 pub(crate) mod conformance;
 mod families;
+#[cfg(all(test, feature = "sim"))]
+mod faulty;
 #[cfg(any(not(feature = "rocksdb"), feature = "sim", test))]
 mod memory;
 #[cfg(feature = "rocksdb")]
@@ -12,8 +14,11 @@ mod tree;
 mod walk;
 
 use bytes::Bytes;
+use palisade_replication::ApplyError;
 
 pub(crate) use families::{Families, FamilyId};
+#[cfg(all(test, feature = "sim"))]
+pub(crate) use faulty::FaultyStore;
 #[cfg(any(not(feature = "rocksdb"), feature = "sim", test))]
 pub(crate) use memory::MemoryStore;
 #[cfg(feature = "rocksdb")]
@@ -59,25 +64,44 @@ impl WriteSet {
 pub(crate) struct StoreError {
     /// What failed, for people.
     what: String,
-    /// A part of its files cannot be read.
-    is_unreadable: bool,
+    cause: StoreCause,
+}
+
+/// What is to be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreCause {
+    /// It cannot go on, or holds what nobody wrote there.
+    Failed,
+    /// A part of its files cannot be read. What lies elsewhere may well be, and others be served of it.
+    Unreadable,
+    /// Its disk has no space. Nothing was written, and it goes on by itself when there is some.
+    Full,
 }
 
 impl StoreError {
     /// It cannot go on, or holds what nobody wrote there.
     pub(crate) fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), is_unreadable: false }
+        Self::of(StoreCause::Failed, what)
     }
 
-    /// What was asked for cannot be read from its files. What lies elsewhere may well be.
-    #[cfg(feature = "rocksdb")]
-    pub(crate) fn unreadable(what: impl Into<String>) -> Self {
-        Self { what: what.into(), is_unreadable: true }
+    pub(crate) fn of(cause: StoreCause, what: impl Into<String>) -> Self {
+        Self { what: what.into(), cause }
     }
 
-    /// Whether others may be served of what the store has.
-    pub(crate) fn is_unreadable(&self) -> bool {
-        self.is_unreadable
+    pub(crate) fn cause(&self) -> StoreCause {
+        self.cause
+    }
+}
+
+impl From<StoreError> for ApplyError {
+    /// Of what is not about one group alone.
+    fn from(error: StoreError) -> Self {
+        let what = error.to_string();
+        let found = match error.cause {
+            StoreCause::Full => Self::full(what),
+            StoreCause::Failed | StoreCause::Unreadable => Self::of_node(what),
+        };
+        found.with_source(error)
     }
 }
 
@@ -118,12 +142,12 @@ pub(crate) trait StateStore: StateRead + Send + Sync + 'static {
     /// Commits all the writes, or none.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// When the store cannot be written: with [`StoreCause::Full`], it can be again once there is space.
     fn commit(&self, writes: WriteSet) -> Result<(), StoreError>;
 
     /// Returns once everything committed survives a loss of power.
     ///
     /// # Errors
-    /// When the store cannot be written.
+    /// As [`StateStore::commit`]. What was committed can be read all the same.
     fn flush(&self) -> Result<(), StoreError>;
 }

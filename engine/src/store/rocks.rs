@@ -15,8 +15,8 @@ use rocksdb::{
 };
 
 use super::{
-    Direction, EachRow, Families, FamilyId, Rest, StateMemory, StateRead, StateStore, StoreError,
-    Walk, WriteSet,
+    Direction, EachRow, Families, FamilyId, Rest, StateMemory, StateRead, StateStore, StoreCause,
+    StoreError, Walk, WriteSet,
 };
 use crate::error::Error;
 use crate::inspect::InspectError;
@@ -75,7 +75,10 @@ impl RocksStore {
             options.set_write_buffer_size(memory.write_buffer_bytes / 2);
             ColumnFamilyDescriptor::new(families.column(family), options)
         });
-        let default = ColumnFamilyDescriptor::new(DEFAULT_FAMILY, Options::default());
+        let mut unused = Options::default();
+        // After a full disk it goes on once there is space for the largest buffer of any family.
+        unused.set_write_buffer_size(memory.write_buffer_bytes / 2);
+        let default = ColumnFamilyDescriptor::new(DEFAULT_FAMILY, unused);
         let db = DB::open_cf_descriptors(&options, dir, described.chain([default]))
             .map_err(|error| unopened(dir, &error))?;
         Ok(Self { db, families, _lock: lock })
@@ -170,15 +173,24 @@ fn lock(dir: &Path) -> Result<File, Error> {
     }
 }
 
+/// How a full disk begins in the text that is all RocksDB gives. It asks every 5 s whether there is space
+/// again, as much as the largest write buffer of a family, and then takes writes: its `SstFileManager` does
+/// that unless told otherwise.
+const NO_SPACE: &str = "IO error: No space left on device";
+
 fn failed(error: rocksdb::Error) -> StoreError {
-    StoreError::new(error.to_string())
+    let what = error.into_string();
+    match what.starts_with(NO_SPACE) {
+        true => StoreError::of(StoreCause::Full, what),
+        false => StoreError::new(what),
+    }
 }
 
 /// Of a read: the place is damaged for good where a checksum says so. What the system does not do now (too many
 /// open files, no memory) says nothing about the place.
 fn not_read(error: rocksdb::Error) -> StoreError {
     match error.kind() {
-        ErrorKind::Corruption => StoreError::unreadable(error.to_string()),
+        ErrorKind::Corruption => StoreError::of(StoreCause::Unreadable, error.to_string()),
         _ => failed(error),
     }
 }

@@ -8,6 +8,7 @@
 mod journal;
 mod members;
 mod probation;
+mod quorum;
 mod reads;
 mod repair;
 mod scene;

@@ -1,19 +1,15 @@
 //! A process that is gone in the middle: of a backup at each file, of a restore at each write.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
 
 use palisade_replication::NodeId;
 
 use super::store::FailingStore;
 use super::*;
-use crate::backup::rebuild::Rebuild;
+use crate::backup::rebuild::{Compares, Rebuild};
 use crate::machine::EngineMachine;
-use crate::store::{
-    Direction, EachRow, Families, FamilyId, MemoryStore, StateRead, StateStore, StoreError, Walk,
-    WriteSet,
-};
+use crate::store::{Direction, FaultyStore, MemoryStore, StateRead, StateStore, Walk};
 
 /// Nothing that was cut short is taken for a backup, and nothing that is one is harmed.
 #[tokio::test]
@@ -71,57 +67,6 @@ async fn a_backup_that_is_cut_short_has_no_manifest() {
     service.engine.close().await.unwrap();
 }
 
-/// A store that loses power before one of its writes: commits and flushes count.
-struct FailingStates {
-    inner: MemoryStore,
-    left: Mutex<u64>,
-}
-
-impl FailingStates {
-    fn burn(&self) -> Result<(), StoreError> {
-        let mut left = self.left.lock().unwrap();
-        *left = left.checked_sub(1).ok_or(StoreError::new("no power".to_owned()))?;
-        Ok(())
-    }
-}
-
-impl StateRead for FailingStates {
-    fn families(&self) -> &Families {
-        self.inner.families()
-    }
-
-    fn get(&self, family: FamilyId, key: &[u8]) -> Result<Option<bytes::Bytes>, StoreError> {
-        self.inner.get(family, key)
-    }
-
-    fn walk(
-        &self,
-        family: FamilyId,
-        from: &[u8],
-        end: &[u8],
-        direction: Direction,
-        each: &mut EachRow<'_>,
-    ) -> Result<(), StoreError> {
-        self.inner.walk(family, from, end, direction, each)
-    }
-}
-
-impl StateStore for FailingStates {
-    fn snapshot(&self) -> Box<dyn StateRead + '_> {
-        self.inner.snapshot()
-    }
-
-    fn commit(&self, writes: WriteSet) -> Result<(), StoreError> {
-        self.burn()?;
-        self.inner.commit(writes)
-    }
-
-    fn flush(&self) -> Result<(), StoreError> {
-        self.burn()?;
-        self.inner.flush()
-    }
-}
-
 fn row_count(store: &MemoryStore) -> usize {
     let mut count = 0;
     for family in store.families().ids() {
@@ -160,17 +105,19 @@ async fn a_restore_that_is_cut_short_is_refused() {
     let mut cuts = 0;
     loop {
         let inner = MemoryStore::default();
-        let failing = FailingStates { inner: inner.clone(), left: Mutex::new(cuts) };
+        let failing = FaultyStore::new(inner.clone());
+        failing.lose_power_after(cuts);
         let failing: Arc<dyn StateStore> = Arc::new(failing);
         let shared = Arc::clone(&failing);
-        let made = match Rebuild::run(&place, &chain, &ends, shared, registry()).await {
-            Ok(_) => {
-                let refused = open(&inner).unwrap_err().to_string();
-                assert!(refused.contains("an unfinished restore"), "{refused}");
-                Rebuild::end(&*failing, cluster, node).map_err(BackupError::from)
-            }
-            Err(error) => Err(error),
-        };
+        let made =
+            match Rebuild::run(&place, &chain, &ends, shared, registry(), Compares::End).await {
+                Ok(_) => {
+                    let refused = open(&inner).unwrap_err().to_string();
+                    assert!(refused.contains("an unfinished restore"), "{refused}");
+                    Rebuild::end(&*failing, cluster, node).map_err(BackupError::from)
+                }
+                Err(error) => Err(error),
+            };
         if made.is_ok() {
             open(&inner).unwrap();
             inner.crash();
@@ -178,7 +125,7 @@ async fn a_restore_that_is_cut_short_is_refused() {
             break;
         }
         let made = made.unwrap_err();
-        let power = made.to_string().contains("no power");
+        let power = made.to_string().contains("planned");
         assert!(power && matches!(made, BackupError::Engine(_)), "{made}");
         // As the process left it, and as it is after a loss of power.
         for _ in 0..2 {

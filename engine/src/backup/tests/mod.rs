@@ -3,6 +3,8 @@
 mod chains;
 mod crashes;
 mod formats;
+#[cfg(feature = "rocksdb")]
+mod rehearsals;
 mod restores;
 mod store;
 

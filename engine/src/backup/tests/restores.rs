@@ -7,7 +7,7 @@ use palisade_replication::{
 };
 
 use super::*;
-use crate::backup::rebuild::{Rebuild, RestoredGroup, refuse_unregistered};
+use crate::backup::rebuild::{Compares, Rebuild, RestoredGroup, refuse_unregistered};
 use crate::clients::check::clients;
 use crate::digest::{StateDigest, digest};
 use crate::machine::{EngineMachine, read_position};
@@ -84,7 +84,8 @@ async fn restored(
     let chain = place.chain(last).await?;
     let store = MemoryStore::default();
     let shared = Arc::new(store.clone());
-    let mut restored = Rebuild::run(place, &chain, &ends(&chain, at), shared, registry()).await?;
+    let mut restored =
+        Rebuild::run(place, &chain, &ends(&chain, at), shared, registry(), Compares::End).await?;
     Ok((store, restored.groups.remove(&GROUP).unwrap()))
 }
 
@@ -285,7 +286,7 @@ fn a_backup_has_every_group_and_every_name() {
     let ends = last.groups.iter().map(|(group, part)| (*group, part.to)).collect();
     let anew = MemoryStore::default();
     let shared = Arc::new(anew.clone());
-    let run = Rebuild::run(&place, &chain, &ends, shared, registry());
+    let run = Rebuild::run(&place, &chain, &ends, shared, registry(), Compares::End);
     let restored = runtime.block_on(run).unwrap();
     for (group, found) in restored.groups {
         assert_eq!(found.digest.offset, last.groups[&group].to);

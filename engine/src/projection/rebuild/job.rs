@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use palisade_replication::{GroupId, Offset};
 
@@ -22,11 +23,13 @@ use crate::machine::read_position;
 use crate::projection::{At, NewRows, Registry, RowWrites, Rows, RowsRead, Step, Stop};
 use crate::resource::{ResourceId, ResourceKind};
 use crate::resource_row::each_resource;
-use crate::store::{FamilyId, StateRead, StateStore, WriteSet};
+use crate::store::{FamilyId, StateRead, StateStore, StoreCause, WriteSet};
 use crate::view::View;
 
 /// Most operations that are done later in one commit.
 const DEEDS_MAX: usize = 256;
+/// How long a full disk is left alone before the next try.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
 /// Most things that are done for one resource by one record of housekeeping.
 pub(super) use crate::batch_apply::TIDIED_MAX;
 
@@ -199,12 +202,31 @@ impl Job {
         *mode = Mode::Void;
     }
 
+    /// Does it again until there is space for it.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a thread of its own, and nobody rings when there is space"
+    )]
+    fn patiently<T>(&self, mut work: impl FnMut() -> Result<T, Stop>) -> Result<T, Stop> {
+        loop {
+            match work() {
+                Err(Stop::Store(error))
+                    if error.cause() == StoreCause::Full && !self.is_cancelled() =>
+                {
+                    std::thread::sleep(FULL_PAUSE);
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// All of it, on a thread that has nothing else to do.
     pub(super) fn run(&self, store: &dyn StateStore) {
-        let done = self.import(&*store.snapshot(), &mut |writes| self.commit(store, writes));
+        let mut commit = |writes: WriteSet| self.patiently(|| self.commit(store, writes.clone()));
+        let done = self.import(&*store.snapshot(), &mut commit);
         let done = done.and_then(|moment| {
             let mut after = (moment, u16::MAX);
-            while let Some(next) = self.catch_up(store, after)? {
+            while let Some(next) = self.patiently(|| self.catch_up(store, after))? {
                 after = next;
             }
             Ok(())
@@ -286,6 +308,8 @@ impl Run {
     pub(crate) fn step(&mut self, store: &dyn StateStore) -> bool {
         match self.try_step(store) {
             Ok(goes_on) => goes_on,
+            // As a thread does it: the same again.
+            Err(Stop::Store(error)) if error.cause() == StoreCause::Full => true,
             Err(stop) => {
                 self.job.give_up(store, &stop);
                 false
@@ -306,8 +330,9 @@ impl Run {
             (self.left, self.after) = (Some(read), (moment, u16::MAX));
             return Ok(true);
         };
-        if let Some(writes) = left.pop_front() {
+        if let Some(writes) = left.front().cloned() {
             self.job.commit(store, writes)?;
+            left.pop_front();
             return Ok(true);
         }
         match self.job.catch_up(store, self.after)? {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use palisade_replication::sim::SimRandom;
 use palisade_replication::{
-    CommittedEntry, GroupId, LogIndex, LogTime, NodeId, Offset, ProposalId, Record, StateMachine,
-    Term,
+    CommittedEntry, GroupId, HaltScope, LogIndex, LogTime, NodeId, Offset, ProposalId, Record,
+    StateMachine, Term,
 };
 
 use super::local::{Progress, queue};
@@ -25,7 +25,7 @@ use crate::projection::{
     Applied, At, Erased, Imported, NewRows, Projection, ProjectionFault, Registry, Rows, RowsRead,
 };
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
-use crate::store::{Direction, FamilyId, MemoryStore, StateRead, Walk};
+use crate::store::{Direction, FamilyId, FaultyStore, MemoryStore, StateRead, StoreCause, Walk};
 use crate::stored::Stored;
 
 const GROUP: GroupId = GroupId::new(1);
@@ -115,17 +115,18 @@ fn release(number: u32) -> Registry {
 }
 
 struct Replica {
-    store: MemoryStore,
+    store: FaultyStore,
     machine: EngineMachine,
     runs: Vec<Run>,
 }
 
 impl Replica {
     fn new(release: &Registry) -> Self {
-        Self::over(MemoryStore::new(release.families().clone()), release)
+        let store = MemoryStore::new(release.families().clone());
+        Self::over(FaultyStore::new(store), release)
     }
 
-    fn over(store: MemoryStore, release: &Registry) -> Self {
+    fn over(store: FaultyStore, release: &Registry) -> Self {
         let shared = Arc::new(store.clone());
         let machine = EngineMachine::unclaimed(shared, release.clone(), true, &[GROUP]).unwrap();
         Self { store, machine, runs: Vec::new() }
@@ -138,6 +139,22 @@ impl Replica {
     fn apply(&mut self, entries: &[CommittedEntry]) -> Vec<Outcome> {
         let done = self.machine.apply(GROUP, entries).unwrap();
         done.into_iter().map(|outcome| outcome.0).collect()
+    }
+
+    /// The same on a disk that is full now and then.
+    fn apply_in_the_end(&mut self, entries: &[CommittedEntry]) -> Vec<Outcome> {
+        let (first, mut outcomes) = (self.applied(), Vec::new());
+        while self.applied() < first + entries.len() {
+            let stood = self.applied();
+            match self.machine.apply(GROUP, &entries[stood - first..]) {
+                Ok(done) => outcomes.extend(done.into_iter().map(|outcome| outcome.0)),
+                Err(error) => {
+                    assert_eq!(error.scope, HaltScope::Nothing, "{error}");
+                    assert_eq!(self.applied(), stood);
+                }
+            }
+        }
+        outcomes
     }
 
     /// One step of what is to be built. Says whether there was one.
@@ -327,7 +344,7 @@ fn history(random: &mut SimRandom) -> Vec<Command> {
 }
 
 /// Replicas that cut the log into other commits, build more or less of a newer version before the next record
-/// comes, crash at any step, or come by a snapshot, have equal digests at equal offsets, and so do those
+/// comes, crash at any step, find their disk full, or come by a snapshot, have equal digests at equal offsets, and so do those
 /// that never build anything but when they must.
 #[test]
 fn replicas_at_different_points_of_a_rebuild_come_to_the_same() {
@@ -348,12 +365,16 @@ fn replicas_at_different_points_of_a_rebuild_come_to_the_same() {
         while rough.applied() < log.len() {
             let at = rough.applied();
             let count = 1 + random.below((log.len() - at).min(5) as u64) as usize;
-            let found = rough.apply(&log[at..at + count]);
+            let mut full = SimRandom::from_seed(random.below(1 << 32));
+            let every = 2 + random.below(6);
+            rough.store.fail(move || (full.below(every) == 0).then_some(StoreCause::Full));
+            let found = rough.apply_in_the_end(&log[at..at + count]);
             assert_eq!(found, outcomes[at..at + count], "seed={seed} at={at}");
             assert_eq!(rough.digest(), digests[at + count], "seed={seed} at={}", at + count);
             for _ in 0..random.below(8) {
                 rough.build();
             }
+            rough.store.fail(|| None);
             match random.below(12) {
                 0..=3 => rough.machine.flush().unwrap(),
                 4 => rough = rough.crash(&release),
@@ -461,7 +482,7 @@ fn who_does_not_know_the_newer_version_halts_where_it_decides() {
     let newest = Registry::new(&[Arc::new(Erased(Sums::<2>))]).unwrap();
     let mut both = Replica::new(&release(2));
     both.apply(upto);
-    let refused = |store: &MemoryStore, release: &Registry| {
+    let refused = |store: &FaultyStore, release: &Registry| {
         let shared = Arc::new(store.clone());
         EngineMachine::unclaimed(shared, release.clone(), true, &[GROUP])
             .err()

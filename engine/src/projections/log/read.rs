@@ -5,10 +5,11 @@ use palisade_replication::LogTime;
 
 use super::header::{Header, ROW};
 use super::position::{ENTRIES_END, LogPosition};
-use super::state::{Consumer, consumer_row};
+use super::state::{CONSUMERS, CONSUMERS_END, Consumer, consumer_row};
 use crate::error::Error;
 use crate::page::Page;
 use crate::projection::{ProjectionFault, RowsRead};
+use crate::resource::FenceEpoch;
 use crate::store::{Direction, Walk};
 use crate::stored::Stored;
 
@@ -25,6 +26,43 @@ pub(crate) fn committed(
 ) -> Result<Option<LogPosition>, ProjectionFault> {
     let row = rows.get(&consumer_row(name))?;
     Ok(row.map(|raw| Consumer::from_bytes(&raw)).transpose()?.map(|found| found.position))
+}
+
+/// How far a consumer has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConsumerPosition {
+    /// Its name.
+    pub name: String,
+    /// Everything before it is done with.
+    pub position: LogPosition,
+    /// Who made the last change; no lower one can.
+    pub owner: FenceEpoch,
+    /// When it was made.
+    pub log_time: LogTime,
+}
+
+/// All consumers, by name. There are no more than [`super::CONSUMERS_MAX`].
+pub(crate) fn consumers(rows: &RowsRead<'_>) -> Result<Vec<ConsumerPosition>, ProjectionFault> {
+    let (mut found, mut malformed) = (Vec::new(), Ok(()));
+    rows.walk(CONSUMERS, Some(CONSUMERS_END), Direction::Forward, &mut |key, value| {
+        let name = String::from_utf8(key[CONSUMERS.len()..].to_vec());
+        match (name, Consumer::from_bytes(&Bytes::copy_from_slice(value))) {
+            (Ok(name), Ok(Consumer { position, owner, log_time })) => {
+                found.push(ConsumerPosition { name, position, owner, log_time });
+                Walk::Next
+            }
+            (Err(_), _) => {
+                malformed = Err(ProjectionFault::new("a consumer's name is no text"));
+                Walk::Stop
+            }
+            (_, Err(error)) => {
+                malformed = Err(error.into());
+                Walk::Stop
+            }
+        }
+    })?;
+    malformed.map(|()| found)
 }
 
 /// An entry as it is stored.

@@ -57,9 +57,13 @@ impl Stored for Consumer {
     }
 }
 
+/// Where the rows of consumers begin, each followed by its name, and what is behind them.
+pub(super) const CONSUMERS: &[u8] = b"c";
+pub(super) const CONSUMERS_END: &[u8] = b"d";
+
 /// The key of a consumer's row.
 pub(super) fn consumer_row(name: &str) -> Vec<u8> {
-    [b"c", name.as_bytes()].concat()
+    [CONSUMERS, name.as_bytes()].concat()
 }
 
 /// What is left of a count of the header.
