@@ -28,6 +28,7 @@ mod frame;
 pub mod fuzz;
 mod index;
 mod inspect;
+mod keys;
 mod note;
 mod options;
 mod position;
@@ -52,6 +53,12 @@ pub use error::{Disposition, WalError};
 pub use frame::Write;
 pub use inspect::{
     InspectedItem, InspectedPlace, InspectedSegment, Inspection, inspect, walk_segment,
+};
+#[cfg(any(test, feature = "sim"))]
+pub use keys::SeededRandomness;
+pub use keys::{
+    KeyEpoch, KeyError, KeyHold, KeyRing, KeyState, Keys, Randomness, SEALED_FILE_BYTES,
+    SEALED_FILE_PREFIX_BYTES, SystemRandomness, sealed_epoch,
 };
 pub use options::{STATE_BYTES_MAX, WalOptions};
 pub use position::{BatchSeq, BytePos, GroupId, LogIndex, SegmentId};
