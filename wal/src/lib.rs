@@ -37,6 +37,7 @@ mod reader;
 mod recovery;
 mod room;
 mod salvage;
+mod sealing;
 mod segment;
 #[cfg(feature = "sim")]
 pub mod sim;

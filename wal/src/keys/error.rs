@@ -1,5 +1,6 @@
 //! What can be wrong with keys, or with what they seal. Never says anything of a key itself.
 
+use crate::error::Disposition;
 use crate::keys::KeyEpoch;
 
 /// Why something was not sealed or opened, or a ring not taken.
@@ -81,4 +82,22 @@ pub enum KeyError {
     /// The system gave no randomness.
     #[error("no randomness for a nonce")]
     NoRandomness,
+}
+
+impl KeyError {
+    /// What the caller should do: bring the right ring, or stop. Exhaustive on purpose.
+    #[must_use]
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Self::NotGiven { .. }
+            | Self::Missing { .. }
+            | Self::Retired { .. }
+            | Self::Wrong { .. }
+            | Self::InUse { .. }
+            | Self::Changed { .. }
+            | Self::BadRing { .. } => Disposition::Reject,
+            // What is stored here is not what was stored; nothing is known of the rest.
+            Self::Tampered { .. } | Self::NoRandomness => Disposition::Halt,
+        }
+    }
 }

@@ -254,7 +254,9 @@ mod tests {
     fn ring(seed: u64, epochs: u32) -> KeyRing {
         let randomness = SeededRandomness::new(seed);
         let mut ring = KeyRing::default();
-        (0..epochs).for_each(|_| drop(ring.rotate(&randomness).unwrap()));
+        for _ in 0..epochs {
+            ring.rotate(&randomness).unwrap();
+        }
         ring
     }
 
