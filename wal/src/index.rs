@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::frame::{ITEM_HEADER_BYTES, Item, ItemKind, Link};
+use crate::keys::SEAL_BYTES;
 use crate::position::{BatchSeq, GroupId, LogIndex, SegmentId};
 
 /// Where a payload lies.
@@ -21,6 +22,11 @@ pub(crate) struct Location {
 }
 
 impl Location {
+    /// Length of what its caller handed in.
+    pub(crate) fn content_len(&self) -> usize {
+        self.len as usize - if self.sealed { SEAL_BYTES } else { 0 }
+    }
+
     /// Of an item whose frame begins at `frame_pos`; none beyond what a segment can be.
     pub(crate) fn of(item: &Item, segment: SegmentId, frame_pos: u64) -> Option<Self> {
         let pos = u32::try_from(frame_pos + u64::from(item.payload_pos)).ok()?;

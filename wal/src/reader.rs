@@ -55,7 +55,7 @@ impl WalReader {
                 Err(error) if entries.is_empty() => return Err(error),
                 Err(_) => break,
             };
-            bytes += location.len as usize;
+            bytes += location.content_len();
             if !entries.is_empty() && bytes > bytes_max {
                 break;
             }

@@ -231,3 +231,6 @@ impl TailSeal {
         self.holds.remove(&segment);
     }
 }
+
+#[cfg(test)]
+mod tests;
