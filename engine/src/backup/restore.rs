@@ -118,8 +118,9 @@ pub async fn restore(
     let restored = Rebuild::run(place, &chain, &ends, Arc::clone(&store), registry).await?;
     let builder = builder.clone();
     on_thread(move || {
-        let EngineBuilder { dir, cluster, node, domain, listen, wal, disk, data_groups, .. } =
-            builder;
+        let EngineBuilder {
+            dir, cluster, node, domain, listen, wal, disk, keys, data_groups, ..
+        } = builder;
         let domain = domain.to_string();
         let member = Member { address: listen, domain, ..Member::default() };
         let stands = restored
@@ -127,7 +128,7 @@ pub async fn restore(
             .iter()
             .map(|(group, found)| (*group, (found.digest.offset, found.log_time)));
         let groups = stands.collect();
-        let founding = Founding { data_dir: dir, disk, wal, cluster, node, member, groups };
+        let founding = Founding { data_dir: dir, disk, wal, keys, cluster, node, member, groups };
         founding.found().map_err(Error::from)?;
         keep_count(&*store, data_groups)?;
         Rebuild::end(&*store, cluster, node)?;

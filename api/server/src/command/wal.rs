@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use palisade::encryption::Keys;
 use palisade::inspect::{
     GroupLog, ItemBody, RecordView, WalFiles, WalFrame, WalItem, WalPlace, WalVerdict,
 };
@@ -78,7 +79,7 @@ impl WalCommand {
 }
 
 fn dump(args: &DumpArgs) -> Result<Found, Failed> {
-    let files = WalFiles::open(&args.dir)?;
+    let files = WalFiles::open(&args.dir, Keys::none())?;
     let (mut text, mut places, mut frames, mut more) = (String::new(), Vec::new(), 0, false);
     files.walk(args.from, &mut |place| {
         match place {
@@ -149,6 +150,9 @@ fn frame_text(text: &mut String, frame: &WalFrame, items: &[&WalItem]) {
             ItemBody::Undecodable(why) => {
                 let _ = writeln!(text, "    cannot be decoded: {}", printable(why));
             }
+            ItemBody::Sealed { epoch, why } => {
+                let _ = writeln!(text, "    sealed with key epoch {epoch}: {why}");
+            }
             ItemBody::Entry { term, log_time, changes_members, records } => {
                 let time = log_time.map(|at| format!(" log_time={at}")).unwrap_or_default();
                 let change = if *changes_members { " changes who takes part" } else { "" };
@@ -201,6 +205,9 @@ fn item_json(item: &WalItem) -> Value {
         ItemBody::Nothing => {}
         ItemBody::Register(register) => document["register"] = fields_json(&register.fields),
         ItemBody::Undecodable(why) => document["undecodable"] = json!(why),
+        ItemBody::Sealed { epoch, why } => {
+            document["sealed"] = json!({ "key_epoch": epoch.get(), "why": why.to_string() });
+        }
         ItemBody::Entry { term, log_time, changes_members, records } => {
             let records: Vec<Value> = records.iter().map(record_json).collect();
             document["entry"] = json!({
@@ -290,6 +297,8 @@ struct Counted {
     batches: Option<(u64, u64)>,
     /// Entries, registers and records that hold and are still not what this release writes.
     undecodable: u64,
+    /// Entries and registers that are sealed, and were not opened.
+    sealed: u64,
     /// Where there is no frame: segment, byte, bytes. The first ones.
     no_frames: Vec<(u64, u64, u64)>,
 }
@@ -317,6 +326,7 @@ fn count(files: &WalFiles) -> Result<Counted, Failed> {
                             counted.undecodable += bad.count() as u64;
                         }
                         ItemBody::Undecodable(_) => counted.undecodable += 1,
+                        ItemBody::Sealed { .. } => counted.sealed += 1,
                         ItemBody::Nothing | ItemBody::Register(_) => {}
                     }
                 }
@@ -328,7 +338,7 @@ fn count(files: &WalFiles) -> Result<Counted, Failed> {
 }
 
 fn verify(dir: &Path) -> Result<Found, Failed> {
-    let files = WalFiles::open(dir)?;
+    let files = WalFiles::open(dir, Keys::none())?;
     let counted = count(&files)?;
     let groups: Vec<GroupLog> = files.groups().collect();
     let verdict = files.verdict();
@@ -339,6 +349,10 @@ fn verify(dir: &Path) -> Result<Found, Failed> {
         "{} frames, {} entries, {} records",
         counted.frames, counted.entries, counted.records
     );
+    if counted.sealed > 0 {
+        let _ =
+            writeln!(text, "{} entries and registers are sealed, not looked into", counted.sealed);
+    }
     text.push_str(&groups_table(&groups));
     for (segment, byte_pos, bytes) in &counted.no_frames {
         let _ = writeln!(text, "no frame at segment {segment} byte {byte_pos}, {bytes} bytes");
@@ -356,6 +370,7 @@ fn verify(dir: &Path) -> Result<Found, Failed> {
     document["entries"] = json!(counted.entries);
     document["records"] = json!(counted.records);
     document["undecodable"] = json!(counted.undecodable);
+    document["sealed"] = json!(counted.sealed);
     document["unlisted_damaged"] = json!(files.is_unlisted_damaged());
     document["no_frames"] = json!(places);
     document["groups"] = json!(groups.iter().map(group_json).collect::<Vec<_>>());
@@ -423,7 +438,7 @@ fn group_json(group: &GroupLog) -> Value {
 }
 
 fn stat(dir: &Path) -> Result<Found, Failed> {
-    let files = WalFiles::open(dir)?;
+    let files = WalFiles::open(dir, Keys::none())?;
     let counted = count(&files)?;
     let groups: Vec<GroupLog> = files.groups().collect();
     let segments: Vec<_> = files.segments().collect();
