@@ -313,6 +313,7 @@ impl EngineBuilder {
             id,
             data_groups,
             domain: self.domain,
+            keys: self.keys,
             request_timeout: Duration::from_millis(self.request_timeout_ms),
             scrub: Scrub::new(self.scrub_bytes_per_second),
         };

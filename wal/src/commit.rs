@@ -660,7 +660,8 @@ impl Commit {
             let first_bytes = self.index.live_bytes_in(*segment);
             if first_bytes > 0 {
                 let live_bytes = self.index.live_bytes();
-                let due = self.room.is_move_due(&self.options, segments, live_bytes, first_bytes);
+                let due = self.room.is_move_due(&self.options, segments, live_bytes, first_bytes)
+                    || !self.room.is_short() && self.seal.is_former(*segment);
                 return if due { self.index.live_items(*segment) } else { Vec::new() };
             }
             // About to be freed.

@@ -65,7 +65,7 @@ pub use options::{STATE_BYTES_MAX, WalOptions};
 pub use position::{BatchSeq, BytePos, GroupId, LogIndex, SegmentId};
 pub use read_only::ReadOnlyDisk;
 pub use reader::WalReader;
-pub use segment::WalIdentity;
+pub use segment::{SEGMENT_HEADER_BYTES, WalIdentity, sealed_segment_epoch};
 pub use verdict::{Damage, Recovered, RecoveredGroup, Verdict};
 pub use wal::Wal;
 pub use writer::{OnDurable, WalWriter};

@@ -221,6 +221,18 @@ impl TailSeal {
         self.holds.entry(segment).or_default().extend(hold);
     }
 
+    /// Whether a segment is sealed, or clear, as nothing is any more that is written now: it is left as soon as
+    /// may be, so that the epoch can be retired.
+    pub(crate) fn is_former(&self, segment: SegmentId) -> bool {
+        let active = self.active();
+        let mut epochs =
+            self.holds.get(&segment).into_iter().flatten().map(KeyHold::epoch).peekable();
+        match active {
+            None => epochs.peek().is_some(),
+            Some(_) => epochs.peek().is_none() || epochs.any(|epoch| Some(epoch) != active),
+        }
+    }
+
     /// Who seals what is written to the last segment.
     pub(crate) fn sealer(&mut self) -> Option<&mut Sealer> {
         self.sealer.as_mut()

@@ -27,7 +27,8 @@ use crate::keys::KeyEpoch;
 use crate::position::{BatchSeq, SEQ_MAX, SegmentId};
 use crate::sealing::SealMark;
 
-pub(crate) const SEGMENT_HEADER_BYTES: u64 = 96;
+/// Length of what a segment begins with.
+pub const SEGMENT_HEADER_BYTES: u64 = 96;
 const MAGIC: &[u8; 8] = b"PLSDWAL\n";
 const VERSION: u32 = 1;
 const VERSION_SEALED: u32 = 2;
@@ -179,6 +180,14 @@ fn is_known(version: u32) -> bool {
     matches!(version, VERSION | VERSION_SEALED)
 }
 
+/// The epoch that the payloads of a segment are sealed with, as the first bytes of its file say; none if they
+/// are clear, or the header does not hold. Whose segment it is does not matter, and no key is needed.
+#[must_use]
+pub fn sealed_segment_epoch(raw: &[u8]) -> Option<KeyEpoch> {
+    let owner = owner(raw)?;
+    decode_header(&owner, "", raw).ok()??.seal.map(|mark| mark.epoch)
+}
+
 /// Whose header it is, if it holds and is of a version that is known.
 pub(crate) fn owner(raw: &[u8]) -> Option<WalIdentity> {
     let raw = raw.get(..SEGMENT_HEADER_BYTES as usize)?;
@@ -260,6 +269,8 @@ mod tests {
         assert_eq!(raw[8..12], [2, 0, 0, 0]);
         assert_eq!(decode_header(&IDENTITY, "f", &raw).unwrap(), Some(header));
         assert_eq!(owner(&raw), Some(IDENTITY));
+        assert_eq!(sealed_segment_epoch(&raw), Some(SEAL.epoch));
+        assert_eq!(sealed_segment_epoch(&encode_header(&IDENTITY, HEADER)), None);
         raw[84..88].fill(0);
         let crc = header_crc(&raw);
         raw[12..16].copy_from_slice(&crc.to_le_bytes());

@@ -237,28 +237,28 @@ fn an_epoch_leaves_the_log_with_its_segments() {
     drop(wal);
     assert!(matches!(refusal(&disk, &keys(without.clone())), KeyError::Retired { .. }));
 
+    // What is live in segments of a former epoch, or clear ones, moves as others write, however few these are.
     let (mut wal, _) = open(&disk, &given);
     check(&wal, 9);
-    append(&mut wal, 10..=400);
-    trim(&mut wal, 390);
-    (0..8).for_each(|_| flush(&mut wal));
+    append(&mut wal, 10..=20);
+    (0..4).for_each(|_| flush(&mut wal));
     assert_eq!(needs(&disk), [2]);
+    assert!(!disk.list().unwrap().contains(&"0000000000000001.seg".to_owned()), "the clear one");
     given.replace(without.clone()).unwrap();
     drop(wal);
     let given = keys(without.clone());
     let (mut wal, _) = open(&disk, &given);
-    check(&wal, 400);
+    check(&wal, 20);
 
     without.seal_no_more();
     given.replace(without).unwrap();
-    append(&mut wal, 401..=900);
-    trim(&mut wal, 890);
-    (0..8).for_each(|_| flush(&mut wal));
-    check(&wal, 900);
+    append(&mut wal, 21..=40);
+    (0..4).for_each(|_| flush(&mut wal));
+    check(&wal, 40);
     assert_eq!(needs(&disk), [0; 0]);
     drop(wal);
     let (wal, _) = open(&disk, &Keys::none());
-    check(&wal, 900);
+    check(&wal, 40);
 }
 
 /// One step of a rotation, its crash, and a start with either ring.

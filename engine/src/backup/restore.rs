@@ -95,7 +95,8 @@ fn check(
 /// [`BackupError::Missing`], [`BackupError::Damaged`] or [`BackupError::BrokenChain`] with the first file that is
 /// not what it should be; [`BackupError::Compacted`] for an offset before the chain begins;
 /// [`BackupError::InvalidArgument`] for one behind its end, for the same cluster, for a builder that names
-/// other voters, and for a directory that is not empty. After an error that is none of the last the directory is refused by whoever opens it.
+/// other voters, and for a directory that is not empty; [`BackupError::Key`] for a sealed one that neither the
+/// place's keys nor the builder's open, before anything is written. After an error that is none of the last the directory is refused by whoever opens it.
 pub async fn restore(
     place: &BackupPlace,
     id: &BackupId,
@@ -103,7 +104,11 @@ pub async fn restore(
     to: RestoreTo,
 ) -> Result<Restored, BackupError> {
     Carrier::here().await?;
+    let place = &place.or_keys(&builder.keys);
     let chain = place.chain(id).await?;
+    for contents in &chain {
+        place.judge(contents)?;
+    }
     let ends = check(builder, to, &chain)?;
     let registry = builder.check()?;
     refuse_unregistered(&chain, &registry)?;

@@ -62,6 +62,14 @@ pub struct KeyHold {
     epoch: KeyEpoch,
 }
 
+impl KeyHold {
+    /// Which epoch.
+    #[must_use]
+    pub fn epoch(&self) -> KeyEpoch {
+        self.epoch
+    }
+}
+
 impl Drop for KeyHold {
     fn drop(&mut self) {
         let Some(inner) = &self.keys.0 else { return };
@@ -161,8 +169,9 @@ impl Keys {
         Ok(KeyHold { keys: self.clone(), epoch })
     }
 
-    /// The first bytes of the check of an epoch's key, if the ring has it.
-    pub(crate) fn check(&self, epoch: KeyEpoch) -> Option<[u8; 3]> {
+    /// What tells the key of an epoch from most others, if the ring has it: nothing of the key itself.
+    #[must_use]
+    pub fn check(&self, epoch: KeyEpoch) -> Option<[u8; 3]> {
         let check = self.0.as_ref()?.state().ring.check(epoch)?;
         Some([check[0], check[1], check[2]])
     }

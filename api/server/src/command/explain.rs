@@ -30,7 +30,7 @@ pages! {
     "TailMismatch", "Compacted", "GuardFailed", "WindowExpired", "ClientEvicted", "InProgress",
     "Refused", "Usage", "UnreadableFile", "InvalidSyntax", "UnknownKey", "InvalidValue", "MissingKey",
     "UnfitKeys", "UnknownCode", "InUse", "Damaged", "Unfit", "Unready", "Interrupted",
-    "Unconfirmed", "NotCompared",
+    "Unconfirmed", "NotCompared", "Sealed",
     "NotAuthenticated", "NotAllowed", "OutcomeUnknown", "InputOutput", "DemoFailed",
 }
 

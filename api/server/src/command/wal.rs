@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use palisade::encryption::Keys;
+use palisade::encryption::KeyError;
 use palisade::inspect::{
     GroupLog, ItemBody, RecordView, WalFiles, WalFrame, WalItem, WalPlace, WalVerdict,
 };
@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::failed::Failed;
 use super::hexdump::hexdump;
+use super::keys::RingArgs;
 use super::output::Found;
 use super::printable::printable;
 use super::table::table;
@@ -47,12 +48,16 @@ enum Action {
 struct DirArgs {
     /// The node's data directory, or its log's own.
     dir: PathBuf,
+    #[command(flatten)]
+    ring: RingArgs,
 }
 
 #[derive(Args)]
 struct DumpArgs {
     /// The node's data directory, or its log's own.
     dir: PathBuf,
+    #[command(flatten)]
+    ring: RingArgs,
     /// Only this group's changes.
     #[arg(long, value_name = "NUMBER")]
     group: Option<u64>,
@@ -72,14 +77,14 @@ impl WalCommand {
     pub(super) fn run(self) -> Result<Found, Failed> {
         match self.action {
             Action::Dump(args) => dump(&args),
-            Action::Verify(args) => verify(&args.dir),
-            Action::Stat(args) => stat(&args.dir),
+            Action::Verify(args) => verify(&args),
+            Action::Stat(args) => stat(&args),
         }
     }
 }
 
 fn dump(args: &DumpArgs) -> Result<Found, Failed> {
-    let files = WalFiles::open(&args.dir, Keys::none())?;
+    let files = WalFiles::open(&args.dir, args.ring.keys()?)?;
     let (mut text, mut places, mut frames, mut more) = (String::new(), Vec::new(), 0, false);
     files.walk(args.from, &mut |place| {
         match place {
@@ -299,6 +304,8 @@ struct Counted {
     undecodable: u64,
     /// Entries and registers that are sealed, and were not opened.
     sealed: u64,
+    /// The first that does not open although its key is there.
+    tampered: Option<KeyError>,
     /// Where there is no frame: segment, byte, bytes. The first ones.
     no_frames: Vec<(u64, u64, u64)>,
 }
@@ -326,7 +333,12 @@ fn count(files: &WalFiles) -> Result<Counted, Failed> {
                             counted.undecodable += bad.count() as u64;
                         }
                         ItemBody::Undecodable(_) => counted.undecodable += 1,
-                        ItemBody::Sealed { .. } => counted.sealed += 1,
+                        ItemBody::Sealed { why, .. } => {
+                            counted.sealed += 1;
+                            if matches!(why, KeyError::Tampered { .. }) {
+                                counted.tampered.get_or_insert_with(|| why.clone());
+                            }
+                        }
                         ItemBody::Nothing | ItemBody::Register(_) => {}
                     }
                 }
@@ -337,8 +349,8 @@ fn count(files: &WalFiles) -> Result<Counted, Failed> {
     Ok(counted)
 }
 
-fn verify(dir: &Path) -> Result<Found, Failed> {
-    let files = WalFiles::open(dir, Keys::none())?;
+fn verify(args: &DirArgs) -> Result<Found, Failed> {
+    let files = WalFiles::open(&args.dir, args.ring.keys()?)?;
     let counted = count(&files)?;
     let groups: Vec<GroupLog> = files.groups().collect();
     let verdict = files.verdict();
@@ -396,6 +408,14 @@ fn wrong(files: &WalFiles, groups: &[GroupLog], counted: &Counted) -> Option<Fai
         let what = "batches of the log are missing, and nothing tells of which groups";
         return Some(Failed::new("Damaged", what, help));
     }
+    if let Some(tampered) = &counted.tampered {
+        return Some(tampered.clone().into());
+    }
+    if let Some(refused) =
+        files.refused().filter(|refused| !matches!(refused, KeyError::NotGiven { .. }))
+    {
+        return Some(refused.clone().into());
+    }
     (counted.undecodable > 0).then(|| {
         let what = format!(
             "{} entries, registers or records hold and cannot be decoded by this release",
@@ -437,8 +457,8 @@ fn group_json(group: &GroupLog) -> Value {
     document
 }
 
-fn stat(dir: &Path) -> Result<Found, Failed> {
-    let files = WalFiles::open(dir, Keys::none())?;
+fn stat(args: &DirArgs) -> Result<Found, Failed> {
+    let files = WalFiles::open(&args.dir, args.ring.keys()?)?;
     let counted = count(&files)?;
     let groups: Vec<GroupLog> = files.groups().collect();
     let segments: Vec<_> = files.segments().collect();
@@ -467,6 +487,7 @@ fn stat(dir: &Path) -> Result<Found, Failed> {
                 "bytes": segment.bytes,
                 "first_batch": segment.first_seq,
                 "after_damage": segment.after_damage,
+                "key_epoch": segment.key_epoch.map(|epoch| epoch.get()),
             })
         })
         .collect();
