@@ -23,7 +23,8 @@ pub(crate) use sealed::{FileKey, SEAL_BYTES, Sealer, epoch_of};
 /// What a sealed file begins with.
 const FILE_MAGIC: &[u8; 8] = b"PLSDSEAL";
 const FILE_VERSION: u32 = 1;
-const FILE_HEADER_BYTES: usize = 12;
+/// Magic 8, version 4, epoch 4, crc32 of these 4: so that rot is not taken for an epoch that nobody has.
+const FILE_HEADER_BYTES: usize = 20;
 
 /// The ring in use, or none; cheap to clone, and all clones see the same.
 #[derive(Clone, Default)]
@@ -217,6 +218,9 @@ impl Keys {
         let mut raw = Vec::with_capacity(FILE_HEADER_BYTES + SEAL_BYTES + plain.len());
         raw.extend_from_slice(FILE_MAGIC);
         raw.extend_from_slice(&FILE_VERSION.to_le_bytes());
+        raw.extend_from_slice(&epoch.get().to_le_bytes());
+        let crc = crc32fast::hash(&raw);
+        raw.extend_from_slice(&crc.to_le_bytes());
         self.sealer(epoch, context, file)?.seal(&[], plain, &mut raw);
         Ok(raw)
     }
@@ -243,13 +247,14 @@ impl Keys {
 /// What sealing adds to a whole file.
 pub const SEALED_FILE_BYTES: usize = FILE_HEADER_BYTES + SEAL_BYTES;
 /// So much of a file says whether it is sealed, and with which epoch.
-pub const SEALED_FILE_PREFIX_BYTES: usize = FILE_HEADER_BYTES + 4;
+pub const SEALED_FILE_PREFIX_BYTES: usize = FILE_HEADER_BYTES;
 
-/// The epoch of a sealed file, as its first bytes say; none if it is not sealed.
+/// The epoch of a sealed file, as its first bytes say; none if it is not sealed, or they are not whole.
 #[must_use]
 pub fn sealed_epoch(raw: &[u8]) -> Option<KeyEpoch> {
-    let rest = raw.strip_prefix(FILE_MAGIC)?;
-    epoch_of(rest.strip_prefix(&FILE_VERSION.to_le_bytes())?)
+    let (said, crc) = raw.get(..FILE_HEADER_BYTES)?.split_at(FILE_HEADER_BYTES - 4);
+    let rest = said.strip_prefix(FILE_MAGIC)?.strip_prefix(&FILE_VERSION.to_le_bytes())?;
+    epoch_of(rest).filter(|_| crc == crc32fast::hash(said).to_le_bytes())
 }
 
 #[cfg(test)]
@@ -275,6 +280,11 @@ mod tests {
         let raw = keys.seal_file(epoch(1), b"context", "f", b"plain").unwrap();
         assert_eq!(raw.len(), 5 + SEALED_FILE_BYTES);
         assert_eq!(sealed_epoch(&raw[..SEALED_FILE_PREFIX_BYTES]), Some(epoch(1)));
+        for at in 0..SEALED_FILE_PREFIX_BYTES {
+            let mut rotten = raw.clone();
+            rotten[at] ^= 1;
+            assert_eq!(sealed_epoch(&rotten), None, "at={at}");
+        }
         let opened = keys.open_file(b"context", "f", &raw);
         assert_eq!(opened.unwrap().as_deref(), Some(&b"plain"[..]));
         assert_eq!(keys.open_file(b"context", "f", b"plain").unwrap(), None);

@@ -408,12 +408,9 @@ fn wrong(files: &WalFiles, groups: &[GroupLog], counted: &Counted) -> Option<Fai
         let what = "batches of the log are missing, and nothing tells of which groups";
         return Some(Failed::new("Damaged", what, help));
     }
-    if let Some(tampered) = &counted.tampered {
-        return Some(tampered.clone().into());
-    }
-    if let Some(refused) =
-        files.refused().filter(|refused| !matches!(refused, KeyError::NotGiven { .. }))
-    {
+    // With another key nothing opens: that comes before what looks changed by it.
+    let refused = files.refused().filter(|refused| !matches!(refused, KeyError::NotGiven { .. }));
+    if let Some(refused) = refused.or(counted.tampered.as_ref()) {
         return Some(refused.clone().into());
     }
     (counted.undecodable > 0).then(|| {

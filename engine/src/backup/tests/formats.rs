@@ -98,7 +98,7 @@ fn what_is_not_of_this_format_is_refused() {
         decode(body.replacen(from, to, 1)).unwrap_err()
     };
     for (from, to, found) in [
-        ("manifest 1", "manifest 2", "palisade backup manifest 2"),
+        ("manifest 1", "manifest 3", "palisade backup manifest 3"),
         ("state 2", "state 3", "state version=3, known=2"),
         ("group 1", "group 2", "groups=[GroupId(0), GroupId(2)]"),
     ] {
