@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use palisade_replication::{
-    ClusterId, Member, Node, NodeId, OpenDisk, Options, PeerLinks, PeerTls, WalOptions,
+    ClusterId, Keys, Member, Node, NodeId, OpenDisk, Options, PeerLinks, PeerTls, WalOptions,
 };
 
 pub(crate) use self::groups::keep_count;
@@ -71,6 +71,8 @@ pub struct EngineBuilder {
     options: Options,
     pub(crate) wal: WalOptions,
     pub(crate) disk: OpenDisk,
+    pub(crate) keys: Keys,
+    state_disk_is_encrypted: bool,
     pub(crate) added: Added,
     limits: HealthLimits,
     scrub_bytes_per_second: u64,
@@ -96,6 +98,8 @@ impl EngineBuilder {
             options: Options::default(),
             wal: WalOptions::default(),
             disk: OpenDisk::default(),
+            keys: Keys::none(),
+            state_disk_is_encrypted: false,
             added: Added::default(),
             limits: HealthLimits::default(),
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
@@ -223,6 +227,21 @@ impl EngineBuilder {
         self
     }
 
+    /// Seals the log, snapshots and backups with these keys: see [`crate::encryption`]. They do not seal the
+    /// state store, so that [`EngineBuilder::state_disk_is_encrypted`] must be said too. Who keeps a clone can
+    /// give the node another ring while it runs: [`Keys::replace`].
+    pub fn keys(mut self, keys: Keys) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    /// Says that the state store, `state` below the directory, lies on an encrypted disk or file system. It
+    /// has in clear what the log has sealed, and nothing here can see whether that is true.
+    pub fn state_disk_is_encrypted(mut self) -> Self {
+        self.state_disk_is_encrypted = true;
+        self
+    }
+
     /// Adds a kind of resource. Once there was a resource of a kind, the engine must be opened with it
     /// for ever.
     pub fn projection(mut self, projection: impl Projection) -> Self {
@@ -296,6 +315,7 @@ impl EngineBuilder {
             id,
             data_groups,
             domain: self.domain,
+            keys: self.keys,
             request_timeout: Duration::from_millis(self.request_timeout_ms),
             scrub: Scrub::new(self.scrub_bytes_per_second),
         };

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_replication::{ClusterId, GroupId, Incarnation, NodeId, PeerFault};
+use palisade_replication::{ClusterId, GroupId, Incarnation, Keys, NodeId, PeerFault};
 
 use crate::backend::{Backend, all, race};
 use crate::batch::Batch;
@@ -77,6 +77,7 @@ pub(crate) struct Setup {
     pub(crate) id: NodeId,
     pub(crate) data_groups: u64,
     pub(crate) domain: FailureDomain,
+    pub(crate) keys: Keys,
     pub(crate) request_timeout: Duration,
     pub(crate) scrub: Scrub,
 }
@@ -107,6 +108,12 @@ impl Engine {
 
     pub(crate) fn gatekeeper(&self) -> &Gatekeeper {
         &self.inner.gatekeeper
+    }
+
+    /// What its log, its snapshots and its backups are sealed with: a ring, or none.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.inner.setup.keys
     }
 
     /// The projections that it was opened with.

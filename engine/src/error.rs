@@ -1,7 +1,7 @@
 //! What can go wrong, as a service sees it: a closed set, and for each what to do about it.
 
 use bytes::Bytes;
-use palisade_replication::{Disposition, LogTime, NodeError, Offset};
+use palisade_replication::{Disposition, KeyError, LogTime, NodeError, Offset};
 use palisade_wal::WalError;
 
 use crate::projections::log::LogPosition;
@@ -186,6 +186,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// A ring that does not fit what is there.
+    pub(crate) fn of_keys(error: &KeyError) -> Self {
+        let expected = "a key ring that opens what is stored".to_owned();
+        Self::Incompatible { expected, found: error.to_string() }
+    }
+
     /// What the caller should do. Exhaustive on purpose: a new variant has to choose.
     #[must_use]
     pub fn disposition(&self) -> Disposition {
@@ -310,6 +316,9 @@ impl From<NodeError> for Error {
                 WalError::AlreadyOpen { .. } => Self::AlreadyExists { what: wal.to_string() },
                 WalError::Backpressure { .. } | WalError::NoSpace => {
                     Self::RateLimited { retry_after_ms: DISK_RETRY_AFTER_MS }
+                }
+                WalError::Key(error) if error.disposition() == Disposition::Reject => {
+                    Self::of_keys(error)
                 }
                 WalError::Foreign { .. } | WalError::UnknownVersion { .. } => Self::Incompatible {
                     expected: "this node's own data, of a version this release knows".to_owned(),

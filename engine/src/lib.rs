@@ -132,6 +132,36 @@ pub use palisade_replication::{
     Member, MemberChange, MemberRole, Membership, NodeId, Offset, OpenDisk, Options, PeerFault,
     Role, Term, WalOptions,
 };
+/// Keys for what lies on disks: rings of them, epochs, and why something is not opened.
+///
+/// `wal/docs/encryption.md` is the whole of it. A ring is a file; a node is opened with it, and with a
+/// statement about the disk of its state, which is not sealed:
+///
+/// ```
+/// use palisade::encryption::{KeyRing, Keys, SystemRandomness};
+/// use palisade::{Engine, Error};
+///
+/// # async fn example(dir: &std::path::Path) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut ring = KeyRing::default();
+/// ring.rotate(&SystemRandomness)?;
+/// ring.write(&dir.join("ring"))?;
+///
+/// let keys = Keys::new(KeyRing::read(&dir.join("ring"))?);
+/// let builder = Engine::builder(dir.join("node")).keys(keys.clone()).state_disk_is_encrypted();
+/// let engine = builder.open().await?;
+/// // From the next batch on, the log is sealed with another epoch.
+/// ring.rotate(&SystemRandomness)?;
+/// keys.replace(ring)?;
+/// engine.close().await?;
+/// # Ok(()) }
+/// # let dir = tempfile::tempdir().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+/// ```
+pub mod encryption {
+    pub use palisade_replication::{
+        KeyEpoch, KeyError, KeyHold, KeyRing, KeyState, Keys, Randomness, SystemRandomness,
+    };
+}
 /// Certificates: whom they name, and what TLS between nodes, or with callers, is made of.
 pub mod tls {
     pub use palisade_replication::{

@@ -209,7 +209,12 @@ const RAFT: Border = Border {
 
 const OBJECT_STORE: Border = Border {
     crates: &["object_store"],
-    files: &["engine/src/backup/", "engine/tests/backup.rs", "api/server/src/backups.rs"],
+    files: &[
+        "engine/src/backup/",
+        "engine/tests/backup.rs",
+        "engine/tests/encryption.rs",
+        "api/server/src/backups.rs",
+    ],
 };
 
 /// TLS is of the driver: nothing that decides sees a certificate.

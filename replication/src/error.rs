@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use palisade_wal::{Disposition, WalError};
+use palisade_wal::{Disposition, KeyError, WalError};
 
 use crate::identity::{ClusterId, NodeId, Offset};
 use crate::membership::ChangeRefusal;
@@ -167,6 +167,12 @@ pub enum RebuildRefusal {
 impl From<WalError> for NodeError {
     fn from(error: WalError) -> Self {
         Self::Wal(Arc::new(error))
+    }
+}
+
+impl From<KeyError> for NodeError {
+    fn from(error: KeyError) -> Self {
+        WalError::Key(error).into()
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use palisade_wal::{GroupId, Wal, WalIdentity, WalOptions, Write};
+use palisade_wal::{GroupId, Keys, Wal, WalIdentity, WalOptions, Write};
 
 use crate::directory;
 use crate::entry::AppliedPosition;
@@ -27,6 +27,8 @@ pub struct Founding {
     pub disk: OpenDisk,
     /// As it will be opened with.
     pub wal: WalOptions,
+    /// What the log is sealed with, if with anything.
+    pub keys: Keys,
     /// The cluster it founds, which must not be the one that the state comes from: to the members of
     /// that one it would be one of them.
     pub cluster: ClusterId,
@@ -66,7 +68,7 @@ impl Founding {
             node: self.node.get(),
             incarnation: incarnation.get(),
         };
-        let (mut wal, _) = Wal::open(disk, identity, self.wal)?;
+        let (mut wal, _) = Wal::open_with_keys(disk, identity, self.wal, self.keys)?;
         // All groups or none: a node that had some would begin the others anew.
         let writes = self.groups.into_iter().flat_map(|(group, (offset, log_time))| {
             let base = Self::position(offset, log_time);

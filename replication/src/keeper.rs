@@ -195,8 +195,8 @@ impl<O: Send + 'static> Keeper<O> {
 #[cfg(all(test, not(palisade_loom)))]
 mod tests {
     use bytes::Bytes;
-    use palisade_wal::LogIndex;
     use palisade_wal::sim::SimDisk;
+    use palisade_wal::{Keys, LogIndex, WalIdentity};
 
     use super::*;
     use crate::entry::AppliedPosition;
@@ -253,7 +253,8 @@ mod tests {
 
     #[test]
     fn closing_does_not_wait_for_an_export() {
-        let shelf = Shelf::open(Arc::new(SimDisk::from_seed(1))).unwrap();
+        let owner = WalIdentity { cluster: 7, node: 1, incarnation: 9 };
+        let shelf = Shelf::open(Arc::new(SimDisk::from_seed(1)), Keys::none(), owner).unwrap();
         let (began, under_way) = mpsc::channel();
         let (queue, jobs) = channel(1 << 20);
         let (inbox, outbox) = inbox::channel::<Event<()>>(1 << 20);

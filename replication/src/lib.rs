@@ -67,7 +67,10 @@ pub use membership::{
 pub use node::{Node, NodeConfig, Proposal};
 pub use open_disk::OpenDisk;
 pub use options::Options;
-pub use palisade_wal::{Disk, Disposition, GroupId, LogIndex, WalOptions};
+pub use palisade_wal::{
+    Disk, Disposition, GroupId, KeyEpoch, KeyError, KeyHold, KeyRing, KeyState, Keys, LogIndex,
+    Randomness, SystemRandomness, WalOptions,
+};
 pub use peer_faults::PeerFault;
 pub use records::RecordRun;
 pub use snapshot::{CHUNK_BYTES_MAX, CHUNK_BYTES_TARGET, SnapshotId};

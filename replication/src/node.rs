@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_wal::{GroupId, Wal, WalIdentity, WalOptions, WalReader, WalWriter};
+use palisade_wal::{GroupId, Keys, Wal, WalIdentity, WalOptions, WalReader, WalWriter};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -72,6 +72,8 @@ pub struct NodeConfig {
     pub wal: WalOptions,
     /// How the files of the log and of snapshots are opened.
     pub disk: OpenDisk,
+    /// What they are sealed with, if with anything.
+    pub keys: Keys,
 }
 
 impl NodeConfig {
@@ -82,7 +84,9 @@ impl NodeConfig {
     pub fn validate(&self) -> Result<(), NodeError> {
         let invalid = |what: String| Err(NodeError::InvalidArgument { what });
         self.options.validate()?;
-        if let Err(error) = self.wal.validate() {
+        let wal =
+            if self.keys.are_given() { self.wal.validate_sealed() } else { self.wal.validate() };
+        if let Err(error) = wal {
             return invalid(format!("wal: {error}"));
         }
         // All that one round takes in may be one batch.
@@ -222,7 +226,11 @@ impl<M: StateMachine> Node<M> {
             node: config.node.get(),
             incarnation: incarnation.get(),
         };
-        let (mut wal, recovered) = Wal::open(disk, identity, config.wal.clone())?;
+        // Before the log goes on: both or neither are opened with these keys.
+        let shelf = config.disk.open(&config.data_dir.join(SNAPSHOTS_DIR))?;
+        let shelf = Arc::new(Shelf::open(shelf, config.keys.clone(), identity)?);
+        let (mut wal, recovered) =
+            Wal::open_with_keys(disk, identity, config.wal.clone(), config.keys.clone())?;
         if let Some(group) = recovered.groups.keys().find(|group| !config.groups.contains(group)) {
             return Err(NodeError::InvalidArgument {
                 what: format!("the log holds group={group}, which is not configured"),
@@ -305,8 +313,6 @@ impl<M: StateMachine> Node<M> {
             let local = Local { speaker, links, acquaintances, ages, faults, told };
             (TcpTransport::start(local, listener, peers, bytes_max, take), vigil)
         };
-        let shelf = config.disk.open(&config.data_dir.join(SNAPSHOTS_DIR))?;
-        let shelf = Arc::new(Shelf::open(shelf).map_err(io("no snapshots in"))?);
         let (shelf_queue, shelf_jobs) = keeper::channel(config.options.peer_queue_bytes_max);
         let keeper = Keeper {
             node: config.node,

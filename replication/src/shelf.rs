@@ -8,6 +8,8 @@
 //! checked chunk by chunk against its manifest, when a chunk is stored and again when it is
 //! installed, so what a crash leaves of it is used as far as it is whole. At most one of each kind
 //! is kept for a group; exports of a former life are removed.
+//!
+//! With keys every file is sealed, for its name in this shelf alone (`wal/docs/encryption.md`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,9 +17,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use palisade_wal::{Disk, GroupId, LogIndex};
+use palisade_wal::{
+    Disk, GroupId, KeyHold, Keys, LogIndex, SEALED_FILE_BYTES, SEALED_FILE_PREFIX_BYTES,
+    WalIdentity, sealed_epoch,
+};
 
 use crate::entry::AppliedPosition;
+use crate::error::NodeError;
 use crate::snapshot::{CHUNK_BYTES_MAX, ChunkSum, Manifest, SnapshotId};
 use crate::state_machine::{ApplyError, Export};
 
@@ -30,17 +36,48 @@ pub(crate) struct Shelf {
     exported: Mutex<BTreeMap<GroupId, Manifest>>,
     /// The node closes: nobody will want what is being exported.
     closing: AtomicBool,
+    keys: Keys,
+    owner: WalIdentity,
+    /// Of sealed files, by name: every epoch that power could leave there.
+    held: Mutex<BTreeMap<String, Vec<KeyHold>>>,
 }
 
 impl Shelf {
-    /// Removes what a former life exported; what it received stays.
-    pub(crate) fn open(disk: Arc<dyn Disk>) -> io::Result<Self> {
-        for name in disk.list()? {
-            if name.starts_with("out-") {
-                disk.remove(&name)?;
+    /// Removes what a former life exported; what it received stays. If these keys do not open that, nothing
+    /// is removed.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        keys: Keys,
+        owner: WalIdentity,
+    ) -> Result<Self, NodeError> {
+        let failed = |source: io::Error| {
+            let what = "the directory of snapshots cannot be used".to_owned();
+            NodeError::Io { what, source: Arc::new(source) }
+        };
+        let names = disk.list().map_err(failed)?;
+        let mut held = BTreeMap::new();
+        for name in names.iter().filter(|name| name.starts_with("in-")) {
+            let length = disk.len(name).map_err(failed)?.min(SEALED_FILE_PREFIX_BYTES as u64);
+            let mut raw = vec![0; length as usize];
+            // One that cannot be read is received again.
+            let is_read = disk.read_at(name, 0, &mut raw).is_ok();
+            if let Some(epoch) = sealed_epoch(&raw).filter(|_| is_read) {
+                let hold = keys.hold(epoch, &format!("snapshots/{name}"))?;
+                held.insert(name.clone(), vec![hold]);
             }
         }
-        Ok(Self { disk, exported: Mutex::default(), closing: AtomicBool::new(false) })
+        for name in names.iter().filter(|name| name.starts_with("out-")) {
+            disk.remove(name).map_err(failed)?;
+        }
+        let (exported, held) = (Mutex::default(), Mutex::new(held));
+        Ok(Self { disk, exported, closing: AtomicBool::new(false), keys, owner, held })
+    }
+
+    /// What a file is sealed for.
+    fn context(&self, name: &str) -> Vec<u8> {
+        let WalIdentity { cluster, node, incarnation } = self.owner;
+        let (cluster, node) = (cluster.to_le_bytes(), node.to_le_bytes());
+        [&b"shelf"[..], &cluster, &node, &incarnation.to_le_bytes(), name.as_bytes()].concat()
     }
 
     /// Writes the state of a group as it stands now, in place of an earlier export.
@@ -52,10 +89,12 @@ impl Shelf {
         self.exported().remove(&group);
         // Not only the last one: an export that failed, on a full disk perhaps, left its parts.
         self.remove_all(&out_prefix(group)).map_err(failed)?;
+        self.forget(&out_prefix(group));
         let exported = self.export_anew(group, export);
         if exported.is_err() {
             // Its parts must not keep the disk full for everyone else.
             let _ = self.remove_all(&out_prefix(group));
+            self.forget(&out_prefix(group));
         }
         exported
     }
@@ -106,6 +145,7 @@ impl Shelf {
                 self.disk.remove(&name)?;
             }
         }
+        self.settle_removed(&in_prefix(manifest.group))?;
         let mut missing = Vec::new();
         for (at, sum) in manifest.chunks.iter().enumerate() {
             if self.read_chunk(&stem, at, sum).is_none() {
@@ -141,7 +181,7 @@ impl Shelf {
             let length = self.disk.len(&name)?.min(MANIFEST_BYTES_MAX);
             let mut raw = vec![0; length as usize];
             self.disk.read_at(&name, 0, &mut raw)?;
-            let manifest = Manifest::decode(&raw);
+            let manifest = self.opened(&name, raw).and_then(|raw| Manifest::decode(&raw));
             let manifest = manifest.filter(|m| manifest_name(&in_stem(m)) == name);
             if let Some(manifest) = manifest.filter(|m| m.position.index == index) {
                 return Ok(Some(manifest));
@@ -160,7 +200,8 @@ impl Shelf {
 
     /// Removes what was received for a group.
     pub(crate) fn discard(&self, group: GroupId) -> io::Result<()> {
-        self.remove_all(&in_prefix(group))
+        self.remove_all(&in_prefix(group))?;
+        self.settle_removed(&in_prefix(group))
     }
 
     fn exported(&self) -> MutexGuard<'_, BTreeMap<GroupId, Manifest>> {
@@ -172,22 +213,68 @@ impl Shelf {
     fn read_chunk(&self, stem: &str, at: usize, sum: &ChunkSum) -> Option<Bytes> {
         let name = chunk_name(stem, at);
         let length = self.disk.len(&name).ok()?;
-        if length != u64::from(sum.length) || length > CHUNK_BYTES_MAX as u64 {
+        let clear = u64::from(sum.length);
+        let is_sealed = length == clear + SEALED_FILE_BYTES as u64;
+        if !is_sealed && length != clear || clear > CHUNK_BYTES_MAX as u64 {
             return None;
         }
-        let mut raw = vec![0; sum.length as usize];
+        let mut raw = vec![0; length as usize];
         self.disk.read_at(&name, 0, &mut raw).ok()?;
+        let raw = if is_sealed { self.opened(&name, raw)? } else { raw };
         (ChunkSum::of(&raw) == *sum).then(|| raw.into())
+    }
+
+    /// What a file was before it was sealed, if it was. `None` for one that is not what was sealed.
+    fn opened(&self, name: &str, raw: Vec<u8>) -> Option<Vec<u8>> {
+        match self.keys.open_file(&self.context(name), name, &raw) {
+            Ok(None) => Some(raw),
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::warn!(file = name, %error, "a file of a snapshot is not used");
+                None
+            }
+        }
     }
 
     fn write_new(&self, name: &str, raw: &[u8]) -> io::Result<()> {
         self.write_unsynced(name, raw)?;
-        self.disk.sync(name)
+        self.disk.sync(name)?;
+        if let Some(holds) = self.held().get_mut(name) {
+            holds.drain(..holds.len() - 1);
+        }
+        Ok(())
     }
 
     fn write_unsynced(&self, name: &str, raw: &[u8]) -> io::Result<()> {
+        let Some(epoch) = self.keys.active() else {
+            self.disk.create(name, 0)?;
+            return self.disk.write_at(name, 0, raw);
+        };
+        let hold = self.keys.hold(epoch, name).map_err(io::Error::other)?;
+        let sealed = self.keys.seal_file(epoch, &self.context(name), name, raw);
+        self.held().entry(name.to_owned()).or_default().push(hold);
         self.disk.create(name, 0)?;
-        self.disk.write_at(name, 0, raw)
+        self.disk.write_at(name, 0, &sealed.map_err(io::Error::other)?)
+    }
+
+    /// Lets go of the epochs of exports: what power brings back of them is removed unread.
+    fn forget(&self, prefix: &str) {
+        self.held().retain(|name, _| !name.starts_with(prefix));
+    }
+
+    /// Lets go of the epochs of removed files, once power cannot bring these back.
+    fn settle_removed(&self, prefix: &str) -> io::Result<()> {
+        let is_there = self.disk.list()?;
+        let is_gone = |name: &String| name.starts_with(prefix) && !is_there.contains(name);
+        if self.held().keys().any(is_gone) {
+            self.disk.sync_dir()?;
+            self.held().retain(|name, _| !is_gone(name));
+        }
+        Ok(())
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<String, Vec<KeyHold>>> {
+        self.held.lock().expect("no code panics while it holds the keys")
     }
 
     fn remove_all(&self, prefix: &str) -> io::Result<()> {
@@ -232,12 +319,19 @@ fn manifest_name(stem: &str) -> String {
 #[cfg(test)]
 mod tests {
     use palisade_wal::sim::SimDisk;
+    use palisade_wal::{KeyEpoch, KeyRing, SeededRandomness};
 
     use super::*;
     use crate::identity::{LogTime, Offset, Term};
     use crate::state_machine::TakeChunk;
 
     const GROUP: GroupId = GroupId::new(1);
+
+    const OWNER: WalIdentity = WalIdentity { cluster: 7, node: 1, incarnation: 9 };
+
+    fn open(disk: Arc<dyn Disk>) -> Result<Shelf, NodeError> {
+        Shelf::open(disk, Keys::none(), OWNER)
+    }
 
     struct Rows(u64, Vec<&'static [u8]>);
 
@@ -257,8 +351,8 @@ mod tests {
     #[test]
     fn what_is_exported_here_is_received_there_over_a_crash() {
         let (out_disk, in_disk) = (SimDisk::from_seed(1), SimDisk::from_seed(2));
-        let from = Shelf::open(Arc::new(out_disk.clone())).unwrap();
-        let to = Shelf::open(Arc::new(in_disk.clone())).unwrap();
+        let from = open(Arc::new(out_disk.clone())).unwrap();
+        let to = open(Arc::new(in_disk.clone())).unwrap();
         let manifest = from.export(GROUP, &mut Rows(7, vec![b"one", b"two", b"three"])).unwrap();
         let id = manifest.id();
         assert_eq!(to.begin(&manifest).unwrap(), [0, 1, 2]);
@@ -268,7 +362,7 @@ mod tests {
         }
         assert!(!to.store(&manifest, 1, b"other").unwrap());
         in_disk.crash();
-        let to = Shelf::open(Arc::new(in_disk.clone())).unwrap();
+        let to = open(Arc::new(in_disk.clone())).unwrap();
         assert_eq!(to.begin(&manifest).unwrap(), [1], "it goes on where it was");
         assert!(to.store(&manifest, 1, &from.serve(GROUP, id, 1).unwrap()).unwrap());
         assert_eq!(to.received(GROUP, LogIndex::new(7)).unwrap().as_ref(), Some(&manifest));
@@ -306,7 +400,75 @@ mod tests {
         assert_eq!(from.serve(GROUP, id, 1), None);
         to.begin(&newer).unwrap();
         assert_eq!(to.received(GROUP, LogIndex::new(7)).unwrap(), None);
-        Shelf::open(Arc::new(out_disk.clone())).unwrap();
+        open(Arc::new(out_disk.clone())).unwrap();
         assert!(out_disk.list().unwrap().is_empty());
+    }
+
+    fn ring(epochs: u64) -> KeyRing {
+        let mut ring = KeyRing::default();
+        (0..epochs).for_each(|seed| {
+            ring.rotate(&SeededRandomness::new(seed)).unwrap();
+        });
+        ring
+    }
+
+    fn epoch(number: u32) -> KeyEpoch {
+        KeyEpoch::new(number).unwrap()
+    }
+
+    /// Received under one epoch, gone on with under the next, and refused with neither.
+    #[test]
+    fn what_is_received_is_sealed_and_its_epochs_are_held() {
+        let (out_disk, in_disk) = (SimDisk::from_seed(1), SimDisk::from_seed(2));
+        let keys = Keys::new(ring(1));
+        let open =
+            |disk: &SimDisk, keys: &Keys| Shelf::open(Arc::new(disk.clone()), keys.clone(), OWNER);
+        let sender = Keys::new(ring(1));
+        let (from, to) = (open(&out_disk, &sender).unwrap(), open(&in_disk, &keys).unwrap());
+        let secrets: Vec<&'static [u8]> = vec![b"a secret", b"another secret"];
+        let manifest = from.export(GROUP, &mut Rows(7, secrets)).unwrap();
+        let id = manifest.id();
+        assert_eq!(to.begin(&manifest).unwrap(), [0, 1]);
+        assert!(to.store(&manifest, 0, &from.serve(GROUP, id, 0).unwrap()).unwrap());
+        keys.replace(ring(2)).unwrap();
+        assert!(to.store(&manifest, 1, &from.serve(GROUP, id, 1).unwrap()).unwrap());
+        assert_eq!(&to.chunk(&manifest, 1).unwrap()[..], b"another secret");
+        for disk in [&out_disk, &in_disk] {
+            for name in disk.list().unwrap() {
+                let raw = disk.contents(&name);
+                assert!(sealed_epoch(&raw).is_some(), "{name}");
+                assert!(!raw.windows(6).any(|window| window == b"secret"), "{name}");
+            }
+        }
+        let mut retired = ring(2);
+        retired.retire(epoch(1)).unwrap();
+        assert!(keys.replace(retired.clone()).is_err(), "the first chunk needs it");
+        drop(to);
+
+        let before = in_disk.list().unwrap();
+        let refusal = |keys: &Keys| open(&in_disk, keys).map(|_| ()).unwrap_err().to_string();
+        for keys in [Keys::none(), Keys::new(retired.clone()), Keys::new(KeyRing::default())] {
+            let text = refusal(&keys);
+            assert!(text.contains("epoch=1") && text.contains("snapshots/in-"), "{text}");
+        }
+        assert_eq!(in_disk.list().unwrap(), before);
+
+        // Exchanged files are as good as damaged ones: they are received again.
+        let keys = Keys::new(ring(2));
+        let to = open(&in_disk, &keys).unwrap();
+        assert_eq!(to.received(GROUP, LogIndex::new(7)).unwrap().as_ref(), Some(&manifest));
+        assert!(to.begin(&manifest).unwrap().is_empty());
+        let names = [0, 1].map(|at| chunk_name(&in_stem(&manifest), at));
+        let other = in_disk.contents(&names[0]);
+        in_disk.create(&names[1], 0).unwrap();
+        in_disk.write_at(&names[1], 0, &other).unwrap();
+        assert_eq!(to.begin(&manifest).unwrap(), [1]);
+
+        to.discard(GROUP).unwrap();
+        assert!(keys.held().is_empty());
+        keys.replace(retired).unwrap();
+        drop(to);
+        in_disk.crash();
+        assert!(in_disk.list().unwrap().is_empty(), "or the next start would be refused");
     }
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use journal::Journal;
 use palisade_replication::{
-    ClusterId, Disk, GroupId, Member, MemberChange, Node, NodeConfig, NodeError, NodeId, Offset,
-    OpenDisk, Options, PeerLinks, Role, WalOptions,
+    ClusterId, Disk, GroupId, Keys, Member, MemberChange, Node, NodeConfig, NodeError, NodeId,
+    Offset, OpenDisk, Options, PeerLinks, Role, WalOptions,
 };
 
 const GROUP: GroupId = GroupId::new(1);
@@ -128,6 +128,7 @@ async fn open(
         options: Options { slow_disk_ticks: 15, ..Options::default() },
         wal: WalOptions::default(),
         disk,
+        keys: Keys::none(),
     };
     let journal = Journal::default();
     (Node::open(config, journal.clone()).await.unwrap(), journal)

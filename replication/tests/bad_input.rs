@@ -13,8 +13,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use journal::Journal;
 use palisade_replication::{
-    Body, ClusterId, Envelope, GroupId, Incarnation, LogIndex, Member, Node, NodeConfig, NodeError,
-    NodeId, OpenDisk, Options, PeerFault, PeerLinks, WalOptions,
+    Body, ClusterId, Envelope, GroupId, Incarnation, Keys, LogIndex, Member, Node, NodeConfig,
+    NodeError, NodeId, OpenDisk, Options, PeerFault, PeerLinks, WalOptions,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -60,6 +60,7 @@ impl Cluster {
                 links: PeerLinks::default(),
                 options: Options::default(),
                 disk: OpenDisk::default(),
+                keys: Keys::none(),
                 wal: WalOptions {
                     segment_bytes: 16 << 20,
                     batch_bytes_max: 15 << 20,
@@ -197,6 +198,7 @@ async fn a_log_that_could_not_write_what_arrives_is_refused() {
         links: PeerLinks::default(),
         options: Options::default(),
         disk: OpenDisk::default(),
+        keys: Keys::none(),
         wal: WalOptions { batch_bytes_max: (12 << 20) - 1, ..WalOptions::default() },
     };
     match Node::open(config, Journal::default()).await.map(|_| ()) {

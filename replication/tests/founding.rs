@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use journal::Journal;
 use palisade_replication::{
-    ClusterId, Committed, CommittedEntry, Founding, GroupId, Incarnation, LogIndex, LogTime,
+    ClusterId, Committed, CommittedEntry, Founding, GroupId, Incarnation, Keys, LogIndex, LogTime,
     Member, MemberChange, Node, NodeConfig, NodeError, NodeId, Offset, OpenDisk, Options,
     PeerLinks, ProposalId, Record, StateMachine, Term, WalOptions,
 };
@@ -41,6 +41,7 @@ fn config(dir: &Path, id: u64, listen: SocketAddr, voters: &[u64]) -> NodeConfig
         options: Options::default(),
         wal: WalOptions::default(),
         disk: OpenDisk::default(),
+        keys: Keys::none(),
     }
 }
 
@@ -68,6 +69,7 @@ fn founding(dir: &Path, listen: SocketAddr) -> Founding {
     Founding {
         data_dir: dir.join("1"),
         disk: OpenDisk::default(),
+        keys: Keys::none(),
         wal: WalOptions::default(),
         cluster: ClusterId::new(6),
         node: NodeId::new(1),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use journal::Journal;
 use palisade_replication::sim::{Completion, SimCluster, SimMachine, SimOptions};
 use palisade_replication::{
-    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Exporter, GroupId, Member, Node,
+    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Exporter, GroupId, Keys, Member, Node,
     NodeConfig, NodeError, NodeId, OpenDisk, Options, PeerLinks, Role, StateMachine, WalOptions,
 };
 
@@ -208,6 +208,7 @@ async fn callers_hear_why_a_group_has_halted() {
         options: Options::default(),
         wal: WalOptions::default(),
         disk: OpenDisk::default(),
+        keys: Keys::none(),
     };
     let machine = Patient { journal: Journal::default(), is_ill: Arc::new(AtomicBool::new(true)) };
     let node = Node::open(config, machine).await.unwrap();

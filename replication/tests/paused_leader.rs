@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use journal::Journal;
 use palisade_replication::{
-    ClusterId, GroupId, Member, Node, NodeConfig, NodeId, OpenDisk, Options, PeerLinks, Role,
+    ClusterId, GroupId, Keys, Member, Node, NodeConfig, NodeId, OpenDisk, Options, PeerLinks, Role,
     WalOptions,
 };
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -65,6 +65,7 @@ fn config(
         options: Options::default(),
         wal: WalOptions::default(),
         disk: OpenDisk::default(),
+        keys: Keys::none(),
     }
 }
 

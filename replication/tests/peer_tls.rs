@@ -19,8 +19,8 @@ use bytes::Bytes;
 use journal::Journal;
 use minted::{Authority, EITHER, Leaf, Minted, SERVES};
 use palisade_replication::{
-    ClusterId, Credentials, CredentialsError, GroupId, Member, Node, NodeConfig, NodeError, NodeId,
-    OpenDisk, Options, PeerFault, PeerLinks, PeerTls, WalOptions,
+    ClusterId, Credentials, CredentialsError, GroupId, Keys, Member, Node, NodeConfig, NodeError,
+    NodeId, OpenDisk, Options, PeerFault, PeerLinks, PeerTls, WalOptions,
 };
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::ServerName;
@@ -90,6 +90,7 @@ impl Fixture {
                 ..Default::default()
             },
             disk: OpenDisk::default(),
+            keys: Keys::none(),
         };
         let journal = Journal::default();
         let node = Node::open(config, journal.clone()).await.unwrap();
@@ -422,6 +423,7 @@ fn plain_tcp_is_for_this_machine() {
         options: Options::default(),
         wal: WalOptions::default(),
         disk: OpenDisk::default(),
+        keys: Keys::none(),
     };
     for fine in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
         config(fine, PeerLinks::Loopback).validate().unwrap();

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use journal::Journal;
 use palisade_replication::{
-    ClusterId, GroupId, Member, Node, NodeConfig, NodeError, NodeId, OpenDisk, Options, PeerLinks,
-    WalOptions,
+    ClusterId, GroupId, Keys, Member, Node, NodeConfig, NodeError, NodeId, OpenDisk, Options,
+    PeerLinks, WalOptions,
 };
 
 const GROUP: GroupId = GroupId::new(1);
@@ -42,6 +42,7 @@ async fn open_with(
         options: Options { tick_ms: 5, vigil_ticks, ..Options::default() },
         wal: WalOptions::default(),
         disk: OpenDisk::default(),
+        keys: Keys::none(),
     };
     Node::open(config, state).await.unwrap()
 }

@@ -48,6 +48,7 @@ impl Workload {
             groups,
             loss_per_mille: [0, 20, 200][random.below(3) as usize],
             delay_us_max: [1_000, 5_000, 60_000][random.below(3) as usize],
+            seals: seed % 3 == 2,
             ..defaults
         };
         Self {
@@ -226,8 +227,14 @@ fn acknowledged_records_survive_everything() {
         assert!(total.acked >= 50 * seeds.len(), "acked={}", total.acked);
         assert!(total.leaderships >= 2 * seeds.len(), "leaderships={}", total.leaderships);
         assert!(total.reads >= 5 * seeds.len(), "reads={}", total.reads);
-        for what in ["snapshot installed", "membership change asked", "wipe", "pause", "disk hangs"]
-        {
+        for what in [
+            "snapshot installed",
+            "membership change asked",
+            "wipe",
+            "pause",
+            "disk hangs",
+            "keys rotated",
+        ] {
             assert!(total.coverage.get(what).is_some_and(|count| *count > 0), "no {what}");
         }
     }

@@ -97,14 +97,12 @@ pub(crate) struct Chain {
 impl Chain {
     /// Takes the next item of the group.
     pub(crate) fn item(&mut self, item: &Item, payload: &[u8], place: Place, losses: &Losses) {
-        let Ok(pos) = u32::try_from(place.frame_pos + u64::from(item.payload_pos)) else { return };
+        let Some(location) = Location::of(item, place.segment, place.frame_pos) else { return };
         // All items of a batch name the same batch before.
         if self.changed != place.seq {
             self.judge(item, place, losses);
             self.changed = place.seq;
         }
-        let location =
-            Location { segment: place.segment, pos, len: item.payload_len, crc: item.payload_crc };
         let entry = Entry { location, written: place.seq };
         match item.kind {
             ItemKind::Append => {
@@ -155,7 +153,7 @@ impl Chain {
 
     fn set_state(&mut self, item: &Item, payload: &[u8], location: Location) {
         // A repeated register stays where it was first written: the copy lies behind it, and so is
-        // there for as long.
+        // there for as long. A sealed one never looks the same: the copy counts.
         if self.state.as_ref().is_none_or(|(_, held)| held != payload) {
             self.state = Some((location, Bytes::copy_from_slice(payload)));
         }
@@ -363,6 +361,7 @@ mod tests {
                 payload_pos: 0,
                 payload_len: 0,
                 payload_crc: 0,
+                sealed: false,
             };
             let place = Place { segment: SegmentId::new(1), frame_pos: 0, seq };
             chain.item(&item, &[], place, &Losses::default());

@@ -20,11 +20,15 @@ use crc32fast::Hasher;
 
 use crate::copies::Copies;
 use crate::error::WalError;
-use crate::frame::{self, Encoder, FrameHeader, ITEM_HEADER_BYTES, ItemKind, ItemRef, Link, Write};
+use crate::frame::{
+    self, Encoder, FrameHeader, ITEM_HEADER_BYTES, ItemKind, ItemRef, Link, Size, Write,
+};
 use crate::index::{Index, LiveItem, Location, Lost};
+use crate::keys::KeyEpoch;
 use crate::options::{STATE_BYTES_MAX, WalOptions};
 use crate::position::{BatchSeq, GroupId, LogIndex, SEQ_MAX, SegmentId};
 use crate::room::{Need, Room};
+use crate::sealing::TailSeal;
 use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 
 /// Bytes for one place in one segment.
@@ -132,6 +136,8 @@ pub(crate) struct Commit {
     copies: Copies,
     /// Cleared, to be filled for the frame being made.
     copies_made: Copies,
+    /// Seals what is written, if anything is.
+    seal: TailSeal,
 }
 
 /// Fills one frame: every item goes to the bytes and to the index.
@@ -212,6 +218,7 @@ impl Commit {
         index: Index,
         segments: BTreeSet<SegmentId>,
         start: Start,
+        seal: TailSeal,
     ) -> Self {
         let Start { tail, next_seq, after_damage, segment_first, mark_due, copies } = start;
         let durable = BatchSeq::new(next_seq.get() - 1);
@@ -239,6 +246,7 @@ impl Commit {
             mark_due,
             copies,
             copies_made: Copies::default(),
+            seal,
         }
     }
 
@@ -253,13 +261,13 @@ impl Commit {
         self.check(batch)?;
         let adds = |write: &Write| matches!(write, Write::Append { .. } | Write::Restore { .. });
         let need = if batch.iter().any(adds) { need } else { Need::Urgent };
-        let items_bytes: usize = batch.iter().map(|write| self.encoded_bytes(write)).sum();
+        let size: Size = batch.iter().map(|write| self.encoded(write)).sum();
         let sets = |group| {
             batch
                 .iter()
                 .any(|write| matches!(write, Write::SetState { .. }) && write.group() == group)
         };
-        self.stage(items_bytes, need, sets, |filler| {
+        self.stage(size, need, sets, |filler| {
             for write in batch {
                 match write {
                     Write::Repaired { group } => filler.put_repaired(*group),
@@ -269,12 +277,13 @@ impl Commit {
         })
     }
 
-    fn encoded_bytes(&self, write: &Write) -> usize {
+    fn encoded(&self, write: &Write) -> Size {
+        let kind = ItemRef::from(write).kind;
         let more = match write {
             Write::Repaired { group } => ITEM_HEADER_BYTES + lost_bytes(self.index.lost_of(*group)),
             _ => write.payload().len(),
         };
-        ITEM_HEADER_BYTES + more
+        Size::of(kind, more)
     }
 
     /// Copies live items to the end, so that their old segment can be freed. Those that have moved
@@ -286,16 +295,16 @@ impl Commit {
         let index = &self.index;
         let current: Vec<&ReadItem> =
             items.iter().filter(|(item, _)| index.is_current(item)).collect();
-        let items_bytes: usize =
-            current.iter().map(|(_, payload)| ITEM_HEADER_BYTES + payload.len()).sum();
-        if items_bytes == 0 {
+        if current.is_empty() {
             return Ok(());
         }
+        let size: Size =
+            current.iter().map(|(item, payload)| Size::of(item.kind, payload.len())).sum();
         let sets = |group| {
             current.iter().any(|(item, _)| item.kind == ItemKind::State && item.group == group)
         };
         let mut places = Vec::with_capacity(current.len());
-        let moved = self.stage(items_bytes, Need::Own, sets, |filler| {
+        let moved = self.stage(size, Need::Own, sets, |filler| {
             for (item, payload) in &current {
                 let link = match item.kind {
                     ItemKind::State => filler.index.copy_link(item.group, filler.seq),
@@ -310,7 +319,8 @@ impl Commit {
         });
         moved?;
         self.moving.extend(places);
-        self.stats.bytes_moved += frame::frame_bytes(items_bytes) as u64;
+        let is_sealed = self.seal.sealer().is_some();
+        self.stats.bytes_moved += frame::frame_bytes(size.stored(is_sealed)) as u64;
         Ok(())
     }
 
@@ -326,7 +336,7 @@ impl Commit {
         let room = self.options.batch_bytes_max / 2 / ITEM_HEADER_BYTES;
         let groups: Vec<GroupId> = self.index.not_noted.iter().copied().take(room).collect();
         let noted = self.stage(
-            groups.len() * ITEM_HEADER_BYTES,
+            groups.iter().map(|_| Size::of(ItemKind::Trim, 0)).sum(),
             Need::Own,
             |_| false,
             |filler| {
@@ -348,40 +358,40 @@ impl Commit {
     /// are among the items: those need no copy.
     fn stage(
         &mut self,
-        items_bytes: usize,
+        size: Size,
         need: Need,
         sets: impl Fn(GroupId) -> bool,
         fill: impl FnOnce(&mut Filler<'_>),
     ) -> Result<BatchSeq, WalError> {
-        let alone = frame::frame_bytes(items_bytes);
+        let alone = frame::frame_bytes(size.plain);
         if alone > self.options.batch_bytes_max {
             return Err(invalid(&format!(
                 "a batch of {alone} bytes is over batch_bytes_max={}",
                 self.options.batch_bytes_max
             )));
         }
-        let copies_bytes = self.copies_bytes(&sets);
-        if frame::frame_bytes(items_bytes + copies_bytes) <= self.options.batch_bytes_max {
-            return self.frame(items_bytes + copies_bytes, need, &sets, fill);
+        let with_copies = size + self.copies_size(&sets);
+        if frame::frame_bytes(with_copies.plain) <= self.options.batch_bytes_max {
+            return self.frame(with_copies, need, &sets, fill);
         }
         // Together they are too long: the copies go first, in a frame of their own.
         self.stage_mark(need)?;
-        self.frame(items_bytes, need, &sets, fill)
+        self.frame(size, need, &sets, fill)
     }
 
     fn stage_mark(&mut self, need: Need) -> Result<BatchSeq, WalError> {
-        let bytes = ITEM_HEADER_BYTES + self.copies_bytes(&|_| false);
-        self.frame(bytes, need, &|_| false, |filler| filler.put_mark())
+        let size = Size::of(ItemKind::Mark, 0) + self.copies_size(&|_| false);
+        self.frame(size, need, &|_| false, |filler| filler.put_mark())
     }
 
-    fn copies_bytes(&self, sets: &impl Fn(GroupId) -> bool) -> usize {
+    fn copies_size(&self, sets: &impl Fn(GroupId) -> bool) -> Size {
         let due = self.copies.iter().filter(|(group, _)| !sets(*group));
-        due.map(|(_, payload)| ITEM_HEADER_BYTES + payload.len()).sum()
+        due.map(|(_, payload)| Size::of(ItemKind::State, payload.len())).sum()
     }
 
     fn frame(
         &mut self,
-        items_bytes: usize,
+        size: Size,
         need: Need,
         sets: &impl Fn(GroupId) -> bool,
         fill: impl FnOnce(&mut Filler<'_>),
@@ -389,17 +399,18 @@ impl Commit {
         if SEQ_MAX < self.next_seq {
             return Err(invalid("no batch could follow the last number there is"));
         }
-        let frame_bytes = frame::frame_bytes(items_bytes);
+        let active = self.seal.active();
+        let frame_bytes = frame::frame_bytes(size.stored(active.is_some()));
         let queue_is_full = self.staged_bytes + frame_bytes > self.options.queued_bytes_max;
         if queue_is_full && need != Need::Own {
             return Err(self.backpressure());
         }
-        let (segment, pos) = self.place(frame_bytes as u64, need)?;
+        let (segment, pos) = self.place(frame_bytes as u64, need, active)?;
         let seq = self.next_seq;
         let header = FrameHeader { segment, seq, durable: self.durable };
         let chunk = self.staged.last_mut().expect("a place is in the last chunk");
         chunk.last_frame = chunk.bytes.len();
-        let encoder = Encoder::begin(header, &mut chunk.bytes);
+        let encoder = Encoder::begin(header, &mut chunk.bytes).sealed(self.seal.sealer(), pos);
         let (index, copies) = (&mut self.index, &mut self.copies_made);
         let mut filler = Filler { encoder, index, copies, segment, pos, seq };
         for (group, payload) in self.copies.iter().filter(|(group, _)| !sets(*group)) {
@@ -431,12 +442,18 @@ impl Commit {
     }
 
     /// Where a frame of this size goes; the last staged chunk ends there afterwards.
-    fn place(&mut self, frame_bytes: u64, need: Need) -> Result<(SegmentId, u64), WalError> {
+    fn place(
+        &mut self,
+        frame_bytes: u64,
+        need: Need,
+        active: Option<KeyEpoch>,
+    ) -> Result<(SegmentId, u64), WalError> {
         if self.room.refuses(need) {
             return Err(WalError::NoSpace);
         }
         if let Some((segment, pos)) = self.tail
             && pos + frame_bytes <= self.options.segment_bytes
+            && self.seal.goes_on(active, self.room.is_short())
         {
             if self.staged.is_empty() {
                 let bytes = std::mem::take(&mut self.spare_buffer);
@@ -444,13 +461,14 @@ impl Commit {
             }
             return Ok((segment, pos));
         }
+        let segment = self.next_segment;
+        let begun = self.seal.begin(segment, active)?;
         // A segment is begun in a file that is ready, so that a full disk is noticed before
         // anything is promised.
         if !self.room.take_spare(need) {
             let is_short = self.room.is_short();
             return Err(if is_short { WalError::NoSpace } else { self.backpressure() });
         }
-        let segment = self.next_segment;
         self.next_segment = segment.next();
         self.segments.insert(segment);
         let header = SegmentHeader {
@@ -460,7 +478,9 @@ impl Commit {
             after_damage: std::mem::take(&mut self.after_damage),
             unlisted: self.index.unlisted.is_some(),
             prev_first: std::mem::replace(&mut self.segment_first, self.next_seq),
+            seal: begun.mark,
         };
+        self.seal.begun(segment, begun);
         let pos = SEGMENT_HEADER_BYTES;
         let bytes = std::mem::take(&mut self.spare_buffer);
         self.staged.push(Chunk { segment, pos, bytes, last_frame: 0, begins: Some(header) });
@@ -646,6 +666,7 @@ impl Commit {
     pub(crate) fn freed(&mut self, segment: SegmentId) {
         self.segments.remove(&segment);
         self.index.forget(segment);
+        self.seal.forget(segment);
     }
 
     /// What is to be moved now: all that is live of the oldest segment that holds anything.
@@ -655,7 +676,8 @@ impl Commit {
             let first_bytes = self.index.live_bytes_in(*segment);
             if first_bytes > 0 {
                 let live_bytes = self.index.live_bytes();
-                let due = self.room.is_move_due(&self.options, segments, live_bytes, first_bytes);
+                let due = self.room.is_move_due(&self.options, segments, live_bytes, first_bytes)
+                    || !self.room.is_short() && self.seal.is_former(*segment);
                 return if due { self.index.live_items(*segment) } else { Vec::new() };
             }
             // About to be freed.

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::keys::KeyError;
 use crate::position::{BytePos, GroupId, LogIndex, SegmentId};
 
 /// What a caller should do about an error.
@@ -110,6 +111,9 @@ pub enum WalError {
         /// The version it has.
         found: u32,
     },
+    /// What is sealed cannot be opened, or what is to be written not sealed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The caller broke a rule.
     #[error("invalid argument: {what}")]
     InvalidArgument {
@@ -141,6 +145,7 @@ impl WalError {
             | Self::UnknownVersion { .. }
             | Self::InvalidArgument { .. }
             | Self::Closed => Disposition::Reject,
+            Self::Key(error) => error.disposition(),
             // After a failed sync the page cache no longer says what is on disk.
             Self::Poisoned { .. }
             | Self::SyncFailed { .. }

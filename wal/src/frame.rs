@@ -22,6 +22,7 @@
 //!                        6 restore, 7 truncate, 8 repaired, 9 mark
 //!                        0x80: the group was damaged when this was written
 //!                        0x40: a copied register that may be older than the one that was lost
+//!                        0x20: the payload is sealed, of append, state, moved and restore
 //!      1     8  group    0 for mark
 //!      9     8  index    of the entry, or up to which is trimmed, reset or kept, or the last of a
 //!                        repaired log; 0 for state and mark
@@ -41,7 +42,9 @@
 use bytes::Bytes;
 use crc32fast::Hasher;
 
+use crate::keys::{SEAL_BYTES, Sealer, epoch_of};
 use crate::position::{BatchSeq, GroupId, LogIndex, SEQ_MAX, SegmentId};
+use crate::sealing;
 
 pub(crate) const FRAME_HEADER_BYTES: usize = 36;
 /// Where the highest synced batch is named.
@@ -62,6 +65,7 @@ const KIND_REPAIRED: u8 = 8;
 const KIND_MARK: u8 = 9;
 const FLAG_DAMAGED: u8 = 0x80;
 const FLAG_STALE: u8 = 0x40;
+const FLAG_SEALED: u8 = 0x20;
 
 /// One change to one group's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,6 +170,11 @@ pub(crate) enum ItemKind {
 }
 
 impl ItemKind {
+    /// Its payload is its caller's, and sealed if anything is.
+    pub(crate) fn is_content(self) -> bool {
+        matches!(self, Self::Append | Self::State | Self::Moved | Self::Restore)
+    }
+
     fn code(self) -> u8 {
         match self {
             Self::Append => KIND_APPEND,
@@ -218,6 +227,8 @@ pub(crate) struct Item {
     pub(crate) payload_pos: u32,
     pub(crate) payload_len: u32,
     pub(crate) payload_crc: u32,
+    /// The payload is sealed bytes.
+    pub(crate) sealed: bool,
 }
 
 /// The part of a frame's header that is not checked by its checksum alone.
@@ -231,6 +242,39 @@ pub(crate) struct FrameHeader {
 /// Whole length of a frame with so many bytes of items.
 pub(crate) fn frame_bytes(items_bytes: usize) -> usize {
     (FRAME_HEADER_BYTES + items_bytes).next_multiple_of(ALIGN_BYTES)
+}
+
+/// What items take, as their callers hand them in and as they are stored.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Size {
+    /// Headers and payloads, before anything is sealed.
+    pub(crate) plain: usize,
+    /// How many payloads are sealed if anything is.
+    contents: usize,
+}
+
+impl Size {
+    pub(crate) fn of(kind: ItemKind, payload_bytes: usize) -> Self {
+        Self { plain: ITEM_HEADER_BYTES + payload_bytes, contents: usize::from(kind.is_content()) }
+    }
+
+    pub(crate) fn stored(self, is_sealed: bool) -> usize {
+        self.plain + if is_sealed { SEAL_BYTES * self.contents } else { 0 }
+    }
+}
+
+impl std::ops::Add for Size {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { plain: self.plain + other.plain, contents: self.contents + other.contents }
+    }
+}
+
+impl std::iter::Sum for Size {
+    fn sum<I: Iterator<Item = Self>>(sizes: I) -> Self {
+        sizes.fold(Self::default(), |sum, size| sum + size)
+    }
 }
 
 /// What an item says, with its payload borrowed.
@@ -262,6 +306,8 @@ impl<'a> From<&'a Write> for ItemRef<'a> {
 pub(crate) struct Encoder<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
+    /// Who seals payloads, and the frame's place in its file.
+    sealed: Option<(&'a mut Sealer, u64)>,
 }
 
 impl<'a> Encoder<'a> {
@@ -273,38 +319,56 @@ impl<'a> Encoder<'a> {
         out.extend_from_slice(&header.seq.get().to_le_bytes());
         out.extend_from_slice(&header.durable.get().to_le_bytes());
         out.extend_from_slice(&[0; FRAME_HEADER_BYTES - HEADER_CRC]);
-        Self { out, start }
+        Self { out, start, sealed: None }
+    }
+
+    /// Seals payloads from here on; the frame lies at `pos` of its segment.
+    pub(crate) fn sealed(self, sealer: Option<&'a mut Sealer>, pos: u64) -> Self {
+        Self { sealed: sealer.map(|sealer| (sealer, pos)), ..self }
     }
 
     /// Adds an item and says where its payload lies, from the frame's start.
     pub(crate) fn item(&mut self, item: ItemRef<'_>, link: Link) -> Item {
-        let payload_crc = crc32fast::hash(item.payload);
-        let flags =
-            if link.damaged { FLAG_DAMAGED } else { 0 } | if link.stale { FLAG_STALE } else { 0 };
-        let mut header = [0; ITEM_HEADER_BYTES];
+        let header_pos = self.out.len();
+        let payload_pos = header_pos - self.start + ITEM_HEADER_BYTES;
+        self.out.resize(header_pos + ITEM_HEADER_BYTES, 0);
+        let sealer = self.sealed.as_mut().filter(|_| item.kind.is_content());
+        let sealed = sealer.is_some();
+        match sealer {
+            None => self.out.extend_from_slice(item.payload),
+            Some((sealer, pos)) => {
+                let place = sealing::place(*pos + payload_pos as u64, item.group, item.index);
+                sealer.seal(&place, item.payload, self.out);
+            }
+        }
+        let stored = &self.out[header_pos + ITEM_HEADER_BYTES..];
+        let (payload_len, payload_crc) = (stored.len() as u32, crc32fast::hash(stored));
+        let flag = |is_set, flag: u8| if is_set { flag } else { 0 };
+        let flags = flag(link.damaged, FLAG_DAMAGED)
+            | flag(link.stale, FLAG_STALE)
+            | flag(sealed, FLAG_SEALED);
+        let header = &mut self.out[header_pos..header_pos + ITEM_HEADER_BYTES];
         header[0] = item.kind.code() | flags;
         header[1..9].copy_from_slice(&item.group.get().to_le_bytes());
         header[9..17].copy_from_slice(&item.index.get().to_le_bytes());
         header[17..25].copy_from_slice(&link.prev.get().to_le_bytes());
-        header[25..29].copy_from_slice(&(item.payload.len() as u32).to_le_bytes());
+        header[25..29].copy_from_slice(&payload_len.to_le_bytes());
         header[29..33].copy_from_slice(&payload_crc.to_le_bytes());
-        self.out.extend_from_slice(&header);
-        let payload_pos = (self.out.len() - self.start) as u32;
-        self.out.extend_from_slice(item.payload);
         Item {
             kind: item.kind,
             group: item.group,
             index: item.index,
             link,
-            payload_pos,
-            payload_len: item.payload.len() as u32,
+            payload_pos: payload_pos as u32,
+            payload_len,
             payload_crc,
+            sealed,
         }
     }
 
     /// Seals the frame for its place in the file.
     pub(crate) fn finish(self, domain: &Hasher, pos: u64) {
-        let Self { out, start } = self;
+        let Self { out, start, .. } = self;
         let length = (out.len() - start - FRAME_HEADER_BYTES) as u32;
         out[start + 4..start + 8].copy_from_slice(&length.to_le_bytes());
         seal(domain, pos, &mut out[start..]);
@@ -404,7 +468,7 @@ impl<'a> Frame<'a> {
 
 fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
     let header = raw.get(pos..pos + ITEM_HEADER_BYTES)?;
-    let kind = ItemKind::from_code(header[0] & !(FLAG_DAMAGED | FLAG_STALE))?;
+    let kind = ItemKind::from_code(header[0] & !(FLAG_DAMAGED | FLAG_STALE | FLAG_SEALED))?;
     // `Commit::check` refuses these too: no entry could follow the one, and entries begin at 1.
     let is_entry = matches!(kind, ItemKind::Append | ItemKind::Moved | ItemKind::Restore);
     if u64_at(header, 9) == u64::MAX || is_entry && u64_at(header, 9) == 0 {
@@ -413,6 +477,12 @@ fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
     let payload_pos = pos + ITEM_HEADER_BYTES;
     let payload_len = u32_at(header, 25);
     let payload = raw.get(payload_pos..payload_pos.checked_add(payload_len as usize)?)?;
+    let sealed = header[0] & FLAG_SEALED != 0;
+    let is_sealed_so =
+        kind.is_content() && SEAL_BYTES <= payload.len() && epoch_of(payload).is_some();
+    if sealed && !is_sealed_so {
+        return None;
+    }
     let item = Item {
         kind,
         group: GroupId::new(u64_at(header, 1)),
@@ -425,6 +495,7 @@ fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
         payload_pos: payload_pos as u32,
         payload_len,
         payload_crc: u32_at(header, 29),
+        sealed,
     };
     Some((item, payload))
 }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::frame::{ITEM_HEADER_BYTES, Item, ItemKind, Link};
+use crate::keys::SEAL_BYTES;
 use crate::position::{BatchSeq, GroupId, LogIndex, SegmentId};
 
 /// Where a payload lies.
@@ -16,6 +17,22 @@ pub(crate) struct Location {
     pub(crate) pos: u32,
     pub(crate) len: u32,
     pub(crate) crc: u32,
+    /// What lies there is sealed bytes.
+    pub(crate) sealed: bool,
+}
+
+impl Location {
+    /// Length of what its caller handed in.
+    pub(crate) fn content_len(&self) -> usize {
+        self.len as usize - if self.sealed { SEAL_BYTES } else { 0 }
+    }
+
+    /// Of an item whose frame begins at `frame_pos`; none beyond what a segment can be.
+    pub(crate) fn of(item: &Item, segment: SegmentId, frame_pos: u64) -> Option<Self> {
+        let pos = u32::try_from(frame_pos + u64::from(item.payload_pos)).ok()?;
+        let Item { payload_len: len, payload_crc: crc, sealed, .. } = *item;
+        Some(Self { segment, pos, len, crc, sealed })
+    }
 }
 
 /// Batches that are lost: the first and the last of a run.
@@ -144,9 +161,8 @@ impl Index {
 
     /// Takes in one item of batch `seq`, whose frame begins at `frame_pos`.
     pub(crate) fn apply(&mut self, item: &Item, segment: SegmentId, frame_pos: u64, seq: BatchSeq) {
-        let pos = u32::try_from(frame_pos + u64::from(item.payload_pos))
-            .expect("segments are shorter than 4 GiB");
-        let location = Location { segment, pos, len: item.payload_len, crc: item.payload_crc };
+        let location =
+            Location::of(item, segment, frame_pos).expect("segments are shorter than 4 GiB");
         let unlisted = &self.unlisted;
         let group = self.groups.entry(item.group).or_insert_with(|| {
             let damage = unlisted
@@ -310,7 +326,16 @@ mod tests {
 
     fn item(kind: ItemKind, index: u64, payload_len: u32) -> Item {
         let (link, index) = (Link::default(), LogIndex::new(index));
-        Item { kind, group: GROUP, index, link, payload_pos: 69, payload_len, payload_crc: 0 }
+        Item {
+            kind,
+            group: GROUP,
+            index,
+            link,
+            payload_pos: 69,
+            payload_len,
+            payload_crc: 0,
+            sealed: false,
+        }
     }
 
     /// Takes in one item a batch, the first of them in batch 1.

@@ -3,15 +3,19 @@
 //! It is the recovery of [`Wal::open`](crate::Wal::open) without what follows it: nothing is cut, zeroed,
 //! written again or begun, so a wal can be looked at before anybody decides what becomes of it.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use crate::disk::Disk;
 use crate::error::WalError;
 use crate::frame::{self, ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, ItemKind};
+use crate::index::Location;
+use crate::keys::{KeyEpoch, KeyError, Keys, epoch_of};
 use crate::options::WalOptions;
 use crate::position::{BatchSeq, BytePos, GroupId, LogIndex, SegmentId};
 use crate::salvage;
+use crate::sealing::Opener;
 use crate::segment::{self, FileKind, SEGMENT_HEADER_BYTES, WalIdentity, decode_header};
 use crate::verdict::Recovered;
 use crate::wal::{read_note, recover};
@@ -27,8 +31,12 @@ pub struct Inspection {
     pub spares: (u64, u64),
     /// Everything up to here was synced, as the note says; zero if it says nothing.
     pub noted: BatchSeq,
-    /// What a start would find.
+    /// What a start would find. A register that the keys do not open is left out.
     pub recovered: Recovered,
+    /// Each segment with each epoch that it is sealed with.
+    pub needs: Vec<(SegmentId, KeyEpoch)>,
+    /// Why a start with these keys would be refused.
+    pub refused: Option<KeyError>,
 }
 
 /// One segment file.
@@ -42,6 +50,8 @@ pub struct InspectedSegment {
     pub first_seq: Option<BatchSeq>,
     /// It was begun behind damage that was known.
     pub after_damage: bool,
+    /// The epoch that its entries and registers are sealed with; none if they are clear.
+    pub epoch: Option<KeyEpoch>,
 }
 
 /// What lies at a place of a segment.
@@ -71,7 +81,7 @@ pub enum InspectedPlace<'a> {
 }
 
 /// One change of a frame.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct InspectedItem<'a> {
     /// What it does, as `docs/format.md` calls it.
     pub kind: &'static str,
@@ -83,8 +93,12 @@ pub struct InspectedItem<'a> {
     pub prev: BatchSeq,
     /// The group was damaged when it was written.
     pub damaged: bool,
-    /// Opaque.
-    pub payload: &'a [u8],
+    /// Opaque; if it is sealed and was not opened, sealed bytes.
+    pub payload: Cow<'a, [u8]>,
+    /// The epoch it is sealed with; none if it is clear.
+    pub epoch: Option<KeyEpoch>,
+    /// Why it was not opened.
+    pub unopened: Option<KeyError>,
 }
 
 impl InspectedItem<'_> {
@@ -102,11 +116,16 @@ impl InspectedItem<'_> {
 }
 
 /// Reads everything and decides what it means. Without an identity, the first segment says whose it is.
+/// Keys are for registers: everything else is known without.
 ///
 /// # Errors
 /// When no segment says whose it is, when the files are someone else's or of an unknown version, or when
 /// the disk refuses. Damage is no error: the verdict says so.
-pub fn inspect(disk: &dyn Disk, identity: Option<WalIdentity>) -> Result<Inspection, WalError> {
+pub fn inspect(
+    disk: &dyn Disk,
+    identity: Option<WalIdentity>,
+    keys: &Keys,
+) -> Result<Inspection, WalError> {
     let (ids, spares) = files(disk)?;
     let identity = match identity {
         Some(identity) => identity,
@@ -125,12 +144,28 @@ pub fn inspect(disk: &dyn Disk, identity: Option<WalIdentity>) -> Result<Inspect
             bytes,
             first_seq: header.map(|header| header.first_seq),
             after_damage: header.is_some_and(|header| header.after_damage),
+            epoch: header.and_then(|header| header.seal).map(|mark| mark.epoch),
         });
     }
     let noted = read_note(disk, &identity)?;
     let recovery = recover(disk, &identity, noted, &WalOptions::default(), &ids)?;
-    let recovered = recovery.finish().recovered;
-    Ok(Inspection { identity, segments, spares, noted, recovered })
+    let mut outcome = recovery.finish();
+    let needs = outcome.seals.needs().collect();
+    let mut refused = outcome.seals.judge(keys).err();
+    let opener = Opener::new(keys.clone(), identity);
+    for (group, found) in &mut outcome.recovered.groups {
+        let location = outcome.index.groups[group].state.filter(|location| location.sealed);
+        let (Some(state), Some(location)) = (&found.state, location) else { continue };
+        match opener.open(*group, LogIndex::ZERO, &location, state.to_vec()) {
+            Ok(opened) => found.state = Some(opened.into()),
+            Err(error) => {
+                refused = refused.or(Some(error));
+                found.state = None;
+            }
+        }
+    }
+    let recovered = outcome.recovered;
+    Ok(Inspection { identity, segments, spares, noted, recovered, needs, refused })
 }
 
 /// Shows what lies in a segment, in order, until `each` breaks off.
@@ -140,6 +175,7 @@ pub fn inspect(disk: &dyn Disk, identity: Option<WalIdentity>) -> Result<Inspect
 pub fn walk_segment(
     disk: &dyn Disk,
     identity: &WalIdentity,
+    keys: &Keys,
     segment: SegmentId,
     each: &mut dyn FnMut(InspectedPlace<'_>) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, WalError> {
@@ -148,6 +184,7 @@ pub fn walk_segment(
     let length = length.min(u64::from(u32::MAX)) as usize;
     let file = salvage::read(disk, &name, length).map_err(WalError::failed("read", &name))?;
     let (raw, domain) = (&file.bytes[..], identity.domain());
+    let opener = Opener::new(keys.clone(), *identity);
     let mut pos = SEGMENT_HEADER_BYTES as usize;
     let mut behind = pos;
     while pos + FRAME_HEADER_BYTES <= raw.len() {
@@ -159,7 +196,7 @@ pub fn walk_segment(
         if behind < pos && each(no_frame(raw, behind, pos)).is_break() {
             return Ok(ControlFlow::Break(()));
         }
-        if each(shown(&frame, pos)).is_break() {
+        if each(shown(&frame, pos, &opener)).is_break() {
             return Ok(ControlFlow::Break(()));
         }
         pos += frame.bytes;
@@ -182,14 +219,28 @@ fn no_frame(raw: &[u8], from: usize, end: usize) -> InspectedPlace<'_> {
     }
 }
 
-fn shown<'a>(frame: &Frame<'a>, pos: usize) -> InspectedPlace<'a> {
-    let items = frame.items().flatten().map(|(item, payload)| InspectedItem {
-        kind: name_of(item.kind),
-        group: item.group,
-        index: item.index,
-        prev: item.link.prev,
-        damaged: item.link.damaged,
-        payload,
+fn shown<'a>(frame: &Frame<'a>, pos: usize, opener: &Opener) -> InspectedPlace<'a> {
+    let segment = frame.header.segment;
+    let items = frame.items().flatten().map(|(item, stored)| {
+        let location = Location::of(&item, segment, pos as u64).filter(|at| at.sealed);
+        let opened = location
+            .map(|at| opener.open(item.group, item.index, &at, stored.to_vec()))
+            .transpose();
+        let (payload, unopened) = match opened {
+            Ok(None) => (Cow::Borrowed(stored), None),
+            Ok(Some(opened)) => (Cow::Owned(opened), None),
+            Err(error) => (Cow::Borrowed(stored), Some(error)),
+        };
+        InspectedItem {
+            kind: name_of(item.kind),
+            group: item.group,
+            index: item.index,
+            prev: item.link.prev,
+            damaged: item.link.damaged,
+            payload,
+            epoch: location.and_then(|_| epoch_of(stored)),
+            unopened,
+        }
     });
     InspectedPlace::Frame {
         byte_pos: BytePos::new(pos as u64),
@@ -282,7 +333,7 @@ mod tests {
     /// Batches of the frames, and where there is none.
     fn seen(disk: &SimDisk) -> (Vec<u64>, Vec<u64>) {
         let (mut seqs, mut gaps) = (Vec::new(), Vec::new());
-        let _ = walk_segment(disk, &IDENTITY, SegmentId::new(1), &mut |place| {
+        let _ = walk_segment(disk, &IDENTITY, &Keys::none(), SegmentId::new(1), &mut |place| {
             match place {
                 InspectedPlace::Frame { seq, .. } => seqs.push(seq.get()),
                 InspectedPlace::NoFrame { byte_pos, .. } => gaps.push(byte_pos.get()),
@@ -296,14 +347,15 @@ mod tests {
     #[test]
     fn every_frame_is_shown_and_whose_it_is() {
         let disk = written(5);
-        let found = inspect(&disk, None).unwrap();
+        let found = inspect(&disk, None, &Keys::none()).unwrap();
         assert_eq!(found.identity, IDENTITY);
         assert!(!found.recovered.verdict.is_damaged());
         assert_eq!(found.recovered.groups[&GROUP].last, LogIndex::new(5));
         assert_eq!(seen(&disk), (vec![1, 2, 3, 4, 5], vec![]));
-        let foreign = inspect(&disk, Some(WalIdentity { node: 2, ..IDENTITY })).unwrap_err();
+        let foreign =
+            inspect(&disk, Some(WalIdentity { node: 2, ..IDENTITY }), &Keys::none()).unwrap_err();
         assert!(matches!(foreign, WalError::Foreign { .. }), "{foreign}");
-        assert!(inspect(&SimDisk::from_seed(2), None).is_err(), "nobody's");
+        assert!(inspect(&SimDisk::from_seed(2), None, &Keys::none()).is_err(), "nobody's");
     }
 
     /// Whatever byte of a synced frame is bad: the verdict is damaged, and the place is shown.
@@ -311,7 +363,7 @@ mod tests {
     fn a_frame_that_was_synced_and_does_not_hold_is_damage() {
         let good = written(5);
         let mut places = Vec::new();
-        let _ = walk_segment(&good, &IDENTITY, SegmentId::new(1), &mut |place| {
+        let _ = walk_segment(&good, &IDENTITY, &Keys::none(), SegmentId::new(1), &mut |place| {
             if let InspectedPlace::Frame { byte_pos, bytes, .. } = place {
                 places.push((byte_pos.get(), bytes));
             }
@@ -325,7 +377,7 @@ mod tests {
             let mut byte = [0];
             disk.read_at(&name, at, &mut byte).unwrap();
             disk.write_at(&name, at, &[byte[0] ^ 1]).unwrap();
-            let found = inspect(&disk, None).unwrap();
+            let found = inspect(&disk, None, &Keys::none()).unwrap();
             assert!(found.recovered.verdict.is_damaged(), "at={at}");
             assert_eq!(seen(&disk), (vec![1, 2, 4, 5], vec![third]), "at={at}");
         }

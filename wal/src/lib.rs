@@ -28,6 +28,7 @@ mod frame;
 pub mod fuzz;
 mod index;
 mod inspect;
+mod keys;
 mod note;
 mod options;
 mod position;
@@ -36,6 +37,7 @@ mod reader;
 mod recovery;
 mod room;
 mod salvage;
+mod sealing;
 mod segment;
 #[cfg(feature = "sim")]
 pub mod sim;
@@ -53,11 +55,17 @@ pub use frame::Write;
 pub use inspect::{
     InspectedItem, InspectedPlace, InspectedSegment, Inspection, inspect, walk_segment,
 };
+#[cfg(any(test, feature = "sim"))]
+pub use keys::SeededRandomness;
+pub use keys::{
+    KeyEpoch, KeyError, KeyHold, KeyRing, KeyState, Keys, Randomness, SEALED_FILE_BYTES,
+    SEALED_FILE_PREFIX_BYTES, SystemRandomness, sealed_epoch,
+};
 pub use options::{STATE_BYTES_MAX, WalOptions};
 pub use position::{BatchSeq, BytePos, GroupId, LogIndex, SegmentId};
 pub use read_only::ReadOnlyDisk;
 pub use reader::WalReader;
-pub use segment::WalIdentity;
+pub use segment::{SEGMENT_HEADER_BYTES, WalIdentity, sealed_segment_epoch};
 pub use verdict::{Damage, Recovered, RecoveredGroup, Verdict};
 pub use wal::Wal;
 pub use writer::{OnDurable, WalWriter};

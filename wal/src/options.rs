@@ -2,6 +2,7 @@
 
 use crate::error::WalError;
 use crate::frame::{ALIGN_BYTES, FRAME_HEADER_BYTES, ITEM_HEADER_BYTES};
+use crate::keys::SEAL_BYTES;
 use crate::segment::SEGMENT_HEADER_BYTES;
 
 /// Largest register of a group.
@@ -16,7 +17,7 @@ pub struct WalOptions {
     /// Size of a segment file. It is written with zeros before use, so that a sync never has to
     /// wait for the file system's own records.
     pub segment_bytes: u64,
-    /// Largest batch, headers included.
+    /// Largest batch, headers included, before anything is sealed.
     pub batch_bytes_max: usize,
     /// What may wait to be written.
     pub queued_bytes_max: usize,
@@ -64,9 +65,34 @@ impl WalOptions {
             // At 2, nearly all that is written would be copies.
             (self.live_multiple_max >= 3, "live_multiple_max must be at least 3"),
         ];
-        match rules.iter().find(|(holds, _)| !holds) {
-            Some((_, rule)) => Err(WalError::InvalidArgument { what: (*rule).to_owned() }),
-            None => Ok(()),
-        }
+        refuse(&rules)
+    }
+
+    /// Refuses values that leave no room for what sealing adds.
+    ///
+    /// # Errors
+    /// [`WalError::InvalidArgument`], naming the rule.
+    pub fn validate_sealed(&self) -> Result<(), WalError> {
+        self.validate()?;
+        // At worst a batch is all empty payloads.
+        let items_max = self.batch_bytes_max / ITEM_HEADER_BYTES;
+        let sealed_max = self.batch_bytes_max + SEAL_BYTES * items_max + MARK_BYTES;
+        refuse(&[
+            (
+                sealed_max as u64 <= self.segment_bytes.saturating_sub(SEGMENT_HEADER_BYTES),
+                "with keys, segment_bytes must hold its header and nearly two batches of batch_bytes_max",
+            ),
+            (
+                sealed_max <= self.queued_bytes_max,
+                "with keys, queued_bytes_max must hold nearly two batches of batch_bytes_max",
+            ),
+        ])
+    }
+}
+
+fn refuse(rules: &[(bool, &str)]) -> Result<(), WalError> {
+    match rules.iter().find(|(holds, _)| !holds) {
+        Some((_, rule)) => Err(WalError::InvalidArgument { what: (*rule).to_owned() }),
+        None => Ok(()),
     }
 }

@@ -7,8 +7,10 @@ use bytes::Bytes;
 use crate::disk::Disk;
 use crate::error::WalError;
 use crate::index::Location;
+use crate::keys::epoch_of;
 use crate::position::{BytePos, GroupId, LogIndex};
 use crate::salvage::is_unreadable;
+use crate::sealing::Opener;
 use crate::segment;
 use crate::wal::Shared;
 
@@ -53,7 +55,7 @@ impl WalReader {
                 Err(error) if entries.is_empty() => return Err(error),
                 Err(_) => break,
             };
-            bytes += location.len as usize;
+            bytes += location.content_len();
             if !entries.is_empty() && bytes > bytes_max {
                 break;
             }
@@ -70,7 +72,7 @@ impl WalReader {
         mut location: Location,
     ) -> Result<Bytes, WalError> {
         loop {
-            match read_payload(&*self.shared.disk, group, index, &location) {
+            match read_payload(&*self.shared.disk, &self.shared.opener, group, index, &location) {
                 Ok(payload) => return Ok(payload.into()),
                 Err(error) => {
                     // The segment may have been recycled between the look-up and the read.
@@ -95,9 +97,10 @@ impl WalReader {
     }
 }
 
-/// Reads one payload and checks it.
+/// Reads one payload, checks it, and opens it if it is sealed.
 pub(crate) fn read_payload(
     disk: &dyn Disk,
+    opener: &Opener,
     group: GroupId,
     index: LogIndex,
     location: &Location,
@@ -110,9 +113,13 @@ pub(crate) fn read_payload(
         source,
     };
     let name = segment::file_name(location.segment);
+    // What was recycled under the reader may pass the checksum by chance.
+    let names_epoch = |payload: &[u8]| !location.sealed || epoch_of(payload).is_some();
     let mut payload = vec![0; location.len as usize];
     match disk.read_at(&name, u64::from(location.pos), &mut payload) {
-        Ok(()) if crc32fast::hash(&payload) == location.crc => Ok(payload),
+        Ok(()) if crc32fast::hash(&payload) == location.crc && names_epoch(&payload) => {
+            Ok(opener.open(group, index, location, payload)?)
+        }
         Ok(()) => Err(corrupt(None)),
         Err(error) if is_unreadable(&error) => Err(corrupt(Some(Arc::new(error)))),
         Err(error) => Err(WalError::io("read", &name)(error)),

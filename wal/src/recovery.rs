@@ -30,7 +30,9 @@ use crate::commit::Start;
 use crate::copies::Copies;
 use crate::frame::{self, ALIGN_BYTES, FRAME_HEADER_BYTES, Frame, ITEM_HEADER_BYTES, ItemKind};
 use crate::index::Index;
+use crate::keys::epoch_of;
 use crate::position::{BatchSeq, BytePos, SegmentId};
+use crate::sealing::Seals;
 use crate::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::verdict::{Recovered, Verdict};
 
@@ -89,6 +91,8 @@ pub(crate) struct Recovery {
     /// Registers of the last frame, and whether it was a mark.
     copies: Copies,
     ends_in_mark: bool,
+    /// What the files say they are sealed with.
+    seals: Seals,
 }
 
 /// What is to be done with the files, and the index of what is in them.
@@ -100,6 +104,8 @@ pub(crate) struct Outcome {
     pub(crate) zero_tail: bool,
     /// Frames of the last segment, by place and length, of which nothing tells that they were synced.
     pub(crate) unsure: Vec<(u64, usize)>,
+    /// What all of it is sealed with. Registers, and `start.copies`, are as they are stored.
+    pub(crate) seals: Seals,
 }
 
 impl Recovery {
@@ -124,6 +130,7 @@ impl Recovery {
             unsure: VecDeque::new(),
             copies: Copies::default(),
             ends_in_mark: true,
+            seals: Seals::default(),
         }
     }
 
@@ -156,7 +163,7 @@ impl Recovery {
                 }
                 self.gap(frame.header.seq, self.end);
             }
-            self.frame(segment.id, *pos as u64, frame);
+            self.frame(segment, *pos as u64, frame);
         }
         if !segment.is_followed {
             self.end_of_last(segment, is_cut);
@@ -192,6 +199,9 @@ impl Recovery {
     /// What the segment's beginning says about the batches before it.
     fn begin(&mut self, segment: &SegmentBytes<'_>, frames: &[(usize, Frame<'_>)]) {
         let header = segment.header.filter(|header| header.segment == segment.id);
+        if let Some(mark) = header.and_then(|header| header.seal) {
+            self.seals.marks.insert(segment.id, mark);
+        }
         self.is_torn = false;
         if let Some(header) = header {
             let promised = BatchSeq::new(header.first_seq.get().saturating_sub(1));
@@ -245,7 +255,8 @@ impl Recovery {
         self.expected = Some(next);
     }
 
-    fn frame(&mut self, segment: SegmentId, pos: u64, frame: &Frame<'_>) {
+    fn frame(&mut self, segment: &SegmentBytes<'_>, pos: u64, frame: &Frame<'_>) {
+        let (header, segment) = (segment.header, segment.id);
         let seq = frame.header.seq;
         if let Some(gap) = self.losses.gaps.last_mut()
             && gap.first == gap.last
@@ -262,6 +273,11 @@ impl Recovery {
             if item.kind == ItemKind::Mark {
                 self.ends_in_mark = true;
                 continue;
+            }
+            if item.kind.is_content() {
+                let epoch = epoch_of(payload).filter(|_| item.sealed);
+                let place = (segment, pos + u64::from(item.payload_pos));
+                self.seals.item(place, header.map(|header| header.seal), epoch);
             }
             let chain = self.chains.entry(item.group).or_default();
             chain.item(&item, payload, place, &self.losses);
@@ -356,7 +372,7 @@ impl Recovery {
         // that is written to the same place and cut as well.
         let zero_tail = self.has_rest && !after_damage;
         let unsure = self.unsure.into_iter().map(|(_, pos, bytes)| (pos, bytes)).collect();
-        Outcome { recovered, index, start, zero_tail, unsure }
+        Outcome { recovered, index, start, zero_tail, unsure, seals: self.seals }
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! offset  size  field        rule
 //!      0     8  magic        "PLSDWAL\n"
-//!      8     4  version      1
+//!      8     4  version      1, or 2 of a sealed one
 //!     12     4  crc32        over bytes 0..12 and 16..96
 //!     16    16  cluster
 //!     32     8  node
@@ -13,7 +13,8 @@
 //!     72     8  bytes        length of the file; a shorter one was cut
 //!     80     1  flags        1: it was begun behind damage, numbers below first_seq may be unused
 //!                            2: batches were lost, and groups may be that nothing tells of any more
-//!     81     7  zeros
+//!     81     3  check        of the key of the epoch, zeros in version 1
+//!     84     4  epoch        that payloads are sealed with, zeros in version 1
 //!     88     8  prev_first   first_seq of the segment before, in case its header goes bad; 0 if none
 //! ```
 //! Little-endian. A file gets its header, is synced, and only then its name: a segment by name
@@ -22,11 +23,15 @@
 use crc32fast::Hasher;
 
 use crate::error::WalError;
+use crate::keys::KeyEpoch;
 use crate::position::{BatchSeq, SEQ_MAX, SegmentId};
+use crate::sealing::SealMark;
 
-pub(crate) const SEGMENT_HEADER_BYTES: u64 = 96;
+/// Length of what a segment begins with.
+pub const SEGMENT_HEADER_BYTES: u64 = 96;
 const MAGIC: &[u8; 8] = b"PLSDWAL\n";
 const VERSION: u32 = 1;
+const VERSION_SEALED: u32 = 2;
 
 /// Whose wal it is. Part of every checksum, so that another owner's frames cannot pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +68,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) unlisted: bool,
     /// The first batch of the segment before, or zero.
     pub(crate) prev_first: BatchSeq,
+    /// What payloads are sealed with; none if they are clear.
+    pub(crate) seal: Option<SealMark>,
 }
 
 pub(crate) fn file_name(segment: SegmentId) -> String {
@@ -98,7 +105,8 @@ pub(crate) fn encode_header(
 ) -> [u8; SEGMENT_HEADER_BYTES as usize] {
     let mut raw = [0; SEGMENT_HEADER_BYTES as usize];
     raw[0..8].copy_from_slice(MAGIC);
-    raw[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    let version = if header.seal.is_some() { VERSION_SEALED } else { VERSION };
+    raw[8..12].copy_from_slice(&version.to_le_bytes());
     raw[16..32].copy_from_slice(&identity.cluster.to_le_bytes());
     raw[32..40].copy_from_slice(&identity.node.to_le_bytes());
     raw[40..56].copy_from_slice(&identity.incarnation.to_le_bytes());
@@ -106,6 +114,10 @@ pub(crate) fn encode_header(
     raw[64..72].copy_from_slice(&header.first_seq.get().to_le_bytes());
     raw[72..80].copy_from_slice(&header.bytes.to_le_bytes());
     raw[80] = u8::from(header.after_damage) | u8::from(header.unlisted) << 1;
+    if let Some(SealMark { epoch, check }) = header.seal {
+        raw[81..84].copy_from_slice(&check);
+        raw[84..88].copy_from_slice(&epoch.get().to_le_bytes());
+    }
     raw[88..96].copy_from_slice(&header.prev_first.get().to_le_bytes());
     let crc = header_crc(&raw);
     raw[12..16].copy_from_slice(&crc.to_le_bytes());
@@ -128,7 +140,7 @@ pub(crate) fn decode_header(
     if header_crc(raw) != word(12) {
         return Ok(None);
     }
-    if word(8) != VERSION {
+    if !is_known(word(8)) {
         return Err(WalError::UnknownVersion { file: file.to_owned(), found: word(8) });
     }
     let found = WalIdentity { cluster: wide(16), node: long(32), incarnation: wide(40) };
@@ -148,6 +160,11 @@ pub(crate) fn decode_header(
     {
         return Ok(None);
     }
+    let mark = |epoch| SealMark { epoch, check: raw[81..84].try_into().expect("three bytes") };
+    let seal = KeyEpoch::new(word(84)).map(mark).filter(|_| word(8) == VERSION_SEALED);
+    if seal.is_none() && word(8) == VERSION_SEALED {
+        return Ok(None);
+    }
     Ok(Some(SegmentHeader {
         segment: SegmentId::new(long(56)),
         first_seq: BatchSeq::new(long(64)),
@@ -155,7 +172,20 @@ pub(crate) fn decode_header(
         after_damage: raw[80] & 1 != 0,
         unlisted: raw[80] & 2 != 0,
         prev_first: BatchSeq::new(long(88)),
+        seal,
     }))
+}
+
+fn is_known(version: u32) -> bool {
+    matches!(version, VERSION | VERSION_SEALED)
+}
+
+/// The epoch that the payloads of a segment are sealed with, as the first bytes of its file say; none if they
+/// are clear, or the header does not hold. Whose segment it is does not matter, and no key is needed.
+#[must_use]
+pub fn sealed_segment_epoch(raw: &[u8]) -> Option<KeyEpoch> {
+    let owner = owner(raw)?;
+    decode_header(&owner, "", raw).ok()??.seal.map(|mark| mark.epoch)
 }
 
 /// Whose header it is, if it holds and is of a version that is known.
@@ -163,7 +193,7 @@ pub(crate) fn owner(raw: &[u8]) -> Option<WalIdentity> {
     let raw = raw.get(..SEGMENT_HEADER_BYTES as usize)?;
     let wide = |at: usize| u128::from_le_bytes(raw[at..at + 16].try_into().expect("16 bytes"));
     let holds = &raw[..8] == MAGIC
-        && raw[8..12] == VERSION.to_le_bytes()
+        && is_known(u32::from_le_bytes(raw[8..12].try_into().expect("four bytes")))
         && raw[12..16] == header_crc(raw).to_le_bytes();
     let node = u64::from_le_bytes(raw[32..40].try_into().expect("eight bytes"));
     holds.then(|| WalIdentity { cluster: wide(16), node, incarnation: wide(40) })
@@ -197,7 +227,9 @@ mod tests {
         after_damage: true,
         unlisted: false,
         prev_first: BatchSeq::new(4),
+        seal: None,
     };
+    const SEAL: SealMark = SealMark { epoch: KeyEpoch::new(9).unwrap(), check: [1, 2, 3] };
 
     #[test]
     fn header_round_trips_and_refuses_others() {
@@ -221,11 +253,28 @@ mod tests {
     #[test]
     fn an_unknown_version_is_refused_by_name() {
         let mut raw = encode_header(&IDENTITY, HEADER);
-        raw[8] = 2;
+        raw[8] = 3;
         let crc = header_crc(&raw);
         raw[12..16].copy_from_slice(&crc.to_le_bytes());
         let error = decode_header(&IDENTITY, "f", &raw).unwrap_err();
-        assert!(matches!(error, WalError::UnknownVersion { found: 2, .. }), "{error}");
+        assert!(matches!(error, WalError::UnknownVersion { found: 3, .. }), "{error}");
+        assert_eq!(owner(&raw), None);
+    }
+
+    /// A release that does not know of keys refuses it by its version.
+    #[test]
+    fn a_sealed_segment_is_version_2_and_says_its_epoch() {
+        let header = SegmentHeader { seal: Some(SEAL), ..HEADER };
+        let mut raw = encode_header(&IDENTITY, header);
+        assert_eq!(raw[8..12], [2, 0, 0, 0]);
+        assert_eq!(decode_header(&IDENTITY, "f", &raw).unwrap(), Some(header));
+        assert_eq!(owner(&raw), Some(IDENTITY));
+        assert_eq!(sealed_segment_epoch(&raw), Some(SEAL.epoch));
+        assert_eq!(sealed_segment_epoch(&encode_header(&IDENTITY, HEADER)), None);
+        raw[84..88].fill(0);
+        let crc = header_crc(&raw);
+        raw[12..16].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(decode_header(&IDENTITY, "f", &raw).unwrap(), None, "there is no epoch 0");
     }
 
     #[test]

@@ -10,13 +10,15 @@ use crate::disk::Disk;
 use crate::error::{WalError, is_full};
 use crate::frame::{ITEM_HEADER_BYTES, Write};
 use crate::index::LiveItem;
+use crate::keys::Keys;
 use crate::note::{self, NOTE_BYTES, NOTE_NAME};
 use crate::options::WalOptions;
-use crate::position::{BatchSeq, SegmentId};
+use crate::position::{BatchSeq, GroupId, LogIndex, SegmentId};
 use crate::reader::{WalReader, read_payload};
-use crate::recovery::{Recovery, SegmentBytes};
+use crate::recovery::{Outcome, Recovery, SegmentBytes};
 use crate::room::{self, Need};
 use crate::salvage;
+use crate::sealing::{Opener, TailSeal};
 use crate::segment::{
     self, FileKind, SEGMENT_HEADER_BYTES, SegmentHeader, WalIdentity, decode_header, encode_header,
 };
@@ -32,6 +34,7 @@ const ZEROS: usize = 1 << 20;
 pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
     commit: Mutex<Commit>,
+    pub(crate) opener: Opener,
 }
 
 impl Shared {
@@ -78,17 +81,40 @@ impl Wal {
         identity: WalIdentity,
         options: WalOptions,
     ) -> Result<(Self, Recovered), WalError> {
-        options.validate()?;
+        Self::open_with_keys(disk, identity, options, Keys::none())
+    }
+
+    /// The same with keys: what is written from now on is sealed if they have an active epoch, and what is
+    /// sealed is opened. See `docs/encryption.md`.
+    ///
+    /// # Errors
+    /// As [`Wal::open`], and [`WalError::Key`] when these keys do not open what is there: nothing is
+    /// written then.
+    pub fn open_with_keys(
+        disk: Arc<dyn Disk>,
+        identity: WalIdentity,
+        options: WalOptions,
+        keys: Keys,
+    ) -> Result<(Self, Recovered), WalError> {
+        if keys.are_given() {
+            options.validate_sealed()?;
+        } else {
+            options.validate()?;
+        }
         // What is seen now is relied on from now on. A killed process may not have come to this.
         disk.sync_dir().map_err(WalError::failed("sync", "the wal's directory"))?;
-        let mut segments = BTreeSet::new();
+        let names = disk.list().map_err(WalError::io("list", "the wal's directory"))?;
+        let segments: BTreeSet<SegmentId> = names.iter().filter_map(|name| id_of(name)).collect();
+        let noted = read_note(&*disk, &identity)?;
+        let mut outcome = recover(&*disk, &identity, noted, &options, &segments)?.finish();
+        // Nothing was written yet: with the right keys it is all as it was.
+        outcome.seals.judge(&keys)?;
+        let opener = Opener::new(keys.clone(), identity);
+        open_registers(&mut outcome, &opener)?;
         let mut spares = Vec::new();
         let mut next_spare = 0;
-        for name in disk.list().map_err(WalError::io("list", "the wal's directory"))? {
+        for name in names {
             match segment::kind_of(&name) {
-                FileKind::Segment(id) => {
-                    segments.insert(id);
-                }
                 FileKind::Spare(number) => {
                     next_spare = next_spare.max(number + 1);
                     // One that was not finished has another length.
@@ -99,7 +125,7 @@ impl Wal {
                         disk.remove(&name).map_err(WalError::io("remove", &name))?;
                     }
                 }
-                FileKind::Other => {}
+                FileKind::Segment(_) | FileKind::Other => {}
             }
         }
         if segments.is_empty() {
@@ -108,14 +134,11 @@ impl Wal {
                 disk.remove(&name).map_err(WalError::io("remove", &name))?;
             }
         }
-        let noted = read_note(&*disk, &identity)?;
         if noted != BatchSeq::ZERO {
             // Damage that it alone tells of would be forgotten with it.
             write_again(&*disk, NOTE_NAME, &[(0, NOTE_BYTES)])?;
             disk.sync(NOTE_NAME).map_err(WalError::failed("sync", NOTE_NAME))?;
         }
-        let recovery = recover(&*disk, &identity, noted, &options, &segments)?;
-        let outcome = recovery.finish();
         if let Some(last) = segments.last() {
             let name = segment::file_name(*last);
             if let (true, Some((_, pos))) = (outcome.zero_tail, outcome.start.tail) {
@@ -135,10 +158,13 @@ impl Wal {
         let is_suspect = outcome.recovered.unlisted_damaged || after_damage;
         let suspect_up_to = segments.last().filter(|_| is_suspect).copied();
         let suspect_up_to = suspect_up_to.unwrap_or(SegmentId::new(0));
+        let tail = outcome.start.tail.map(|(segment, _)| segment);
+        let seal = TailSeal::open(keys, identity, &outcome.seals, tail)?;
+        let (index, start) = (outcome.index, outcome.start);
         let mut commit =
-            Commit::new(options.clone(), identity.domain(), outcome.index, segments, outcome.start);
+            Commit::new(options.clone(), identity.domain(), index, segments, start, seal);
         spares.iter().for_each(|_| commit.room.add_spare());
-        let shared = Arc::new(Shared { disk, commit: Mutex::new(commit) });
+        let shared = Arc::new(Shared { disk, commit: Mutex::new(commit), opener });
         let mut wal = Self {
             shared,
             identity,
@@ -363,6 +389,7 @@ impl Wal {
             }
             // Before the next one is freed: what remains must be an unbroken run.
             self.sync_dir(&name)?;
+            self.shared.opener.forget(oldest);
             let mut commit = self.shared.commit();
             commit.freed(oldest);
             if is_kept {
@@ -425,9 +452,10 @@ impl Wal {
         let mut bytes = 0;
         for item in items {
             // If it moved or went meanwhile, what was read is not used.
-            match read_payload(&*self.shared.disk, item.group, item.index, &item.location) {
+            let Shared { disk, opener, .. } = &*self.shared;
+            match read_payload(&**disk, opener, item.group, item.index, &item.location) {
                 Ok(payload) => {
-                    bytes += (ITEM_HEADER_BYTES + payload.len()) as u64;
+                    bytes += ITEM_HEADER_BYTES as u64 + u64::from(item.location.len);
                     read.push((*item, payload));
                 }
                 // It holds its segment until whoever reads it finds out and restores it.
@@ -524,6 +552,32 @@ fn batches(items: &[LiveItem], target: usize) -> impl Iterator<Item = &[LiveItem
         }
         fits
     })
+}
+
+fn id_of(name: &str) -> Option<SegmentId> {
+    match segment::kind_of(name) {
+        FileKind::Segment(id) => Some(id),
+        FileKind::Spare(_) | FileKind::Other => None,
+    }
+}
+
+/// Gives registers the bytes that their callers handed in. Those of the last frame are the last that were set.
+pub(crate) fn open_registers(outcome: &mut Outcome, opener: &Opener) -> Result<(), WalError> {
+    for (group, found) in &mut outcome.recovered.groups {
+        let location = outcome.index.groups[group].state;
+        if let (Some(state), Some(location)) = (&mut found.state, location.filter(|at| at.sealed)) {
+            let opened = opener.open(*group, LogIndex::ZERO, &location, state.to_vec())?;
+            *state = opened.into();
+        }
+    }
+    let copies: Vec<GroupId> = outcome.start.copies.iter().map(|(group, _)| group).collect();
+    outcome.start.copies.clear();
+    for group in copies {
+        if let Some(state) = &outcome.recovered.groups[&group].state {
+            outcome.start.copies.set(group, state);
+        }
+    }
+    Ok(())
 }
 
 /// Reads all segments, in order. Headers come first: each tells how far the one before may reach.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use palisade_wal::sim::{SimDisk, SimFaults};
 use palisade_wal::{
-    BatchSeq, GroupId, LogIndex, Verdict, Wal, WalError, WalIdentity, WalOptions, Write,
+    BatchSeq, GroupId, KeyRing, Keys, LogIndex, SeededRandomness, Verdict, Wal, WalError,
+    WalIdentity, WalOptions, Write,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -24,6 +25,27 @@ fn options() -> WalOptions {
 
 fn open(disk: &SimDisk) -> (Wal, palisade_wal::Recovered) {
     Wal::open(Arc::new(disk.clone()), IDENTITY, options()).unwrap()
+}
+
+fn open_with(disk: &SimDisk, keys: &Keys) -> (Wal, palisade_wal::Recovered) {
+    Wal::open_with_keys(Arc::new(disk.clone()), IDENTITY, options(), keys.clone()).unwrap()
+}
+
+/// Keys that change with every call, or none.
+struct Rotating(Option<(KeyRing, Keys)>);
+
+impl Rotating {
+    fn new(sealed: bool) -> Self {
+        let keys = || Keys::with_randomness(KeyRing::default(), SeededRandomness::new(2));
+        Self(sealed.then(|| (KeyRing::default(), keys())))
+    }
+
+    fn next(&mut self) -> Keys {
+        let Some((ring, keys)) = &mut self.0 else { return Keys::none() };
+        ring.rotate(&SeededRandomness::new(ring.epochs().count() as u64)).unwrap();
+        keys.replace(ring.clone()).unwrap();
+        keys.clone()
+    }
 }
 
 /// What a group holds, by a model of a few lines.
@@ -167,9 +189,14 @@ proptest! {
     /// After any crash, recovery finds the state after some batch, at or after the last that was
     /// reported durable and at most the last submitted: a prefix, whole batches, nothing lost.
     #[test]
-    fn recovery_finds_a_prefix_that_covers_every_ack(seed: u64, steps in vec(step(), 1..120)) {
+    fn recovery_finds_a_prefix_that_covers_every_ack(
+        seed: u64,
+        steps in vec(step(), 1..120),
+        sealed: bool,
+    ) {
         let disk = SimDisk::from_seed(seed);
-        let (mut wal, _) = open(&disk);
+        let mut keys = Rotating::new(sealed);
+        let (mut wal, _) = open_with(&disk, &keys.next());
         // The state after each batch since the last crash, from the durable one on.
         let mut history: BTreeMap<BatchSeq, Models> = BTreeMap::new();
         let mut current = Models::new();
@@ -208,11 +235,14 @@ proptest! {
                     durable = wal.sync().unwrap();
                     wal.maintain().unwrap();
                 }
-                Step::Maintain => wal.maintain().unwrap(),
+                Step::Maintain => {
+                    wal.maintain().unwrap();
+                    keys.next();
+                }
                 Step::Crash => {
                     drop(wal);
                     disk.crash();
-                    let (reopened, recovered) = open(&disk);
+                    let (reopened, recovered) = open_with(&disk, &keys.next());
                     let torn_or_clean = !matches!(recovered.verdict, Verdict::Damaged { .. });
                     prop_assert!(torn_or_clean, "a crash is not damage: {:?}", recovered.verdict);
                     let found = read_back(&reopened, &recovered);
@@ -406,4 +436,36 @@ fn what_leaves_a_gap_is_refused_and_changes_nothing() {
     let large = vec![0; palisade_wal::STATE_BYTES_MAX + 1].into();
     bad(&mut wal, &[Write::SetState { group: GroupId::new(1), payload: large }]);
     wal.submit(&[append(1, 1, 1)]).unwrap();
+}
+
+/// Behind a mark that was lost, the first batch cannot tell, since nothing was synced with it yet. The
+/// second one does, though it was made while the first was being synced: it is written behind that.
+#[test]
+fn the_second_batch_behind_a_lost_mark_tells_of_it() {
+    let append = |wal: &mut Wal, index| {
+        let (group, index) = (GroupId::new(1), LogIndex::new(index));
+        wal.submit(&[Write::Append { group, index, payload: Bytes::from_static(b"x") }]).unwrap();
+    };
+    for seed in 0..50 {
+        let disk = SimDisk::from_seed(seed);
+        let (mut wal, _) = open(&disk);
+        append(&mut wal, 1);
+        wal.write_queued().unwrap();
+        wal.sync().unwrap();
+        let lost_write = Some(disk.counts().writes + 1);
+        disk.set_faults(SimFaults { lost_write, ..SimFaults::default() });
+        wal.maintain().unwrap();
+        append(&mut wal, 2);
+        wal.write_queued().unwrap();
+        append(&mut wal, 3);
+        wal.sync().unwrap();
+        assert!(disk.hides_a_loss(), "what was synced so far is the loss and what is with it");
+        wal.write_queued().unwrap();
+        wal.sync().unwrap();
+        assert!(!disk.hides_a_loss());
+        drop(wal);
+        disk.crash();
+        let (_, recovered) = open(&disk);
+        assert!(recovered.verdict.is_damaged(), "seed={seed}: {recovered:?}");
+    }
 }

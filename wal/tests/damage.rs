@@ -898,31 +898,3 @@ fn what_shows_that_a_place_was_synced_makes_its_damage_known() {
     }
     assert!(shown > 100 && silent > 10, "shown={shown} silent={silent}");
 }
-
-/// Behind a mark that was lost, the first batch cannot tell, since nothing was synced with it yet. The
-/// second one does, though it was made while the first was being synced: it is written behind that.
-#[test]
-fn the_second_batch_behind_a_lost_mark_tells_of_it() {
-    for seed in 0..50 {
-        let disk = SimDisk::from_seed(seed);
-        let (mut wal, _) = open(&disk);
-        submit(&mut wal, &[append(1, 1)]);
-        wal.write_queued().unwrap();
-        wal.sync().unwrap();
-        let lost_write = Some(disk.counts().writes + 1);
-        disk.set_faults(SimFaults { lost_write, ..SimFaults::default() });
-        wal.maintain().unwrap();
-        submit(&mut wal, &[append(1, 2)]);
-        wal.write_queued().unwrap();
-        submit(&mut wal, &[append(1, 3)]);
-        wal.sync().unwrap();
-        assert!(disk.hides_a_loss(), "what was synced so far is the loss and what is with it");
-        wal.write_queued().unwrap();
-        wal.sync().unwrap();
-        assert!(!disk.hides_a_loss());
-        drop(wal);
-        disk.crash();
-        let (_, recovered) = open(&disk);
-        assert!(recovered.verdict.is_damaged(), "seed={seed}: {recovered:?}");
-    }
-}

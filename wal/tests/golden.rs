@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use palisade_wal::sim::SimDisk;
 use palisade_wal::{
-    Disk, GroupId, LogIndex, Recovered, Verdict, Wal, WalError, WalIdentity, WalOptions, Write,
+    Disk, GroupId, KeyRing, Keys, LogIndex, Recovered, SeededRandomness, Verdict, Wal, WalError,
+    WalIdentity, WalOptions, Write,
 };
 
 const IDENTITY: WalIdentity = WalIdentity { cluster: 0xc1, node: 2, incarnation: 0x3a };
@@ -116,6 +117,29 @@ fn repaired() -> Files {
     files(&disk)
 }
 
+/// With keys: two epochs, and a register that was copied from the one to the other.
+fn sealed() -> Files {
+    let disk = SimDisk::from_seed(1);
+    let (mut wal, _) = open_sealed(&disk, 1);
+    submit(&mut wal, &[append(1, 1, 10), append(2, 1, 0), state(1, "vote 1")]);
+    flush(&mut wal);
+    drop(wal);
+    let (mut wal, _) = open_sealed(&disk, 2);
+    submit(&mut wal, &[append(1, 2, 20), Write::Trim { group: GroupId::new(2), up_to: index(1) }]);
+    // Before what is live in the first segment moves.
+    files(&disk)
+}
+
+fn open_sealed(disk: &SimDisk, epochs: u64) -> (Wal, Recovered) {
+    let mut ring = KeyRing::default();
+    for seed in 0..epochs {
+        ring.rotate(&SeededRandomness::new(seed)).unwrap();
+    }
+    let keys = Keys::with_randomness(ring, SeededRandomness::new(9));
+    let options = WalOptions { segment_bytes: 10 << 10, batch_bytes_max: 4200, ..options() };
+    Wal::open_with_keys(Arc::new(disk.clone()), IDENTITY, options, keys).unwrap()
+}
+
 fn entries(wal: &Wal, group: u64) -> Vec<(u64, Vec<u8>)> {
     let Some((first, last)) = wal.reader().range(GroupId::new(group)) else { return Vec::new() };
     let read = wal.reader().read(GroupId::new(group), first, last.next(), usize::MAX).unwrap();
@@ -123,7 +147,16 @@ fn entries(wal: &Wal, group: u64) -> Vec<(u64, Vec<u8>)> {
 }
 
 fn check(name: &str, made: &Files, says: impl Fn(&Wal, &Recovered)) {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/v1").join(name);
+    check_opened(&format!("v1/{name}"), made, open, says);
+}
+
+fn check_opened(
+    name: &str,
+    made: &Files,
+    open: impl Fn(&SimDisk) -> (Wal, Recovered),
+    says: impl Fn(&Wal, &Recovered),
+) {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
     if std::env::var("PALISADE_GOLDEN").is_ok_and(|mode| mode == "write") {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
@@ -165,6 +198,16 @@ fn version_1_plain() {
         assert_eq!(entries(wal, 2), [(8, vec![b'i'; 5])]);
         assert_eq!(recovered.groups[&GroupId::new(1)].state.as_deref(), Some(&b"vote 1"[..]));
         assert_eq!(recovered.groups[&GroupId::new(2)].state.as_deref(), Some(&b"vote"[..]));
+    });
+}
+
+#[test]
+fn version_2_sealed() {
+    let open = |disk: &SimDisk| open_sealed(disk, 2);
+    check_opened("v2/sealed", &sealed(), open, |wal, recovered| {
+        assert_eq!(entries(wal, 1), [(1, vec![b'b'; 10]), (2, vec![b'c'; 20])]);
+        assert_eq!(recovered.groups[&GroupId::new(1)].state.as_deref(), Some(&b"vote 1"[..]));
+        assert_eq!(recovered.groups[&GroupId::new(2)].first, index(2));
     });
 }
 

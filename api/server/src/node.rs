@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::middleware::from_fn_with_state;
+use palisade::encryption::{KeyError, KeyRing, Keys};
 use palisade::{
     ClusterId, Engine, EngineBuilder, Error, FailureDomain, NodeId, PlacementProfile, WalOptions,
 };
@@ -21,6 +22,7 @@ use crate::observe::{Observed, metered_reports};
 use crate::reports::{ReportService, Worker};
 use crate::security::files::make_dir;
 use crate::security::of_node::NodeSecurity;
+use crate::security::ring_watch::RingWatch;
 use crate::security::watch as files;
 use crate::{grpc, http};
 
@@ -49,6 +51,9 @@ pub struct NodeSettings {
     pub security: Security,
     /// How much it keeps in memory and on disk.
     pub storage: Storage,
+    /// The ring of keys that its log, snapshots and backups are sealed with, if they are. Its state store lies
+    /// on an encrypted disk then.
+    pub key_ring_file: Option<PathBuf>,
     /// Where its backups are written; none are taken without.
     pub backup_dir: Option<PathBuf>,
     /// The report service, if it runs one.
@@ -155,6 +160,9 @@ impl NodeSettings {
             .reader_threads(self.storage.reader_threads)
             .scrub_bytes_per_second(self.storage.scrub_bytes_per_second)
             .wal(self.storage.wal());
+        if self.key_ring_file.is_some() {
+            builder = builder.state_disk_is_encrypted();
+        }
         if let Some(peers) = self.listen.peers {
             builder = builder.listen(peers);
         }
@@ -168,6 +176,15 @@ impl NodeSettings {
             };
         }
         builder
+    }
+
+    /// What its log, snapshots and backups are sealed with.
+    ///
+    /// # Errors
+    /// When there is to be a ring, and it cannot be read.
+    pub(crate) fn keys(&self) -> Result<Keys, KeyError> {
+        let ring = self.key_ring_file.as_deref().map(KeyRing::read).transpose()?;
+        Ok(ring.map_or_else(Keys::none, Keys::new))
     }
 }
 
@@ -228,10 +245,15 @@ async fn run_engine(
         Some(security) => settings.builder().peer_tls(security.peers.clone()),
         None => settings.builder(),
     };
-    let (certificates, watched) = security
+    let (certificates, mut watched) = security
         .map(|security| (Vec::from(security.certificates), security.watched))
         .unwrap_or_default();
-    let engine = builder.open().await?;
+    let invalid = |error: KeyError| Error::InvalidArgument { what: error.to_string() };
+    let keys = settings.keys().map_err(invalid)?;
+    if let Some(path) = settings.key_ring_file.clone() {
+        watched.push(Arc::new(RingWatch::new(path, keys.clone())));
+    }
+    let engine = builder.keys(keys).open().await?;
     tracing::info!(node = %settings.id, cluster = %settings.cluster, "the node is open");
     let observed = Observed::from(&engine);
     certificates.into_iter().for_each(|(port, watch)| observed.certificates(port, watch));

@@ -189,7 +189,11 @@ fn a_directory_in_use_is_refused() {
         assert_eq!((code, &document["error"]["code"]), (4, &Value::from("InUse")), "{document}");
     }
     runtime.block_on(engine.close()).unwrap();
-    let files = palisade::inspect::WalFiles::open(&dir.path().join("data")).unwrap();
+    let files = palisade::inspect::WalFiles::open(
+        &dir.path().join("data"),
+        palisade::encryption::Keys::none(),
+    )
+    .unwrap();
     let refused = runtime.block_on(
         Engine::builder(dir.path().join("data"))
             .cluster(ClusterId::new(0xaa))

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use clap::Parser;
 use palisade_benches::cpu_seconds;
 use palisade_replication::{
-    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Export, Exporter, GroupId, Member,
-    Node, NodeConfig, NodeId, OpenDisk, Options, PeerLinks, Role, StateMachine, TakeChunk,
+    AppliedPosition, ApplyError, ClusterId, CommittedEntry, Export, Exporter, GroupId, Keys,
+    Member, Node, NodeConfig, NodeId, OpenDisk, Options, PeerLinks, Role, StateMachine, TakeChunk,
     WalOptions,
 };
 use tokio::task::JoinSet;
@@ -193,6 +193,7 @@ async fn open(dir: &Path, groups: &[GroupId]) -> Result<Vec<Node<Count>>, String
             options: Options::default(),
             wal: WalOptions::default(),
             disk: OpenDisk::default(),
+            keys: Keys::none(),
         };
         nodes.push(Node::open(config, Count::default()).await.map_err(|error| error.to_string())?);
     }

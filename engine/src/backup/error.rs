@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use palisade_replication::{ClusterId, Disposition, GroupId, Offset};
+use palisade_replication::{ClusterId, Disposition, GroupId, KeyError, Offset};
 
 use super::BackupId;
 use crate::error::Error;
@@ -100,6 +100,9 @@ pub enum BackupError {
         /// What the store said.
         source: Arc<object_store::Error>,
     },
+    /// What is sealed cannot be opened with the keys there are, or what is to be written not sealed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The engine failed, or refused.
     #[error(transparent)]
     Engine(#[from] Error),
@@ -117,7 +120,8 @@ impl BackupError {
             Self::Damaged { .. }
             | Self::UnknownFormat { .. }
             | Self::Foreign { .. }
-            | Self::BrokenChain { .. } => Failure::Incompatible,
+            | Self::BrokenChain { .. }
+            | Self::Key(_) => Failure::Incompatible,
             Self::Behind { .. } => Failure::NotYetApplied,
             Self::AlreadyExists { .. } => Failure::AlreadyExists,
             Self::InvalidArgument { .. } => Failure::InvalidArgument,
@@ -140,7 +144,8 @@ impl BackupError {
             | Self::Trimmed { .. }
             | Self::Compacted { .. }
             | Self::AlreadyExists { .. }
-            | Self::InvalidArgument { .. } => Disposition::Reject,
+            | Self::InvalidArgument { .. }
+            | Self::Key(_) => Disposition::Reject,
             Self::Engine(error) => error.disposition(),
         }
     }

@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 use std::str::{FromStr, Split};
 
 use bytes::{Buf, BufMut, Bytes};
-use palisade_replication::{ClusterId, GroupId, LogTime, Offset, RecordRun};
+use palisade_replication::{ClusterId, GroupId, KeyEpoch, LogTime, Offset, RecordRun};
 use sha2::{Digest, Sha256};
 
 use super::sum::Digests;
@@ -18,8 +18,9 @@ use crate::machine::STATE_VERSION;
 
 /// What the format file begins with.
 const FORMAT: &str = "palisade backup 1";
-/// What a manifest begins with.
+/// What a manifest begins with; that of a sealed backup is another version.
 const MANIFEST: &str = "palisade backup manifest 1";
+const MANIFEST_SEALED: &str = "palisade backup manifest 2";
 /// A file is closed once it has so many bytes.
 pub(super) const FILE_BYTES_TARGET: usize = 8 << 20;
 /// First byte of a file of records.
@@ -143,6 +144,14 @@ impl GroupPart {
     }
 }
 
+/// What the files of a backup are sealed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seal {
+    pub(super) epoch: KeyEpoch,
+    /// The first bytes of the key's check.
+    pub(super) check: [u8; 3],
+}
+
 /// What a backup holds, and what it follows from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Contents {
@@ -150,6 +159,8 @@ pub(super) struct Contents {
     pub(super) cluster: ClusterId,
     /// Format of rows and records.
     pub(super) state: u8,
+    /// What its files are sealed with; none if they are clear.
+    pub(super) seal: Option<Seal>,
     /// The backup before it, and the hash of that one's manifest.
     pub(super) parent: Option<(BackupId, Hash)>,
     pub(super) groups: BTreeMap<GroupId, GroupPart>,
@@ -158,11 +169,15 @@ pub(super) struct Contents {
 impl Contents {
     /// The bytes of the manifest.
     pub(super) fn encode(&self) -> Bytes {
-        let mut text = format!("{MANIFEST}\nid {}\ncluster {}\n", self.id, self.cluster);
+        let first = if self.seal.is_some() { MANIFEST_SEALED } else { MANIFEST };
+        let mut text = format!("{first}\nid {}\ncluster {}\n", self.id, self.cluster);
         let mut line = |line: fmt::Arguments<'_>| {
             writeln!(text, "{line}").expect("a string takes what is written to it");
         };
         line(format_args!("state {}", self.state));
+        if let Some(Seal { epoch, check: [a, b, c] }) = self.seal {
+            line(format_args!("sealed {epoch} {a:02x}{b:02x}{c:02x}"));
+        }
         match &self.parent {
             None => line(format_args!("parent none")),
             Some((id, sha256)) => line(format_args!("parent {id} {sha256}")),
@@ -186,7 +201,8 @@ impl Contents {
     /// Reads a manifest that is called `file` and should be of the backup `id`.
     pub(super) fn decode(file: &str, id: &BackupId, raw: &[u8]) -> Result<Self, BackupError> {
         let text = text(file, raw)?;
-        known(file, text, MANIFEST)?;
+        let is_sealed = text.split('\n').next() == Some(MANIFEST_SEALED);
+        known(file, text, if is_sealed { MANIFEST_SEALED } else { MANIFEST })?;
         let contents = Self::read(text.split('\n'));
         let contents = contents.filter(|contents| contents.encode() == raw);
         let contents =
@@ -213,7 +229,16 @@ impl Contents {
         let id = BackupId::new(lines.next()?.strip_prefix("id ")?).ok()?;
         let cluster = ClusterId::new(lines.next()?.strip_prefix("cluster ")?.parse().ok()?);
         let state = lines.next()?.strip_prefix("state ")?.parse().ok()?;
-        let parent = match lines.next()?.strip_prefix("parent ")? {
+        let mut line = lines.next()?;
+        let mut seal = None;
+        if let Some(sealed) = line.strip_prefix("sealed ") {
+            let (epoch, check) = sealed.split_once(' ')?;
+            let byte = |at: usize| u8::from_str_radix(check.get(at..at + 2)?, 16).ok();
+            let check = [byte(0)?, byte(2)?, byte(4)?];
+            seal = Some(Seal { epoch: KeyEpoch::new(epoch.parse().ok()?)?, check });
+            line = lines.next()?;
+        }
+        let parent = match line.strip_prefix("parent ")? {
             "none" => None,
             parent => {
                 let (id, sha256) = parent.split_once(' ')?;
@@ -221,7 +246,7 @@ impl Contents {
             }
         };
         let mut groups = BTreeMap::new();
-        let mut line = lines.next()?;
+        line = lines.next()?;
         while let Some(group) = line.strip_prefix("group ") {
             let offset = |text: &str| text.parse().ok().map(Offset::new);
             let head = |text: &str| text.parse().ok().map(|Hash(raw)| ChainHead(raw));
@@ -253,7 +278,7 @@ impl Contents {
             }
             groups.insert(GroupId::new(group.parse().ok()?), part);
         }
-        Some(Self { id, cluster, state, parent, groups })
+        Some(Self { id, cluster, state, seal, parent, groups })
     }
 }
 

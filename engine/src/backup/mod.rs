@@ -61,9 +61,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use palisade_replication::{ClusterId, GroupId, LogTime, Offset};
+use bytes::Bytes;
+use palisade_replication::{ClusterId, GroupId, KeyEpoch, KeyError, LogTime, Offset};
 
-use self::layout::{Contents, GroupPart, Hash};
+use self::layout::{Contents, GroupPart, Hash, Seal};
 use crate::bounds::SYSTEM_GROUP;
 use crate::chain::ChainHead;
 use crate::engine::Engine;
@@ -189,6 +190,8 @@ pub struct Backup<'a> {
     engine: Engine,
     place: &'a BackupPlace,
     bytes_per_second: Option<u64>,
+    /// What all of its files are sealed with, whatever rotation comes meanwhile.
+    epoch: Option<KeyEpoch>,
 }
 
 /// What a backup takes of each group.
@@ -201,9 +204,10 @@ enum Wanted<'a> {
 
 impl Engine {
     /// Begins a backup of this node to a place. It runs beside reads and writes; dropping its future ends it,
-    /// and leaves files without a manifest.
+    /// and leaves files without a manifest. If the engine has keys with an active epoch, it is sealed with that.
     pub fn backup<'a>(&self, place: &'a BackupPlace) -> Backup<'a> {
-        Backup { engine: self.clone(), place, bytes_per_second: None }
+        let epoch = self.keys().active();
+        Backup { engine: self.clone(), place, bytes_per_second: None, epoch }
     }
 }
 
@@ -244,6 +248,23 @@ impl Backup<'_> {
         self.place.claim(cluster).await?;
         self.place.refuse_used(id).await?;
         Ok(cluster)
+    }
+
+    /// What the manifest says of the key.
+    fn seal(&self) -> Result<Option<Seal>, BackupError> {
+        let Some(epoch) = self.epoch else { return Ok(None) };
+        let keys = self.engine.keys();
+        let file = "backup".to_owned();
+        let check = keys.check(epoch).ok_or(KeyError::Retired { file, epoch })?;
+        Ok(Some(Seal { epoch, check }))
+    }
+
+    /// A file as it is stored.
+    fn sealed(&self, file: &str, parts: Vec<Bytes>) -> Result<Vec<Bytes>, BackupError> {
+        let Some(epoch) = self.epoch else { return Ok(parts) };
+        let context = place::context(self.engine.cluster(), file);
+        let sealed = self.engine.keys().seal_file(epoch, &context, file, &parts.concat())?;
+        Ok(vec![sealed.into()])
     }
 
     /// A halted replica may be damaged: nothing is taken of it (G10).
@@ -305,8 +326,10 @@ impl Backup<'_> {
         groups: BTreeMap<GroupId, GroupPart>,
     ) -> Result<BackupSummary, BackupError> {
         self.refuse_halted()?;
-        let contents = Contents { id: id.clone(), cluster, state: STATE_VERSION, parent, groups };
-        self.place.put(place::manifest(id), vec![contents.encode()]).await?;
+        let (id, state) = (id.clone(), STATE_VERSION);
+        let seal = self.seal()?;
+        let contents = Contents { id, cluster, state, seal, parent, groups };
+        self.place.put(place::manifest(&contents.id), vec![contents.encode()]).await?;
         Ok(contents.summary())
     }
 }

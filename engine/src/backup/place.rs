@@ -5,9 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
-use palisade_replication::{ClusterId, GroupId};
+use palisade_replication::{ClusterId, GroupId, KeyEpoch, KeyError, Keys};
 
-use super::layout::{self, Contents, FileEntry, FileName, Hash};
+use super::layout::{self, Contents, FileEntry, FileName, Hash, Seal};
 use super::{BackupError, BackupId};
 
 /// The file that says whose prefix it is.
@@ -20,6 +20,7 @@ const TEXT_BYTES_MAX: u64 = 1 << 30;
 pub struct BackupPlace {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    keys: Keys,
 }
 
 /// What lies below a prefix.
@@ -58,7 +59,46 @@ impl BackupPlace {
     pub fn new(store: Arc<dyn ObjectStore>, prefix: &str) -> Result<Self, BackupError> {
         let prefix = Path::parse(prefix)
             .map_err(|error| BackupError::InvalidArgument { what: error.to_string() })?;
-        Ok(Self { store, prefix })
+        Ok(Self { store, prefix, keys: Keys::none() })
+    }
+
+    /// The same place, and what opens the sealed backups there. A backup that is taken is sealed with the keys
+    /// of the engine it is taken of, not with these.
+    #[must_use]
+    pub fn with_keys(self, keys: Keys) -> Self {
+        Self { keys, ..self }
+    }
+
+    /// The same place for a restore, with the new node's keys if it has none of its own.
+    #[cfg(feature = "rocksdb")]
+    pub(super) fn or_keys(&self, keys: &Keys) -> Self {
+        let given = if self.keys.are_given() { &self.keys } else { keys };
+        self.clone().with_keys(given.clone())
+    }
+
+    /// The key epochs that a backup needs, and those before it down to the full one; none for those that are
+    /// clear. No key is needed to know.
+    ///
+    /// # Errors
+    /// As [`verify`](super::verify) of their manifests.
+    pub async fn key_epochs(
+        &self,
+        id: &BackupId,
+    ) -> Result<Vec<(BackupId, Option<KeyEpoch>)>, BackupError> {
+        let chain = self.chain(id).await?;
+        let epoch = |contents: &Contents| contents.seal.map(|seal| seal.epoch);
+        Ok(chain.iter().map(|contents| (contents.id.clone(), epoch(contents))).collect())
+    }
+
+    /// Refuses a backup that these keys do not open.
+    pub(super) fn judge(&self, contents: &Contents) -> Result<(), BackupError> {
+        let Some(Seal { epoch, check }) = contents.seal else { return Ok(()) };
+        let file = manifest(&contents.id);
+        self.keys.hold(epoch, &file)?;
+        if self.keys.check(epoch) != Some(check) {
+            return Err(KeyError::Wrong { file, epoch }.into());
+        }
+        Ok(())
     }
 
     /// All ids below the prefix, in order.
@@ -150,14 +190,30 @@ impl BackupPlace {
         found.bytes().await.map_err(|error| failed(file, error))
     }
 
-    /// Reads a file that a manifest names. Gives its name, too.
+    /// Reads a file that a manifest names, as it was before it was sealed. Gives its name, too.
     pub(super) async fn read(
         &self,
-        id: &BackupId,
+        contents: &Contents,
         group: GroupId,
         entry: &FileEntry,
     ) -> Result<(String, Bytes), BackupError> {
-        let file = file(id, group, entry.name);
+        let (file, raw) = self.read_stored(contents, group, entry).await?;
+        if contents.seal.is_none() {
+            return Ok((file, raw));
+        }
+        let opened = self.keys.open_file(&context(contents.cluster, &file), &file, &raw)?;
+        let opened = opened.ok_or_else(|| BackupError::damaged(&file, "it is not sealed"))?;
+        Ok((file, opened.into()))
+    }
+
+    /// Reads a file as it lies there, and checks its hash: no key is needed.
+    pub(super) async fn read_stored(
+        &self,
+        contents: &Contents,
+        group: GroupId,
+        entry: &FileEntry,
+    ) -> Result<(String, Bytes), BackupError> {
+        let file = file(&contents.id, group, entry.name);
         let raw = self.get(&file, Some(entry.bytes)).await?;
         let found = Hash::of(&raw);
         if found != entry.sha256 {
@@ -196,6 +252,11 @@ impl BackupPlace {
         chain.reverse();
         Ok(chain)
     }
+}
+
+/// What a file of a backup is sealed for.
+pub(super) fn context(cluster: ClusterId, file: &str) -> Vec<u8> {
+    [&b"backup"[..], &cluster.get().to_le_bytes(), file.as_bytes()].concat()
 }
 
 pub(super) fn of_cluster(

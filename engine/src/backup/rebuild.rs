@@ -101,7 +101,7 @@ impl Rebuild {
             if entry.name != FileName::State(number) {
                 return Err(BackupError::damaged(manifest, format!("it lacks state-{number}")));
             }
-            let (file, raw) = place.read(&full.id, group, entry).await?;
+            let (file, raw) = place.read(full, group, entry).await?;
             rebuild = on_thread(move || rebuild.rows(&file, raw).map(|()| rebuild)).await?;
         }
         let mut log_time = part.log_time;
@@ -121,7 +121,7 @@ impl Rebuild {
                 if at <= follows.offset() {
                     break;
                 }
-                let (file, raw) = place.read(&contents.id, group, entry).await?;
+                let (file, raw) = place.read(contents, group, entry).await?;
                 let runs = decode_records(&file, raw)?;
                 follows.file(&file, entry.name, &runs)?;
                 let upto = runs.iter().rfind(|run| run.first_offset <= at);

@@ -95,7 +95,8 @@ fn check(
 /// [`BackupError::Missing`], [`BackupError::Damaged`] or [`BackupError::BrokenChain`] with the first file that is
 /// not what it should be; [`BackupError::Compacted`] for an offset before the chain begins;
 /// [`BackupError::InvalidArgument`] for one behind its end, for the same cluster, for a builder that names
-/// other voters, and for a directory that is not empty. After an error that is none of the last the directory is refused by whoever opens it.
+/// other voters, and for a directory that is not empty; [`BackupError::Key`] for a sealed one that neither the
+/// place's keys nor the builder's open, before anything is written. After an error that is none of the last the directory is refused by whoever opens it.
 pub async fn restore(
     place: &BackupPlace,
     id: &BackupId,
@@ -103,7 +104,11 @@ pub async fn restore(
     to: RestoreTo,
 ) -> Result<Restored, BackupError> {
     Carrier::here().await?;
+    let place = &place.or_keys(&builder.keys);
     let chain = place.chain(id).await?;
+    for contents in &chain {
+        place.judge(contents)?;
+    }
     let ends = check(builder, to, &chain)?;
     let registry = builder.check()?;
     refuse_unregistered(&chain, &registry)?;
@@ -119,8 +124,9 @@ pub async fn restore(
     let restored = Rebuild::run(place, &chain, &ends, shared, registry, Compares::End).await?;
     let builder = builder.clone();
     on_thread(move || {
-        let EngineBuilder { dir, cluster, node, domain, listen, wal, disk, data_groups, .. } =
-            builder;
+        let EngineBuilder {
+            dir, cluster, node, domain, listen, wal, disk, keys, data_groups, ..
+        } = builder;
         let domain = domain.to_string();
         let member = Member { address: listen, domain, ..Member::default() };
         let stands = restored
@@ -128,7 +134,7 @@ pub async fn restore(
             .iter()
             .map(|(group, found)| (*group, (found.digest.offset, found.log_time)));
         let groups = stands.collect();
-        let founding = Founding { data_dir: dir, disk, wal, cluster, node, member, groups };
+        let founding = Founding { data_dir: dir, disk, wal, keys, cluster, node, member, groups };
         founding.found().map_err(Error::from)?;
         keep_count(&*store, data_groups)?;
         Rebuild::end(&*store, cluster, node)?;

@@ -14,10 +14,20 @@ use crate::chain::ChainHead;
 ///
 /// # Errors
 /// [`BackupError::Missing`] or [`BackupError::Damaged`] with the first file that is not what it should be,
-/// [`BackupError::BrokenChain`] if one does not follow from the other.
+/// [`BackupError::BrokenChain`] if one does not follow from the other; [`BackupError::Key`] if a sealed one is
+/// not opened by the place's keys, and all its files are nevertheless what was stored.
 pub async fn verify(place: &BackupPlace, id: &BackupId) -> Result<Vec<BackupSummary>, BackupError> {
     let chain = place.chain(id).await?;
     for contents in &chain {
+        if let Err(refused) = place.judge(contents) {
+            // What can be known without the key is: every file is what was stored.
+            for (group, part) in &contents.groups {
+                for entry in &part.files {
+                    place.read_stored(contents, *group, entry).await?;
+                }
+            }
+            return Err(refused);
+        }
         for (group, part) in &contents.groups {
             match contents.parent {
                 None => verify_state(place, contents, *group, part).await?,
@@ -40,7 +50,7 @@ async fn verify_state(
         if entry.name != FileName::State(number) {
             return Err(BackupError::damaged(manifest, format!("it lacks state-{number}")));
         }
-        let (file, raw) = place.read(&contents.id, group, entry).await?;
+        let (file, raw) = place.read(contents, group, entry).await?;
         for chunk in decode_state(&file, raw)? {
             sum.add(chunk).map_err(|error| BackupError::damaged(&file, error.to_string()))?;
         }
@@ -65,7 +75,7 @@ async fn verify_records(
 ) -> Result<(), BackupError> {
     let mut follows = Follows::new(part);
     for entry in &part.files {
-        let (file, raw) = place.read(&contents.id, group, entry).await?;
+        let (file, raw) = place.read(contents, group, entry).await?;
         follows.file(&file, entry.name, &decode_records(&file, raw)?)?;
     }
     follows.ends(&place::manifest(&contents.id), part)

@@ -44,7 +44,9 @@ impl<'a> Writer<'a> {
 
     /// Adds to the file that is being filled.
     pub(super) fn add(&mut self, part: Bytes) {
-        self.hasher.update(&part);
+        if self.backup.epoch.is_none() {
+            self.hasher.update(&part);
+        }
         self.bytes += part.len();
         self.parts.push(part);
     }
@@ -67,10 +69,15 @@ impl<'a> Writer<'a> {
         while PUTS_MAX <= self.puts.len() {
             self.a_put().await?;
         }
-        let parts = std::mem::take(&mut self.parts);
-        let bytes = std::mem::take(&mut self.bytes) as u64;
-        let sha256 = Hash(std::mem::take(&mut self.hasher).finalize().into());
         let file = place::file(self.id, self.group, name);
+        let parts = self.backup.sealed(&file, std::mem::take(&mut self.parts))?;
+        self.bytes = 0;
+        if self.backup.epoch.is_some() {
+            // What is sealed is known only now.
+            parts.iter().for_each(|part| self.hasher.update(part));
+        }
+        let sha256 = Hash(std::mem::take(&mut self.hasher).finalize().into());
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
         self.puts.push(Box::pin(self.backup.place.put(file, parts)));
         self.closed.push(FileEntry { name, bytes, sha256 });
         if let Some(bytes_per_second) = self.backup.bytes_per_second {

@@ -1,5 +1,7 @@
 //! Backups, and restores, without a runtime: see [`crate::backup`].
 
+use palisade_replication::KeyEpoch;
+
 use super::running::OwnRuntime;
 use super::{Blocking, Engine};
 use crate::backup::{BackupError, BackupId, BackupPlace, BackupSummary, ListedBackup};
@@ -51,6 +53,17 @@ impl Blocking<crate::backup::Backup<'_>> {
 /// The same, and [`Error::InvalidArgument`](crate::Error::InvalidArgument) within a tokio runtime.
 pub fn list(place: &BackupPlace) -> Result<Vec<ListedBackup>, BackupError> {
     OwnRuntime::start()?.wait(place.list())
+}
+
+/// Waits for [`BackupPlace::key_epochs`].
+///
+/// # Errors
+/// The same, and [`Error::InvalidArgument`](crate::Error::InvalidArgument) within a tokio runtime.
+pub fn key_epochs(
+    place: &BackupPlace,
+    id: &BackupId,
+) -> Result<Vec<(BackupId, Option<KeyEpoch>)>, BackupError> {
+    OwnRuntime::start()?.wait(place.key_epochs(id))
 }
 
 /// Waits for [`crate::backup::verify`].

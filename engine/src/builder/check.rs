@@ -73,6 +73,15 @@ impl EngineBuilder {
             Some(format!("state_write_buffer_bytes={bytes}: choose {least} or more"))
         } else if *scrub_bytes_per_second == 0 {
             Some("scrub_bytes_per_second=0: rows that nobody reads again rot unseen, choose 1 or more".to_owned())
+        } else if self.keys.are_given()
+            && !self.state_disk_is_encrypted
+            && cfg!(feature = "rocksdb")
+        {
+            Some(
+                "there are keys, and the state store is not sealed with them: put its directory on an encrypted \
+                 disk or file system, and say so (state_disk_is_encrypted)"
+                    .to_owned(),
+            )
         } else {
             None
         }
@@ -132,6 +141,7 @@ impl EngineBuilder {
             options: self.options.clone(),
             wal: self.wal.clone(),
             disk: self.disk.clone(),
+            keys: self.keys.clone(),
         }
     }
 }

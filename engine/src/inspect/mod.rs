@@ -4,11 +4,13 @@
 //! ```text
 //! WalFiles::open(dir)    -> whose log, what a start would find, every frame with what it says
 //! verify_state(dir)      -> how far each group is applied, and whether its rows are what was written
+//! key_needs(dir)         -> which key epochs its files need; of a node that runs, too
 //! ```
 //! A directory that a process has open is refused: what is being written cannot be judged, and RocksDB's
 //! read-only mode on files that another process changes is not safe. While it is looked at, no node can
 //! open it.
 
+mod needs;
 mod record;
 #[cfg(feature = "rocksdb")]
 mod state;
@@ -17,6 +19,7 @@ mod wal;
 use palisade_replication::NodeError;
 use palisade_wal::WalError;
 
+pub use needs::{KeyNeeds, key_needs};
 pub use record::{RecordView, RegisterView};
 #[cfg(feature = "rocksdb")]
 pub use state::{GroupState, StateView, verify_state};

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use bytes::Bytes;
 use palisade_replication::{
-    ClusterId, GroupId, Incarnation, LogIndex, LogTime, NodeId, Offset, Term, directory_owner,
-    stored_entry, stored_register, wal_dir_of,
+    ClusterId, GroupId, Incarnation, KeyEpoch, KeyError, Keys, LogIndex, LogTime, NodeId, Offset,
+    Term, directory_owner, stored_entry, stored_register, wal_dir_of,
 };
 use palisade_wal::{
     InspectedItem, InspectedPlace, Inspection, ReadOnlyDisk, Verdict, WalIdentity, inspect,
@@ -20,6 +20,7 @@ use super::record::{self, RecordView, RegisterView};
 pub struct WalFiles {
     disk: ReadOnlyDisk,
     inspection: Inspection,
+    keys: Keys,
 }
 
 /// What a start would find.
@@ -55,6 +56,8 @@ pub struct SegmentFile {
     pub first_seq: Option<u64>,
     /// It was begun behind damage that was known.
     pub after_damage: bool,
+    /// The key epoch that its entries and registers are sealed with; none if they are clear.
+    pub key_epoch: Option<KeyEpoch>,
 }
 
 /// What there is of a group's log.
@@ -147,14 +150,22 @@ pub enum ItemBody {
     Register(RegisterView),
     /// It holds, and is still not what this release writes.
     Undecodable(String),
+    /// It is sealed, and the keys that were given do not open it.
+    Sealed {
+        /// With which key epoch.
+        epoch: KeyEpoch,
+        /// Why it was not opened.
+        why: KeyError,
+    },
 }
 
 impl WalFiles {
-    /// Looks at the log of a data directory, or at a log's own directory.
+    /// Looks at the log of a data directory, or at a log's own directory. What is sealed is shown as far as
+    /// these keys open it; the verdict needs none.
     ///
     /// # Errors
     /// As [`InspectError`] says. Damage is none: the verdict says so.
-    pub fn open(dir: &Path) -> Result<Self, InspectError> {
+    pub fn open(dir: &Path, keys: Keys) -> Result<Self, InspectError> {
         let owner = directory_owner(dir)?;
         let below = wal_dir_of(dir);
         let is_data_dir = owner.is_some() || below.is_dir();
@@ -178,8 +189,8 @@ impl WalFiles {
             let what = format!("{} has no segment of a log any more", dir.display());
             return Err(InspectError::Damaged { what });
         }
-        let inspection = inspect(&disk, identity)?;
-        Ok(Self { disk, inspection })
+        let inspection = inspect(&disk, identity, &keys)?;
+        Ok(Self { disk, inspection, keys })
     }
 
     /// Whose log it is.
@@ -196,7 +207,19 @@ impl WalFiles {
             bytes: segment.bytes,
             first_seq: segment.first_seq.map(palisade_wal::BatchSeq::get),
             after_damage: segment.after_damage,
+            key_epoch: segment.epoch,
         })
+    }
+
+    /// Each segment with each key epoch that it needs.
+    pub fn needs(&self) -> impl Iterator<Item = (u64, KeyEpoch)> {
+        self.inspection.needs.iter().map(|(segment, epoch)| (segment.get(), *epoch))
+    }
+
+    /// Why a start with these keys would be refused.
+    #[must_use]
+    pub fn refused(&self) -> Option<&KeyError> {
+        self.inspection.refused.as_ref()
     }
 
     /// Files that wait to be used: how many, and their bytes.
@@ -244,32 +267,30 @@ impl WalFiles {
     ) -> Result<(), InspectError> {
         for segment in &self.inspection.segments {
             let id = segment.id;
-            let flow =
-                walk_segment(
-                    &self.disk,
-                    &self.inspection.identity,
-                    id,
-                    &mut |place| match place {
-                        InspectedPlace::Frame { seq, .. } if seq.get() < from_seq => {
-                            ControlFlow::Continue(())
-                        }
-                        InspectedPlace::Frame { byte_pos, bytes, seq, durable, items } => {
-                            each(WalPlace::Frame(WalFrame {
-                                segment: id.get(),
-                                byte_pos: byte_pos.get(),
-                                bytes,
-                                seq: seq.get(),
-                                durable: durable.get(),
-                                items: items.iter().map(view).collect(),
-                            }))
-                        }
-                        InspectedPlace::NoFrame { byte_pos, raw } => each(WalPlace::NoFrame {
+            let flow = walk_segment(
+                &self.disk,
+                &self.inspection.identity,
+                &self.keys,
+                id,
+                &mut |place| match place {
+                    InspectedPlace::Frame { seq, .. } if seq.get() < from_seq => {
+                        ControlFlow::Continue(())
+                    }
+                    InspectedPlace::Frame { byte_pos, bytes, seq, durable, items } => {
+                        each(WalPlace::Frame(WalFrame {
                             segment: id.get(),
                             byte_pos: byte_pos.get(),
-                            raw,
-                        }),
-                    },
-                )?;
+                            bytes,
+                            seq: seq.get(),
+                            durable: durable.get(),
+                            items: items.iter().map(view).collect(),
+                        }))
+                    }
+                    InspectedPlace::NoFrame { byte_pos, raw } => {
+                        each(WalPlace::NoFrame { segment: id.get(), byte_pos: byte_pos.get(), raw })
+                    }
+                },
+            )?;
             if flow.is_break() {
                 break;
             }
@@ -302,8 +323,11 @@ fn view(item: &InspectedItem<'_>) -> WalItem {
 }
 
 fn body(item: &InspectedItem<'_>) -> ItemBody {
+    if let (Some(epoch), Some(why)) = (item.epoch, &item.unopened) {
+        return ItemBody::Sealed { epoch, why: why.clone() };
+    }
     if item.is_register() {
-        return match stored_register(item.payload) {
+        return match stored_register(&item.payload) {
             Ok(register) => ItemBody::Register(record::register(&register)),
             Err(error) => ItemBody::Undecodable(error.to_string()),
         };
@@ -311,7 +335,7 @@ fn body(item: &InspectedItem<'_>) -> ItemBody {
     if !item.is_entry() {
         return ItemBody::Nothing;
     }
-    match stored_entry(item.index, Bytes::copy_from_slice(item.payload)) {
+    match stored_entry(item.index, Bytes::copy_from_slice(&item.payload)) {
         Ok(entry) => {
             let (mut log_time, mut records) = (None, Vec::new());
             if let Some((first, at, all)) = entry.records {

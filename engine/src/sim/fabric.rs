@@ -38,7 +38,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_replication::{GroupId, NodeId, WalOptions};
+use palisade_replication::{GroupId, Keys, NodeId, WalOptions};
 
 use super::backend::SimBackend;
 use super::desk::{Desk, End};
@@ -257,6 +257,7 @@ impl SimFabric {
             id: node,
             data_groups: self.data_groups,
             domain: self.domain(node),
+            keys: Keys::none(),
             request_timeout: REQUEST_TIMEOUT,
             scrub: self.scrubs[&node].clone(),
         };

@@ -71,7 +71,7 @@ impl Shape {
         let round_us_max = *random.pick(&[500_000, 2_000_000, 4_000_000, 4_000_000]);
         // On average a round lasts half its longest.
         let rounds = 2 * RUN_US_MIN / round_us_max * 21 / 20;
-        Self {
+        let mut shape = Self {
             seed,
             options,
             nemesis: Nemesis::swarm(&mut random),
@@ -83,7 +83,10 @@ impl Shape {
             rounds,
             without: BTreeSet::new(),
             quiet: BTreeSet::new(),
-        }
+        };
+        // Drawn last: what was drawn before there were keys is drawn still.
+        shape.options.seals = random.below(4) == 0;
+        shape
     }
 
     /// What a round draws from: the same, whatever other rounds are left out.

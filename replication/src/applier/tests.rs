@@ -1,5 +1,6 @@
 use bytes::Bytes;
 use palisade_wal::sim::SimDisk;
+use palisade_wal::{Keys, WalIdentity};
 
 use super::*;
 use crate::entry::{ProposalId, Record};
@@ -100,9 +101,11 @@ fn bench(plan: &[bool], at_once: usize) -> Bench {
     let plan = plan.iter().copied().collect();
     let position = AppliedPosition::ZERO;
     let machine = Counter { position, plan, at_once, flushes: Arc::clone(&flushes) };
+    let owner = WalIdentity { cluster: 1, node: 1, incarnation: 1 };
+    let shelf = Shelf::open(Arc::new(SimDisk::from_seed(1)), Keys::none(), owner).unwrap();
     let applier = Applier {
         machine,
-        shelf: Arc::new(Shelf::open(Arc::new(SimDisk::from_seed(1))).unwrap()),
+        shelf: Arc::new(shelf),
         session: SESSION,
         jobs,
         groups: BTreeMap::from([(GROUP, Arc::clone(&shared))]),

@@ -15,6 +15,7 @@ mod nemesis;
 mod network;
 mod node;
 mod random;
+mod sealing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -34,6 +35,7 @@ pub use nemesis::{Nemesis, SimFault};
 use network::Network;
 use node::{Running, SimNode};
 pub use random::SimRandom;
+use sealing::Sealing;
 
 /// The first group of a simulated cluster.
 pub const GROUP: GroupId = GroupId::new(1);
@@ -84,6 +86,8 @@ pub struct SimOptions {
     pub replica: Options,
     /// Bounds of their logs.
     pub wal: WalOptions,
+    /// Whether logs and snapshots are sealed, with keys that change while nodes run and over starts.
+    pub seals: bool,
 }
 
 impl SimOptions {
@@ -129,6 +133,7 @@ impl Default for SimOptions {
                 queued_bytes_max: 1 << 20,
                 ..WalOptions::default()
             },
+            seals: false,
         }
     }
 }
@@ -296,6 +301,7 @@ impl<M: SimMachine> SimCluster<M> {
             fuse: None,
             cuts: false,
             kept: BTreeMap::new(),
+            sealing: Sealing::default(),
         };
         self.nodes.insert(id, node);
     }
@@ -722,6 +728,9 @@ impl<M: SimMachine> SimCluster<M> {
                 self.note(b"tick", id.get());
                 let next = self.nodes[&id].tick_us;
                 self.schedule(next, Event::Tick { node: id, life });
+                if self.nodes.get_mut(&id).is_some_and(|node| node.sealing.tick(id)) {
+                    self.count("keys rotated");
+                }
                 self.greet(id);
                 self.running(id).host.tick();
                 self.step(id);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use palisade_wal::sim::SimDisk;
-use palisade_wal::{GroupId, LogIndex, Wal, WalError, WalIdentity};
+use palisade_wal::{GroupId, Keys, LogIndex, Wal, WalError, WalIdentity};
 
 use super::{Completion, Event, OpId, SimCluster, SimMachine};
 use crate::applier::{Committed, install, rebuilding};
@@ -18,6 +18,7 @@ use crate::membership::Membership;
 use crate::records::{RecordRun, Records};
 use crate::replica::ReplicaConfig;
 use crate::shelf::Shelf;
+use crate::sim::sealing::Sealing;
 use crate::state_machine::{ApplyError, HaltScope};
 use crate::wire::{Body, Envelope};
 
@@ -59,6 +60,7 @@ pub(super) struct SimNode<M> {
     pub(super) cuts: bool,
     /// What it had durable when it last went down, of what is applied anywhere.
     pub(super) kept: BTreeMap<GroupId, LogIndex>,
+    pub(super) sealing: Sealing,
 }
 
 impl<M> SimNode<M> {
@@ -155,15 +157,15 @@ impl<M: SimMachine> SimCluster<M> {
         let node = self.nodes.get_mut(&id).expect("a known node");
         let identity =
             WalIdentity { cluster: 1, node: id.get(), incarnation: node.incarnation.get() };
-        let (wal, recovered) =
-            Wal::open(Arc::new(node.disk.clone()), identity, self.options.wal.clone())?;
-        let mut wal = wal;
+        let keys =
+            if self.options.seals { node.sealing.start(id, node.life) } else { Keys::none() };
+        let shelf = Shelf::open(Arc::new(node.shelf_disk.clone()), keys.clone(), identity)?;
+        let disk = Arc::new(node.disk.clone());
+        let (mut wal, recovered) =
+            Wal::open_with_keys(disk, identity, self.options.wal.clone(), keys)?;
         if groups.iter().all(|group| recovered.groups.contains_key(group)) {
             wal.forget_unlisted();
         }
-        let shelf = Shelf::open(Arc::new(node.shelf_disk.clone())).map_err(|source| {
-            NodeError::Io { what: "no snapshots".into(), source: Arc::new(source) }
-        })?;
         let mut replicas = BTreeMap::new();
         for group in groups {
             let config = ReplicaConfig {

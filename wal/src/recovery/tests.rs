@@ -79,6 +79,7 @@ impl File {
             after_damage: false,
             unlisted: false,
             prev_first: BatchSeq::ZERO,
+            seal: None,
         };
         SegmentBytes {
             id: SEGMENT,

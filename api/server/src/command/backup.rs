@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::client_args::ClientArgs;
 use super::config_args::ConfigArgs;
 use super::failed::Failed;
+use super::keys::RingArgs;
 use super::output::Found;
 use super::progress::Progress;
 use super::runtime;
@@ -74,6 +75,8 @@ struct VerifyArgs {
     /// Where the backups lie.
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
+    #[command(flatten)]
+    ring: RingArgs,
 }
 
 #[derive(Args)]
@@ -196,7 +199,8 @@ fn summary_json(summary: &BackupSummary) -> Value {
 
 impl VerifyArgs {
     fn run(self) -> Result<Found, Failed> {
-        let (place, id) = (place(&self.from)?, BackupId::new(&self.id)?);
+        let place = place(&self.from)?.with_keys(self.ring.keys()?);
+        let id = BackupId::new(&self.id)?;
         let chain = runtime()?.block_on(verify(&place, &id))?;
         let rows = chain.iter().flat_map(|backup| {
             let kind = if backup.parent.is_none() { "full" } else { "incremental" };
@@ -229,7 +233,8 @@ impl RestoreArgs {
             let what = format!("could not make {}: {error}", node.data_dir.display());
             Failed::new("InputOutput", what, "check the rights and the space there")
         })?;
-        let restored = runtime()?.block_on(restore(&place, &id, &node.builder(), to))?;
+        let builder = node.builder().keys(node.keys()?);
+        let restored = runtime()?.block_on(restore(&place, &id, &builder, to))?;
         Ok(told(&restored, &node.data_dir))
     }
 }
@@ -255,6 +260,7 @@ impl From<BackupError> for Failed {
         let what = error.to_string();
         let help = match &error {
             BackupError::Engine(error) => return error.clone().into(),
+            BackupError::Key(error) => return error.clone().into(),
             BackupError::Damaged { .. } => {
                 let help = "restore an older backup, or fetch that file again from another copy";
                 return Self::new("Damaged", what, help);

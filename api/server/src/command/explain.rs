@@ -31,7 +31,7 @@ pages! {
     "InProgress",
     "Refused", "Usage", "UnreadableFile", "InvalidSyntax", "UnknownKey", "InvalidValue", "MissingKey",
     "UnfitKeys", "UnknownCode", "InUse", "Damaged", "Unfit", "Unready", "Interrupted",
-    "Unconfirmed", "NotCompared",
+    "Unconfirmed", "NotCompared", "Sealed",
     "NotAuthenticated", "NotAllowed", "OutcomeUnknown", "InputOutput", "DemoFailed",
 }
 

@@ -43,6 +43,7 @@ pub(super) const OWN_CODES: &[(&str, Exit)] = &[
     ("InvalidValue", Exit::Usage),
     ("MissingKey", Exit::Usage),
     ("UnfitKeys", Exit::Usage),
+    ("Sealed", Exit::Usage),
     ("UnknownCode", Exit::NotFound),
     ("Unconfirmed", Exit::Usage),
     ("InUse", Exit::Conflict),

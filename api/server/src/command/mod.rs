@@ -22,6 +22,7 @@ mod failed;
 mod fence;
 mod grant;
 mod hexdump;
+mod keys;
 mod logs;
 mod node;
 mod output;
@@ -76,6 +77,8 @@ enum Command {
     #[command(subcommand)]
     Token(token::TokenCommand),
     #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    #[command(subcommand)]
     Grant(grant::GrantCommand),
     Audit(audit::AuditArgs),
     Wal(wal::WalCommand),
@@ -127,6 +130,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Bench(args) => args.run(),
         Command::Ca(command) => command.run(),
         Command::Token(command) => command.run(),
+        Command::Keys(command) => command.run(),
         Command::Grant(command) => command.run(),
         Command::Audit(args) => args.run(),
         Command::Wal(args) => args.run(),

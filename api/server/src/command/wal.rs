@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use palisade::encryption::KeyError;
 use palisade::inspect::{
     GroupLog, ItemBody, RecordView, WalFiles, WalFrame, WalItem, WalPlace, WalVerdict,
 };
@@ -12,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::failed::Failed;
 use super::hexdump::hexdump;
+use super::keys::RingArgs;
 use super::output::Found;
 use super::printable::printable;
 use super::table::table;
@@ -46,12 +48,16 @@ enum Action {
 struct DirArgs {
     /// The node's data directory, or its log's own.
     dir: PathBuf,
+    #[command(flatten)]
+    ring: RingArgs,
 }
 
 #[derive(Args)]
 struct DumpArgs {
     /// The node's data directory, or its log's own.
     dir: PathBuf,
+    #[command(flatten)]
+    ring: RingArgs,
     /// Only this group's changes.
     #[arg(long, value_name = "NUMBER")]
     group: Option<u64>,
@@ -71,14 +77,14 @@ impl WalCommand {
     pub(super) fn run(self) -> Result<Found, Failed> {
         match self.action {
             Action::Dump(args) => dump(&args),
-            Action::Verify(args) => verify(&args.dir),
-            Action::Stat(args) => stat(&args.dir),
+            Action::Verify(args) => verify(&args),
+            Action::Stat(args) => stat(&args),
         }
     }
 }
 
 fn dump(args: &DumpArgs) -> Result<Found, Failed> {
-    let files = WalFiles::open(&args.dir)?;
+    let files = WalFiles::open(&args.dir, args.ring.keys()?)?;
     let (mut text, mut places, mut frames, mut more) = (String::new(), Vec::new(), 0, false);
     files.walk(args.from, &mut |place| {
         match place {
@@ -149,6 +155,9 @@ fn frame_text(text: &mut String, frame: &WalFrame, items: &[&WalItem]) {
             ItemBody::Undecodable(why) => {
                 let _ = writeln!(text, "    cannot be decoded: {}", printable(why));
             }
+            ItemBody::Sealed { epoch, why } => {
+                let _ = writeln!(text, "    sealed with key epoch {epoch}: {why}");
+            }
             ItemBody::Entry { term, log_time, changes_members, records } => {
                 let time = log_time.map(|at| format!(" log_time={at}")).unwrap_or_default();
                 let change = if *changes_members { " changes who takes part" } else { "" };
@@ -201,6 +210,9 @@ fn item_json(item: &WalItem) -> Value {
         ItemBody::Nothing => {}
         ItemBody::Register(register) => document["register"] = fields_json(&register.fields),
         ItemBody::Undecodable(why) => document["undecodable"] = json!(why),
+        ItemBody::Sealed { epoch, why } => {
+            document["sealed"] = json!({ "key_epoch": epoch.get(), "why": why.to_string() });
+        }
         ItemBody::Entry { term, log_time, changes_members, records } => {
             let records: Vec<Value> = records.iter().map(record_json).collect();
             document["entry"] = json!({
@@ -290,6 +302,10 @@ struct Counted {
     batches: Option<(u64, u64)>,
     /// Entries, registers and records that hold and are still not what this release writes.
     undecodable: u64,
+    /// Entries and registers that are sealed, and were not opened.
+    sealed: u64,
+    /// The first that does not open although its key is there.
+    tampered: Option<KeyError>,
     /// Where there is no frame: segment, byte, bytes. The first ones.
     no_frames: Vec<(u64, u64, u64)>,
 }
@@ -317,6 +333,12 @@ fn count(files: &WalFiles) -> Result<Counted, Failed> {
                             counted.undecodable += bad.count() as u64;
                         }
                         ItemBody::Undecodable(_) => counted.undecodable += 1,
+                        ItemBody::Sealed { why, .. } => {
+                            counted.sealed += 1;
+                            if matches!(why, KeyError::Tampered { .. }) {
+                                counted.tampered.get_or_insert_with(|| why.clone());
+                            }
+                        }
                         ItemBody::Nothing | ItemBody::Register(_) => {}
                     }
                 }
@@ -327,8 +349,8 @@ fn count(files: &WalFiles) -> Result<Counted, Failed> {
     Ok(counted)
 }
 
-fn verify(dir: &Path) -> Result<Found, Failed> {
-    let files = WalFiles::open(dir)?;
+fn verify(args: &DirArgs) -> Result<Found, Failed> {
+    let files = WalFiles::open(&args.dir, args.ring.keys()?)?;
     let counted = count(&files)?;
     let groups: Vec<GroupLog> = files.groups().collect();
     let verdict = files.verdict();
@@ -339,6 +361,10 @@ fn verify(dir: &Path) -> Result<Found, Failed> {
         "{} frames, {} entries, {} records",
         counted.frames, counted.entries, counted.records
     );
+    if counted.sealed > 0 {
+        let _ =
+            writeln!(text, "{} entries and registers are sealed, not looked into", counted.sealed);
+    }
     text.push_str(&groups_table(&groups));
     for (segment, byte_pos, bytes) in &counted.no_frames {
         let _ = writeln!(text, "no frame at segment {segment} byte {byte_pos}, {bytes} bytes");
@@ -356,6 +382,7 @@ fn verify(dir: &Path) -> Result<Found, Failed> {
     document["entries"] = json!(counted.entries);
     document["records"] = json!(counted.records);
     document["undecodable"] = json!(counted.undecodable);
+    document["sealed"] = json!(counted.sealed);
     document["unlisted_damaged"] = json!(files.is_unlisted_damaged());
     document["no_frames"] = json!(places);
     document["groups"] = json!(groups.iter().map(group_json).collect::<Vec<_>>());
@@ -380,6 +407,11 @@ fn wrong(files: &WalFiles, groups: &[GroupLog], counted: &Counted) -> Option<Fai
     if files.is_unlisted_damaged() {
         let what = "batches of the log are missing, and nothing tells of which groups";
         return Some(Failed::new("Damaged", what, help));
+    }
+    // With another key nothing opens: that comes before what looks changed by it.
+    let refused = files.refused().filter(|refused| !matches!(refused, KeyError::NotGiven { .. }));
+    if let Some(refused) = refused.or(counted.tampered.as_ref()) {
+        return Some(refused.clone().into());
     }
     (counted.undecodable > 0).then(|| {
         let what = format!(
@@ -422,8 +454,8 @@ fn group_json(group: &GroupLog) -> Value {
     document
 }
 
-fn stat(dir: &Path) -> Result<Found, Failed> {
-    let files = WalFiles::open(dir)?;
+fn stat(args: &DirArgs) -> Result<Found, Failed> {
+    let files = WalFiles::open(&args.dir, args.ring.keys()?)?;
     let counted = count(&files)?;
     let groups: Vec<GroupLog> = files.groups().collect();
     let segments: Vec<_> = files.segments().collect();
@@ -452,6 +484,7 @@ fn stat(dir: &Path) -> Result<Found, Failed> {
                 "bytes": segment.bytes,
                 "first_batch": segment.first_seq,
                 "after_damage": segment.after_damage,
+                "key_epoch": segment.key_epoch.map(|epoch| epoch.get()),
             })
         })
         .collect();

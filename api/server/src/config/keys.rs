@@ -143,6 +143,18 @@ pub const KEYS: &[Key] = &[
         "what may wait to be written to the write-ahead log",
     ),
     key(
+        "encryption.key_ring_file",
+        Kind::Path,
+        None,
+        "keys that seal the log, snapshots and backups; nothing is sealed without",
+    ),
+    key(
+        "encryption.state_store",
+        Kind::Choice(&["encrypted-disk"]),
+        None,
+        "what protects the state store, which keys do not seal",
+    ),
+    key(
         "backup.dir",
         Kind::Path,
         None,

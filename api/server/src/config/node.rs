@@ -63,6 +63,7 @@ impl Config {
         reader.members();
         reader.security();
         reader.storage();
+        reader.encryption();
         if !reader.errors.is_empty() {
             return Err(reader.errors);
         }
@@ -239,6 +240,15 @@ impl Reader<'_> {
         }
     }
 
+    /// What keys do not seal must lie somewhere safe, and nothing here can see whether it does.
+    fn encryption(&mut self) {
+        if self.value("encryption.key_ring_file").is_some() {
+            let why = "the state store is not sealed: put node.data_dir on an encrypted disk or file system \
+                       (dm-crypt, fscrypt), and say so with encryption.state_store=encrypted-disk";
+            self.needed("encryption.state_store", why);
+        }
+    }
+
     fn built(&self) -> Config {
         let domain = match self.value("node.domain") {
             Some(Value::Domain(domain)) => domain.clone(),
@@ -280,6 +290,7 @@ impl Reader<'_> {
                 wal_segment_bytes: self.number("storage.wal_segment_bytes"),
                 wal_queued_bytes_max: self.number("storage.wal_queued_bytes_max") as usize,
             },
+            key_ring_file: self.path("encryption.key_ring_file"),
             backup_dir: self.path("backup.dir"),
             reports,
         };

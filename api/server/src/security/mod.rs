@@ -10,6 +10,7 @@ pub(crate) mod files;
 pub mod grants;
 pub mod identity;
 pub(crate) mod of_node;
+pub(crate) mod ring_watch;
 pub mod tls;
 pub mod token;
 pub mod watch;

@@ -1,13 +1,13 @@
 //! The bytes of the files.
 
 use bytes::Bytes;
-use palisade_replication::{LogTime, RecordRun};
+use palisade_replication::{KeyEpoch, LogTime, RecordRun};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::layout::{
-    FileEntry, FileName, GroupPart, decode_format, decode_records, decode_state, encode_format,
-    encode_run, records_header,
+    FileEntry, FileName, GroupPart, Seal, decode_format, decode_records, decode_state,
+    encode_format, encode_run, records_header,
 };
 use super::*;
 
@@ -29,8 +29,28 @@ fn manifest() -> Contents {
         id: id("2026-11-17"),
         cluster: CLUSTER,
         state: STATE_VERSION,
+        seal: None,
         parent: Some((id("2026-11-16"), Hash([0xcd; 32]))),
         groups: [(SYSTEM_GROUP, GroupPart::empty()), (GROUP, part)].into(),
+    }
+}
+
+/// A release that does not know of keys refuses it by its version.
+#[test]
+fn a_manifest_of_a_sealed_backup_is_version_two_and_names_the_epoch() {
+    let epoch = KeyEpoch::new(3).unwrap();
+    let sealed = Contents { seal: Some(Seal { epoch, check: [0xa, 0xb0, 0xff] }), ..manifest() };
+    let text = String::from_utf8(sealed.encode().to_vec()).unwrap();
+    let first: Vec<&str> = text.lines().take(5).collect();
+    let expected =
+        ["palisade backup manifest 2", "id 2026-11-17", "cluster 7", "state 2", "sealed 3 0ab0ff"];
+    assert_eq!(first, expected);
+    assert_eq!(Contents::decode("m", &sealed.id, text.as_bytes()).unwrap(), sealed);
+    // Said to be the other version, or with another check: neither is what was written.
+    for (from, to) in [("manifest 2", "manifest 1"), ("0ab0ff", "0ab0fe"), ("sealed 3", "sealed 0")]
+    {
+        let changed = text.replace(from, to);
+        assert!(Contents::decode("m", &sealed.id, changed.as_bytes()).is_err(), "{to}");
     }
 }
 
@@ -78,7 +98,7 @@ fn what_is_not_of_this_format_is_refused() {
         decode(body.replacen(from, to, 1)).unwrap_err()
     };
     for (from, to, found) in [
-        ("manifest 1", "manifest 2", "palisade backup manifest 2"),
+        ("manifest 1", "manifest 3", "palisade backup manifest 3"),
         ("state 2", "state 3", "state version=3, known=2"),
         ("group 1", "group 2", "groups=[GroupId(0), GroupId(2)]"),
     ] {
