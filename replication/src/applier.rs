@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use palisade_wal::{GroupId, LogIndex};
 use tokio::sync::oneshot;
@@ -230,11 +230,32 @@ impl<M: StateMachine> Applier<M> {
             if !self.is_full {
                 return done;
             }
-            match self.jobs.recv_timeout(self.room_retry) {
-                Ok(job) => self.held.push_back(job),
-                Err(mpsc::RecvTimeoutError::Timeout) => {}
+            self.wait()?;
+        }
+    }
+
+    /// Lets some time pass, and takes jobs off the queue meanwhile, to notice when it ends.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long a disk is left alone is nobody's decision"
+    )]
+    fn wait(&mut self) -> Result<(), NodeError> {
+        let until = Instant::now() + self.room_retry;
+        loop {
+            match self.jobs.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(job) => self.hold(job),
+                Err(mpsc::RecvTimeoutError::Timeout) => return Ok(()),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return Err(NodeError::Closed),
             }
+        }
+    }
+
+    /// A replica with a full disk asks for a flush again and again: one that waits is enough.
+    fn hold(&mut self, job: ApplyJob) {
+        let flushes = |job: &ApplyJob| !job.gives_up && matches!(job.steps[..], [Apply::Flush]);
+        let last = self.held.iter().rfind(|held| held.group == job.group);
+        if !(flushes(&job) && last.is_some_and(flushes)) {
+            self.held.push_back(job);
         }
     }
 

@@ -12,12 +12,16 @@ use std::time::Duration;
 
 use granted::Cluster;
 use nodes::CLUSTER;
-use palisade::{FenceEpoch, LogicalResourceName, ReplicatedLog, SchemaId};
+use palisade::{
+    FenceEpoch, LogicalResourceName, ReadConsistency, ReplicatedLog, ReplicatedMap, ResourceSpec,
+    SchemaId,
+};
 use palisade_client::{
     AuditEvent, AuditRecord, Client, Code, Consistency, Error, Grant, Log, Map, Right,
 };
 use palisade_proto::directory::v1::Spec;
 use palisade_server::security::audit::AUDIT_LOG;
+use palisade_server::security::grants::ACCESS_MAP;
 use palisade_server::security::now_ms;
 use palisade_server::security::token::{Caveat, Token, TokenKeys};
 use tokio::task::JoinSet;
@@ -313,5 +317,37 @@ async fn every_refusal_is_in_the_audit_and_a_flood_is_few_records() {
     assert_eq!((first.address.as_str(), first.node), ("127.0.0.1", 1));
     assert!(first.why.contains("granted"), "{}", first.why);
     assert!(first.first_ms <= first.last_ms && first.last_ms <= now_ms());
+    cluster.nodes.close().await;
+}
+
+/// A restore raises the epoch of every resource, so that nobody writes on from before: the endpoint's own are
+/// written all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn grants_are_changed_in_whatever_epoch_they_are() {
+    let cluster = Cluster::start(1).await;
+    let ops = cluster.client("ops");
+    ops.access().grant("reports", grant("orders", &[Right::Read])).await.unwrap();
+    let engine = &cluster.nodes.engines[0];
+    for (name, schema) in [(ACCESS_MAP, "palisade.grants.v1"), (AUDIT_LOG, "palisade.audit.v1")] {
+        let known = LogicalResourceName::new(name).unwrap();
+        let found = engine.directory().describe(&known, ReadConsistency::Linearizable).await;
+        let found = found.unwrap().value;
+        let spec = ResourceSpec::new(name, schema).unwrap();
+        let spec =
+            spec.placement(found.placement).affinity(found.affinity).replicas(found.replicas);
+        let spec = spec.epoch(FenceEpoch::new(found.epoch.get() + 3));
+        if name == ACCESS_MAP {
+            ReplicatedMap::<String, Vec<u8>>::open(engine, spec).await.unwrap();
+        } else {
+            ReplicatedLog::<Vec<u8>>::open(engine, spec).await.unwrap();
+        }
+    }
+    ops.access().grant("reports", grant("events", &[Right::Append])).await.unwrap();
+    let left = ops.access().revoke("reports", Some("orders"), &[Right::Read]).await.unwrap();
+    assert!(left.changed);
+    // And what is refused from now on is written down.
+    let reports = cluster.client("reports");
+    is_refused(map(&reports, "orders").get(&key()).await, "NOT_ALLOWED", "revoked");
+    audited(&ops, |records| records.iter().any(|record| record.resource == "orders")).await;
     cluster.nodes.close().await;
 }

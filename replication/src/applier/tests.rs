@@ -217,3 +217,17 @@ fn closing_does_not_wait_for_space() {
     drop(jobs);
     applier.run().unwrap();
 }
+
+/// While there is no space, replicas ask for flushes again and again: those that wait do not grow in number.
+#[test]
+fn flushes_that_wait_are_one() {
+    let Bench { mut applier, .. } = bench(&[], 8);
+    for _ in 0..5 {
+        applier.hold(job(vec![Apply::Flush]));
+    }
+    applier.hold(job(vec![entry(1)]));
+    for _ in 0..5 {
+        applier.hold(job(vec![Apply::Flush]));
+    }
+    assert_eq!(applier.held.len(), 3, "one before the entry, and one behind");
+}
