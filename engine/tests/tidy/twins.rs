@@ -9,6 +9,7 @@ const MOVED: &[(&str, &str)] = &[
     ("EngineBuilder::open", "EngineBuilder::open_blocking"),
     ("Batch::commit", "Engine::commit"),
     ("BackupPlace::list", "list"),
+    ("BackupPlace::key_epochs", "key_epochs"),
 ];
 
 /// What the macro of `blocking/handles.rs` makes for a handle.
