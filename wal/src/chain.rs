@@ -91,6 +91,8 @@ pub(crate) struct Chain {
     state: Option<(Location, Bytes)>,
     /// The last batch that changed it.
     changed: BatchSeq,
+    /// Nothing of the group is missing right before that one.
+    is_unbroken: bool,
     suspicion: Option<Suspicion>,
 }
 
@@ -153,8 +155,11 @@ impl Chain {
 
     fn set_state(&mut self, item: &Item, payload: &[u8], location: Location) {
         // A repeated register stays where it was first written: the copy lies behind it, and so is
-        // there for as long. A sealed one never looks the same: the copy counts.
-        if self.state.as_ref().is_none_or(|(_, held)| held != payload) {
+        // there for as long. A sealed one never looks the same, and says that it is a copy: of what is held, if
+        // nothing of the group is missing in between.
+        let repeats =
+            |(_, held): &(Location, Bytes)| held == payload || item.link.copied && self.is_unbroken;
+        if !self.state.as_ref().is_some_and(repeats) {
             self.state = Some((location, Bytes::copy_from_slice(payload)));
         }
         if let Some(suspicion) = &mut self.suspicion {
@@ -183,6 +188,7 @@ impl Chain {
         };
         // The one who wrote to a damaged group did not know what was lost, and so named the last
         // batch that it had read. That proves nothing.
+        self.is_unbroken = unbroken;
         let said = item.link.damaged && (self.suspicion.is_none() || !passed.is_empty());
         if !unbroken || said {
             self.suspect(place.seq, passed, (place.segment, place.frame_pos));

@@ -169,6 +169,7 @@ impl Filler<'_> {
     /// long as the original is needed.
     fn put_copy(&mut self, group: GroupId, payload: &[u8]) {
         let link = self.index.copy_link(group, self.seq);
+        let link = Link { copied: self.encoder.seals(), ..link };
         let kind = ItemKind::State;
         self.encoder.item(ItemRef { kind, group, index: LogIndex::ZERO, payload }, link);
         self.index.copied(group, self.seq);

@@ -23,6 +23,7 @@
 //!                        0x80: the group was damaged when this was written
 //!                        0x40: a copied register that may be older than the one that was lost
 //!                        0x20: the payload is sealed, of append, state, moved and restore
+//!                        0x10: a copy of a register that is sealed, and so looks like another
 //!      1     8  group    0 for mark
 //!      9     8  index    of the entry, or up to which is trimmed, reset or kept, or the last of a
 //!                        repaired log; 0 for state and mark
@@ -66,6 +67,7 @@ const KIND_MARK: u8 = 9;
 const FLAG_DAMAGED: u8 = 0x80;
 const FLAG_STALE: u8 = 0x40;
 const FLAG_SEALED: u8 = 0x20;
+const FLAG_COPIED: u8 = 0x10;
 
 /// One change to one group's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,6 +216,8 @@ pub(crate) struct Link {
     pub(crate) damaged: bool,
     /// A copy of a register that may be older than the one that was lost.
     pub(crate) stale: bool,
+    /// A copy of a register, where it is sealed: its bytes do not tell.
+    pub(crate) copied: bool,
 }
 
 /// An item without its payload, and where the payload lies in the encoded bytes.
@@ -327,6 +331,11 @@ impl<'a> Encoder<'a> {
         Self { sealed: sealer.map(|sealer| (sealer, pos)), ..self }
     }
 
+    /// Whether payloads are sealed.
+    pub(crate) fn seals(&self) -> bool {
+        self.sealed.is_some()
+    }
+
     /// Adds an item and says where its payload lies, from the frame's start.
     pub(crate) fn item(&mut self, item: ItemRef<'_>, link: Link) -> Item {
         let header_pos = self.out.len();
@@ -346,7 +355,8 @@ impl<'a> Encoder<'a> {
         let flag = |is_set, flag: u8| if is_set { flag } else { 0 };
         let flags = flag(link.damaged, FLAG_DAMAGED)
             | flag(link.stale, FLAG_STALE)
-            | flag(sealed, FLAG_SEALED);
+            | flag(sealed, FLAG_SEALED)
+            | flag(link.copied, FLAG_COPIED);
         let header = &mut self.out[header_pos..header_pos + ITEM_HEADER_BYTES];
         header[0] = item.kind.code() | flags;
         header[1..9].copy_from_slice(&item.group.get().to_le_bytes());
@@ -468,7 +478,8 @@ impl<'a> Frame<'a> {
 
 fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
     let header = raw.get(pos..pos + ITEM_HEADER_BYTES)?;
-    let kind = ItemKind::from_code(header[0] & !(FLAG_DAMAGED | FLAG_STALE | FLAG_SEALED))?;
+    let flags = FLAG_DAMAGED | FLAG_STALE | FLAG_SEALED | FLAG_COPIED;
+    let kind = ItemKind::from_code(header[0] & !flags)?;
     // `Commit::check` refuses these too: no entry could follow the one, and entries begin at 1.
     let is_entry = matches!(kind, ItemKind::Append | ItemKind::Moved | ItemKind::Restore);
     if u64_at(header, 9) == u64::MAX || is_entry && u64_at(header, 9) == 0 {
@@ -480,7 +491,8 @@ fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
     let sealed = header[0] & FLAG_SEALED != 0;
     let is_sealed_so =
         kind.is_content() && SEAL_BYTES <= payload.len() && epoch_of(payload).is_some();
-    if sealed && !is_sealed_so {
+    let copied = header[0] & FLAG_COPIED != 0;
+    if sealed && !is_sealed_so || copied && !(sealed && kind == ItemKind::State) {
         return None;
     }
     let item = Item {
@@ -491,6 +503,7 @@ fn decode_item(raw: &[u8], pos: usize) -> Option<(Item, &[u8])> {
             prev: BatchSeq::new(u64_at(header, 17)),
             damaged: header[0] & FLAG_DAMAGED != 0,
             stale: header[0] & FLAG_STALE != 0,
+            copied,
         },
         payload_pos: payload_pos as u32,
         payload_len,
@@ -549,7 +562,7 @@ mod tests {
         ]
     }
 
-    const LINK: Link = Link { prev: BatchSeq::new(5), damaged: true, stale: false };
+    const LINK: Link = Link { prev: BatchSeq::new(5), damaged: true, stale: false, copied: false };
 
     fn items_bytes(writes: &[Write]) -> usize {
         writes.iter().map(|write| ITEM_HEADER_BYTES + write.payload().len()).sum()
@@ -664,7 +677,7 @@ mod tests {
     #[test]
     fn each_flag_of_an_item_stands_for_itself() {
         for (damaged, stale) in [(false, false), (false, true), (true, false), (true, true)] {
-            let link = Link { prev: BatchSeq::new(5), damaged, stale };
+            let link = Link { prev: BatchSeq::new(5), damaged, stale, copied: false };
             let header = FrameHeader {
                 segment: SegmentId::new(3),
                 seq: BatchSeq::new(9),

@@ -133,10 +133,10 @@ impl Index {
     pub(crate) fn link(&self, group: GroupId, seq: BatchSeq) -> Link {
         let Some(found) = self.groups.get(&group) else {
             let damaged = self.unlisted.is_some();
-            return Link { prev: BatchSeq::ZERO, damaged, stale: false };
+            return Link { damaged, ..Link::default() };
         };
         let prev = if found.changed == seq { found.changed_before } else { found.changed };
-        Link { prev, damaged: found.damage.is_some(), stale: false }
+        Link { prev, damaged: found.damage.is_some(), ..Link::default() }
     }
 
     /// The same for a copy of the group's register.

@@ -346,3 +346,63 @@ fn options_without_room_for_what_sealing_adds_are_refused() {
     let (wal, _) = open(&disk, &keys(ring(1)));
     assert_eq!(wal.reader().range(GROUP), Some((LogIndex::new(1), LogIndex::new(240))));
 }
+
+/// One bad frame never loses a register, wherever it is: what was set at the end of a segment is repeated at the
+/// beginning of the next, and a start keeps both.
+#[test]
+fn one_bad_frame_loses_no_register_that_is_sealed() {
+    let register = Bytes::from_static(b"a vote");
+    // A register at the end of a segment, its copy in the next, and a start; then whatever can be freed is.
+    let begun = || {
+        let (disk, keys) = (SimDisk::from_seed(1), keys(ring(1)));
+        let (mut wal, _) = open(&disk, &keys);
+        let filler = |index| Write::Append {
+            group: GROUP,
+            index: LogIndex::new(index),
+            payload: Bytes::from(vec![3; 7_000]),
+        };
+        write(&mut wal, &[filler(1)]);
+        write(&mut wal, &[filler(2)]);
+        let state = Write::SetState { group: GroupId::new(2), payload: register.clone() };
+        // Without a mark between them, which would repeat it in the same segment.
+        wal.submit(&[state]).unwrap();
+        assert_eq!(wal.stats().segments, 1);
+        write(&mut wal, &[filler(3)]);
+        assert_eq!(wal.stats().segments, 2);
+        drop(wal);
+        let (mut wal, _) = open(&disk, &keys);
+        trim(&mut wal, 3);
+        for _ in 0..4 {
+            flush(&mut wal);
+        }
+        drop(wal);
+        (disk, keys)
+    };
+    let frames = |disk: &SimDisk| {
+        let mut frames = Vec::new();
+        for name in disk.list().unwrap().into_iter().filter(|name| name.ends_with(".seg")) {
+            let raw = disk.contents(&name);
+            let mut at = 96;
+            while let Some(length) = raw.get(at + 4..at + 8) {
+                let length = u32::from_le_bytes(length.try_into().unwrap()) as usize;
+                if length == 0 {
+                    break;
+                }
+                let end = at + (36 + length).next_multiple_of(8);
+                frames.push((name.clone(), at, end));
+                at = end;
+            }
+        }
+        frames
+    };
+    let count = frames(&begun().0).len();
+    assert!(count >= 4, "{count}");
+    for number in 0..count {
+        let (disk, keys) = begun();
+        let (name, from, end) = frames(&disk)[number].clone();
+        disk.overwrite(&name, from, &vec![0; end - from]);
+        let (_, recovered) = open(&disk, &keys);
+        let found = &recovered.groups[&GroupId::new(2)];
+        assert_eq!(found.state, Some(register.clone()), "frame={number} {found:?}");
+    }
+}

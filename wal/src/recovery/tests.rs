@@ -28,7 +28,8 @@ impl File {
         let pos = self.raw.len();
         let mut encoder = Encoder::begin(header, &mut self.raw);
         for (write, prev, damaged) in writes {
-            let link = Link { prev: BatchSeq::new(*prev), damaged: *damaged, stale: false };
+            let prev = BatchSeq::new(*prev);
+            let link = Link { prev, damaged: *damaged, ..Link::default() };
             encoder.item(ItemRef::from(write), link);
         }
         encoder.finish(&Hasher::new(), pos as u64);
