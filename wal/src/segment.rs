@@ -180,12 +180,12 @@ fn is_known(version: u32) -> bool {
     matches!(version, VERSION | VERSION_SEALED)
 }
 
-/// The epoch that the payloads of a segment are sealed with, as the first bytes of its file say; none if they
-/// are clear, or the header does not hold. Whose segment it is does not matter, and no key is needed.
+/// The epoch that the payloads of a segment are sealed with, as the first bytes of its file say, or that they are
+/// clear; nothing if the header does not hold. Whose segment it is does not matter, and no key is needed.
 #[must_use]
-pub fn sealed_segment_epoch(raw: &[u8]) -> Option<KeyEpoch> {
+pub fn sealed_segment_epoch(raw: &[u8]) -> Option<Option<KeyEpoch>> {
     let owner = owner(raw)?;
-    decode_header(&owner, "", raw).ok()??.seal.map(|mark| mark.epoch)
+    Some(decode_header(&owner, "", raw).ok()??.seal.map(|mark| mark.epoch))
 }
 
 /// Whose header it is, if it holds and is of a version that is known.
@@ -269,8 +269,11 @@ mod tests {
         assert_eq!(raw[8..12], [2, 0, 0, 0]);
         assert_eq!(decode_header(&IDENTITY, "f", &raw).unwrap(), Some(header));
         assert_eq!(owner(&raw), Some(IDENTITY));
-        assert_eq!(sealed_segment_epoch(&raw), Some(SEAL.epoch));
-        assert_eq!(sealed_segment_epoch(&encode_header(&IDENTITY, HEADER)), None);
+        assert_eq!(sealed_segment_epoch(&raw), Some(Some(SEAL.epoch)));
+        assert_eq!(sealed_segment_epoch(&encode_header(&IDENTITY, HEADER)), Some(None));
+        let mut rotten = raw;
+        rotten[20] ^= 1;
+        assert_eq!(sealed_segment_epoch(&rotten), None);
         raw[84..88].fill(0);
         let crc = header_crc(&raw);
         raw[12..16].copy_from_slice(&crc.to_le_bytes());

@@ -71,6 +71,12 @@ fn a_ring_is_made_rotated_and_its_keys_let_go_of() {
     assert!(unconfirmed.contains("wipe the key of epoch 1"), "{unconfirmed}");
     assert_eq!(std::fs::read(dir.join("ring")).unwrap(), before);
     std::fs::remove_dir_all(dir.join("backups/one")).unwrap();
+    // One that is under way needs a key, too, and nobody can tell which.
+    std::fs::create_dir_all(dir.join("backups/half/group-1")).unwrap();
+    std::fs::write(dir.join("backups/half/group-1/records"), "some").unwrap();
+    let unknown = told(dir, &[&everywhere[..], &["--confirm"]].concat(), 4).to_string();
+    assert!(unknown.contains("backups half"), "{unknown}");
+    std::fs::remove_dir_all(dir.join("backups/half")).unwrap();
     told(dir, &[&everywhere[..], &["--confirm"]].concat(), 0);
     let after = std::fs::read_to_string(dir.join("ring")).unwrap();
     assert!(after.contains("key 1 retired\n") && after.contains("key 2 active "), "{after}");

@@ -20,6 +20,8 @@ pub struct KeyNeeds {
     pub segments: BTreeMap<KeyEpoch, u64>,
     /// Segments of the log that are clear.
     pub clear_segments: u64,
+    /// Segments of which it cannot be told: their headers do not hold.
+    pub unknown_segments: u64,
     /// Files of snapshots that were received.
     pub snapshots: BTreeMap<KeyEpoch, u64>,
     /// A process had the node open: segments were judged by their headers alone, and may have changed since.
@@ -46,8 +48,9 @@ pub fn key_needs(data_dir: &Path) -> Result<KeyNeeds, InspectError> {
             let length = SEGMENT_HEADER_BYTES as usize;
             for raw in beginnings(&wal_dir_of(data_dir), length, |name| name.ends_with(".seg"))? {
                 match sealed_segment_epoch(&raw) {
-                    Some(epoch) => *needs.segments.entry(epoch).or_default() += 1,
-                    None => needs.clear_segments += 1,
+                    Some(Some(epoch)) => *needs.segments.entry(epoch).or_default() += 1,
+                    Some(None) => needs.clear_segments += 1,
+                    None => needs.unknown_segments += 1,
                 }
             }
         }

@@ -193,6 +193,8 @@ fn rotate(args: &RotateArgs) -> Result<Found, Failed> {
 struct Needs {
     by_epoch: BTreeMap<KeyEpoch, Vec<String>>,
     clear: Vec<String>,
+    /// What may need any epoch.
+    unknown: Vec<String>,
 }
 
 impl Places {
@@ -203,8 +205,12 @@ impl Places {
             needs.add(&dir.display().to_string(), &found);
         }
         for dir in &self.backups {
-            let of_place = runtime()?.block_on(of_backups(dir))?;
-            for (epoch, ids) in of_place {
+            let (complete, begun) = runtime()?.block_on(of_backups(dir))?;
+            if !begun.is_empty() {
+                let shown = format!("{}: not complete: backups {}", dir.display(), begun.join(" "));
+                needs.unknown.push(shown);
+            }
+            for (epoch, ids) in complete {
                 let shown = format!("{}: backups {}", dir.display(), ids.join(" "));
                 match epoch {
                     Some(epoch) => needs.by_epoch.entry(epoch).or_default().push(shown),
@@ -230,24 +236,36 @@ impl Needs {
         if found.clear_segments > 0 {
             self.clear.push(format!("{dir}{running}: {} log segments", found.clear_segments));
         }
+        if found.unknown_segments > 0 {
+            let count = found.unknown_segments;
+            self.unknown
+                .push(format!("{dir}{running}: {count} log segments with a damaged header"));
+        }
     }
 }
 
-/// The complete backups of a directory, by the epoch that each needs.
-async fn of_backups(dir: &Path) -> Result<BTreeMap<Option<KeyEpoch>, Vec<String>>, Failed> {
+/// The complete backups of a directory, by the epoch that each needs, and those that are not: one may be under way.
+async fn of_backups(
+    dir: &Path,
+) -> Result<(BTreeMap<Option<KeyEpoch>, Vec<String>>, Vec<String>), Failed> {
     let place = open(dir).map(|(place, _)| place).map_err(|error| {
         let what = format!("{}: {error}", dir.display());
         Failed::new("UnreadableFile", what, "name the directory that backups lie in")
     })?;
     let mut found: BTreeMap<Option<KeyEpoch>, Vec<String>> = BTreeMap::new();
     let listed: Result<_, BackupError> = place.list().await;
-    for backup in listed?.into_iter().filter(|backup| backup.complete) {
+    let mut begun = Vec::new();
+    for backup in listed? {
+        if !backup.complete {
+            begun.push(backup.id.to_string());
+            continue;
+        }
         let chain = place.key_epochs(&backup.id).await?;
         let own = chain.into_iter().find(|(id, _)| *id == backup.id);
         let epoch = own.and_then(|(_, epoch)| epoch);
         found.entry(epoch).or_default().push(backup.id.to_string());
     }
-    Ok(found)
+    Ok((found, begun))
 }
 
 fn status(args: &StatusArgs) -> Result<Found, Failed> {
@@ -275,7 +293,10 @@ fn status(args: &StatusArgs) -> Result<Found, Failed> {
     if !needs.clear.is_empty() {
         rows.push(vec!["-".to_owned(), "clear".to_owned(), needs.clear.join("; ")]);
     }
-    let document = json!({ "epochs": documents, "clear": needs.clear });
+    if !needs.unknown.is_empty() {
+        rows.push(vec!["?".to_owned(), "unknown".to_owned(), needs.unknown.join("; ")]);
+    }
+    let document = json!({ "epochs": documents, "clear": needs.clear, "unknown": needs.unknown });
     let wrong = unopened.first().map(|epoch| {
         let what = format!("key epoch={epoch} is needed, and this ring does not open it");
         Failed::new("Sealed", what, "take a copy of the ring that has it")
@@ -288,7 +309,13 @@ fn retire(args: &RetireArgs) -> Result<Found, Failed> {
     let mut ring = KeyRing::read(&args.ring)?;
     ring.retire(args.epoch)?;
     let epoch = args.epoch;
-    if let Some(needed) = args.places.needs()?.by_epoch.get(&epoch) {
+    let needs = args.places.needs()?;
+    if !needs.unknown.is_empty() {
+        let what = format!("key epoch={epoch} may be needed by {}", needs.unknown.join("; "));
+        let help = "let a backup end or remove it; stop a node with a damaged log, or let it repair it first";
+        return Err(Failed::new("InUse", what, help));
+    }
+    if let Some(needed) = needs.by_epoch.get(&epoch) {
         let what = format!("key epoch={epoch} is needed by {}", needed.join("; "));
         let help =
             "write to the node until the log has left it, or take newer backups and remove the old";
