@@ -9,6 +9,8 @@ mod faulty;
 mod memory;
 #[cfg(feature = "rocksdb")]
 mod rocks;
+#[cfg(all(test, feature = "rocksdb"))]
+mod rot;
 #[cfg(any(not(feature = "rocksdb"), feature = "sim", test))]
 mod tree;
 mod walk;
@@ -23,6 +25,8 @@ pub(crate) use faulty::FaultyStore;
 pub(crate) use memory::MemoryStore;
 #[cfg(feature = "rocksdb")]
 pub(crate) use rocks::RocksStore;
+#[cfg(all(test, feature = "rocksdb"))]
+pub(crate) use rot::rot;
 pub(crate) use walk::Rest;
 pub use walk::{Direction, EachRow, Walk};
 

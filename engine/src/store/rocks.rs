@@ -3,9 +3,14 @@
 //! Its own log is off: after a crash it stands where it was last flushed, and the replicated log
 //! replays the rest. Families are flushed together (`atomic_flush`), or a crash could leave them at
 //! different commits.
+//!
+//! RocksDB takes no write to any family any more once it has met a block that it cannot read while it put
+//! files together, and meets it again whenever it is opened. So what is damaged leaves a [`MARK`]: from then
+//! on no files are put together, and groups whose rows can be read go on until the node is replaced.
 
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use bytes::Bytes;
 use rocksdb::{
@@ -32,10 +37,17 @@ const METADATA_BLOCK_BYTES: usize = 4 << 10;
 const DEFAULT_FAMILY: &str = "default";
 /// Our own, beside RocksDB's.
 const LOCK: &str = "palisade.lock";
+/// Our own: some block cannot be read.
+const MARK: &str = "palisade.damaged";
+/// Whether RocksDB leaves files as they are.
+const FILES_STAY: &str = "disable_auto_compactions";
 
 pub(crate) struct RocksStore {
     db: DB,
     families: Families,
+    /// Where what is damaged leaves its mark; nowhere if it is opened to be read.
+    mark: Option<PathBuf>,
+    is_damaged: Once,
     /// Held while the store is open. Its own, because RocksDB tells of a held lock by text only.
     _lock: File,
 }
@@ -49,6 +61,8 @@ impl RocksStore {
     pub(crate) fn open(dir: &Path, families: Families, memory: StateMemory) -> Result<Self, Error> {
         let lock = lock(dir)?;
         refuse_unknown(dir, &families)?;
+        let mark = dir.join(MARK);
+        let files_stay = mark.exists();
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -72,6 +86,7 @@ impl RocksStore {
             let mut options = Options::default();
             options.set_block_based_table_factory(&blocks);
             options.set_compression_type(DBCompressionType::Lz4);
+            options.set_disable_auto_compactions(files_stay);
             options.set_write_buffer_size(memory.write_buffer_bytes / 2);
             ColumnFamilyDescriptor::new(families.column(family), options)
         });
@@ -81,7 +96,7 @@ impl RocksStore {
         let default = ColumnFamilyDescriptor::new(DEFAULT_FAMILY, unused);
         let db = DB::open_cf_descriptors(&options, dir, described.chain([default]))
             .map_err(|error| unopened(dir, &error))?;
-        Ok(Self { db, families, _lock: lock })
+        Ok(Self { db, families, mark: Some(mark), is_damaged: Once::new(), _lock: lock })
     }
 
     /// Opens a state that is there, to be read: nothing is made or changed, and whatever kinds of rows there
@@ -114,11 +129,51 @@ impl RocksStore {
         let described = names.iter().chain([&DEFAULT_FAMILY]);
         let db = DB::open_cf_for_read_only(&Options::default(), dir, described, false)
             .map_err(damaged)?;
-        Ok(Self { db, families, _lock: lock })
+        Ok(Self { db, families, mark: None, is_damaged: Once::new(), _lock: lock })
     }
 
     fn family(&self, family: FamilyId) -> &ColumnFamily {
         self.db.cf_handle(self.families.column(family)).expect("every family is opened with it")
+    }
+
+    /// All rows of a family go into one file.
+    #[cfg(test)]
+    pub(crate) fn compact(&self) {
+        for family in self.families.ids() {
+            self.db.compact_range_cf(self.family(family), None::<&[u8]>, None::<&[u8]>);
+        }
+    }
+
+    fn failed(&self, error: rocksdb::Error) -> StoreError {
+        self.look_after(&error);
+        failed(error)
+    }
+
+    /// Of a read: the place is damaged for good where a checksum says so. What the system does not do now (too
+    /// many open files, no memory) says nothing about the place.
+    fn not_read(&self, error: rocksdb::Error) -> StoreError {
+        self.look_after(&error);
+        match error.kind() {
+            ErrorKind::Corruption => StoreError::of(StoreCause::Unreadable, error.to_string()),
+            _ => failed(error),
+        }
+    }
+
+    /// Where something is damaged, files stay as they are, now and after the next start. What fails here has
+    /// its next occasion when the same block is met again.
+    fn look_after(&self, error: &rocksdb::Error) {
+        if error.kind() != ErrorKind::Corruption {
+            return;
+        }
+        self.is_damaged.call_once(|| {
+            for family in self.families.ids() {
+                let _ = self.db.set_options_cf(self.family(family), &[(FILES_STAY, "true")]);
+            }
+            if let Some(mark) = &self.mark {
+                let _ = File::create(mark).and_then(|file| file.sync_all());
+                let _ = mark.parent().map(|dir| File::open(dir).and_then(|dir| dir.sync_all()));
+            }
+        });
     }
 }
 
@@ -186,15 +241,6 @@ fn failed(error: rocksdb::Error) -> StoreError {
     }
 }
 
-/// Of a read: the place is damaged for good where a checksum says so. What the system does not do now (too many
-/// open files, no memory) says nothing about the place.
-fn not_read(error: rocksdb::Error) -> StoreError {
-    match error.kind() {
-        ErrorKind::Corruption => StoreError::of(StoreCause::Unreadable, error.to_string()),
-        _ => failed(error),
-    }
-}
-
 fn bounded(from: &[u8], end: &[u8]) -> ReadOptions {
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(from);
@@ -207,7 +253,7 @@ fn walk<D: DBAccess>(
     mut rows: DBRawIteratorWithThreadMode<'_, D>,
     mut rest: Rest,
     each: &mut EachRow<'_>,
-) -> Result<(), StoreError> {
+) -> Result<(), rocksdb::Error> {
     match rest.direction {
         Direction::Forward => rows.seek_to_first(),
         Direction::Backward => rows.seek_to_last(),
@@ -236,7 +282,7 @@ fn walk<D: DBAccess>(
             }
         }
     }
-    rows.status().map_err(not_read)
+    rows.status()
 }
 
 impl StateRead for RocksStore {
@@ -245,7 +291,8 @@ impl StateRead for RocksStore {
     }
 
     fn get(&self, family: FamilyId, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let value = self.db.get_pinned_cf(self.family(family), key).map_err(not_read)?;
+        let value = self.db.get_pinned_cf(self.family(family), key);
+        let value = value.map_err(|error| self.not_read(error))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -262,7 +309,8 @@ impl StateRead for RocksStore {
             return Ok(());
         }
         let cf = self.family(family);
-        walk(self.db.raw_iterator_cf_opt(cf, bounded(from, end)), rest, each)
+        let rows = self.db.raw_iterator_cf_opt(cf, bounded(from, end));
+        walk(rows, rest, each).map_err(|error| self.not_read(error))
     }
 }
 
@@ -277,8 +325,8 @@ impl StateRead for RocksSnapshot<'_> {
     }
 
     fn get(&self, family: FamilyId, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        let value =
-            self.snapshot.get_pinned_cf(self.store.family(family), key).map_err(not_read)?;
+        let value = self.snapshot.get_pinned_cf(self.store.family(family), key);
+        let value = value.map_err(|error| self.store.not_read(error))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -295,7 +343,8 @@ impl StateRead for RocksSnapshot<'_> {
             return Ok(());
         }
         let cf = self.store.family(family);
-        walk(self.snapshot.raw_iterator_cf_opt(cf, bounded(from, end)), rest, each)
+        let rows = self.snapshot.raw_iterator_cf_opt(cf, bounded(from, end));
+        walk(rows, rest, each).map_err(|error| self.store.not_read(error))
     }
 }
 
@@ -320,14 +369,15 @@ impl StateStore for RocksStore {
         }
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(batch, &options).map_err(failed)
+        self.db.write_opt(batch, &options).map_err(|error| self.failed(error))
     }
 
     fn flush(&self) -> Result<(), StoreError> {
         let families: Vec<_> = self.families.ids().map(|family| self.family(family)).collect();
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.db.flush_cfs_opt(&families, &options).map_err(failed)
+        let flushed = self.db.flush_cfs_opt(&families, &options);
+        flushed.map_err(|error| self.failed(error))
     }
 }
 
@@ -336,7 +386,7 @@ mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::process::{Command, Stdio};
 
-    use super::super::conformance;
+    use super::super::{conformance, rot};
     use super::*;
 
     fn open(dir: &Path) -> Result<RocksStore, Error> {
@@ -395,6 +445,53 @@ mod tests {
             )
             .unwrap(),
         );
+    }
+
+    fn row(family: FamilyId, key: &[u8], value: &[u8]) -> WriteSet {
+        WriteSet::rows(vec![(family, key.to_vec(), Some(Bytes::copy_from_slice(value)))])
+    }
+
+    /// Files that RocksDB would put together, and cannot because of one of them: once that is known, all rows
+    /// but those in the block are read and written, and so they are after a restart.
+    #[test]
+    fn a_block_that_cannot_be_read_is_in_nobodys_way_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("state");
+        let store = open(&dir).unwrap();
+        store.commit(row(FamilyId::MAP, b"rotten", b"a value that will rot")).unwrap();
+        store.flush().unwrap();
+        drop(store);
+        assert_eq!(rot(&dir, b"will rot"), 1);
+
+        let store = open(&dir).unwrap();
+        // Until there are so many files that they are put together, and it is known what came of it.
+        let mut failed = None;
+        for n in 0..100_u32 {
+            let both_sides = [&n.to_be_bytes()[..], b"s"];
+            let rows = both_sides.map(|key| row(FamilyId::MAP, key, b"fine").writes);
+            let taken = store.commit(WriteSet::rows(rows.concat()));
+            if let Err(error) = taken.and_then(|()| store.flush()) {
+                failed = Some(error);
+                break;
+            }
+        }
+        let failed = failed.expect("files are put together");
+        assert_eq!(failed.cause(), StoreCause::Failed, "{failed}");
+        assert!(failed.to_string().contains("block checksum mismatch"), "{failed}");
+        drop(store);
+
+        for _ in 0..2 {
+            let store = open(&dir).unwrap();
+            for n in 0..40_u32 {
+                store.commit(row(FamilyId::MAP, b"q", &n.to_be_bytes())).unwrap();
+                store.commit(row(FamilyId::MAP, b"s", b"goes on")).unwrap();
+                store.flush().unwrap();
+            }
+            let found = store.get(FamilyId::MAP, b"s").unwrap();
+            assert_eq!(found.as_deref(), Some(&b"goes on"[..]));
+            let error = store.get(FamilyId::MAP, b"rotten").unwrap_err();
+            assert_eq!(error.cause(), StoreCause::Unreadable, "{error}");
+        }
     }
 
     /// Where the killed process of the next test keeps its store.
