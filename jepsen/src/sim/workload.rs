@@ -378,7 +378,8 @@ impl Workload {
                 self.propose_submission(node, *group, Submitted { key, payload, epoch });
             }
         }
-        self.settle_until(self.cluster.now_us() + ANSWER_US_MAX + self.catch_up_us());
+        let answered = self.cluster.now_us() + ANSWER_US_MAX + self.catch_up_us();
+        self.settle_until(answered.max(self.shape.ends_us_min()));
         // Who is no member any more may wait for ever.
         let members: BTreeMap<GroupId, BTreeSet<NodeId>> =
             groups.iter().map(|group| (*group, self.cluster.members(*group))).collect();
@@ -409,9 +410,19 @@ impl Workload {
 }
 
 impl Shape {
+    /// Whether all of its rounds are done.
+    fn is_whole(&self) -> bool {
+        self.rounds == Self::of_seed(self.seed).rounds && self.quiet.is_empty()
+    }
+
+    /// When it may end: rounds can be drawn short, one after the other.
+    fn ends_us_min(&self) -> u64 {
+        if self.is_whole() { RUN_US_MIN } else { 0 }
+    }
+
     /// A run that covers less than it should proves less than it seems. One that is shortened may.
     fn check_reach(&self, run: &Run) {
-        if self.rounds == Self::of_seed(self.seed).rounds && self.quiet.is_empty() {
+        if self.is_whole() {
             assert!(run.simulated_us >= RUN_US_MIN, "reach: {} simulated us", run.simulated_us);
             assert!(run.ops >= OPS_MIN, "reach: {} operations", run.ops);
             let changes = run.leader_changes;
