@@ -134,6 +134,19 @@ async fn open(
     (Node::open(config, journal.clone()).await.unwrap(), journal)
 }
 
+/// Three voters, their logs on disks of these moods.
+async fn open_all(
+    dir: &Path,
+    addresses: &[SocketAddr],
+    moods: &[Arc<Mood>],
+) -> Vec<(Node<Journal>, Journal)> {
+    let mut nodes = Vec::new();
+    for (id, mood) in (1..).zip(moods) {
+        nodes.push(open(dir, id, addresses, &[1, 2, 3], [mood, &Arc::default()]).await);
+    }
+    nodes
+}
+
 fn addresses(count: usize) -> Vec<SocketAddr> {
     let listeners: Vec<TcpListener> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -182,12 +195,7 @@ async fn a_leader_with_a_slow_disk_steps_aside() {
     let dir = tempfile::tempdir().unwrap();
     let addresses = addresses(3);
     let moods: Vec<Arc<Mood>> = (0..3).map(|_| Arc::default()).collect();
-    let fine = Arc::default();
-    let mut nodes = Vec::new();
-    for id in 1..=3 {
-        let moods = [&moods[id as usize - 1], &fine];
-        nodes.push(open(dir.path(), id, &addresses, &[1, 2, 3], moods).await);
-    }
+    let nodes = open_all(dir.path(), &addresses, &moods).await;
     let old = leader(&nodes, None).await;
     commit(&nodes[old].0, "before").await;
 
@@ -206,11 +214,7 @@ async fn a_leader_with_a_slow_disk_steps_aside() {
     let committed = tokio::time::timeout(PATIENCE, asked).await.expect("an answer").unwrap();
     let held = nodes[old].1.records(GROUP);
     assert_eq!(held[committed.offset.get() as usize - 1], "asked of the slow one");
-    until("the same everywhere", async || {
-        let all: Vec<_> = nodes.iter().map(|(_, journal)| journal.records(GROUP)).collect();
-        all[0].len() >= 3 && all.iter().all(|records| *records == all[0])
-    })
-    .await;
+    same_everywhere(&nodes, 3).await;
     let held = nodes[new].1.records(GROUP);
     assert_eq!(held.iter().filter(|record| *record == "asked of the slow one").count(), 1);
     for (node, _) in &nodes {
@@ -235,11 +239,7 @@ async fn a_failed_sync_halts_the_node_and_nobody_else() {
     let addresses = addresses(3);
     let moods: Vec<Arc<Mood>> = (0..3).map(|_| Arc::default()).collect();
     let fine = Arc::default();
-    let mut nodes = Vec::new();
-    for id in 1..=3 {
-        let moods = [&moods[id as usize - 1], &fine];
-        nodes.push(open(dir.path(), id, &addresses, &[1, 2, 3], moods).await);
-    }
+    let mut nodes = open_all(dir.path(), &addresses, &moods).await;
     for of_leader in [true, false] {
         let led = leader(&nodes, None).await;
         commit(&nodes[led].0, "before").await;
@@ -289,10 +289,7 @@ async fn what_rots_under_a_running_node_is_not_served_and_is_repaired() {
     let dir = tempfile::tempdir().unwrap();
     let addresses = addresses(3);
     let fine = Arc::default();
-    let mut nodes = Vec::new();
-    for id in 1..=3 {
-        nodes.push(open(dir.path(), id, &addresses, &[1, 2, 3], [&fine, &fine]).await);
-    }
+    let mut nodes = open_all(dir.path(), &addresses, &[(); 3].map(|()| Arc::default())).await;
     let led = leader(&nodes, None).await;
     let records: Vec<Bytes> =
         (0..40).map(|number| Bytes::from(format!("record {number:03} ").repeat(40))).collect();
