@@ -139,8 +139,8 @@ fn mixed(seed: u64, count: u64) -> u64 {
 pub(crate) struct Ages {
     data_dir: PathBuf,
     history: watch::Sender<History>,
-    /// One at a time changes it.
-    writing: Mutex<()>,
+    /// One at a time changes it. The seed of this start, as long as that could not be written.
+    writing: Mutex<Option<u64>>,
 }
 
 impl Ages {
@@ -163,9 +163,9 @@ impl Ages {
             return Err(NodeError::PutBack { by: NodeId::new(by), remembered });
         }
         let (history, _) = watch::channel(history);
-        let writing = Mutex::default();
+        let writing = Mutex::new(Some(seed));
         let ages = Self { data_dir: data_dir.to_owned(), history, writing };
-        ages.write(|history| history.begin(seed));
+        ages.write(|_| ());
         Ok(ages)
     }
 
@@ -179,13 +179,20 @@ impl Ages {
         self.write(History::grow);
     }
 
-    /// An age counts once it is written. On a full disk it stays what it was, and the node goes on.
+    /// An age counts once it is written. On a full disk it stays what it was, and the node goes on; its start
+    /// begins with the next age that can be written, or it would go through those of a copy once more.
     fn write(&self, change: impl FnOnce(&mut History)) {
-        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut start = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = self.history.borrow().clone();
+        if let Some(seed) = *start {
+            next.begin(seed);
+        }
         change(&mut next);
         match write_new(&self.data_dir, FILE, &next.encode()) {
-            Ok(()) => drop(self.history.send_replace(next)),
+            Ok(()) => {
+                *start = None;
+                self.history.send_replace(next);
+            }
             Err(error) => tracing::warn!(%error, "the age of the data directory was not written"),
         }
     }
@@ -274,6 +281,23 @@ mod tests {
             };
             assert_eq!((by, remembered), (NodeId::new(2), 9));
         }
+    }
+
+    /// On a full disk, say. A copy of the directory would have the same ages otherwise, and nobody could tell.
+    #[test]
+    fn a_start_that_could_not_be_written_is_begun_with_the_next_age() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Ages::open(dir.path(), 3).unwrap());
+        let in_its_way = dir.path().join(format!("{FILE}.new"));
+        fs::create_dir(&in_its_way).unwrap();
+        let ages = Ages::open(dir.path(), 4).unwrap();
+        ages.grow();
+        assert_eq!(*ages.follow().borrow(), lived(&[(3, 0)]));
+        fs::remove_dir(&in_its_way).unwrap();
+        ages.grow();
+        assert_eq!(*ages.follow().borrow(), lived(&[(3, 0), (4, 1)]));
+        ages.grow();
+        assert_eq!(*ages.follow().borrow(), lived(&[(3, 0), (4, 2)]));
     }
 
     #[test]
