@@ -9,8 +9,10 @@
 //! installed, so what a crash leaves of it is used as far as it is whole. At most one of each kind
 //! is kept for a group; exports of a former life are removed.
 //!
-//! With keys every file is sealed, for its name in this shelf alone (`wal/docs/encryption.md`).
+//! With keys every file is sealed, for its name in this shelf alone (`wal/docs/encryption.md`): what is received
+//! with the ring's, and what is exported with a key that the process makes for itself.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use palisade_wal::{
-    Disk, GroupId, KeyHold, Keys, LogIndex, SEALED_FILE_BYTES, SEALED_FILE_PREFIX_BYTES,
+    Disk, GroupId, KeyEpoch, KeyHold, Keys, LogIndex, SEALED_FILE_BYTES, SEALED_FILE_PREFIX_BYTES,
     WalIdentity, sealed_epoch,
 };
 
@@ -37,8 +39,10 @@ pub(crate) struct Shelf {
     /// The node closes: nobody will want what is being exported.
     closing: AtomicBool,
     keys: Keys,
+    /// Of what is exported.
+    own_keys: Keys,
     owner: WalIdentity,
-    /// Of sealed files, by name: every epoch that power could leave there.
+    /// Of sealed files that were received, by name: every epoch that power could leave there.
     held: Mutex<BTreeMap<String, Vec<KeyHold>>>,
 }
 
@@ -69,8 +73,10 @@ impl Shelf {
         for name in names.iter().filter(|name| name.starts_with("out-")) {
             disk.remove(name).map_err(failed)?;
         }
+        let own_keys = keys.of_process()?;
         let (exported, held) = (Mutex::default(), Mutex::new(held));
-        Ok(Self { disk, exported, closing: AtomicBool::new(false), keys, owner, held })
+        let closing = AtomicBool::new(false);
+        Ok(Self { disk, exported, closing, keys, own_keys, owner, held })
     }
 
     /// What a file is sealed for.
@@ -89,12 +95,10 @@ impl Shelf {
         self.exported().remove(&group);
         // Not only the last one: an export that failed, on a full disk perhaps, left its parts.
         self.remove_all(&out_prefix(group)).map_err(failed)?;
-        self.forget(&out_prefix(group));
         let exported = self.export_anew(group, export);
         if exported.is_err() {
             // Its parts must not keep the disk full for everyone else.
             let _ = self.remove_all(&out_prefix(group));
-            self.forget(&out_prefix(group));
         }
         exported
     }
@@ -109,7 +113,7 @@ impl Shelf {
             let name = chunk_name(&out_stem(group, position.index), manifest.chunks.len());
             // Not synced, nor is the manifest: it goes with its process, and what a chunk must be is
             // checked whenever it is served. Syncs would only stand in the log's way.
-            self.write_unsynced(&name, &chunk).map_err(failed)?;
+            self.write_own(&name, &chunk).map_err(failed)?;
             manifest.chunks.push(ChunkSum::of(&chunk));
             Ok(())
         })?;
@@ -117,7 +121,7 @@ impl Shelf {
             return Err(ApplyError::of_node("there is no state to export"));
         }
         let name = manifest_name(&out_stem(group, manifest.position.index));
-        self.write_unsynced(&name, &manifest.encode()).map_err(failed)?;
+        self.write_own(&name, &manifest.encode()).map_err(failed)?;
         self.exported().insert(group, manifest.clone());
         Ok(manifest)
     }
@@ -134,7 +138,7 @@ impl Shelf {
             let manifest = exported.get(&group).filter(|manifest| manifest.id() == id)?;
             (manifest.position.index, *manifest.chunks.get(chunk as usize)?)
         };
-        self.read_chunk(&out_stem(group, index), chunk as usize, &sum)
+        self.read_chunk(&self.own_keys, &out_stem(group, index), chunk as usize, &sum)
     }
 
     /// Makes room for a snapshot that is to be received, and says which chunks are missing.
@@ -148,7 +152,7 @@ impl Shelf {
         self.settle_removed(&in_prefix(manifest.group))?;
         let mut missing = Vec::new();
         for (at, sum) in manifest.chunks.iter().enumerate() {
-            if self.read_chunk(&stem, at, sum).is_none() {
+            if self.read_chunk(&self.keys, &stem, at, sum).is_none() {
                 missing.push(at as u32);
             } else {
                 // A process that was killed while it kept this one had written it, not synced.
@@ -181,7 +185,8 @@ impl Shelf {
             let length = self.disk.len(&name)?.min(MANIFEST_BYTES_MAX);
             let mut raw = vec![0; length as usize];
             self.disk.read_at(&name, 0, &mut raw)?;
-            let manifest = self.opened(&name, raw).and_then(|raw| Manifest::decode(&raw));
+            let manifest =
+                self.opened(&self.keys, &name, raw).and_then(|raw| Manifest::decode(&raw));
             let manifest = manifest.filter(|m| manifest_name(&in_stem(m)) == name);
             if let Some(manifest) = manifest.filter(|m| m.position.index == index) {
                 return Ok(Some(manifest));
@@ -192,7 +197,8 @@ impl Shelf {
 
     /// One chunk of a received snapshot, checked.
     pub(crate) fn chunk(&self, manifest: &Manifest, at: usize) -> Result<Bytes, ApplyError> {
-        self.read_chunk(&in_stem(manifest), at, &manifest.chunks[at]).ok_or_else(|| {
+        let sum = &manifest.chunks[at];
+        self.read_chunk(&self.keys, &in_stem(manifest), at, sum).ok_or_else(|| {
             let id = manifest.id();
             ApplyError::of_node(format!("chunk {at} of snapshot {id} is missing or damaged"))
         })
@@ -210,7 +216,7 @@ impl Shelf {
 
     /// `None` for a chunk that is not there, not readable or not what it should be: all the same to
     /// whoever needs it.
-    fn read_chunk(&self, stem: &str, at: usize, sum: &ChunkSum) -> Option<Bytes> {
+    fn read_chunk(&self, keys: &Keys, stem: &str, at: usize, sum: &ChunkSum) -> Option<Bytes> {
         let name = chunk_name(stem, at);
         let length = self.disk.len(&name).ok()?;
         let clear = u64::from(sum.length);
@@ -220,13 +226,13 @@ impl Shelf {
         }
         let mut raw = vec![0; length as usize];
         self.disk.read_at(&name, 0, &mut raw).ok()?;
-        let raw = if is_sealed { self.opened(&name, raw)? } else { raw };
+        let raw = if is_sealed { self.opened(keys, &name, raw)? } else { raw };
         (ChunkSum::of(&raw) == *sum).then(|| raw.into())
     }
 
     /// What a file was before it was sealed, if it was. `None` for one that is not what was sealed.
-    fn opened(&self, name: &str, raw: Vec<u8>) -> Option<Vec<u8>> {
-        match self.keys.open_file(&self.context(name), name, &raw) {
+    fn opened(&self, keys: &Keys, name: &str, raw: Vec<u8>) -> Option<Vec<u8>> {
+        match keys.open_file(&self.context(name), name, &raw) {
             Ok(None) => Some(raw),
             Ok(opened) => opened,
             Err(error) => {
@@ -237,29 +243,42 @@ impl Shelf {
     }
 
     fn write_new(&self, name: &str, raw: &[u8]) -> io::Result<()> {
-        self.write_unsynced(name, raw)?;
+        let hold = self.keys.hold_active();
+        let is_sealed = hold.is_some();
+        let raw = self.sealed(&self.keys, hold.as_ref().map(KeyHold::epoch), name, raw)?;
+        if let Some(hold) = hold {
+            self.held().entry(name.to_owned()).or_default().push(hold);
+        }
+        self.write(name, &raw)?;
         self.disk.sync(name)?;
         if let Some(holds) = self.held().get_mut(name) {
-            holds.drain(..holds.len() - 1);
+            holds.drain(..holds.len() - usize::from(is_sealed));
         }
         Ok(())
     }
 
-    fn write_unsynced(&self, name: &str, raw: &[u8]) -> io::Result<()> {
-        let Some(epoch) = self.keys.active() else {
-            self.disk.create(name, 0)?;
-            return self.disk.write_at(name, 0, raw);
-        };
-        let hold = self.keys.hold(epoch, name).map_err(io::Error::other)?;
-        let sealed = self.keys.seal_file(epoch, &self.context(name), name, raw);
-        self.held().entry(name.to_owned()).or_default().push(hold);
-        self.disk.create(name, 0)?;
-        self.disk.write_at(name, 0, &sealed.map_err(io::Error::other)?)
+    /// Of an export.
+    fn write_own(&self, name: &str, raw: &[u8]) -> io::Result<()> {
+        let epoch = self.keys.active().and_then(|_| self.own_keys.active());
+        self.write(name, &self.sealed(&self.own_keys, epoch, name, raw)?)
     }
 
-    /// Lets go of the epochs of exports: what power brings back of them is removed unread.
-    fn forget(&self, prefix: &str) {
-        self.held().retain(|name, _| !name.starts_with(prefix));
+    /// Not synced.
+    fn write(&self, name: &str, raw: &[u8]) -> io::Result<()> {
+        self.disk.create(name, 0)?;
+        self.disk.write_at(name, 0, raw)
+    }
+
+    fn sealed<'a>(
+        &self,
+        keys: &Keys,
+        epoch: Option<KeyEpoch>,
+        name: &str,
+        raw: &'a [u8],
+    ) -> io::Result<Cow<'a, [u8]>> {
+        let Some(epoch) = epoch else { return Ok(raw.into()) };
+        let sealed = keys.seal_file(epoch, &self.context(name), name, raw);
+        sealed.map(Cow::Owned).map_err(io::Error::other)
     }
 
     /// Lets go of the epochs of removed files, once power cannot bring these back.
@@ -319,7 +338,7 @@ fn manifest_name(stem: &str) -> String {
 #[cfg(test)]
 mod tests {
     use palisade_wal::sim::SimDisk;
-    use palisade_wal::{KeyEpoch, KeyRing, SeededRandomness};
+    use palisade_wal::{KeyRing, SeededRandomness};
 
     use super::*;
     use crate::identity::{LogTime, Offset, Term};
@@ -425,14 +444,14 @@ mod tests {
             |disk: &SimDisk, keys: &Keys| Shelf::open(Arc::new(disk.clone()), keys.clone(), OWNER);
         let sender = Keys::new(ring(1));
         let (from, to) = (open(&out_disk, &sender).unwrap(), open(&in_disk, &keys).unwrap());
-        let secrets: Vec<&'static [u8]> = vec![b"a secret", b"another secret"];
+        let secrets: Vec<&'static [u8]> = vec![b"one secret", b"two secret"];
         let manifest = from.export(GROUP, &mut Rows(7, secrets)).unwrap();
         let id = manifest.id();
         assert_eq!(to.begin(&manifest).unwrap(), [0, 1]);
         assert!(to.store(&manifest, 0, &from.serve(GROUP, id, 0).unwrap()).unwrap());
         keys.replace(ring(2)).unwrap();
         assert!(to.store(&manifest, 1, &from.serve(GROUP, id, 1).unwrap()).unwrap());
-        assert_eq!(&to.chunk(&manifest, 1).unwrap()[..], b"another secret");
+        assert_eq!(&to.chunk(&manifest, 1).unwrap()[..], b"two secret");
         for disk in [&out_disk, &in_disk] {
             for name in disk.list().unwrap() {
                 let raw = disk.contents(&name);
@@ -463,6 +482,13 @@ mod tests {
         in_disk.create(&names[1], 0).unwrap();
         in_disk.write_at(&names[1], 0, &other).unwrap();
         assert_eq!(to.begin(&manifest).unwrap(), [1]);
+
+        // What was exported is served under whatever ring there is, and stands in the way of none.
+        let mut newer = ring(3);
+        newer.retire(epoch(1)).unwrap();
+        newer.retire(epoch(2)).unwrap();
+        sender.replace(newer).unwrap();
+        assert_eq!(from.serve(GROUP, id, 0).as_deref(), Some(&b"one secret"[..]));
 
         to.discard(GROUP).unwrap();
         assert!(keys.held().is_empty());

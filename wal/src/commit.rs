@@ -24,7 +24,7 @@ use crate::frame::{
     self, Encoder, FrameHeader, ITEM_HEADER_BYTES, ItemKind, ItemRef, Link, Size, Write,
 };
 use crate::index::{Index, LiveItem, Location, Lost};
-use crate::keys::KeyEpoch;
+use crate::keys::{KeyHold, SEAL_BYTES};
 use crate::options::{STATE_BYTES_MAX, WalOptions};
 use crate::position::{BatchSeq, GroupId, LogIndex, SEQ_MAX, SegmentId};
 use crate::room::{Need, Room};
@@ -447,14 +447,14 @@ impl Commit {
         &mut self,
         frame_bytes: u64,
         need: Need,
-        active: Option<KeyEpoch>,
+        active: Option<KeyHold>,
     ) -> Result<(SegmentId, u64), WalError> {
         if self.room.refuses(need) {
             return Err(WalError::NoSpace);
         }
         if let Some((segment, pos)) = self.tail
             && pos + frame_bytes <= self.options.segment_bytes
-            && self.seal.goes_on(active, self.room.is_short())
+            && self.seal.goes_on(active.as_ref().map(KeyHold::epoch), self.room.is_short())
         {
             if self.staged.is_empty() {
                 let bytes = std::mem::take(&mut self.spare_buffer);
@@ -674,8 +674,11 @@ impl Commit {
     pub(crate) fn movable(&self) -> Vec<LiveItem> {
         let mut segments = self.segments.len() as u64;
         for segment in self.segments.range(..self.written.0) {
-            let first_bytes = self.index.live_bytes_in(*segment);
+            let mut first_bytes = self.index.live_bytes_in(*segment);
             if first_bytes > 0 {
+                if self.seal.would_seal(*segment) {
+                    first_bytes += SEAL_BYTES as u64 * self.index.live_count_in(*segment);
+                }
                 let live_bytes = self.index.live_bytes();
                 let due = self.room.is_move_due(&self.options, segments, live_bytes, first_bytes)
                     || !self.room.is_short() && self.seal.is_former(*segment);

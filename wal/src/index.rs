@@ -278,6 +278,10 @@ impl Index {
         self.live.get(&segment).map_or(0, |live| live.bytes)
     }
 
+    pub(crate) fn live_count_in(&self, segment: SegmentId) -> u64 {
+        self.live.get(&segment).map_or(0, |live| live.items)
+    }
+
     /// What is still needed of a segment.
     pub(crate) fn live_items(&self, segment: SegmentId) -> Vec<LiveItem> {
         let mut items = Vec::new();
@@ -363,6 +367,7 @@ mod tests {
         let header = ITEM_HEADER_BYTES as u64;
         assert_eq!(index.live_bytes_in(FIRST), 25 + 2 * header);
         assert_eq!(index.live_bytes_in(SECOND), header);
+        assert_eq!([FIRST, SECOND].map(|segment| index.live_count_in(segment)), [2, 1]);
         assert_eq!(index.live_bytes_in(SECOND.next()), 0);
         assert_eq!(index.live_bytes(), 25 + 3 * header);
     }

@@ -189,9 +189,9 @@ impl TailSeal {
         Ok(Self { keys, owner, holds, sealer })
     }
 
-    /// The epoch that is to seal from now on.
-    pub(crate) fn active(&self) -> Option<KeyEpoch> {
-        self.keys.active()
+    /// The epoch that is to seal from now on. It stays in the ring as long as that is not dropped.
+    pub(crate) fn active(&self) -> Option<KeyHold> {
+        self.keys.hold_active()
     }
 
     /// Whether the last segment may be gone on with. On a full disk, one of a former epoch may; a clear one
@@ -205,11 +205,11 @@ impl TailSeal {
     pub(crate) fn begin(
         &self,
         segment: SegmentId,
-        active: Option<KeyEpoch>,
+        active: Option<KeyHold>,
     ) -> Result<Begun, KeyError> {
-        let Some(epoch) = active else { return Ok(Begun { sealed: None, mark: None }) };
+        let Some(hold) = active else { return Ok(Begun { sealed: None, mark: None }) };
+        let epoch = hold.epoch();
         let (context, file) = (context(&self.owner, segment), segment::file_name(segment));
-        let hold = self.keys.hold(epoch, &file)?;
         let sealer = self.keys.sealer(epoch, &context, &file)?;
         let check = self.keys.check(epoch).expect("it is held");
         Ok(Begun { sealed: Some((sealer, hold)), mark: Some(SealMark { epoch, check }) })
@@ -218,19 +218,26 @@ impl TailSeal {
     pub(crate) fn begun(&mut self, segment: SegmentId, begun: Begun) {
         let (sealer, hold) = begun.sealed.unzip();
         self.sealer = sealer;
-        self.holds.entry(segment).or_default().extend(hold);
+        if let Some(hold) = hold {
+            self.holds.entry(segment).or_default().push(hold);
+        }
     }
 
     /// Whether a segment is sealed, or clear, as nothing is any more that is written now: it is left as soon as
     /// may be, so that the epoch can be retired.
     pub(crate) fn is_former(&self, segment: SegmentId) -> bool {
-        let active = self.active();
+        let active = self.keys.active();
         let mut epochs =
             self.holds.get(&segment).into_iter().flatten().map(KeyHold::epoch).peekable();
         match active {
             None => epochs.peek().is_some(),
             Some(_) => epochs.peek().is_none() || epochs.any(|epoch| Some(epoch) != active),
         }
+    }
+
+    /// Whether what is clear there would be sealed elsewhere, and be longer by that.
+    pub(crate) fn would_seal(&self, segment: SegmentId) -> bool {
+        self.keys.active().is_some() && !self.holds.contains_key(&segment)
     }
 
     /// Who seals what is written to the last segment.

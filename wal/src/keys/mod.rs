@@ -32,7 +32,7 @@ pub struct Keys(Option<Arc<Inner>>);
 
 struct Inner {
     state: Mutex<State>,
-    randomness: Box<dyn Randomness>,
+    randomness: Arc<dyn Randomness>,
 }
 
 struct State {
@@ -100,9 +100,24 @@ impl Keys {
     /// A ring, and where nonces come from.
     #[must_use]
     pub fn with_randomness(ring: KeyRing, randomness: impl Randomness) -> Self {
+        Self::of(ring, Arc::new(randomness))
+    }
+
+    fn of(ring: KeyRing, randomness: Arc<dyn Randomness>) -> Self {
         let state = State { ring: Arc::new(ring), held: BTreeMap::new() };
-        let randomness = Box::new(randomness);
         Self(Some(Arc::new(Inner { state: Mutex::new(state), randomness })))
+    }
+
+    /// A key of its own for files that nobody reads once this process has ended: they are opened as long as it
+    /// lasts, whatever becomes of the ring. None if there are no keys.
+    ///
+    /// # Errors
+    /// [`KeyError::NoRandomness`].
+    pub fn of_process(&self) -> Result<Self, KeyError> {
+        let Some(inner) = &self.0 else { return Ok(Self::none()) };
+        let mut ring = KeyRing::default();
+        ring.rotate(&*inner.randomness)?;
+        Ok(Self::of(ring, Arc::clone(&inner.randomness)))
     }
 
     /// True if there is a ring.
@@ -153,6 +168,16 @@ impl Keys {
         }
         state.ring = Arc::new(ring);
         Ok(())
+    }
+
+    /// Says that something on disk needs the epoch that seals what is written now; none if nothing is sealed.
+    #[must_use]
+    pub fn hold_active(&self) -> Option<KeyHold> {
+        let mut state = self.0.as_ref()?.state();
+        let epoch = state.ring.active()?;
+        *state.held.entry(epoch).or_default() += 1;
+        drop(state);
+        Some(KeyHold { keys: self.clone(), epoch })
     }
 
     /// Says that something on disk needs this epoch. Refused as [`Keys::open_file`] would be.

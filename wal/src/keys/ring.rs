@@ -250,13 +250,19 @@ impl KeyRing {
         Self::decode(&name, &text)
     }
 
-    /// Writes a ring's file, whole or not at all. Once it returns, power may fail.
+    /// Writes a ring's file, whole or not at all; where its name leads, if that is a link. Once it returns, power
+    /// may fail.
     ///
     /// # Errors
     /// [`KeyError::BadRing`].
     pub fn write(&self, path: &Path) -> Result<(), KeyError> {
         let name = path.display().to_string();
         let failed = |error: io::Error| bad(&name, &format!("it cannot be written: {error}"));
+        let file = match fs::canonicalize(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+            file => file.map_err(failed)?,
+        };
+        let path = file.as_path();
         let mut beside = path.as_os_str().to_owned();
         beside.push(".new");
         let beside = Path::new(&beside);
@@ -380,6 +386,12 @@ mod tests {
         assert_eq!(KeyRing::read(&path).unwrap().active(), KeyEpoch::new(2));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("ring", &link).unwrap();
+        ring.rotate(&SystemRandomness).unwrap();
+        ring.write(&link).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(KeyRing::read(&path).unwrap().active(), KeyEpoch::new(3));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let refused = KeyRing::read(&path).unwrap_err().to_string();
         assert!(refused.contains("chmod 600"), "{refused}");

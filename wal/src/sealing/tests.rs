@@ -209,6 +209,10 @@ fn on_a_full_disk_the_tail_of_a_former_epoch_goes_on() {
     assert!(clear.goes_on(None, false));
     assert!(!clear.goes_on(epoch(3), false));
     assert!(!clear.goes_on(epoch(3), true));
+    assert!(clear.would_seal(SegmentId::new(1)), "what is moved from it is longer");
+    assert!(!sealed.would_seal(SegmentId::new(1)));
+    let off = TailSeal::open(Keys::none(), IDENTITY, &Seals::default(), tail).unwrap();
+    assert!(!off.would_seal(SegmentId::new(1)));
 }
 
 /// Keeps what every write was asked to bring to the disk, whether power lets it be there or not.
