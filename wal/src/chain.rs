@@ -144,6 +144,8 @@ impl Chain {
             ItemKind::Repaired => {
                 self.truncate(item.index, place);
                 self.repaired(payload);
+                // What it told has ended; a loss that is found later needs a mark of its own.
+                self.noted = false;
             }
             ItemKind::Mark => {}
         }

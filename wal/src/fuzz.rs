@@ -32,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "segment_header", run: segment_header, seeds: segment_header_seeds },
     Target { name: "directory", run: directory::run, seeds: directory::seeds },
     Target { name: "history", run: history::run, seeds: history::seeds },
+    Target { name: "sealed_history", run: history::run_sealed, seeds: history::seeds },
 ];
 
 /// Runs one target of this crate.

@@ -11,8 +11,8 @@
 //!     16     8  seq      every batch up to here was synced before this was written
 //!     24   488  zeros
 //! ```
-//! Little-endian. It is written with each mark and never synced: what it says holds as soon as it can be
-//! read, whenever that is. One that does not hold, or is not there, says nothing.
+//! Little-endian. It is written with each mark, and synced only before a segment is freed: what it says holds as
+//! soon as it can be read, whenever that is. One that does not hold, or is not there, says nothing.
 
 use crc32fast::Hasher;
 

@@ -373,6 +373,12 @@ impl Wal {
     }
 
     fn free_oldest(&mut self, count_max: u64) -> Result<(), WalError> {
+        if self.shared.commit().freeable().is_some() {
+            // What was moved from there may lie in the batch that was synced last: damage of that one would look
+            // as if it had never been written, and the older copy is about to go.
+            self.write_note()?;
+            self.sync_note()?;
+        }
         for _ in 0..count_max {
             let Some(oldest) = self.shared.commit().freeable() else { break };
             let disk = &*self.shared.disk;
@@ -479,6 +485,13 @@ impl Wal {
         match self.shared.disk.write_at(NOTE_NAME, 0, &raw) {
             Err(error) if is_full(&error) || error.kind() == io::ErrorKind::NotFound => Ok(()),
             written => written.map_err(WalError::io("write", NOTE_NAME)),
+        }
+    }
+
+    fn sync_note(&self) -> Result<(), WalError> {
+        match self.shared.disk.sync(NOTE_NAME) {
+            Err(error) if is_full(&error) || error.kind() == io::ErrorKind::NotFound => Ok(()),
+            synced => synced.map_err(WalError::failed("sync", NOTE_NAME)),
         }
     }
 
