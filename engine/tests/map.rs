@@ -6,12 +6,13 @@ mod data;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use data::Data;
 use palisade::sim::{SimFabric, SimRandom};
 use palisade::{
     Batch, Engine, Error, GET_KEYS_MAX, History, KEY_BYTES_MAX, LogicalResourceName, MapRange,
-    Offset, ReadConsistency, ReplicatedMap, ResourceSpec, SchemaId, Watch, WatchEvent,
-    WatchOptions,
+    Offset, ReadConsistency, ReplicatedMap, ResourceSpec, SCAN_BYTES_MAX, SchemaId, Watch,
+    WatchEvent, WatchOptions,
 };
 
 type Map = ReplicatedMap<String, u64>;
@@ -348,6 +349,25 @@ fn pages_of_one_moment_fit_together() {
     let keys = vec![key("1"); GET_KEYS_MAX + 1];
     let refused = fabric.block_on(map.get_many(&keys, ReadConsistency::Local)).unwrap_err();
     assert!(matches!(refused, Error::InvalidArgument { .. }), "{refused}");
+}
+
+/// G12: how much is asked for is bounded in bytes too.
+#[test]
+fn many_values_are_read_up_to_so_many_bytes() {
+    let mut fabric = SimFabric::new(1);
+    let engine = fabric.engine(fabric.node(1));
+    let spec = ResourceSpec::new("large", "bytes.v1").unwrap();
+    let map: ReplicatedMap<String, Bytes> =
+        fabric.block_on(ReplicatedMap::open(&engine, spec)).unwrap();
+    let keys: Vec<String> = (0..9).map(|n: u64| n.to_string()).collect();
+    for key in &keys {
+        let value = Bytes::from(vec![7; SCAN_BYTES_MAX / 9 + 1]);
+        fabric.block_on(map.put(key, &value)).unwrap();
+    }
+    let mut many = |keys| fabric.block_on(map.get_many(keys, ReadConsistency::Local));
+    assert_eq!(many(&keys[..8]).unwrap().value.iter().flatten().count(), 8);
+    let refused = many(&keys[..]).unwrap_err().to_string();
+    assert!(refused.contains("the first 8 can be read at once"), "{refused}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::freshness::Read;
 use crate::group::Group;
 use crate::handle::Handle;
+use crate::page::SCAN_BYTES_MAX;
 use crate::projection::{ProjectionFault, RowsRead};
 use crate::projections::map::{
     self, BelowFloor, Found, History, Map, MapBounds, MapGuard, MapOp, Version, When,
@@ -216,10 +217,11 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         self.get_when(key, When::Now, options.into()).await
     }
 
-    /// The values of several keys at one moment, in the order asked; at most [`GET_KEYS_MAX`].
+    /// The values of several keys at one moment, in the order asked; at most [`GET_KEYS_MAX`], and
+    /// [`SCAN_BYTES_MAX`] together.
     ///
     /// # Errors
-    /// [`Error::InvalidArgument`] for more keys, [`Error::NotYetApplied`] and others, as the options say.
+    /// [`Error::InvalidArgument`] for more keys or bytes, [`Error::NotYetApplied`] and others, as the options say.
     pub async fn get_many(
         &self,
         keys: &[K],
@@ -287,9 +289,26 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         let keys: Vec<Bytes> = keys.iter().map(Stored::to_bytes).collect();
         let read = self
             .read_when(when, options, move |rows| {
-                keys.iter().map(|key| map::get(rows, key, when)).collect::<Result<Vec<_>, _>>()
+                let (mut values, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+                for key in &keys {
+                    let found = map::get(rows, key, when)?;
+                    bytes += found.as_ref().map_or(0, |found| found.value.len());
+                    values.push(found);
+                    if SCAN_BYTES_MAX < bytes && 1 < values.len() {
+                        return Ok(Err(values.len() - 1));
+                    }
+                }
+                Ok(Ok(values))
             })
             .await?;
+        let read = read.try_map(|found| {
+            found.map_err(|first| Error::InvalidArgument {
+                what: format!(
+                    "the values of these keys have more than {SCAN_BYTES_MAX} bytes: the first {first} can \
+                     be read at once"
+                ),
+            })
+        })?;
         let schemas = self.handle.schemas();
         let value =
             |found: Option<Found>| found.map(|found| Versioned::of(schemas, &found)).transpose();
