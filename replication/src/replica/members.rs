@@ -151,7 +151,6 @@ impl Replica {
         self.members_index = index;
         self.register_dirty = true;
         self.forget_demand(index);
-        self.members_changed();
         if self.leads()
             && !self.members.voters.contains(&self.config.node)
             && !self.members.is_joint()
@@ -164,6 +163,8 @@ impl Replica {
             let term = self.raw.raft.term;
             self.raw.raft.become_follower(term, 0);
         }
+        // After that: domains make a leader look at once whether more is committed, which needs its own progress.
+        self.members_changed();
         Ok(())
     }
 
