@@ -138,6 +138,8 @@ fn mixed(seed: u64, count: u64) -> u64 {
 /// The ages of the directory of a node that is up.
 pub(crate) struct Ages {
     data_dir: PathBuf,
+    /// There was no start before this one.
+    is_first: bool,
     history: watch::Sender<History>,
     /// One at a time changes it. The seed of this start, as long as that could not be written.
     writing: Mutex<Option<u64>>,
@@ -162,9 +164,10 @@ impl Ages {
         if let Some((by, remembered)) = history.put_back {
             return Err(NodeError::PutBack { by: NodeId::new(by), remembered });
         }
+        let is_first = history.count == 0;
         let (history, _) = watch::channel(history);
         let writing = Mutex::new(Some(seed));
-        let ages = Self { data_dir: data_dir.to_owned(), history, writing };
+        let ages = Self { data_dir: data_dir.to_owned(), is_first, history, writing };
         ages.write(|_| ());
         Ok(ages)
     }
@@ -204,7 +207,7 @@ impl Ages {
 
     /// This is the first start there was.
     pub(crate) fn is_first(&self) -> bool {
-        self.history.borrow().count <= 1
+        self.is_first
     }
 
     /// As [`History::holds`].
@@ -291,6 +294,7 @@ mod tests {
         let in_its_way = dir.path().join(format!("{FILE}.new"));
         fs::create_dir(&in_its_way).unwrap();
         let ages = Ages::open(dir.path(), 4).unwrap();
+        assert!(!ages.is_first());
         ages.grow();
         assert_eq!(*ages.follow().borrow(), lived(&[(3, 0)]));
         fs::remove_dir(&in_its_way).unwrap();

@@ -660,7 +660,11 @@ impl Commit {
     /// The same, but what it tells of damage may not stand elsewhere yet.
     fn oldest_unused(&self) -> Option<SegmentId> {
         let oldest = *self.segments.first()?;
-        let used = oldest < self.written.0 && self.tail.is_some_and(|(tail, _)| oldest < tail);
+        // Behind damage nothing is written at first: the header that tells of groups nobody knows comes with the
+        // next segment.
+        let is_begun = 0 < self.written.1;
+        let used =
+            is_begun && oldest < self.written.0 && self.tail.is_some_and(|(tail, _)| oldest < tail);
         (used && self.index.is_free(oldest, self.durable)).then_some(oldest)
     }
 

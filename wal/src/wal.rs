@@ -375,7 +375,9 @@ impl Wal {
     fn free_oldest(&mut self, count_max: u64) -> Result<(), WalError> {
         if self.shared.commit().freeable().is_some() {
             // What was moved from there may lie in the batch that was synced last: damage of that one would look
-            // as if it had never been written, and the older copy is about to go.
+            // as if it had never been written, and the older copy is about to go. Only where the disk has no
+            // space for the note, space goes first.
+            self.prepare_note()?;
             self.write_note()?;
             self.sync_note()?;
         }

@@ -10,7 +10,7 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use rocksdb::{
@@ -47,7 +47,8 @@ pub(crate) struct RocksStore {
     families: Families,
     /// Where what is damaged leaves its mark; nowhere if it is opened to be read.
     mark: Option<PathBuf>,
-    is_damaged: Once,
+    /// There is one.
+    is_marked: AtomicBool,
     /// Held while the store is open. Its own, because RocksDB tells of a held lock by text only.
     _lock: File,
 }
@@ -63,6 +64,10 @@ impl RocksStore {
         refuse_unknown(dir, &families)?;
         let mark = dir.join(MARK);
         let files_stay = mark.exists();
+        if files_stay {
+            let dir = dir.display();
+            tracing::error!(%dir, "a part of the state cannot be read: its files stay as they are and grow, replace the node");
+        }
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -96,7 +101,13 @@ impl RocksStore {
         let default = ColumnFamilyDescriptor::new(DEFAULT_FAMILY, unused);
         let db = DB::open_cf_descriptors(&options, dir, described.chain([default]))
             .map_err(|error| unopened(dir, &error))?;
-        Ok(Self { db, families, mark: Some(mark), is_damaged: Once::new(), _lock: lock })
+        Ok(Self {
+            db,
+            families,
+            mark: Some(mark),
+            is_marked: AtomicBool::new(files_stay),
+            _lock: lock,
+        })
     }
 
     /// Opens a state that is there, to be read: nothing is made or changed, and whatever kinds of rows there
@@ -129,7 +140,7 @@ impl RocksStore {
         let described = names.iter().chain([&DEFAULT_FAMILY]);
         let db = DB::open_cf_for_read_only(&Options::default(), dir, described, false)
             .map_err(damaged)?;
-        Ok(Self { db, families, mark: None, is_damaged: Once::new(), _lock: lock })
+        Ok(Self { db, families, mark: None, is_marked: AtomicBool::new(false), _lock: lock })
     }
 
     fn family(&self, family: FamilyId) -> &ColumnFamily {
@@ -159,22 +170,28 @@ impl RocksStore {
         }
     }
 
-    /// Where something is damaged, files stay as they are, now and after the next start. What fails here has
-    /// its next occasion when the same block is met again.
+    /// Where something is damaged, files stay as they are, now and after the next start. What fails of it here is
+    /// tried again when something damaged is met the next time.
     fn look_after(&self, error: &rocksdb::Error) {
-        if error.kind() != ErrorKind::Corruption {
+        let Some(mark) = self.mark.as_ref().filter(|_| error.kind() == ErrorKind::Corruption)
+        else {
+            return;
+        };
+        if self.is_marked.load(Ordering::Acquire) {
             return;
         }
-        self.is_damaged.call_once(|| {
-            for family in self.families.ids() {
-                let _ = self.db.set_options_cf(self.family(family), &[(FILES_STAY, "true")]);
-            }
-            if let Some(mark) = &self.mark {
-                let _ = File::create(mark).and_then(|file| file.sync_all());
-                let _ = mark.parent().map(|dir| File::open(dir).and_then(|dir| dir.sync_all()));
-            }
-        });
+        tracing::error!(%error, "a part of the state cannot be read: its files stay as they are and grow, replace the node");
+        let stay = |family| self.db.set_options_cf(self.family(family), &[(FILES_STAY, "true")]);
+        let all_stay = self.families.ids().all(|family| stay(family).is_ok());
+        let is_kept = leave(mark).is_ok();
+        self.is_marked.store(all_stay && is_kept, Ordering::Release);
     }
+}
+
+/// Makes an empty file that power does not take.
+fn leave(mark: &Path) -> std::io::Result<()> {
+    File::create(mark)?.sync_all()?;
+    File::open(mark.parent().expect("it lies in a folder"))?.sync_all()
 }
 
 fn refuse_unknown(dir: &Path, families: &Families) -> Result<(), Error> {
@@ -462,6 +479,15 @@ mod tests {
         store.flush().unwrap();
         drop(store);
         assert_eq!(rot(&dir, b"will rot"), 1);
+        let files = || {
+            let names = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        let before = files();
+        let store = RocksStore::open_read_only(&dir).unwrap();
+        store.get(FamilyId::MAP, b"rotten").unwrap_err();
+        drop(store);
+        assert_eq!(files(), before, "who looks leaves nothing");
 
         let store = open(&dir).unwrap();
         // Until there are so many files that they are put together, and it is known what came of it.

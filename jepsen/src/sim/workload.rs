@@ -358,6 +358,7 @@ impl Workload {
     /// Everything is mended: what is waited for is settled within a bounded time, and all that was
     /// told holds.
     fn finish(mut self) -> Run {
+        let acted_us = self.cluster.now_us();
         self.cluster.heal();
         self.cluster.calm();
         for node in self.cluster.node_ids() {
@@ -404,7 +405,7 @@ impl Workload {
             happened: self.cluster.coverage().clone(),
             told: self.told,
         };
-        self.shape.check_reach(&run);
+        self.shape.check_reach(&run, acted_us);
         run
     }
 }
@@ -421,8 +422,9 @@ impl Shape {
     }
 
     /// A run that covers less than it should proves less than it seems. One that is shortened may.
-    fn check_reach(&self, run: &Run) {
+    fn check_reach(&self, run: &Run, acted_us: u64) {
         if self.is_whole() {
+            assert!(acted_us >= RUN_US_MIN * 9 / 10, "reach: {acted_us} us with faults");
             assert!(run.simulated_us >= RUN_US_MIN, "reach: {} simulated us", run.simulated_us);
             assert!(run.ops >= OPS_MIN, "reach: {} operations", run.ops);
             let changes = run.leader_changes;

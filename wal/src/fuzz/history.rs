@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::{IDENTITY, options};
 use crate::disk::Disk;
 use crate::keys::{KeyRing, KeyState, Keys, SeededRandomness};
-use crate::note::NOTE_NAME;
+use crate::note::{self, NOTE_NAME};
 use crate::position::{BatchSeq, GroupId, LogIndex};
 use crate::sim::SimDisk;
 use crate::verdict::{Recovered, RecoveredGroup};
@@ -95,11 +95,6 @@ fn run_with(raw: &[u8], keys: Keys) -> bool {
     run.sync().expect("nothing fails");
     run.reopen(false);
     is_fine && run.flipped.is_empty()
-}
-
-/// Groups that have something. One that has nothing is forgotten with the segment that said so.
-fn known(groups: &Groups) -> Vec<(&GroupId, &Held)> {
-    groups.iter().filter(|(_, held)| **held != Held::default()).collect()
 }
 
 fn open(disk: &SimDisk, keys: &Keys) -> (Wal, Recovered) {
@@ -233,17 +228,20 @@ impl Run {
         self.batch.clear();
         let written = self.wal.shared.commit().taken;
         self.rotate();
+        let note_holds = self.note_holds();
         let (wal, recovered) = open(&self.disk, &self.keys);
         self.wal = wal;
         let found: Groups =
             recovered.groups.iter().map(|(id, group)| (*id, Held::from(group))).collect();
         if flipped {
-            self.check_damaged(&recovered, &found);
+            if note_holds {
+                self.check_damaged(&recovered, &found);
+            }
         } else {
             assert!(self.durable <= self.wal.durable(), "a durable batch is gone");
             assert!(self.wal.durable() <= written, "a batch came from nowhere");
             let (_, held) = self.after.range(..=self.wal.durable()).next_back().expect("a first");
-            assert_eq!(known(held), known(&found));
+            assert_eq!(self.known(held), self.known(&found));
             self.check_verdicts(&recovered);
         }
         self.check_entries(&recovered);
@@ -255,6 +253,15 @@ impl Run {
         self.ever.extend(found.clone());
         self.after = BTreeMap::from([(self.durable, found.clone())]);
         self.groups = found;
+    }
+
+    /// Groups that have something, or are damaged. Another one is forgotten with the segment that said so.
+    fn known<'a>(&self, groups: &'a Groups) -> Vec<(&'a GroupId, &'a Held)> {
+        let is_known = |(id, held): &(&GroupId, &Held)| {
+            let is_damaged = self.damaged.contains(id) && !self.repaired.contains(id);
+            **held != Held::default() || is_damaged
+        };
+        groups.iter().filter(is_known).collect()
     }
 
     /// Nothing went bad since it was opened last.
@@ -276,18 +283,20 @@ impl Run {
     }
 
     /// What is not said to be damaged is what the group was once, if not at last: damage at the end
-    /// can look like a torn tail. Where the note is damaged as well, that may be a batch that others were moved
-    /// into from a place that is gone.
+    /// can look like a torn tail. Where the note does not hold either, that may be a batch that others were
+    /// moved into from a place that is gone, and nothing is asked.
     fn check_damaged(&self, recovered: &Recovered, found: &Groups) {
-        if self.flipped.iter().any(|(name, ..)| name == NOTE_NAME) {
-            return;
-        }
         for (group, held) in found {
             if !recovered.is_damaged(*group) {
                 let known = self.ever.contains(&(*group, held.clone()));
                 assert!(known, "group={group} never was {held:?}");
             }
         }
+    }
+
+    fn note_holds(&self) -> bool {
+        let raw = self.disk.contents(NOTE_NAME);
+        note::decode(&IDENTITY.domain(), &raw) != BatchSeq::ZERO
     }
 
     fn check_entries(&self, recovered: &Recovered) {

@@ -259,7 +259,13 @@ impl KeyRing {
         let name = path.display().to_string();
         let failed = |error: io::Error| bad(&name, &format!("it cannot be written: {error}"));
         let file = match fs::canonicalize(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+            // A link that leads nowhere is none of these: the place may be one that is not mounted yet.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && fs::symlink_metadata(path).is_err() =>
+            {
+                path.to_owned()
+            }
             file => file.map_err(failed)?,
         };
         let path = file.as_path();
@@ -392,6 +398,10 @@ mod tests {
         ring.write(&link).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(KeyRing::read(&path).unwrap().active(), KeyEpoch::new(3));
+        let nowhere = dir.path().join("nowhere");
+        std::os::unix::fs::symlink("not-mounted/ring", &nowhere).unwrap();
+        assert!(ring.write(&nowhere).is_err());
+        assert!(fs::symlink_metadata(&nowhere).unwrap().is_symlink());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let refused = KeyRing::read(&path).unwrap_err().to_string();
         assert!(refused.contains("chmod 600"), "{refused}");
