@@ -76,6 +76,7 @@ fn of_record(position: LogPosition, log_time_ms: u64, record: AuditRecord) -> pr
         AuditEvent::Granted => proto::AuditEvent::Granted,
         AuditEvent::Revoked => proto::AuditEvent::Revoked,
         AuditEvent::Cleared => proto::AuditEvent::Cleared,
+        AuditEvent::Placed => proto::AuditEvent::Placed,
     };
     proto::AuditRecord {
         position: Some(of_position(position)),

@@ -1,7 +1,7 @@
 //! `palisade.directory.v1.Directory`.
 
 use palisade::{
-    Altered, Error, LogicalResourceName, ReadConsistency, ReplicatedIdempotencyStore,
+    Alteration, Altered, Error, LogicalResourceName, ReadConsistency, ReplicatedIdempotencyStore,
     ReplicatedLog, ReplicatedMap, ResourceKind, ResourceSpec, Revision,
 };
 use palisade_proto::directory::v1 as proto;
@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{self, Raw, needed, of_domain};
 use super::endpoint::{Call, Endpoint, refused};
+use super::own::directory_for;
 use super::spec::{alteration, described, of_alteration, spec};
 use crate::security::grants::Right;
 
@@ -61,8 +62,17 @@ impl Endpoint {
         let name = LogicalResourceName::new(&asked.name)?;
         let alteration = alteration(needed(asked.alteration.as_ref(), "alteration")?)?;
         let revision = Revision::new(asked.revision);
-        let directory = self.engine.directory();
-        let altered = directory.alter(&name, revision, alteration, &asked.reason);
+        let altered = async {
+            let directory = match &alteration {
+                Alteration::Place(_) => {
+                    let fresh = ReadConsistency::Linearizable;
+                    let found = self.engine.directory().describe(&name, fresh).await?.value;
+                    directory_for(&self.engine, &found.placement).await?
+                }
+                _ => self.engine.directory(),
+            };
+            directory.alter(&name, revision, alteration, &asked.reason).await
+        };
         let receipt = call.write(altered).await?;
         Ok(proto::AlterResponse {
             receipt: Some(convert::receipt(receipt)),

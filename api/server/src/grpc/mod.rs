@@ -203,6 +203,7 @@ pub async fn serve(
         served = served => served.map_err(failed),
         () = drained => Ok(()),
         never = follow => never,
+        never = own::settle(engine, &audit) => match never {},
         never = audit::write(engine, &audit) => never,
     };
     audit::write_rest(engine, &audit).await;
