@@ -20,6 +20,7 @@ use palisade_client::{Client, Code, Consistency, Disposition, Grant, Map, Right}
 use palisade_server::security::grants::{Right as Named, Rights};
 use palisade_server::security::now_ms;
 use palisade_server::security::token::{Caveat, Token};
+use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
 /// Long enough for a busy machine; nothing waits for it that is done.
@@ -157,6 +158,46 @@ async fn nobody_uses_the_numbers_of_another() {
     assert_eq!((again.offset, again.duplicate), (done.offset, true));
     own.put(bearing(put(number(2)), &token)).await.unwrap();
     drop((reports, gateway));
+    cluster.nodes.close().await;
+}
+
+/// G12: a group keeps so many clients, and one caller is told to come back long before it has pushed out those of
+/// the others, who register as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_pushes_out_the_clients_of_everybody() {
+    let cluster = Cluster::start(1).await;
+    let ops = cluster.client("ops");
+    orders(&ops).open().await.unwrap();
+    for client in ["reports", "mallory"] {
+        ops.access().grant(client, grant("orders", &[Right::Append])).await.unwrap();
+    }
+    let first = cluster.nodes.addresses[0];
+    let mallory = cluster.certified.way("mallory", first).await;
+    let mut flood = JoinSet::new();
+    for _ in 0..16 {
+        let channel = mallory.channel.clone();
+        flood.spawn(async move {
+            let mut registered = 0;
+            loop {
+                let asked = session::RegisterRequest { group: 1, ttl_ms: 60_000 };
+                match SessionClient::new(channel.clone()).register(asked).await {
+                    Ok(_) => registered += 1,
+                    Err(status) => return (registered, Failure::of(&status).expect("ours")),
+                }
+            }
+        });
+    }
+    let mut registered = 0;
+    while let Some(ended) = flood.join_next().await {
+        let (count, told) = ended.unwrap();
+        registered += count;
+        assert_eq!((told.code, told.disposition), (Code::RateLimited, Disposition::Retry));
+        assert!(told.retry_after.is_some_and(|left| !left.is_zero()), "{told:?}");
+    }
+    assert!((1_024..1_100).contains(&registered), "{registered}");
+    let reports = cluster.certified.way("reports", first).await;
+    register(&reports, None).await.unwrap();
+    drop((mallory, reports));
     cluster.nodes.close().await;
 }
 

@@ -23,6 +23,7 @@ mod log;
 mod map;
 mod own;
 mod probe;
+mod registrations;
 mod session;
 mod spec;
 mod streams;
