@@ -314,3 +314,39 @@ async fn the_command_says_what_is_fenced() {
     tokio::task::spawn_blocking(asked).await.unwrap();
     nodes.close().await;
 }
+
+/// What is fenced is asked when something is wrong: a node that says nothing keeps nobody from what the others
+/// say, and is named; and one without a quorum says what it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_fenced_is_told_without_a_quorum_and_beside_a_silent_node() {
+    let mut nodes = Nodes::start(3).await;
+    fill(&nodes.engines[0]).await;
+    let endpoint = format!("http://{}", nodes.addresses[0]);
+    for other in [2, 1] {
+        nodes.engines.remove(other).close().await.unwrap();
+    }
+    // It takes connections and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let asked = move || {
+        let run = |endpoints: &[&String]| {
+            let named = endpoints.iter().flat_map(|endpoint| ["--endpoint", endpoint]);
+            let args: Vec<&str> = ["fence", "list"].into_iter().chain(named).collect();
+            support::json(Path::new("."), &args)
+        };
+        let is_told = |found: &Value| {
+            found["writers"].as_array().unwrap().iter().any(|of| of["resource"] == "stock")
+        };
+        let (code, found) = run(&[&endpoint]);
+        assert_eq!((code, &found["unasked"]), (0, &json!([])), "{found}");
+        assert!(is_told(&found), "{found}");
+        let (code, found) = run(&[&silent_endpoint, &endpoint]);
+        assert_eq!((code, &found["unasked"]), (5, &json!([silent_endpoint])), "{found}");
+        assert!(is_told(&found), "{found}");
+        let what = found["error"]["what"].as_str().unwrap();
+        assert!(what.contains(&silent_endpoint), "{what}");
+    };
+    tokio::task::spawn_blocking(asked).await.unwrap();
+    drop(silent);
+    nodes.close().await;
+}
