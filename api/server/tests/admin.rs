@@ -14,9 +14,11 @@ use nodes::Nodes;
 use palisade_proto::common::v1 as common;
 use palisade_proto::map::v1::map_client::MapClient;
 use palisade_proto::map::v1::{GetRequest, PutRequest};
-use palisade_server::admin::Shows;
+use palisade_server::admin::{CONNECTIONS_MAX, Shows};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
 const DASHBOARD: &str = include_str!("../data/grafana/palisade.json");
@@ -288,6 +290,20 @@ async fn values_are_for_callers_who_are_asked() {
         assert_eq!(get(&port, path).await.0, StatusCode::OK, "{path}");
     }
     nodes.close().await;
+}
+
+/// G12: as many connections as there may be, none of which says what it wants, make room for one that does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_crowd_keeps_nobody_from_the_admin_port() {
+    let port = AdminPort::start(Shows::Health).await;
+    let mut crowd = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let mut stream = TcpStream::connect(port.address).await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: local").await.unwrap();
+        crowd.push(stream);
+    }
+    assert_eq!(text(&port, "/livez").await, "ok\n");
+    drop(crowd);
 }
 
 /// What an operator asks for by the command, of the node that runs.
