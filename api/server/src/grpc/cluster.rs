@@ -58,7 +58,7 @@ fn member(asked: &proto::Add) -> Result<Member, Error> {
     })
 }
 
-fn change(asked: &proto::ChangeMembersRequest) -> Result<MemberChange, Error> {
+pub(crate) fn change(asked: &proto::ChangeMembersRequest) -> Result<MemberChange, Error> {
     use proto::change_members_request::Change;
     Ok(match needed(asked.change.as_ref(), "change")? {
         Change::AddLearner(add) => {

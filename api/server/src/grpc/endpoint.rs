@@ -199,7 +199,11 @@ impl Endpoint {
 
 impl Call {
     /// Reads what a call says of itself.
-    fn of(caller: Option<Caller>, origin: Origin, metadata: &MetadataMap) -> Result<Self, Error> {
+    pub(crate) fn of(
+        caller: Option<Caller>,
+        origin: Origin,
+        metadata: &MetadataMap,
+    ) -> Result<Self, Error> {
         let mut seen = Vec::new();
         for value in metadata.get_all_bin(FRESHNESS) {
             if seen.len() == TOKENS_MAX {
@@ -283,7 +287,9 @@ impl Call {
 }
 
 /// Which command a write is.
-fn number(number: Option<common::CommandNumber>) -> Result<Option<palisade::CommandNumber>, Error> {
+pub(crate) fn number(
+    number: Option<common::CommandNumber>,
+) -> Result<Option<palisade::CommandNumber>, Error> {
     let Some(number) = number else { return Ok(None) };
     let Freshness { cluster, group, offset } = convert::freshness(&number.client)
         .map_err(|_| invalid("the bytes of field client name no client"))?;

@@ -16,6 +16,8 @@ mod deadline;
 mod directory;
 mod endpoint;
 mod failure;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod handles;
 mod health;
 mod idempotency;
