@@ -19,8 +19,8 @@ use crate::projection::ProjectionFault;
 use crate::read::{ReadConsistency, ReadOptions};
 use crate::receipt::Receipt;
 use crate::resource::{
-    Affinity, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId, ResourceKind,
-    ResourceSpec, SchemaId,
+    Affinity, FailureDomain, FenceEpoch, LogicalResourceName, Placement, ReplicaPolicy, ResourceId,
+    ResourceKind, ResourceSpec, SchemaId,
 };
 use crate::resource_row::{self, Resource, find, named};
 use crate::store::{Direction, FamilyId, StateRead, Walk};
@@ -47,6 +47,7 @@ pub const LISTED_MAX: usize = 1_000;
 #[derive(Clone)]
 pub struct Directory {
     engine: Engine,
+    caller: FailureDomain,
 }
 
 /// A resource, as the directory has it.
@@ -170,11 +171,18 @@ impl Engine {
     /// The resources that there are, and how they are changed.
     #[must_use]
     pub fn directory(&self) -> Directory {
-        Directory { engine: self.clone() }
+        Directory { engine: self.clone(), caller: self.domain().clone() }
     }
 }
 
 impl Directory {
+    /// On whose behalf resources are altered: the domain that their placement is judged by. This node's own if
+    /// never said.
+    #[must_use]
+    pub fn caller(self, domain: FailureDomain) -> Self {
+        Self { caller: domain, ..self }
+    }
+
     /// Makes a resource. A handle that opens it makes it too, if it is not there.
     ///
     /// # Errors
@@ -275,7 +283,7 @@ impl Directory {
     }
 
     /// Alters a resource that stands at the expected revision, for a reason of 1 to [`Reason::BYTES_MAX`]
-    /// bytes. This node's domain must be in the placement that it had.
+    /// bytes. The caller's domain ([`Directory::caller`]) must be in the placement that it had.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is none, or if it is deleted; [`Error::PreconditionFailed`] if it stands at
@@ -305,7 +313,7 @@ impl Directory {
         }
         let (resource, replicas) = altered(&group, name).await?;
         let policy = AlterCommand::policy(&alteration, replicas);
-        let (node, caller) = (self.engine.node(), self.engine.domain().clone());
+        let (node, caller) = (self.engine.node(), self.caller.clone());
         let command = AlterCommand { resource, expected, node, caller, reason, alteration, policy };
         match group.propose(&Command::Alter(command)).await? {
             (receipt, Outcome::Altered { .. }) => Ok(receipt),

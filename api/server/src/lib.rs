@@ -14,6 +14,9 @@ pub mod command;
 pub mod config;
 pub mod demo;
 pub mod doctor;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod grpc;
 pub mod http;
 pub mod local;

@@ -14,9 +14,11 @@ use nodes::Nodes;
 use palisade_proto::common::v1 as common;
 use palisade_proto::map::v1::map_client::MapClient;
 use palisade_proto::map::v1::{GetRequest, PutRequest};
-use palisade_server::admin::Shows;
+use palisade_server::admin::{CONNECTIONS_MAX, Shows};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tonic::transport::Channel;
 
 const DASHBOARD: &str = include_str!("../data/grafana/palisade.json");
@@ -290,6 +292,20 @@ async fn values_are_for_callers_who_are_asked() {
     nodes.close().await;
 }
 
+/// G12: as many connections as there may be, none of which says what it wants, make room for one that does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_crowd_keeps_nobody_from_the_admin_port() {
+    let port = AdminPort::start(Shows::Health).await;
+    let mut crowd = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let mut stream = TcpStream::connect(port.address).await.unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: local").await.unwrap();
+        crowd.push(stream);
+    }
+    assert_eq!(text(&port, "/livez").await, "ok\n");
+    drop(crowd);
+}
+
 /// What an operator asks for by the command, of the node that runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_command_says_what_is_fenced() {
@@ -312,5 +328,41 @@ async fn the_command_says_what_is_fenced() {
         assert_eq!((code, &found["error"]["code"]), (5, &json!("Disconnected")));
     };
     tokio::task::spawn_blocking(asked).await.unwrap();
+    nodes.close().await;
+}
+
+/// What is fenced is asked when something is wrong: a node that says nothing keeps nobody from what the others
+/// say, and is named; and one without a quorum says what it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_fenced_is_told_without_a_quorum_and_beside_a_silent_node() {
+    let mut nodes = Nodes::start(3).await;
+    fill(&nodes.engines[0]).await;
+    let endpoint = format!("http://{}", nodes.addresses[0]);
+    for other in [2, 1] {
+        nodes.engines.remove(other).close().await.unwrap();
+    }
+    // It takes connections and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let asked = move || {
+        let run = |endpoints: &[&String]| {
+            let named = endpoints.iter().flat_map(|endpoint| ["--endpoint", endpoint]);
+            let args: Vec<&str> = ["fence", "list"].into_iter().chain(named).collect();
+            support::json(Path::new("."), &args)
+        };
+        let is_told = |found: &Value| {
+            found["writers"].as_array().unwrap().iter().any(|of| of["resource"] == "stock")
+        };
+        let (code, found) = run(&[&endpoint]);
+        assert_eq!((code, &found["unasked"]), (0, &json!([])), "{found}");
+        assert!(is_told(&found), "{found}");
+        let (code, found) = run(&[&silent_endpoint, &endpoint]);
+        assert_eq!((code, &found["unasked"]), (5, &json!([silent_endpoint])), "{found}");
+        assert!(is_told(&found), "{found}");
+        let what = found["error"]["what"].as_str().unwrap();
+        assert!(what.contains(&silent_endpoint), "{what}");
+    };
+    tokio::task::spawn_blocking(asked).await.unwrap();
+    drop(silent);
     nodes.close().await;
 }

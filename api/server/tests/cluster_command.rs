@@ -103,57 +103,116 @@ fn a_cluster_grows_moves_and_comes_back_from_a_backup() {
     backups(dir);
 }
 
+/// A fourth node, which waits to be a member, and all that there are to ask.
+struct Joined {
+    _node: Node,
+    port: u16,
+    endpoints: Vec<String>,
+}
+
+fn join_args(node: &str) -> [&str; 5] {
+    ["cluster", "join", "--insecure-loopback", "--node", node]
+}
+
+fn fourth(port: u16) -> String {
+    format!("4=127.0.0.1:{port}@aws/eu-west-1/d")
+}
+
+impl Joined {
+    fn start(dir: &Path, up: &Value) -> Self {
+        let port = two_ports();
+        let joins = done(dir, &join_args(&fourth(port)));
+        assert_eq!(joins["nodes"][0]["grpc"], format!("127.0.0.1:{}", port + 1));
+        let own = format!("--endpoint=http://127.0.0.1:{}", port + 1);
+        let others = up["nodes"].as_array().unwrap().iter();
+        let others =
+            others.map(|node| format!("--endpoint=http://{}", node["grpc"].as_str().unwrap()));
+        let endpoints = others.chain([own]).collect();
+        Self { _node: Node::start(dir, "node-4.toml"), port, endpoints }
+    }
+
+    /// Asked of all of them.
+    fn all(&self, dir: &Path, args: &[&str]) -> (i32, Value) {
+        let endpoints = self.endpoints.iter().map(String::as_str);
+        json(dir, &args.iter().copied().chain(endpoints).collect::<Vec<_>>())
+    }
+
+    /// Made a learner: its domain and its life are its own word, once it listens.
+    fn add(&self, dir: &Path) {
+        let address = format!("127.0.0.1:{}", self.port);
+        let add = ["member", "add", "4", "--address", &address, "--domain", "aws/eu-west-1/d"];
+        let (code, added) = self.all(dir, &add);
+        let groups = added["groups_changed"].as_array().map(Vec::len);
+        assert_eq!((code, groups), (0, Some(2)), "{added}");
+    }
+
+    /// It is refused until the node has caught up: in one group or the other.
+    fn until_made(&self, dir: &Path, args: &[&str]) {
+        let mut made = self.all(dir, args);
+        for _ in 0..600 {
+            if made.0 == 0 {
+                break;
+            }
+            assert_eq!(made.0, 4, "{}", made.1);
+            made = self.all(dir, args);
+        }
+        assert_eq!(made.0, 0, "{}", made.1);
+    }
+
+    fn status(&self, dir: &Path) -> Value {
+        self.all(dir, &["cluster", "status"]).1
+    }
+}
+
 fn members(dir: &Path, up: &Value) {
-    let port = two_ports();
-    let node = format!("4=127.0.0.1:{port}@aws/eu-west-1/d");
-    let join = ["cluster", "join", "--insecure-loopback", "--node", &node];
-    let joins = done(dir, &join);
-    assert_eq!(joins["nodes"][0]["grpc"], format!("127.0.0.1:{}", port + 1));
+    let joined = Joined::start(dir, up);
     // What is there is never changed.
     let written = fs::read(dir.join("node-4.toml")).unwrap();
-    fails(dir, &join, 4, "AlreadyExists");
+    fails(dir, &join_args(&fourth(joined.port)), 4, "AlreadyExists");
     assert_eq!(fs::read(dir.join("node-4.toml")).unwrap(), written);
 
-    let _four = Node::start(dir, "node-4.toml");
-    let own = format!("--endpoint=http://127.0.0.1:{}", port + 1);
-    let others = up["nodes"].as_array().unwrap().iter();
-    let others = others.map(|node| format!("--endpoint=http://{}", node["grpc"].as_str().unwrap()));
-    let endpoints: Vec<String> = others.chain([own]).collect();
-    let with = |args: &[&str]| -> Vec<String> {
-        args.iter().map(|arg| (*arg).to_owned()).chain(endpoints.iter().cloned()).collect()
-    };
-    let all = |args: &[&str]| {
-        let args = with(args);
-        json(dir, &args.iter().map(String::as_str).collect::<Vec<_>>())
-    };
-    let address = format!("127.0.0.1:{port}");
-    // Its domain and its life are its own word, once it listens.
-    let add = ["member", "add", "4", "--address", &address, "--domain", "aws/eu-west-1/d"];
-    let (code, added) = all(&add);
-    assert_eq!((code, added["groups_changed"].as_array().unwrap().len()), (0, 2), "{added}");
-    let (code, again) = all(&["member", "promote", "9"]);
+    joined.add(dir);
+    let (code, again) = joined.all(dir, &["member", "promote", "9"]);
     assert_eq!((code, again["error"]["exit_code"].as_i64()), (4, Some(4)));
-    // It is refused until the node has caught up: in one group or the other.
-    let mut promoted = all(&["member", "promote", "4"]);
-    for _ in 0..600 {
-        if promoted.0 == 0 {
-            break;
-        }
-        assert_eq!(promoted.0, 4, "{}", promoted.1);
-        promoted = all(&["member", "promote", "4"]);
-    }
-    assert_eq!(promoted.0, 0, "{}", promoted.1);
-    let (_, status) = all(&["cluster", "status"]);
-    assert_eq!(role(&status, 4), ["voter", "voter"]);
+    joined.until_made(dir, &["member", "promote", "4"]);
+    assert_eq!(role(&joined.status(dir), 4), ["voter", "voter"]);
 
-    let (code, planned) = all(&["member", "remove", "4"]);
+    let (code, planned) = joined.all(dir, &["member", "remove", "4"]);
     assert_eq!((code, planned["error"]["code"].as_str()), (2, Some("Unconfirmed")));
-    let (_, status) = all(&["cluster", "status"]);
-    assert_eq!(role(&status, 4), ["voter", "voter"], "a plan changes nothing");
-    let (code, removed) = all(&["member", "remove", "4", "--confirm"]);
+    assert_eq!(role(&joined.status(dir), 4), ["voter", "voter"], "a plan changes nothing");
+    let (code, removed) = joined.all(dir, &["member", "remove", "4", "--confirm"]);
     assert_eq!(code, 0, "{removed}");
     let status = done(dir, &["cluster", "status"]);
     assert_eq!(role(&status, 4), [""; 0]);
+}
+
+/// A learner takes the place of a voter, and another voter becomes a learner: each as it was planned, and not
+/// before it was confirmed.
+#[test]
+fn a_voter_gives_up_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let _down = Down(dir);
+    let up = done(dir, &["up"]);
+    done(dir, &["cluster", "wait", "--healthy"]);
+    let joined = Joined::start(dir, &up);
+    joined.add(dir);
+    for plan in [&["member", "replace", "3", "4"][..], &["member", "demote", "2"]] {
+        let (code, planned) = joined.all(dir, plan);
+        assert_eq!((code, planned["error"]["code"].as_str()), (2, Some("Unconfirmed")), "{plan:?}");
+    }
+    let status = joined.status(dir);
+    let roles = [2, 3, 4].map(|node| role(&status, node));
+    assert_eq!(roles, [["voter"; 2], ["voter"; 2], ["learner"; 2]], "a plan changes nothing");
+
+    joined.until_made(dir, &["member", "replace", "3", "4", "--confirm"]);
+    let status = joined.status(dir);
+    assert_eq!((role(&status, 3), role(&status, 4)), (Vec::new(), vec!["voter"; 2]));
+    joined.until_made(dir, &["member", "demote", "2", "--confirm"]);
+    assert_eq!(role(&joined.status(dir), 2), ["learner"; 2]);
+    // Done again, it was so before.
+    let (code, again) = joined.all(dir, &["member", "demote", "2", "--confirm"]);
+    assert_eq!((code, &again["groups_changed"]), (0, &Value::Array(Vec::new())), "{again}");
 }
 
 fn load(dir: &Path) {

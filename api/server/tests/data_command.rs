@@ -111,6 +111,10 @@ fn logs(scene: &Scene) {
     assert_eq!(told, ["apples", "@home", "pears", "cherries"]);
 
     scene.done(&["log", "consumers", "events", "reader", "--commit", tail]);
+    for change in [&["--forget"][..], &["--reset", "1.0"]] {
+        let change = [&["log", "consumers", "events", "reader"], change].concat();
+        assert_eq!(scene.exits(2, &change)["error"]["code"], "Unconfirmed");
+    }
     let at = scene.text(&["log", "consumers", "events", "reader", "--consistency", "linearizable"]);
     assert_eq!(at.trim(), tail);
 

@@ -10,6 +10,7 @@ mod nodes;
 
 use certified::Way;
 use granted::Cluster;
+use palisade::{Placement, ResourceKind, ResourceSpec};
 use palisade_client::proto::common::v1 as common;
 use palisade_client::proto::failure::Failure;
 use palisade_client::proto::map::v1 as map;
@@ -20,6 +21,7 @@ use palisade_client::{Client, Code, Consistency, Disposition, Grant, Map, Right}
 use palisade_server::security::grants::{Right as Named, Rights};
 use palisade_server::security::now_ms;
 use palisade_server::security::token::{Caveat, Token};
+use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
 /// Long enough for a busy machine; nothing waits for it that is done.
@@ -157,6 +159,85 @@ async fn nobody_uses_the_numbers_of_another() {
     assert_eq!((again.offset, again.duplicate), (done.offset, true));
     own.put(bearing(put(number(2)), &token)).await.unwrap();
     drop((reports, gateway));
+    cluster.nodes.close().await;
+}
+
+/// G12: a group keeps so many clients, and one caller is told to come back long before it has pushed out those of
+/// the others, who register as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_pushes_out_the_clients_of_everybody() {
+    let cluster = Cluster::start(1).await;
+    let ops = cluster.client("ops");
+    orders(&ops).open().await.unwrap();
+    for client in ["reports", "mallory"] {
+        ops.access().grant(client, grant("orders", &[Right::Append])).await.unwrap();
+    }
+    let first = cluster.nodes.addresses[0];
+    let mallory = cluster.certified.way("mallory", first).await;
+    let mut flood = JoinSet::new();
+    for _ in 0..16 {
+        let channel = mallory.channel.clone();
+        flood.spawn(async move {
+            let mut registered = 0;
+            loop {
+                let asked = session::RegisterRequest { group: 1, ttl_ms: 60_000 };
+                match SessionClient::new(channel.clone()).register(asked).await {
+                    Ok(_) => registered += 1,
+                    Err(status) => return (registered, Failure::of(&status).expect("ours")),
+                }
+            }
+        });
+    }
+    let mut registered = 0;
+    while let Some(ended) = flood.join_next().await {
+        let (count, told) = ended.unwrap();
+        registered += count;
+        assert_eq!((told.code, told.disposition), (Code::RateLimited, Disposition::Retry));
+        assert!(told.retry_after.is_some_and(|left| !left.is_zero()), "{told:?}");
+    }
+    assert!((1_024..1_100).contains(&registered), "{registered}");
+    let reports = cluster.certified.way("reports", first).await;
+    register(&reports, None).await.unwrap();
+    drop((mallory, reports));
+    cluster.nodes.close().await;
+}
+
+/// What a caller may not read is neither listed nor named as the place to go on at, however much of it there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_names_nothing_that_its_caller_may_not_read() {
+    let cluster = Cluster::start(1).await;
+    let ops = cluster.client("ops");
+    ops.access().grant("reports", grant("mine/*", &[Right::Read])).await.unwrap();
+    let directory = cluster.nodes.engines[0].directory();
+    let placement = Placement::providers(["local"]).unwrap();
+    // More of them than a page holds, before, between and behind.
+    let mine = (0..258).map(|at| format!("mine/{at:03}"));
+    let others = (0..260).flat_map(|at| [format!("a/{at:03}"), format!("mine0/{at:03}")]);
+    let mut made = JoinSet::new();
+    for name in mine.chain(others) {
+        let (directory, placement) = (directory.clone(), placement.clone());
+        made.spawn(async move {
+            let spec = ResourceSpec::new(&name, "number.v1").unwrap().placement(placement);
+            directory.create(&ResourceKind::MAP, spec).await.unwrap();
+        });
+    }
+    while let Some(done) = made.join_next().await {
+        done.unwrap();
+    }
+    let reports = cluster.client("reports");
+    let (mut found, mut after, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let page = reports.directory().list("", &after, Consistency::Linearizable).await.unwrap();
+        found.extend(page.described.into_iter().map(|it| it.spec.unwrap().name));
+        pages += 1;
+        match page.next {
+            Some(next) => after = next,
+            None => break,
+        }
+        assert!(after.starts_with("mine/"), "{after}");
+    }
+    assert_eq!(found, (0..258).map(|at| format!("mine/{at:03}")).collect::<Vec<_>>());
+    assert_eq!(pages, 2, "pages are full");
     cluster.nodes.close().await;
 }
 

@@ -10,13 +10,16 @@ mod nodes;
 use std::time::Duration;
 
 use granted::Cluster;
-use palisade::FailureDomain;
+use palisade::backup::BackupId;
+use palisade::{ClusterId, FailureDomain};
 use palisade_client::proto::cluster::v1::Add;
 use palisade_client::proto::cluster::v1::change_members_request::Change;
 use palisade_client::proto::directory::v1 as directory;
 use palisade_client::proto::directory::v1::alteration::Alteration;
-use palisade_client::{Client, Code, Consistency, Disposition, Grant, Right};
+use palisade_client::{AuditEvent, Client, Code, Consistency, Disposition, Grant, Right};
+use palisade_server::backups::open;
 use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 /// Long enough for a busy machine; nothing waits for it that is done.
@@ -100,5 +103,112 @@ async fn who_may_grant_still_may_when_all_nodes_are_elsewhere() {
     let deleted = directory.alter(name, found.revision + 1, "gone", delete).await.unwrap_err();
     assert_eq!(deleted.failure().kind, "NOT_ALLOWED");
     there.access().grant("reports", read("third")).await.unwrap();
+    cluster.nodes.close().await;
+}
+
+/// Until there is one: who asks again soon is told.
+async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = async {
+        loop {
+            if let Some(found) = ask().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.unwrap_or_else(|_| panic!("{what}"))
+}
+
+async fn is_healthy(cluster: &Cluster) {
+    let way = cluster.certified.way("ops", cluster.nodes.addresses[0]).await;
+    let serving = async || {
+        let mut health = HealthClient::new(way.channel.clone());
+        let found = health.check(HealthCheckRequest::default()).await.unwrap().into_inner();
+        (found.status() == ServingStatus::Serving).then_some(())
+    };
+    until("a node that takes writes", serving).await;
+}
+
+/// A backup that is restored at a provider where nothing was placed: who may grant still may, what the node did
+/// for that is in the audit, and what else there is waits until somebody says that it is to be there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_grant_still_may_when_a_backup_is_restored_elsewhere() {
+    let cluster = Cluster::start(1).await;
+    let ops = cluster.client("ops");
+    ops.access().grant("reports", read("orders")).await.unwrap();
+    is_healthy(&cluster).await;
+    let spec = directory::Spec {
+        name: "orders".to_owned(),
+        kind: directory::Kind::Map.into(),
+        schema: "number.v1".to_owned(),
+        ..Default::default()
+    };
+    ops.directory().create(spec).await.unwrap();
+    let orders = |client: &Client| client.map::<String, u64>("orders", "number.v1");
+    let key = "k".to_owned();
+    orders(&ops).put(&key, &7).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (place, _) = open(dir.path()).unwrap();
+    let id = BackupId::new("monday").unwrap();
+    cluster.nodes.engines[0].backup(&place).full(&id).await.unwrap();
+    cluster.nodes.close().await;
+
+    let elsewhere = FailureDomain::new("other", "there", "a");
+    let restored = Cluster::restored((&place, &id), ClusterId::new(10), elsewhere).await;
+    let ops = restored.client("ops");
+    let grants = async || ops.access().grant("reports", read("second")).await.ok();
+    assert_eq!(until("a grant", grants).await, [read("orders"), read("second")]);
+    let placed = async || {
+        let records = ops.access().audit(None, 0, true).await.ok()?.records;
+        let placed = |name: &str| {
+            let mut placed = records.iter().filter(|it| it.event() == AuditEvent::Placed);
+            placed.any(|it| it.resource == name && it.why.contains("provider=other"))
+        };
+        (placed("palisade.access") && placed("palisade.audit")).then_some(())
+    };
+    until("records of what was placed", placed).await;
+    is_healthy(&restored).await;
+
+    let reports = restored.client("reports");
+    let outside = orders(&reports).get(&key).await.unwrap_err();
+    assert_eq!(outside.code(), Code::DomainUnavailable);
+    let place = || {
+        let provider = "other".to_owned();
+        let rules = vec![directory::DomainRule { provider, ..Default::default() }];
+        Alteration::Place(directory::Placement { rules })
+    };
+    let found = ops.directory().describe("orders", Consistency::Linearizable).await.unwrap();
+    let theirs = reports.directory().alter("orders", found.revision, "mine", place()).await;
+    assert_eq!(theirs.unwrap_err().failure().kind, "NOT_ALLOWED");
+    ops.directory().alter("orders", found.revision, "it is here now", place()).await.unwrap();
+    assert_eq!(orders(&reports).get(&key).await.unwrap().map(|found| found.value), Some(7));
+    restored.nodes.close().await;
+}
+
+/// A node that an application's resource keeps out leaves the endpoint's own where they were, too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_kept_out_moves_nothing() {
+    let cluster = Cluster::start(1).await;
+    let ops = cluster.client("ops");
+    ops.access().grant("reports", read("orders")).await.unwrap();
+    let spec = directory::Spec {
+        name: "orders".to_owned(),
+        kind: directory::Kind::Map.into(),
+        schema: "number.v1".to_owned(),
+        ..Default::default()
+    };
+    ops.directory().create(spec).await.unwrap();
+    let add = Add {
+        node: 2,
+        address: "127.0.0.1:9".to_owned(),
+        domain: "other/there/a".to_owned(),
+        ..Default::default()
+    };
+    let added = ops.cluster().change_members(Change::AddLearner(add)).await.unwrap_err();
+    assert_eq!(added.code(), Code::DomainUnavailable);
+    assert_eq!(added.failure().facts["resource"], "orders");
+    let own = ops.directory().describe("palisade.access", Consistency::Linearizable).await;
+    let rules = own.unwrap().spec.unwrap().placement;
+    assert_eq!(rules.iter().map(|rule| &*rule.provider).collect::<Vec<_>>(), ["local"]);
     cluster.nodes.close().await;
 }

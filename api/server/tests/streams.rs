@@ -60,6 +60,20 @@ async fn end<T>(messages: &mut Streaming<T>) -> String {
     tokio::time::timeout(PATIENCE, ended).await.expect("it ends")
 }
 
+/// Until a value is told that was written by then.
+async fn is_told(tailed: &mut Streaming<log::TailResponse>, value: u64) {
+    let told = async {
+        loop {
+            let entries = tailed.message().await.unwrap().expect("it goes on").entries;
+            let mut values = entries.iter().filter_map(|entry| entry.value.as_ref());
+            if values.any(|found| found.data[..] == value.to_be_bytes()) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("it may still be read");
+}
+
 fn kind(status: &Status) -> String {
     Failure::of(status).unwrap_or_else(|| panic!("{status}")).kind
 }
@@ -113,7 +127,9 @@ async fn a_revocation_ends_them() {
     ops.access().revoke("reports", Some("events"), &[Right::Append]).await.unwrap();
     assert_eq!(end(&mut appended).await, "NOT_ALLOWED");
     assert_eq!(end(&mut idle).await, "NOT_ALLOWED");
-    tailed.message().await.unwrap().expect("it may still be read");
+    // What was there before it was revoked is no sign of life.
+    ops.log::<u64>("events", "number.v1").append(&[9]).await.unwrap();
+    is_told(&mut tailed, 9).await;
     ops.access().revoke("reports", None, &[]).await.unwrap();
     assert_eq!(end(&mut watched).await, "NOT_ALLOWED");
     assert_eq!(end(&mut tailed).await, "NOT_ALLOWED");

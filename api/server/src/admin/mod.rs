@@ -16,6 +16,7 @@ mod views;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
@@ -25,10 +26,14 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
 use palisade::Error;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::places::Places;
@@ -39,6 +44,8 @@ use crate::security::now_ms;
 
 /// Connections at once. Over it, new ones wait to be taken.
 pub const CONNECTIONS_MAX: usize = 64;
+/// How long the head of a request may take, from when it could begin.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests served at once. Over it, callers are told to come back.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 16;
 /// Largest request body.
@@ -119,12 +126,26 @@ pub async fn serve(listener: Option<TcpListener>, stage: Stage, shows: Shows) ->
     }
 }
 
-/// A node serves its callers without it, too.
+/// A connection that takes longer for the head of its next request gives its place to others.
 async fn serve_on(places: Places, routes: Router) -> Infallible {
-    if let Err(error) = axum::serve(places, routes).await {
-        tracing::error!(%error, "the admin port is not served any more");
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            connection = places.next() => {
+                let service = TowerToHyperService::new(routes.clone());
+                connections.spawn(async move {
+                    let mut http = Builder::new(TokioExecutor::new()).http1_only();
+                    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+                    if let Err(error) =
+                        http.serve_connection(TokioIo::new(connection), service).await
+                    {
+                        tracing::debug!(%error, "a connection of the admin port has ended");
+                    }
+                });
+            }
+            Some(_) = connections.join_next() => {}
+        }
     }
-    std::future::pending().await
 }
 
 /// Makes a point of the history, again and again.

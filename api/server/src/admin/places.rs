@@ -1,14 +1,16 @@
 //! A listener that takes so many connections and no more.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::serve::Listener;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 use crate::grpc::Connection;
+
+/// After the system had no room for a connection.
+const PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Places {
     listener: TcpListener,
@@ -19,20 +21,19 @@ impl Places {
     pub(super) fn new(listener: TcpListener, most: usize) -> Self {
         Self { listener, places: Arc::new(Semaphore::new(most)) }
     }
-}
 
-impl Listener for Places {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    /// The next connection, once there is a place for it.
+    pub(super) async fn next(&self) -> Connection {
         let place = Arc::clone(&self.places).acquire_owned().await;
         let place = place.expect("nobody closes the places");
-        let (stream, address) = Listener::accept(&mut self.listener).await;
-        (Connection::plain(stream, address, place), address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, address)) => return Connection::plain(stream, address, place),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection of the admin port was not taken");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
     }
 }

@@ -52,6 +52,7 @@ fn event(record: &AuditRecord) -> &'static str {
         AuditEvent::Granted => "granted",
         AuditEvent::Revoked => "revoked",
         AuditEvent::Cleared => "cleared",
+        AuditEvent::Placed => "placed",
         AuditEvent::Unspecified if record.unreadable => "unreadable",
         AuditEvent::Unspecified => "unknown",
     }

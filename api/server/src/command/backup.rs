@@ -252,6 +252,7 @@ fn told(restored: &Restored, dir: &Path) -> Found {
     let mut text = table(&["GROUP", "RESTORED TO"], &rows);
     text.push_str("start it with the same configuration: `palisade node`; it is the only voter\n");
     text.push_str("open each resource with a higher epoch than before: older writers are fenced\n");
+    text.push_str("what is not placed at its provider is used once `palisade directory alter --place` says so\n");
     Found::new(json!({ "data_dir": dir.display().to_string(), "groups": documents }), text)
 }
 

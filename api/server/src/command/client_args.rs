@@ -92,8 +92,23 @@ impl ClientArgs {
 
     /// A client; from within a runtime.
     pub(super) fn connect(&self) -> Result<Client, Failed> {
-        let mut builder = Client::builder().call_timeout(Duration::from_millis(self.timeout_ms));
-        for endpoint in self.endpoints()? {
+        self.connect_to(self.endpoints()?)
+    }
+
+    /// A client for each node that is named, which calls that one alone; from within a runtime.
+    pub(super) fn connect_each(&self) -> Result<Vec<(String, Client)>, Failed> {
+        let alone = |endpoint: String| Ok((endpoint.clone(), self.connect_to(vec![endpoint])?));
+        self.endpoints()?.into_iter().map(alone).collect()
+    }
+
+    /// How long a call is tried.
+    pub(super) fn patience(&self) -> Duration {
+        Duration::from_millis(self.timeout_ms)
+    }
+
+    fn connect_to(&self, endpoints: Vec<String>) -> Result<Client, Failed> {
+        let mut builder = Client::builder().call_timeout(self.patience());
+        for endpoint in endpoints {
             builder = builder.endpoint(endpoint);
         }
         if let Some(path) = &self.ca_file {

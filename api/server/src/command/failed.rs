@@ -106,6 +106,21 @@ impl Failed {
         self
     }
 
+    /// The same, as it was told there.
+    #[must_use]
+    pub(super) fn at(mut self, place: &str) -> Self {
+        self.what = format!("{place}: {}", self.what);
+        self
+    }
+
+    /// All of them as one, whose class is that of the first. `None` if there are none.
+    pub(super) fn all(failed: impl IntoIterator<Item = Self>) -> Option<Self> {
+        let mut failed = failed.into_iter();
+        let mut first = failed.next()?;
+        first.also.extend(failed);
+        Some(first)
+    }
+
     /// Its exit code.
     #[must_use]
     pub(super) fn exit(&self) -> Exit {
@@ -195,9 +210,6 @@ impl From<ConfigError> for Failed {
 
 impl From<Vec<ConfigError>> for Failed {
     fn from(errors: Vec<ConfigError>) -> Self {
-        let mut all = errors.into_iter().map(Self::from);
-        let mut first = all.next().expect("a refusal has a reason");
-        first.also = all.collect();
-        first
+        Self::all(errors.into_iter().map(Self::from)).expect("a refusal has a reason")
     }
 }

@@ -1,15 +1,21 @@
 //! `palisade fence`: what is fenced at nodes that run, and what an operator can clear of it.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
-use palisade::Error;
+use futures_util::future::join_all;
+use palisade::{Error, Failure};
 use palisade_client::proto::cluster::v1::{Divergence, GetStatusResponse};
 use palisade_client::proto::directory::v1::{Described, Kind};
 use palisade_client::{Client, Consistency};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::client_args::ClientArgs;
 use super::failed::Failed;
 use super::output::Found;
+use super::runtime;
 use super::table::table;
 
 /// What is fenced at running nodes.
@@ -19,7 +25,8 @@ pub(super) enum FenceCommand {
     Clear(ClearArgs),
 }
 
-/// List replicas that have halted, divergences, and the epochs of writers. It takes the right to administer
+/// List replicas that have halted, divergences, and the epochs of writers, as each node that is named has them:
+/// without a quorum, too. Exit code 5 if one of them could not be asked. It takes the right to administer
 /// palisade.cluster.
 #[derive(Args)]
 pub(super) struct ListArgs {
@@ -56,47 +63,98 @@ impl FenceCommand {
     }
 }
 
-/// What is fenced, as everybody says who answers.
-struct Fences {
-    nodes: Vec<GetStatusResponse>,
+/// What one node knows, as far as it could be asked.
+struct Asked {
+    endpoint: String,
+    status: Option<GetStatusResponse>,
     /// Each with its group.
     divergences: Vec<(u64, Divergence)>,
     writers: Vec<Described>,
+    failed: Option<Failed>,
+}
+
+impl Asked {
+    /// Asks a node for what it has itself: no quorum and no other node is waited for.
+    async fn of(endpoint: String, client: Client, patience: Duration) -> Self {
+        let (status, divergences, writers) = (None, Vec::new(), Vec::new());
+        let mut asked = Self { endpoint, status, divergences, writers, failed: None };
+        let done = timeout(patience, asked.ask(&client)).await;
+        let done = done.unwrap_or_else(|_| {
+            let what = "it did not answer in time".to_owned();
+            Err(Failed::of(
+                Failure::Disconnected,
+                what,
+                "ask it again, or for longer (--timeout-ms)",
+            ))
+        });
+        asked.failed = done.err().map(|failed| failed.at(&asked.endpoint));
+        asked
+    }
+
+    async fn ask(&mut self, client: &Client) -> Result<(), Failed> {
+        for found in client.cluster().status().await {
+            self.status = Some(found.status?);
+        }
+        let Some(status) = &self.status else { return Ok(()) };
+        for group in status.groups.iter().filter(|group| group.halted.is_empty()) {
+            let found = client.cluster().divergences(status.node, group.group).await?;
+            self.divergences.extend(found.into_iter().map(|found| (group.group, found)));
+        }
+        let mut after = String::new();
+        loop {
+            let page = client.directory().list("", &after, Consistency::Local).await?;
+            self.writers.extend(page.described);
+            match page.next {
+                Some(next) => after = next,
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// What is fenced, as everybody says who answers.
+struct Fences {
+    nodes: Vec<GetStatusResponse>,
+    divergences: Vec<(u64, Divergence)>,
+    writers: Vec<Described>,
+    /// Nodes that have not said all of it.
+    unasked: Vec<(String, Failed)>,
+}
+
+fn epoch(found: &Described) -> u64 {
+    found.spec.as_ref().map_or(0, |spec| spec.epoch)
 }
 
 impl Fences {
-    async fn of(client: &Client) -> Result<Self, Failed> {
-        let cluster = client.cluster();
-        let (mut nodes, mut failed) = (Vec::new(), None);
-        for found in cluster.status().await {
-            match found.status {
-                Ok(status) => nodes.push(status),
-                Err(error) => failed = Some(error),
-            }
-        }
-        if let (true, Some(error)) = (nodes.is_empty(), failed) {
-            return Err(error.into());
-        }
-        let mut divergences: Vec<(u64, Divergence)> = Vec::new();
-        for node in &nodes {
-            for group in node.groups.iter().filter(|group| group.halted.is_empty()) {
-                for found in cluster.divergences(node.node, group.group).await? {
-                    // All members keep the same ones.
-                    let found = (group.group, found);
-                    if !divergences.contains(&found) {
-                        divergences.push(found);
-                    }
+    fn of(asked: Vec<Asked>) -> Self {
+        let mut divergences = Vec::new();
+        let mut writers: BTreeMap<String, Described> = BTreeMap::new();
+        let (mut nodes, mut unasked) = (Vec::new(), Vec::new());
+        for node in asked {
+            nodes.extend(node.status);
+            for found in node.divergences {
+                // All members keep the same ones.
+                if !divergences.contains(&found) {
+                    divergences.push(found);
                 }
             }
-        }
-        let (mut writers, mut after) = (Vec::new(), String::new());
-        loop {
-            let page = client.directory().list("", &after, Consistency::Linearizable).await?;
-            writers.extend(page.described);
-            match page.next {
-                Some(next) => after = next,
-                None => return Ok(Self { nodes, divergences, writers }),
+            for found in node.writers {
+                let name = found.spec.as_ref().map(|spec| spec.name.clone()).unwrap_or_default();
+                // Some are behind: an epoch only ever rises.
+                if writers.get(&name).is_none_or(|known| epoch(known) < epoch(&found)) {
+                    writers.insert(name, found);
+                }
             }
+            unasked.extend(node.failed.map(|failed| (node.endpoint, failed)));
+        }
+        Self { nodes, divergences, writers: writers.into_values().collect(), unasked }
+    }
+
+    fn found(self) -> Result<Found, Failed> {
+        let wrong = Failed::all(self.unasked.iter().map(|(_, failed)| failed.clone()));
+        match wrong {
+            Some(wrong) if self.nodes.is_empty() => Err(wrong),
+            wrong => Ok(Found::new(self.document(), self.text()).but(wrong)),
         }
     }
 
@@ -133,10 +191,12 @@ impl Fences {
                 "epoch": epoch.parse::<u64>().ok(),
             })
         });
+        let unasked = self.unasked.iter().map(|(endpoint, _)| endpoint);
         json!({
             "halted": halted.collect::<Vec<_>>(),
             "divergences": divergences.collect::<Vec<_>>(),
             "writers": writers.collect::<Vec<_>>(),
+            "unasked": unasked.collect::<Vec<_>>(),
         })
     }
 
@@ -158,10 +218,12 @@ impl Fences {
         let section =
             |head: &[&str], rows: Vec<Vec<String>>| (!rows.is_empty()).then(|| table(head, &rows));
         let diverged = ["DIVERGED NODE", "GROUP", "COMPARED", "PROJECTION", "RESOURCE"];
+        let unasked = self.unasked.iter().map(|(endpoint, _)| vec![endpoint.clone()]);
         let sections = [
             section(&["HALTED NODE", "GROUP", "CAUSE"], halted.collect()),
             section(&diverged, divergences.collect()),
             section(&["RESOURCE", "KIND", "GROUP", "EPOCH"], writers.collect()),
+            section(&["NOT KNOWN OF"], unasked.collect()),
         ];
         let sections: Vec<String> = sections.into_iter().flatten().collect();
         match sections.is_empty() {
@@ -185,8 +247,13 @@ fn writer(found: &Described) -> [String; 4] {
 
 impl ListArgs {
     fn run(self) -> Result<Found, Failed> {
-        let found = self.client.run(|client| async move { Fences::of(&client).await })?;
-        Ok(Found::new(found.document(), found.text()))
+        let patience = self.client.patience();
+        let asked = runtime()?.block_on(async {
+            let each = self.client.connect_each()?.into_iter();
+            let asked = each.map(|(endpoint, client)| Asked::of(endpoint, client, patience));
+            Ok::<_, Failed>(join_all(asked).await)
+        })?;
+        Fences::of(asked).found()
     }
 }
 

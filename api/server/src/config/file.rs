@@ -34,7 +34,7 @@ pub(super) fn read(path: &Path) -> Result<Said, ConfigError> {
     said(path, &text)
 }
 
-fn said(path: &Path, text: &str) -> Result<Said, ConfigError> {
+pub(super) fn said(path: &Path, text: &str) -> Result<Said, ConfigError> {
     let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
         path: path.to_owned(),
         line: line_of(text, error.span().unwrap_or_default()),

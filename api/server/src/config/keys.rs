@@ -2,6 +2,9 @@
 
 use palisade::{DATA_GROUPS_MAX, READER_THREADS_MAX, STATE_MEMORY_BYTES_MIN};
 
+/// A quorum is asked in a quarter of the age, and has that long to answer: 2.5 s, for one that spans the world.
+const GRANTS_AGE_MS_MIN: u64 = 10_000;
+
 /// What a key can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -102,7 +105,7 @@ pub const KEYS: &[Key] = &[
     key("security.admins", Kind::Names, None, "callers who may do everything, whatever is granted"),
     key(
         "security.grants_age_ms_max",
-        Kind::Number(1_000, 86_400_000),
+        Kind::Number(GRANTS_AGE_MS_MIN, 86_400_000),
         Some("30000"),
         "how long ago a quorum may have had the grants that callers are served by",
     ),

@@ -63,6 +63,14 @@ impl Layers {
     /// All that is wrong with any of them, in the order of the layers; also with a value that another
     /// layer covers: it would count one day.
     pub fn resolve(&self) -> Result<Resolved, Vec<ConfigError>> {
+        self.over(self.file.as_deref().map(file::read))
+    }
+
+    /// The others over what a file says.
+    pub(super) fn over(
+        &self,
+        said: Option<Result<file::Said, ConfigError>>,
+    ) -> Result<Resolved, Vec<ConfigError>> {
         let mut errors = Vec::new();
         let mut values = BTreeMap::new();
         let mut take =
@@ -85,16 +93,15 @@ impl Layers {
                 take(&mut errors, key, default, Source::Default);
             }
         }
-        if let Some(path) = &self.file {
-            match file::read(path) {
-                Ok(said) => {
-                    errors.extend(said.errors);
-                    for (key, text, source) in said.values {
-                        take(&mut errors, key, &text, source);
-                    }
+        match said {
+            Some(Ok(said)) => {
+                errors.extend(said.errors);
+                for (key, text, source) in said.values {
+                    take(&mut errors, key, &text, source);
                 }
-                Err(error) => errors.push(error),
             }
+            Some(Err(error)) => errors.push(error),
+            None => {}
         }
         for (name, text) in &self.environment {
             match of_variable(name) {

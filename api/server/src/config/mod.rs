@@ -13,6 +13,8 @@
 
 mod error;
 mod file;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod keys;
 mod layers;
 mod node;

@@ -115,6 +115,12 @@ impl Caller {
         }
     }
 
+    /// When what it has begun is judged again, if nothing is granted or revoked meanwhile.
+    fn judged_again_in(&self, now_ms: u64) -> Duration {
+        let left = self.bearer.as_ref().map(|bearer| bearer.left(now_ms));
+        left.map_or(JUDGE_EVERY, |left| left.min(JUDGE_EVERY))
+    }
+
     /// What it asks for now, of a node that is there.
     fn ask<'a>(&'a self, domain: &'a FailureDomain, right: Right, resource: &'a str) -> Ask<'a> {
         let certificate = self.identity.fingerprint();
@@ -225,9 +231,8 @@ impl Grants {
             {
                 return failure;
             }
-            let left = caller.bearer.as_ref().map_or(JUDGE_EVERY, |bearer| bearer.left(now_ms()));
             tokio::select! {
-                () = sleep(left.min(JUDGE_EVERY)) => {}
+                () = sleep(caller.judged_again_in(now_ms())) => {}
                 // The sender is in what is held here, so that it is never the end of it.
                 _ = followed.changed() => {}
             }
@@ -467,6 +472,7 @@ mod tests {
     use super::*;
     use crate::security::ca::{Ca, LeafOrder};
     use crate::security::grants::encode_row;
+    use crate::security::token::TokenKeys;
 
     fn caller(ca: &Ca, name: &str) -> Caller {
         let subject = ca.client(name).unwrap();
@@ -475,6 +481,26 @@ mod tests {
         let leaf = CertificateDer::from_pem_slice(leaf.as_bytes()).unwrap();
         let identity = Identity::of_chain(ca.cluster(), &[leaf]).unwrap();
         Caller { identity, bearer: None, token: None }
+    }
+
+    /// A stream is judged again when its token ends, and not only at the next look.
+    #[test]
+    fn the_end_of_a_token_is_when_a_stream_is_judged_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::init(&dir.path().join("ca"), ClusterId::new(1)).unwrap();
+        let plain = caller(&ca, "reports");
+        assert_eq!(plain.judged_again_in(1_000), JUDGE_EVERY);
+        let path = dir.path().join("tokens.keys");
+        TokenKeys::add_to(&path).unwrap();
+        let keys = TokenKeys::read(&path).unwrap();
+        let now = now_ms();
+        let token = Token::mint(&keys, ca.cluster(), "reports", now, Duration::from_secs(60));
+        let token = token.unwrap().narrowed(&Caveat::NotAfter { ms: now + 3_000 }).unwrap();
+        let bearer = keys.verify(ca.cluster(), &token, now).unwrap();
+        let bearing = Caller { bearer: Some(bearer), ..plain };
+        assert_eq!(bearing.judged_again_in(now), Duration::from_millis(3_001));
+        assert_eq!(bearing.judged_again_in(now + 2_999), Duration::from_millis(2));
+        assert_eq!(bearing.judged_again_in(now + 9_000), Duration::from_millis(1));
     }
 
     /// Before a node has read the grants it serves those alone whom its own configuration names, and a row

@@ -1,7 +1,7 @@
 //! `palisade.access.v1.Access`: who may do what, and what was refused.
 
 use palisade::tls::Subject;
-use palisade::{Direction, Error, LogPosition, MapRange, ReadConsistency, Version};
+use palisade::{ClusterId, Direction, Error, LogPosition, MapRange, ReadConsistency, Version};
 use palisade_proto::access::v1 as proto;
 use palisade_proto::access::v1::access_server::Access as Service;
 use palisade_proto::common::v1 as common;
@@ -42,7 +42,7 @@ fn pattern(text: &str) -> Result<Pattern, Error> {
     Pattern::parse(text).map_err(|error| invalid(format!("resource={text:?}: {error}")))
 }
 
-fn grant(asked: &proto::Grant) -> Result<Grant, Error> {
+pub(crate) fn grant(asked: &proto::Grant) -> Result<Grant, Error> {
     let rights = rights(&asked.rights)?;
     if rights == Rights::default() {
         return Err(invalid("a grant without a right grants nothing"));
@@ -52,6 +52,25 @@ fn grant(asked: &proto::Grant) -> Result<Grant, Error> {
         rules => Some(placement(rules)?),
     };
     Ok(Grant { pattern: pattern(&asked.resource)?, rights, domains })
+}
+
+/// Of which resources, of all if nothing is said, and which rights.
+pub(crate) fn revoked(asked: &proto::RevokeRequest) -> Result<(Option<Pattern>, Rights), Error> {
+    let pattern = match &*asked.resource {
+        "" => None,
+        text => Some(pattern(text)?),
+    };
+    let rights = match &asked.rights[..] {
+        [] => Rights::ALL,
+        asked => rights(asked)?,
+    };
+    Ok((pattern, rights))
+}
+
+/// Whose grants are changed.
+pub(crate) fn named(cluster: ClusterId, client: &str) -> Result<(), Error> {
+    let named = Subject::of_client(cluster, client).map(drop);
+    named.map_err(|error| invalid(format!("client={client:?}: {error}")))
 }
 
 fn of_grant(grant: &Grant) -> proto::Grant {
@@ -76,6 +95,7 @@ fn of_record(position: LogPosition, log_time_ms: u64, record: AuditRecord) -> pr
         AuditEvent::Granted => proto::AuditEvent::Granted,
         AuditEvent::Revoked => proto::AuditEvent::Revoked,
         AuditEvent::Cleared => proto::AuditEvent::Cleared,
+        AuditEvent::Placed => proto::AuditEvent::Placed,
     };
     proto::AuditRecord {
         position: Some(of_position(position)),
@@ -117,8 +137,7 @@ impl Endpoint {
         facts: AuditFacts,
         change: impl Fn(&[Grant]) -> Vec<Grant>,
     ) -> Result<(Vec<proto::Grant>, Option<common::Receipt>), Error> {
-        Subject::of_client(self.engine.cluster(), client)
-            .map_err(|error| invalid(format!("client={client:?}: {error}")))?;
+        named(self.engine.cluster(), client)?;
         let (map, log) = (access_map(&self.engine).await?, audit_log(&self.engine).await?);
         let why = format!("client={client}");
         let facts = AuditFacts { why, ..facts };
@@ -242,15 +261,8 @@ impl Service for Endpoint {
     ) -> Result<Response<proto::RevokeResponse>, Status> {
         let (call, asked) = self.begin(request)?;
         self.allow_own(&call, Right::Admin, ACCESS_MAP)?;
-        let revoked = async {
-            let pattern = match &*asked.resource {
-                "" => None,
-                text => Some(pattern(text)?),
-            };
-            let rights = match &asked.rights[..] {
-                [] => Rights::ALL,
-                asked => rights(asked)?,
-            };
+        let done = async {
+            let (pattern, rights) = revoked(&asked)?;
             let facts = AuditFacts {
                 resource: asked.resource.clone(),
                 right: rights.to_string(),
@@ -259,7 +271,7 @@ impl Service for Endpoint {
             let change = |grants: &[Grant]| revoking(grants, pattern.as_ref(), rights);
             self.change_grants(&call, &asked.client, facts, change).await
         };
-        let (grants, receipt) = revoked.await.map_err(refused)?;
+        let (grants, receipt) = done.await.map_err(refused)?;
         Ok(Response::new(proto::RevokeResponse { grants, receipt }))
     }
 

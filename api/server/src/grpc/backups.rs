@@ -11,7 +11,7 @@ use palisade_proto::admin::v1 as proto;
 use palisade_proto::admin::v1::backups_server::Backups as Service;
 use palisade_proto::failure::{Code, Disposition, Failure, kind};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::sleep;
 use tonic::{Request, Response, Status};
 
@@ -56,18 +56,17 @@ impl Backups {
         })
     }
 
-    fn begin(&self, asked: proto::CreateRequest) -> Result<Taken, Failure> {
-        let dir = self.dir()?;
-        let id = BackupId::new(&asked.id).map_err(|error| told(&error))?;
-        let parent = match asked.parent.as_str() {
-            "" => None,
-            parent => Some(BackupId::new(parent).map_err(|error| told(&error))?),
-        };
+    async fn begin(&self, asked: proto::CreateRequest) -> Result<Taken, Failure> {
+        let dir = self.dir()?.to_owned();
+        let (id, parent) = named(&asked)?;
         let room = self.room()?;
-        let (place, written) = open_or_make(dir).map_err(|error| {
+        let failed = |error: &dyn std::fmt::Display| {
             let what = format!("the directory of backups: {error}");
             failure(&Error::InternalError { what })
-        })?;
+        };
+        let opened = spawn_blocking(move || open_or_make(&dir)).await;
+        let (place, written) =
+            opened.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
         let engine = self.endpoint.engine.clone();
         let mut work = JoinSet::new();
         work.spawn(async move {
@@ -85,6 +84,16 @@ impl Backups {
         });
         Ok(Taken { work, written })
     }
+}
+
+/// What it is to be called, and which one it comes after.
+pub(crate) fn named(asked: &proto::CreateRequest) -> Result<(BackupId, Option<BackupId>), Failure> {
+    let named = |text: &str| BackupId::new(text).map_err(|error| told(&error));
+    let parent = match asked.parent.as_str() {
+        "" => None,
+        parent => Some(named(parent)?),
+    };
+    Ok((named(&asked.id)?, parent))
 }
 
 /// A backup that is being taken; dropped, it ends.
@@ -173,7 +182,7 @@ impl Service for Backups {
     ) -> Result<Response<Self::CreateStream>, Status> {
         let (call, asked) = self.endpoint.begin(request)?;
         self.endpoint.allow(&call, Right::Admin, CLUSTER)?;
-        let taken = self.begin(asked)?;
+        let taken = self.begin(asked).await?;
         let messages = stream::unfold(Some(taken), |taken| async { Some(taken?.next().await) });
         let going = self.endpoint.while_allowed(call, Right::Admin, CLUSTER.to_owned(), messages);
         Ok(Response::new(going))

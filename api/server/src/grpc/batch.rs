@@ -10,6 +10,8 @@ use super::convert::{self, Raw, epoch, fingerprint, needed, of_position, positio
 use super::endpoint::{Call, Endpoint};
 use super::failure::invalid;
 use super::handles::{Log, Map, Store, Use};
+use super::log::append_to;
+use super::map::{put_in, putting};
 use crate::security::grants::Right;
 
 /// What an operation names.
@@ -39,6 +41,19 @@ fn named(asked: &proto::CommitRequest) -> Vec<Resource> {
     asked.guards.iter().filter_map(of_guard).chain(operations).cloned().collect()
 }
 
+/// What is wrong with a batch before anything that it names is looked at.
+pub(crate) fn bounded(asked: &proto::CommitRequest) -> Result<(), Error> {
+    let most = asked.guards.len().max(asked.then.len()).max(asked.otherwise.len());
+    if most > BATCH_OPS_MAX {
+        let what = format!("a batch has at most {BATCH_OPS_MAX} operations, and as many guards");
+        return Err(invalid(what));
+    }
+    if named(asked).iter().any(|resource| resource.caller.is_some()) {
+        return Err(invalid("a batch has one caller: name it beside the operations"));
+    }
+    Ok(())
+}
+
 impl Endpoint {
     async fn guard(&self, guard: &proto::Guard) -> Result<Guard, Error> {
         use proto::guard::Guard;
@@ -64,24 +79,12 @@ impl Endpoint {
         Ok(match needed(asked.operation.as_ref(), "operation")? {
             Operation::Append(append) => {
                 let log: Log = self.handles.open(append.log.as_ref(), "log", Use::Write).await?;
-                let values: Vec<Raw> = append.values.iter().cloned().map(Raw::new).collect();
-                match (&append.expected_tail, &values[..]) {
-                    (None, values) => batch.append_all(&log, values),
-                    (Some(tail), [value]) => batch.append_if(&log, value, position(tail)?),
-                    (Some(_), _) => return Err(invalid("expected_tail is for one value")),
-                }
+                append_to(batch, &log, &append.values, append.expected_tail.as_ref())?
             }
             Operation::Put(put) => {
                 let map: Map = self.handles.open(put.map.as_ref(), "map", Use::Write).await?;
-                let (key, value) = (&put.key, Raw::new(put.value.clone()));
-                match (put.expected_version, put.ttl_ms) {
-                    (None, 0) => batch.put(&map, key, &value),
-                    (None, ttl_ms) => batch.put_with_ttl_ms(&map, key, &value, ttl_ms),
-                    (Some(expected), 0) => batch.put_if(&map, key, &value, version(expected)),
-                    (Some(_), _) => {
-                        return Err(invalid("expected_version and ttl_ms do not go together"));
-                    }
-                }
+                let rule = putting(put.expected_version, put.ttl_ms)?;
+                put_in(batch, &map, &put.key, &Raw::new(put.value.clone()), rule)
             }
             Operation::Delete(delete) => {
                 let map: Map = self.handles.open(delete.map.as_ref(), "map", Use::Write).await?;
@@ -117,15 +120,7 @@ impl Endpoint {
         call: &Call,
         asked: &proto::CommitRequest,
     ) -> Result<proto::CommitResponse, Error> {
-        let most = asked.guards.len().max(asked.then.len()).max(asked.otherwise.len());
-        if most > BATCH_OPS_MAX {
-            let what =
-                format!("a batch has at most {BATCH_OPS_MAX} operations, and as many guards");
-            return Err(invalid(what));
-        }
-        if named(asked).iter().any(|resource| resource.caller.is_some()) {
-            return Err(invalid("a batch has one caller: name it beside the operations"));
-        }
+        bounded(asked)?;
         let mut batch = call.batch(&self.engine, asked.caller.as_ref(), asked.number.clone())?;
         for guard in &asked.guards {
             batch = batch.require(self.guard(guard).await?);

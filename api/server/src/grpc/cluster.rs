@@ -36,7 +36,8 @@ fn incarnation(raw: &[u8]) -> Result<Option<Incarnation>, Error> {
     Ok(Some(Incarnation::new(u128::from_be_bytes(raw))))
 }
 
-fn domain(text: &str) -> Result<FailureDomain, Error> {
+/// A domain as one text.
+pub(super) fn domain(text: &str) -> Result<FailureDomain, Error> {
     let parts: Vec<&str> = text.split('/').collect();
     match parts[..] {
         [provider, region, zone] if parts.iter().all(|part| (1..=64).contains(&part.len())) => {
@@ -57,7 +58,7 @@ fn member(asked: &proto::Add) -> Result<Member, Error> {
     })
 }
 
-fn change(asked: &proto::ChangeMembersRequest) -> Result<MemberChange, Error> {
+pub(crate) fn change(asked: &proto::ChangeMembersRequest) -> Result<MemberChange, Error> {
     use proto::change_members_request::Change;
     Ok(match needed(asked.change.as_ref(), "change")? {
         Change::AddLearner(add) => {
@@ -170,7 +171,8 @@ impl Service for Endpoint {
         let change = change(&asked).map_err(refused)?;
         let changed = call.write(async {
             if let MemberChange::AddLearner { member, .. } = &change {
-                own::follow(&self.engine, &domain(&member.domain)?).await?;
+                let (to, facts) = (domain(&member.domain)?, self.facts(&call, AuditEvent::Placed));
+                own::follow(&self.engine, &to, &|facts| self.note(facts), &facts).await?;
             }
             self.engine.change_members(change).await
         });

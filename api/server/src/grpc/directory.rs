@@ -1,8 +1,8 @@
 //! `palisade.directory.v1.Directory`.
 
 use palisade::{
-    Altered, Error, LogicalResourceName, ReadConsistency, ReplicatedIdempotencyStore,
-    ReplicatedLog, ReplicatedMap, ResourceKind, ResourceSpec, Revision,
+    Alteration, Altered, Described, Error, LogicalResourceName, ReadConsistency, ReadOptions,
+    ReplicatedIdempotencyStore, ReplicatedLog, ReplicatedMap, ResourceKind, ResourceSpec, Revision,
 };
 use palisade_proto::directory::v1 as proto;
 use palisade_proto::directory::v1::directory_server::Directory as Service;
@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{self, Raw, needed, of_domain};
 use super::endpoint::{Call, Endpoint, refused};
+use super::own::directory_for;
 use super::spec::{alteration, described, of_alteration, spec};
 use crate::security::grants::Right;
 
@@ -61,8 +62,17 @@ impl Endpoint {
         let name = LogicalResourceName::new(&asked.name)?;
         let alteration = alteration(needed(asked.alteration.as_ref(), "alteration")?)?;
         let revision = Revision::new(asked.revision);
-        let directory = self.engine.directory();
-        let altered = directory.alter(&name, revision, alteration, &asked.reason);
+        let altered = async {
+            let directory = match &alteration {
+                Alteration::Place(_) => {
+                    let fresh = ReadConsistency::Linearizable;
+                    let found = self.engine.directory().describe(&name, fresh).await?.value;
+                    directory_for(&self.engine, &found.placement).await?
+                }
+                _ => self.engine.directory(),
+            };
+            directory.alter(&name, revision, alteration, &asked.reason).await
+        };
         let receipt = call.write(altered).await?;
         Ok(proto::AlterResponse {
             receipt: Some(convert::receipt(receipt)),
@@ -92,12 +102,37 @@ impl Endpoint {
             after => Some(LogicalResourceName::new(after)?),
         };
         let options = call.options_of_all(asked.options.clone())?;
+        call.read(self.list_seen(call, &asked.prefix, after, options)).await
+    }
+
+    /// A page of what a caller may see, full if there is as much. What it may not see is nowhere in the answer,
+    /// nor in where to go on.
+    async fn list_seen(
+        &self,
+        call: &Call,
+        prefix: &str,
+        mut after: Option<LogicalResourceName>,
+        options: ReadOptions,
+    ) -> Result<proto::ListResponse, Error> {
         let directory = self.engine.directory();
-        let listed = directory.list(&asked.prefix, after.as_ref(), LIST_MAX, options);
-        let found = call.read(listed).await?.resources;
-        let last = found.last().filter(|_| found.len() == LIST_MAX);
-        let next = last.map(|last| last.name.as_str().to_owned()).unwrap_or_default();
-        Ok(proto::ListResponse { described: found.iter().map(described).collect(), next })
+        let mut seen: Vec<Described> = Vec::new();
+        loop {
+            let found = directory.list(prefix, after.as_ref(), LIST_MAX, options).await?.resources;
+            let is_last = found.len() < LIST_MAX;
+            after = found.last().map(|last| last.name.clone());
+            seen.extend(
+                found.into_iter().filter(|it| self.might(call, Right::Read, it.name.as_str())),
+            );
+            if LIST_MAX < seen.len() || is_last {
+                break;
+            }
+        }
+        // One more than a page says that there is another.
+        let has_more = LIST_MAX < seen.len();
+        seen.truncate(LIST_MAX);
+        let next = seen.last().filter(|_| has_more).map(|last| last.name.as_str().to_owned());
+        let described = seen.iter().map(described).collect();
+        Ok(proto::ListResponse { described, next: next.unwrap_or_default() })
     }
 }
 
@@ -160,10 +195,7 @@ impl Service for Endpoint {
     ) -> Result<Response<proto::ListResponse>, Status> {
         let (call, asked) = self.begin(request)?;
         self.known(&call)?;
-        let mut found = self.list(&call, &asked).await.map_err(refused)?;
-        let may_see = |spec: &proto::Spec| self.might(&call, Right::Read, &spec.name);
-        found.described.retain(|found| found.spec.as_ref().is_some_and(may_see));
-        Ok(Response::new(found))
+        Ok(Response::new(self.list(&call, &asked).await.map_err(refused)?))
     }
 
     async fn alter(

@@ -1,6 +1,6 @@
 //! What all services share: the engine, its handles, and how a call begins and ends.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::extract::OriginalUri;
@@ -24,6 +24,7 @@ use super::deadline;
 use super::failure::{invalid, status};
 use super::handles::Handles;
 use super::own::is_kept;
+use super::registrations::Registrations;
 use crate::security::audit::{AuditEvent, AuditFacts};
 use crate::security::grants::{Right, Rights};
 
@@ -38,6 +39,7 @@ pub(crate) struct Endpoint {
     pub(crate) engine: Engine,
     pub(crate) handles: Arc<Handles>,
     access: Arc<Access>,
+    registrations: Arc<Mutex<Registrations>>,
 }
 
 /// One call: who makes it, how long it may take, and what its caller has seen.
@@ -56,7 +58,7 @@ pub(crate) const CLUSTER: &str = "palisade.cluster";
 impl Endpoint {
     pub(crate) fn new(engine: Engine, access: Arc<Access>) -> Self {
         let handles = Arc::new(Handles::new(engine.clone()));
-        Self { engine, handles, access }
+        Self { engine, handles, access, registrations: Arc::default() }
     }
 
     /// A call, by whom it is, and what is asked with it.
@@ -170,6 +172,11 @@ impl Endpoint {
         }
     }
 
+    /// How many clients each caller has registered lately.
+    pub(super) fn registrations(&self) -> MutexGuard<'_, Registrations> {
+        self.registrations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What the audit says of who makes a call.
     pub(crate) fn facts(&self, call: &Call, event: AuditEvent) -> AuditFacts {
         facts_of(call.caller.as_ref(), &call.origin, event)
@@ -192,7 +199,11 @@ impl Endpoint {
 
 impl Call {
     /// Reads what a call says of itself.
-    fn of(caller: Option<Caller>, origin: Origin, metadata: &MetadataMap) -> Result<Self, Error> {
+    pub(crate) fn of(
+        caller: Option<Caller>,
+        origin: Origin,
+        metadata: &MetadataMap,
+    ) -> Result<Self, Error> {
         let mut seen = Vec::new();
         for value in metadata.get_all_bin(FRESHNESS) {
             if seen.len() == TOKENS_MAX {
@@ -239,10 +250,14 @@ impl Call {
         deadline::within(self.left, true, write).await
     }
 
+    /// Who makes it, where that is asked.
+    pub(crate) fn principal(&self) -> Option<&str> {
+        self.caller.as_ref().and_then(|caller| caller.principal().ok())
+    }
+
     /// Whose commands its numbers are, where it is asked who calls.
     pub(crate) fn registrant(&self) -> Option<Registrant> {
-        let principal = self.caller.as_ref().and_then(|caller| caller.principal().ok());
-        principal.map(Registrant::of)
+        self.principal().map(Registrant::of)
     }
 
     /// A batch on behalf of somebody, and as a command if it is one.
@@ -272,7 +287,9 @@ impl Call {
 }
 
 /// Which command a write is.
-fn number(number: Option<common::CommandNumber>) -> Result<Option<palisade::CommandNumber>, Error> {
+pub(crate) fn number(
+    number: Option<common::CommandNumber>,
+) -> Result<Option<palisade::CommandNumber>, Error> {
     let Some(number) = number else { return Ok(None) };
     let Freshness { cluster, group, offset } = convert::freshness(&number.client)
         .map_err(|_| invalid("the bytes of field client name no client"))?;

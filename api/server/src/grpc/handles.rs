@@ -26,12 +26,25 @@ pub(crate) enum Use {
     Write,
 }
 
+/// Which handle a call asks for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
+pub(crate) struct Key {
     name: LogicalResourceName,
     schema: SchemaId,
     /// None for a handle that only reads.
     epoch: Option<FenceEpoch>,
+}
+
+impl Key {
+    /// Of the resource that a call names, as its field of that name.
+    pub(crate) fn of(resource: Option<&Resource>, field: &str, how: Use) -> Result<Self, Error> {
+        let resource = needed(resource, field)?;
+        Ok(Self {
+            name: LogicalResourceName::new(&resource.name)?,
+            schema: SchemaId::new(&resource.schema)?,
+            epoch: (how == Use::Write).then(|| epoch(resource.epoch)),
+        })
+    }
 }
 
 /// A handle of any kind.
@@ -136,18 +149,13 @@ impl Handles {
         field: &str,
         how: Use,
     ) -> Result<H, Error> {
-        let resource = needed(resource, field)?;
-        let key = Key {
-            name: LogicalResourceName::new(&resource.name)?,
-            schema: SchemaId::new(&resource.schema)?,
-            epoch: (how == Use::Write).then(|| epoch(resource.epoch)),
-        };
+        let key = Key::of(resource, field, how)?;
         let found = H::kept(self).lock().get(&key).cloned();
         let handle = match found {
             Some(handle) => handle,
             None => self.opened(key).await?,
         };
-        Ok(match &resource.caller {
+        Ok(match resource.and_then(|resource| resource.caller.as_ref()) {
             Some(caller) => handle.on_behalf(domain(caller)),
             None => handle,
         })

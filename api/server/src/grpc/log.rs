@@ -2,11 +2,13 @@
 
 use std::pin::Pin;
 
+use bytes::Bytes;
 use futures_util::{FutureExt, Stream, stream};
 use palisade::{
-    Direction, Error, LogEntry, LogPosition, LogRetention, OpOutcome, ReadConsistency,
+    Batch, Direction, Error, LogEntry, LogPosition, LogRetention, OpOutcome, ReadConsistency,
     SCAN_ENTRIES_MAX,
 };
+use palisade_proto::common::v1 as common;
 use palisade_proto::log::v1 as proto;
 use palisade_proto::log::v1::log_server::Log as Service;
 use tonic::{Request, Response, Status, Streaming};
@@ -35,6 +37,74 @@ fn of_retention(retention: LogRetention) -> proto::Retention {
     proto::Retention { keep_ms: retention.keep_ms, keep_bytes: retention.keep_bytes }
 }
 
+/// Values to append, and the tail that is expected if one is.
+pub(super) fn appending(
+    values: &[Bytes],
+    expected_tail: Option<&common::Position>,
+) -> Result<(Vec<Raw>, Option<LogPosition>), Error> {
+    if expected_tail.is_some() && values.len() != 1 {
+        return Err(invalid("expected_tail is for one value"));
+    }
+    let values = values.iter().cloned().map(Raw::new).collect();
+    Ok((values, expected_tail.map(position).transpose()?))
+}
+
+/// The same as a part of a batch.
+pub(super) fn append_to(
+    batch: Batch,
+    log: &Log,
+    values: &[Bytes],
+    expected_tail: Option<&common::Position>,
+) -> Result<Batch, Error> {
+    let (values, expected_tail) = appending(values, expected_tail)?;
+    Ok(match (&values[..], expected_tail) {
+        ([value], Some(tail)) => batch.append_if(log, value, tail),
+        (values, _) => batch.append_all(log, values),
+    })
+}
+
+/// Which way, how many, and from where if that is said.
+pub(crate) fn scanning(
+    asked: &proto::ScanRequest,
+) -> Result<(Direction, usize, Option<LogPosition>), Error> {
+    let direction = match asked.direction() {
+        proto::Direction::Unspecified | proto::Direction::Forward => Direction::Forward,
+        proto::Direction::Backward => Direction::Backward,
+    };
+    let limit = match asked.limit {
+        0 => SCAN_ENTRIES_MAX,
+        limit => limit as usize,
+    };
+    let from = match (&asked.from, direction) {
+        (Some(from), _) => Some(position(from)?),
+        (None, Direction::Forward) => None,
+        (None, Direction::Backward) => Some(LogPosition::END),
+    };
+    Ok((direction, limit, from))
+}
+
+/// What becomes of a consumer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Consumed {
+    Commit(LogPosition),
+    Reset(LogPosition),
+    Forget,
+}
+
+pub(crate) fn consumed(asked: &proto::SetConsumerRequest) -> Result<Consumed, Error> {
+    use proto::set_consumer_request::Change;
+    Ok(match needed(asked.change.as_ref(), "change")? {
+        Change::Commit(to) => Consumed::Commit(position(to)?),
+        Change::Reset(to) => Consumed::Reset(position(to)?),
+        Change::Forget(_) => Consumed::Forget,
+    })
+}
+
+/// Before which a log is trimmed.
+pub(crate) fn trimming(asked: &proto::TrimRequest) -> Result<LogPosition, Error> {
+    position(needed(asked.before.as_ref(), "before")?)
+}
+
 impl Endpoint {
     async fn append(
         &self,
@@ -44,12 +114,7 @@ impl Endpoint {
         let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Write).await?;
         let caller = asked.log.as_ref().and_then(|log| log.caller.as_ref());
         let batch = call.batch(&self.engine, caller, asked.number.clone())?;
-        let values: Vec<Raw> = asked.values.iter().cloned().map(Raw::new).collect();
-        let batch = match (&asked.expected_tail, &values[..]) {
-            (None, values) => batch.append_all(&log, values),
-            (Some(tail), [value]) => batch.append_if(&log, value, position(tail)?),
-            (Some(_), _) => return Err(invalid("expected_tail is for one value")),
-        };
+        let batch = append_to(batch, &log, &asked.values, asked.expected_tail.as_ref())?;
         let done = call.commit(batch).await?;
         let first = done.outcomes.first().and_then(OpOutcome::appended);
         Ok(proto::AppendResponse {
@@ -64,18 +129,10 @@ impl Endpoint {
         asked: &proto::ScanRequest,
     ) -> Result<proto::ScanResponse, Error> {
         let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Read).await?;
-        let direction = match asked.direction() {
-            proto::Direction::Unspecified | proto::Direction::Forward => Direction::Forward,
-            proto::Direction::Backward => Direction::Backward,
-        };
-        let limit = match asked.limit {
-            0 => SCAN_ENTRIES_MAX,
-            limit => limit as usize,
-        };
-        let from = match (&asked.from, direction) {
-            (Some(from), _) => position(from)?,
-            (None, Direction::Forward) => log.bounds(ReadConsistency::Local).await?.value.first,
-            (None, Direction::Backward) => LogPosition::END,
+        let (direction, limit, from) = scanning(asked)?;
+        let from = match from {
+            Some(from) => from,
+            None => log.bounds(ReadConsistency::Local).await?.value.first,
         };
         let options = call.options(asked.options.clone(), log.group())?;
         let read = call.read(log.scan(from, direction, limit, options)).await?;
@@ -93,17 +150,16 @@ impl Endpoint {
         call: &Call,
         asked: &proto::SetConsumerRequest,
     ) -> Result<proto::SetConsumerResponse, Error> {
-        use proto::set_consumer_request::Change;
         let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Write).await?;
         let consumer = log.consumer(&asked.consumer)?;
         let consumer = match asked.owner_epoch {
             Some(owner) => consumer.owned_by(epoch(owner)),
             None => consumer,
         };
-        let receipt = match needed(asked.change.as_ref(), "change")? {
-            Change::Commit(to) => call.write(consumer.commit(position(to)?)).await?,
-            Change::Reset(to) => call.write(consumer.reset(position(to)?)).await?,
-            Change::Forget(_) => call.write(consumer.forget()).await?,
+        let receipt = match consumed(asked)? {
+            Consumed::Commit(to) => call.write(consumer.commit(to)).await?,
+            Consumed::Reset(to) => call.write(consumer.reset(to)).await?,
+            Consumed::Forget => call.write(consumer.forget()).await?,
         };
         Ok(proto::SetConsumerResponse { receipt: Some(convert::receipt(receipt)) })
     }
@@ -230,8 +286,7 @@ impl Service for Endpoint {
         let (call, asked) = self.begin(request)?;
         self.serve(&call, Right::Admin, asked.log.as_slice(), false, || async {
             let log: Log = self.handles.open(asked.log.as_ref(), "log", Use::Write).await?;
-            let before = position(needed(asked.before.as_ref(), "before")?)?;
-            let done = call.write(log.trim_before(before)).await?;
+            let done = call.write(log.trim_before(trimming(&asked)?)).await?;
             Ok(proto::TrimResponse {
                 receipt: Some(convert::receipt(done.receipt)),
                 first: Some(of_position(done.outcome.first)),

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream;
 use palisade::{
-    Error, History, MapChange, MapRange, Offset, OpOutcome, RANGE_ROWS_MAX, WatchEvent,
-    WatchOptions,
+    Batch, Error, History, MapChange, MapRange, Offset, OpOutcome, RANGE_ROWS_MAX, Version,
+    WatchEvent, WatchOptions,
 };
 use palisade_proto::map::v1 as proto;
 use palisade_proto::map::v1::map_server::Map as Service;
@@ -24,6 +24,41 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// Least and most of what a caller may say.
 const PROGRESS_MS: (u64, u64) = (100, 600_000);
 
+/// How a value is put.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Put {
+    Always,
+    For { ttl_ms: u64 },
+    If(Version),
+}
+
+pub(crate) fn putting(expected_version: Option<u64>, ttl_ms: u64) -> Result<Put, Error> {
+    match (expected_version, ttl_ms) {
+        (None, 0) => Ok(Put::Always),
+        (None, ttl_ms) => Ok(Put::For { ttl_ms }),
+        (Some(expected), 0) => Ok(Put::If(version(expected))),
+        (Some(_), _) => Err(invalid("an expected version and ttl_ms do not go together")),
+    }
+}
+
+/// A batch with a value that is put so.
+pub(super) fn put_in(batch: Batch, map: &Map, key: &Bytes, value: &Raw, how: Put) -> Batch {
+    match how {
+        Put::Always => batch.put(map, key, value),
+        Put::For { ttl_ms } => batch.put_with_ttl_ms(map, key, value, ttl_ms),
+        Put::If(version) => batch.put_if(map, key, value, version),
+    }
+}
+
+/// How a map is watched.
+pub(crate) fn watching(asked: &proto::WatchRequest) -> WatchOptions {
+    let progress = match asked.progress_ms {
+        0 => PROGRESS,
+        ms => Duration::from_millis(ms.clamp(PROGRESS_MS.0, PROGRESS_MS.1)),
+    };
+    WatchOptions { prefix: asked.prefix.clone(), progress }
+}
+
 impl Endpoint {
     async fn put(
         &self,
@@ -33,15 +68,8 @@ impl Endpoint {
         let map: Map = self.handles.open(asked.map.as_ref(), "map", Use::Write).await?;
         let caller = asked.map.as_ref().and_then(|map| map.caller.as_ref());
         let batch = call.batch(&self.engine, caller, asked.number.clone())?;
-        let value = Raw::new(asked.value.clone());
-        let batch = match (&asked.expected, asked.ttl_ms) {
-            (None, 0) => batch.put(&map, &asked.key, &value),
-            (None, ttl_ms) => batch.put_with_ttl_ms(&map, &asked.key, &value, ttl_ms),
-            (Some(expected), 0) => {
-                batch.put_if(&map, &asked.key, &value, version(expected.version))
-            }
-            (Some(_), _) => return Err(invalid("expected and ttl_ms do not go together")),
-        };
+        let rule = putting(asked.expected.as_ref().map(|it| it.version), asked.ttl_ms)?;
+        let batch = put_in(batch, &map, &asked.key, &Raw::new(asked.value.clone()), rule);
         let done = call.commit(batch).await?;
         let replaced = done.outcomes.first().and_then(OpOutcome::replaced);
         Ok(proto::PutResponse {
@@ -107,7 +135,7 @@ impl Endpoint {
     }
 }
 
-fn range(asked: &proto::RangeRequest) -> MapRange<Bytes> {
+pub(crate) fn range(asked: &proto::RangeRequest) -> MapRange<Bytes> {
     use proto::range_request::Keys;
     let range = match &asked.keys {
         None => MapRange::all(),
@@ -206,12 +234,7 @@ impl Service for Endpoint {
             Ok(map)
         });
         let map = opened.await.map_err(refused)?;
-        let progress = match asked.progress_ms {
-            0 => PROGRESS,
-            ms => Duration::from_millis(ms.clamp(PROGRESS_MS.0, PROGRESS_MS.1)),
-        };
-        let options = WatchOptions { prefix: asked.prefix.clone(), progress };
-        let watch = map.watch(Offset::new(asked.from), options);
+        let watch = map.watch(Offset::new(asked.from), watching(&asked));
         let events = stream::unfold(Some(watch), |watch| async move {
             let mut watch = watch?;
             Some(match watch.next().await {

@@ -16,6 +16,8 @@ mod deadline;
 mod directory;
 mod endpoint;
 mod failure;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod handles;
 mod health;
 mod idempotency;
@@ -23,6 +25,7 @@ mod log;
 mod map;
 mod own;
 mod probe;
+mod registrations;
 mod session;
 mod spec;
 mod streams;
@@ -203,6 +206,7 @@ pub async fn serve(
         served = served => served.map_err(failed),
         () = drained => Ok(()),
         never = follow => never,
+        never = own::settle(engine, &audit) => match never {},
         never = audit::write(engine, &audit) => never,
     };
     audit::write_rest(engine, &audit).await;

@@ -1,17 +1,25 @@
 //! The resources of the endpoint itself: `palisade.`, then what they are for.
 //!
 //! They are wherever the cluster is: made for the providers that its members are at, and for another one before
-//! a node there becomes a member ([`follow`]). So no cluster moves away from its own grants.
+//! a node there becomes a member ([`follow`]) or once one was made there of a backup ([`settle`]). So no cluster
+//! moves away from its own grants. Each time is in the audit.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::time::Duration;
 
 use bytes::Bytes;
 use palisade::{
-    Affinity, Alteration, Described, DomainRule, Engine, Error, FailureDomain, FenceEpoch,
-    LogRetention, LogicalResourceName, Placement, ReadConsistency, ReplicatedLog, ReplicatedMap,
-    ResourceSpec, ResourceState, SchemaId,
+    Affinity, Alteration, Described, Directory, Disposition, DomainRule, Engine, Error,
+    FailureDomain, FenceEpoch, LogRetention, LogicalResourceName, Placement, ReadConsistency,
+    ReplicatedLog, ReplicatedMap, ResourceSpec, ResourceState, SYSTEM_GROUP, SchemaId,
 };
+use tokio::time::sleep;
 
-use crate::security::audit::AUDIT_LOG;
-use crate::security::grants::{ACCESS_MAP, OWN_PREFIX};
+use super::cluster::domain;
+use crate::security::audit::{AUDIT_LOG, AuditEvent, AuditFacts, AuditQueue};
+use crate::security::grants::{ACCESS_MAP, OWN_PREFIX, Right};
+use crate::security::now_ms;
 
 const ACCESS_SCHEMA: &str = "palisade.grants.v1";
 const AUDIT_SCHEMA: &str = "palisade.audit.v1";
@@ -30,6 +38,8 @@ const PAGE: usize = 256;
 const RETRY_MS: u64 = 50;
 /// How often one is placed anew that others alter meanwhile.
 const TRIES_MAX: usize = 8;
+/// Before it is tried again to have them where the members are.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Rows of grants, by who has them.
 pub(crate) type AccessMap = ReplicatedMap<String, Vec<u8>>;
@@ -43,11 +53,9 @@ pub(crate) async fn own_spec(
     schema: &str,
 ) -> Result<ResourceSpec, Error> {
     let mut providers = vec![engine.domain().provider.clone()];
-    for group in engine.groups() {
-        let members = group.status().await?.members;
-        let named = members.member_domains().filter_map(|domain| domain.split('/').next());
-        providers.extend(named.filter(|name| !name.is_empty()).map(str::to_owned));
-    }
+    let domains = domains(engine).await?;
+    let named = domains.iter().filter_map(|domain| domain.split('/').next());
+    providers.extend(named.filter(|name| !name.is_empty()).map(str::to_owned));
     let rule = |provider| DomainRule { provider, region: None, zone: None };
     let placement = Placement::new(providers.into_iter().map(rule))?;
     Ok(ResourceSpec::new(name, schema)?.placement(placement))
@@ -59,49 +67,164 @@ pub(crate) fn is_kept(resource: &str) -> bool {
     [ACCESS_MAP, AUDIT_LOG].contains(&resource)
 }
 
-/// Has the endpoint's own resources be usable where a node is about to be. It comes before the node: no member
-/// is taken that is outside the placement of a resource.
-pub(crate) async fn follow(engine: &Engine, to: &FailureDomain) -> Result<(), Error> {
-    let is_own = |found: &Described| {
-        let name = found.name.as_str();
-        is_kept(name) || name.starts_with(PROBES)
-    };
-    let mut after = None;
-    loop {
+fn is_own(found: &Described) -> bool {
+    let name = found.name.as_str();
+    is_kept(name) || name.starts_with(PROBES)
+}
+
+/// Resources whose names begin so, a page after the other.
+struct Pages {
+    prefix: &'static str,
+    /// None behind the last.
+    after: Option<Option<LogicalResourceName>>,
+}
+
+impl Pages {
+    fn of(prefix: &'static str) -> Self {
+        Self { prefix, after: Some(None) }
+    }
+
+    async fn next(&mut self, engine: &Engine) -> Result<Option<Vec<Described>>, Error> {
+        let Some(after) = self.after.take() else { return Ok(None) };
         let (directory, fresh) = (engine.directory(), ReadConsistency::Linearizable);
-        let page = directory.list(OWN_PREFIX, after.as_ref(), PAGE, fresh).await?.resources;
-        for own in page.iter().filter(|found| is_own(found)) {
-            place_at(engine, own.clone(), to).await?;
-        }
-        match page.last() {
-            Some(last) if page.len() == PAGE => after = Some(last.name.clone()),
-            _ => return Ok(()),
-        }
+        let page = directory.list(self.prefix, after.as_ref(), PAGE, fresh).await?.resources;
+        let last = page.last().filter(|_| page.len() == PAGE);
+        self.after = last.map(|last| Some(last.name.clone()));
+        Ok(Some(page))
     }
 }
 
-/// Adds a provider to where a resource is, if it is not there yet.
-async fn place_at(engine: &Engine, mut own: Described, to: &FailureDomain) -> Result<(), Error> {
-    let directory = engine.directory();
+/// What the audit says when one of them is placed at one more provider.
+fn placed(name: &LogicalResourceName, at: &str, facts: &AuditFacts) -> AuditFacts {
+    AuditFacts {
+        resource: name.to_string(),
+        right: Right::Admin.to_string(),
+        why: format!("provider={at} was added"),
+        ..facts.clone()
+    }
+}
+
+/// Has the endpoint's own resources be usable where a node is about to be. It comes before the node: no member
+/// is taken that is outside the placement of a resource. Nothing is altered where others keep the node out.
+pub(crate) async fn follow(
+    engine: &Engine,
+    to: &FailureDomain,
+    note: &(dyn Fn(AuditFacts) + Sync),
+    facts: &AuditFacts,
+) -> Result<(), Error> {
+    let mut all = Pages::of("");
+    while let Some(page) = all.next(engine).await? {
+        let outside = page.iter().find(|found| !is_own(found) && !found.placement.allows(to));
+        if let Some(outside) = outside {
+            let (domain, resource) = (to.to_string(), outside.name.to_string());
+            return Err(Error::DomainUnavailable { domain, resource });
+        }
+    }
+    place_own(engine, to, note, facts).await
+}
+
+/// Has them be usable where the members are, for as long as it takes. Members are outside where a backup was
+/// restored at another provider, and nowhere else.
+pub(super) async fn settle(engine: &Engine, audit: &AuditQueue) -> Infallible {
+    while let Err(error) = settle_once(engine, audit).await {
+        match error.disposition() {
+            Disposition::Reject | Disposition::Halt => {
+                tracing::warn!(%error, "what the endpoint keeps is not placed where the cluster is");
+            }
+            Disposition::Retry | Disposition::Indeterminate => {
+                tracing::debug!(%error, "no quorum yet");
+            }
+        }
+        sleep(SETTLE_PAUSE).await;
+    }
+    std::future::pending().await
+}
+
+async fn settle_once(engine: &Engine, audit: &AuditQueue) -> Result<(), Error> {
+    let note = |facts: AuditFacts| audit.note(facts, now_ms());
+    let facts = AuditFacts::of(AuditEvent::Placed);
+    for domain in domains(engine).await?.iter().filter_map(|known| domain(known).ok()) {
+        place_own(engine, &domain, &note, &facts).await?;
+    }
+    Ok(())
+}
+
+/// Where members are known to be.
+async fn domains(engine: &Engine) -> Result<BTreeSet<String>, Error> {
+    let mut domains = BTreeSet::new();
+    for group in engine.groups() {
+        let members = group.status().await?.members;
+        domains.extend(members.member_domains().map(str::to_owned));
+    }
+    Ok(domains)
+}
+
+/// Adds the provider of a node to where each of them is.
+async fn place_own(
+    engine: &Engine,
+    to: &FailureDomain,
+    note: &(dyn Fn(AuditFacts) + Sync),
+    facts: &AuditFacts,
+) -> Result<(), Error> {
+    let mut all = Pages::of(OWN_PREFIX);
+    while let Some(page) = all.next(engine).await? {
+        for own in page.into_iter().filter(is_own) {
+            let name = own.name.clone();
+            if place_at(engine, own, to).await? {
+                let provider = &to.provider;
+                tracing::warn!(resource = %name, provider, "a provider was added to its placement");
+                note(placed(&name, provider, facts));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Adds a provider to where a resource is, if it is not there yet. Says whether it did.
+async fn place_at(engine: &Engine, mut own: Described, to: &FailureDomain) -> Result<bool, Error> {
     for _ in 0..TRIES_MAX {
         let is_there = own.placement.allows(to);
         if is_there || !matches!(own.state, ResourceState::Active) {
-            return Ok(());
+            return Ok(false);
         }
         let provider = to.provider.clone();
         let added = DomainRule { provider, region: None, zone: None };
         let rules = own.placement.rules().iter().cloned().chain([added]);
         let place = Alteration::Place(Placement::new(rules)?);
-        match directory.alter(&own.name, own.revision, place, "the cluster grows").await {
+        let directory = directory_for(engine, &own.placement).await?;
+        match directory.alter(&own.name, own.revision, place, "the cluster is there").await {
             // Somebody else was faster, perhaps with the same.
             Err(Error::PreconditionFailed { .. }) => {
                 let fresh = ReadConsistency::Linearizable;
                 own = directory.describe(&own.name, fresh).await?.value;
             }
-            done => return done.map(|_| ()),
+            done => return done.map(|_| true),
         }
     }
     Err(Error::RateLimited { retry_after_ms: RETRY_MS })
+}
+
+/// The directory for who places a resource anew that is placed so. A member that is outside came there with a
+/// backup, and speaks for where the resource was: nobody could place it otherwise.
+pub(super) async fn directory_for(
+    engine: &Engine,
+    placement: &Placement,
+) -> Result<Directory, Error> {
+    let (directory, here) = (engine.directory(), engine.domain());
+    if placement.allows(here) {
+        return Ok(directory);
+    }
+    let members = engine.group(SYSTEM_GROUP)?.status().await?.members;
+    let known = members.member(engine.node()).map(|member| member.domain.as_str());
+    let was = placement.rules().first().filter(|_| known == Some(&*here.to_string()));
+    Ok(match was {
+        Some(DomainRule { provider, region, zone }) => directory.caller(FailureDomain::new(
+            provider,
+            region.as_deref().unwrap_or_default(),
+            zone.as_deref().unwrap_or_default(),
+        )),
+        None => directory,
+    })
 }
 
 /// The epoch that one of them is written in, or `None` if there is none: a restore raises those of all resources.

@@ -42,6 +42,8 @@ pub enum AuditEvent {
     Revoked = 5,
     /// A replica that has halted is made anew: its state and its log there are given up.
     Cleared = 6,
+    /// One of the endpoint's own resources is at one more provider, as the cluster is.
+    Placed = 7,
 }
 
 impl AuditEvent {
@@ -55,16 +57,18 @@ impl AuditEvent {
             Self::Granted => "granted",
             Self::Revoked => "revoked",
             Self::Cleared => "cleared",
+            Self::Placed => "placed",
         }
     }
 
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::NotAuthenticated,
         Self::TokenRefused,
         Self::NotAllowed,
         Self::Granted,
         Self::Revoked,
         Self::Cleared,
+        Self::Placed,
     ];
 }
 

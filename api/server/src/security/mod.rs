@@ -7,6 +7,8 @@ pub mod accept;
 pub mod audit;
 pub mod ca;
 pub(crate) mod files;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 pub mod grants;
 pub mod identity;
 pub(crate) mod of_node;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use palisade::{FailureDomain, NodeId};
+use palisade::backup::{BackupId, BackupPlace};
+use palisade::{ClusterId, FailureDomain, NodeId};
 use palisade_client::{Client, ClientBuilder};
 use palisade_server::security::now_ms;
 use palisade_server::security::token::{LiveKeys, Token, TokenKeys};
@@ -24,15 +25,33 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     pub(crate) async fn start(count: usize) -> Self {
+        let (certified, keys, live, _dir) = Self::founded(CLUSTER);
+        let of = |node| certified.callers(node, &["ops"], Some(Arc::clone(&live)));
+        let nodes = Nodes::start_for(count, of).await;
+        Self { nodes, certified, keys, live, _dir }
+    }
+
+    /// Authorities and keys of a cluster.
+    fn founded(cluster: ClusterId) -> (Certified, TokenKeys, Arc<LiveKeys>, TempDir) {
         let dir = tempfile::tempdir().unwrap();
-        let certified = Certified::new(dir.path(), CLUSTER);
+        let certified = Certified::new(dir.path(), cluster);
         let path = dir.path().join("tokens.keys");
         TokenKeys::add_to(&path).unwrap();
         let live = Arc::new(LiveKeys::open(&path).unwrap());
+        (certified, TokenKeys::read(&path).unwrap(), live, dir)
+    }
+
+    /// Another cluster of one node, there, made of a backup.
+    #[allow(dead_code, reason = "not every test file restores")]
+    pub(crate) async fn restored(
+        backup: (&BackupPlace, &BackupId),
+        cluster: ClusterId,
+        domain: FailureDomain,
+    ) -> Self {
+        let (certified, keys, live, _dir) = Self::founded(cluster);
         let of = |node| certified.callers(node, &["ops"], Some(Arc::clone(&live)));
-        let nodes = Nodes::start_for(count, of).await;
-        let keys = TokenKeys::read(&path).unwrap();
-        Self { nodes, certified, keys, live, _dir: dir }
+        let nodes = Nodes::restored(backup, cluster, domain, of).await;
+        Self { nodes, certified, keys, live, _dir }
     }
 
     pub(crate) fn reaching(&self, caller: ClientBuilder) -> Client {

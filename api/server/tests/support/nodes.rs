@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
+use palisade::backup::{BackupId, BackupPlace, RestoreTo, restore};
 use palisade::{ClusterId, Engine, EngineBuilder, Error, FailureDomain, NodeId, WalOptions};
 use palisade_server::grpc::{Callers, serve};
 use palisade_server::observe::Observed;
@@ -62,7 +63,16 @@ impl Nodes {
             }
             engines.push(builder.open().await.unwrap());
         }
-        let mut nodes = Self {
+        let mut nodes = Self::none(dir, peers);
+        for engine in engines {
+            let callers = callers(engine.node());
+            nodes.serve(engine, callers).await;
+        }
+        nodes
+    }
+
+    fn none(dir: TempDir, peers: Vec<SocketAddr>) -> Self {
+        Self {
             engines: Vec::new(),
             observed: Vec::new(),
             addresses: Vec::new(),
@@ -70,11 +80,24 @@ impl Nodes {
             stop: watch::Sender::new(false),
             served: JoinSet::new(),
             dir,
-        };
-        for engine in engines {
-            let callers = callers(engine.node());
-            nodes.serve(engine, callers).await;
         }
+    }
+
+    /// One node of another cluster, there, as a backup of these has it.
+    #[allow(dead_code, reason = "not every test file restores")]
+    pub(crate) async fn restored(
+        (place, id): (&BackupPlace, &BackupId),
+        cluster: ClusterId,
+        domain: FailureDomain,
+        callers: impl Fn(NodeId) -> Callers,
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let peer = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let builder = builder(dir.path(), 0, domain, peer).cluster(cluster);
+        restore(place, id, &builder, RestoreTo::End).await.unwrap();
+        let engine = builder.open().await.unwrap();
+        let (mut nodes, callers) = (Self::none(dir, vec![peer]), callers(engine.node()));
+        nodes.serve(engine, callers).await;
         nodes
     }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use palisade::Failure;
 use serde_json::{Value, json};
 
 use self::load::{Load, Until, Workload};
@@ -134,7 +135,10 @@ impl Own {
     }
 
     fn stop(dir: &Path) -> Result<(), Failed> {
-        runtime()?.block_on(LocalCluster::open(dir)?.stop())?;
+        // One that cannot be opened was not started.
+        if let Ok(cluster) = LocalCluster::open(dir) {
+            runtime()?.block_on(cluster.stop())?;
+        }
         fs::remove_dir_all(dir).map_err(|error| {
             let what = format!("{}: {error}", dir.display());
             Failed::new("InputOutput", what, "remove it by hand")
@@ -182,5 +186,47 @@ fn found(load: &Load, sample: &Sample, own_cluster: bool) -> Found {
     for (code, count) in &sample.failed {
         text.push_str(&format!("failed: {count} with {code}\n"));
     }
-    Found::new(document, text)
+    Found::new(document, text).but(unanswered(sample))
+}
+
+/// A measurement of requests some of which failed is none of the load that was asked for.
+fn unanswered(sample: &Sample) -> Option<Failed> {
+    let failed: u64 = sample.failed.values().sum();
+    let what =
+        format!("{failed} requests failed beside {} that were answered", sample.operations());
+    let help = "look at how the cluster is (`palisade cluster status`), or load it less";
+    (failed > 0).then(|| Failed::of(Failure::Degraded, what, help))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::failed::Exit;
+
+    #[test]
+    fn a_load_that_was_not_answered_is_no_success() {
+        let load = Load {
+            workload: Workload::Put,
+            in_flight: 1,
+            payload_bytes: 1,
+            keys: 1,
+            until: Until::Operations(2),
+        };
+        let mut sample = Sample::new();
+        sample.answered(Duration::from_millis(1), Duration::from_millis(1));
+        assert!(found(&load, &sample, false).wrong().is_none());
+        sample.failed("RATE_LIMITED");
+        let found = found(&load, &sample, false);
+        assert_eq!(found.wrong().map(Failed::exit), Some(Exit::Unavailable));
+    }
+
+    /// What could not be started is taken away like what was.
+    #[test]
+    fn nothing_is_left_of_nodes_that_were_never_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = Own { dir: dir.path().join("nodes") };
+        fs::create_dir_all(own.dir.join("half")).unwrap();
+        drop(own);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }

@@ -135,12 +135,14 @@ struct ConsumersArgs {
     /// Everything before this is done; never goes back.
     #[arg(long, value_name = "POSITION", value_parser = position, group = "change")]
     commit: Option<Position>,
-    /// Go to this position, also back.
+    /// Go to this position, also back; with --confirm.
     #[arg(long, value_name = "POSITION", value_parser = position, group = "change")]
     reset: Option<Position>,
-    /// Forget the consumer.
+    /// Forget the consumer; with --confirm.
     #[arg(long, group = "change")]
     forget: bool,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
     #[command(flatten)]
     fresh: FreshArgs,
 }
@@ -365,6 +367,17 @@ impl ConsumersArgs {
             (.., true) => Some(Change::Forget(Forget {})),
             _ => None,
         };
+        // Where a consumer was is nowhere else.
+        let plan = match &change {
+            Some(Change::Reset(to)) => {
+                Some(format!("have consumer {} go on at {}", self.consumer, show(to)))
+            }
+            Some(Change::Forget(_)) => Some(format!("forget consumer {}", self.consumer)),
+            _ => None,
+        };
+        if let Some(planned) = plan.and_then(|plan| self.confirm.planned(&[plan])) {
+            return Ok(planned);
+        }
         self.log.client.run(|client| async move {
             let log = self.log.log(&client).await?;
             let Some(change) = change else {

@@ -1,0 +1,5 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|raw: &[u8]| {
+    palisade_server::fuzz::run("cluster_transfer_leadership", raw);
+});
