@@ -31,7 +31,7 @@ FROM := $(shell printf '%d' 0x$$(git rev-parse --short=10 HEAD 2>/dev/null || ec
 # Of `make fuzz`, for each target; without a TARGET, all of them in turn. Of `make sim-long` too.
 SECONDS ?= 60
 TARGET ?=
-# What `make bench` runs: load, snapshot, flood, idle, recovery or keys.
+# What `make bench` runs: load, rpc, snapshot, flood, idle, recovery or keys.
 BIN ?= load
 # Of `make mutants`: recovery, fencing, requests or proposals; without one, all of them in turn.
 AREA ?=
@@ -123,6 +123,6 @@ fuzz: setup ## feed what reads bytes with broken ones (TARGET=wal/directory SECO
 	@.ci/fuzz "$(SECONDS)" "$(TARGET)"
 
 .PHONY: bench
-bench: ## figures beside a peer on the same disk; installs etcd-server (BIN=snapshot, flood, idle, recovery, keys)
+bench: ## figures beside a peer on the same disk; installs etcd-server (BIN=rpc, snapshot, flood, idle, recovery, keys)
 	@.ci/setup bench
 	@$(ENV); set -x; cargo run --locked --release -p palisade-benches --bin $(BIN) -- $(ARGS)
