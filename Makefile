@@ -70,6 +70,7 @@ test: setup check loom ## everything that must hold: make check, make loom, all 
 	@.ci/setup test
 	@$(ENV); $(TEST_RUN) $(TEST_ALL)
 	@$(ENV); cargo test --locked --workspace --doc --no-fail-fast
+	@$(ENV); set -x; cargo test --locked --workspace --features palisade-server/otel --test spans
 	@$(ENV); cargo build --locked --workspace --bins
 	@$(ENV); set -x; "$$CARGO_TARGET_DIR/debug/palisade-sim" --seeds 300 --from $(FROM)
 
@@ -77,6 +78,7 @@ test: setup check loom ## everything that must hold: make check, make loom, all 
 check: setup ## formatting, lints, docs, dependency rules; never edits a file
 	cargo fmt --all --check
 	@$(ENV); set -x; cargo clippy --locked --workspace --all-targets -- -D warnings
+	@$(ENV); set -x; cargo clippy --locked --workspace --features palisade-server/otel --lib --bins --test spans -- -D warnings
 	@$(ENV); set -x; cargo clippy --locked -p palisade --no-default-features --all-targets -- -D warnings
 	@$(ENV); set -x; RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --lib
 	@$(ENV); set -x; $(TEST_RUN) -p palisade --no-default-features --test tidy
