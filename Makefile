@@ -31,7 +31,7 @@ FROM := $(shell printf '%d' 0x$$(git rev-parse --short=10 HEAD 2>/dev/null || ec
 # Of `make fuzz`, for each target; without a TARGET, all of them in turn. Of `make sim-long` too.
 SECONDS ?= 60
 TARGET ?=
-# What `make bench` runs: load, snapshot, flood, idle, recovery or keys.
+# What `make bench` runs: load, rpc, snapshot, flood, idle, recovery or keys.
 BIN ?= load
 # Of `make mutants`: recovery, fencing, requests or proposals; without one, all of them in turn.
 AREA ?=
@@ -70,6 +70,7 @@ test: setup check loom ## everything that must hold: make check, make loom, all 
 	@.ci/setup test
 	@$(ENV); $(TEST_RUN) $(TEST_ALL)
 	@$(ENV); cargo test --locked --workspace --doc --no-fail-fast
+	@$(ENV); set -x; cargo test --locked --workspace --features palisade-server/otel --test spans
 	@$(ENV); cargo build --locked --workspace --bins
 	@$(ENV); set -x; "$$CARGO_TARGET_DIR/debug/palisade-sim" --seeds 300 --from $(FROM)
 
@@ -77,6 +78,7 @@ test: setup check loom ## everything that must hold: make check, make loom, all 
 check: setup ## formatting, lints, docs, dependency rules; never edits a file
 	cargo fmt --all --check
 	@$(ENV); set -x; cargo clippy --locked --workspace --all-targets -- -D warnings
+	@$(ENV); set -x; cargo clippy --locked --workspace --features palisade-server/otel --lib --bins --test spans -- -D warnings
 	@$(ENV); set -x; cargo clippy --locked -p palisade --no-default-features --all-targets -- -D warnings
 	@$(ENV); set -x; RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --lib
 	@$(ENV); set -x; $(TEST_RUN) -p palisade --no-default-features --test tidy
@@ -123,6 +125,6 @@ fuzz: setup ## feed what reads bytes with broken ones (TARGET=wal/directory SECO
 	@.ci/fuzz "$(SECONDS)" "$(TARGET)"
 
 .PHONY: bench
-bench: ## figures beside a peer on the same disk; installs etcd-server (BIN=snapshot, flood, idle, recovery, keys)
+bench: ## figures beside a peer on the same disk; installs etcd-server (BIN=rpc, snapshot, flood, idle, recovery, keys)
 	@.ci/setup bench
 	@$(ENV); set -x; cargo run --locked --release -p palisade-benches --bin $(BIN) -- $(ARGS)

@@ -29,6 +29,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("palisade.binpb"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::MessageCodec")
         .include_file("palisade.rs")
         .compile_fds(descriptors)?;
     Ok(())

@@ -58,16 +58,29 @@ where
         let one = done.map_err(|error| error.to_string())??;
         all.add(one).map_err(|error| error.to_string())?;
     }
-    let quantile = |q| Duration::from_micros(all.value_at_quantile(q));
-    Ok(Sample {
-        per_second: all.len() as f64 / length.as_secs_f64(),
-        p50: quantile(0.5),
-        p99: quantile(0.99),
-    })
+    Ok(Sample::of(&all, 1, length))
+}
+
+impl Sample {
+    /// Of how long each answer took, when each was for so many.
+    pub(crate) fn of(latency_us: &Histogram<u64>, each: usize, length: Duration) -> Self {
+        let quantile = |q| Duration::from_micros(latency_us.value_at_quantile(q));
+        Self {
+            per_second: (latency_us.len() as usize * each) as f64 / length.as_secs_f64(),
+            p50: quantile(0.5),
+            p99: quantile(0.99),
+        }
+    }
+
+    /// The same, where each answer was for so many.
+    #[must_use]
+    pub fn times(self, each: usize) -> Self {
+        Self { per_second: self.per_second * each as f64, ..self }
+    }
 }
 
 /// Microseconds, from one to a minute.
-fn latencies() -> Result<Histogram<u64>, String> {
+pub(crate) fn latencies() -> Result<Histogram<u64>, String> {
     Histogram::new_with_bounds(1, 60_000_000, 3).map_err(|error| error.to_string())
 }
 

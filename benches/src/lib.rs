@@ -4,15 +4,19 @@
 //! callers, over three nodes on one machine and one disk. `make bench` runs it and etcd in turn.
 
 mod closed_loop;
+mod echo;
 mod etcd;
+mod grpc_calls;
 mod palisade_nodes;
 mod usage;
 mod writers;
 
 pub use closed_loop::{Sample, closed_loop, median};
+pub use echo::Echo;
 pub use etcd::Etcd;
+pub use grpc_calls::{GrpcCalls, Shape};
 pub use palisade_nodes::{
-    HttpNodes, Nodes, builder, data_dir, free_addresses, node_at, spec, voting,
+    GrpcNode, HttpNodes, Nodes, builder, data_dir, free_addresses, node_at, spec, voting,
 };
 pub use usage::{Memory, cpu_seconds, forget_peak, memory, memory_of};
 pub use writers::{Lap, Stretch, Writers};

@@ -11,6 +11,7 @@ use axum::routing::post;
 use palisade::{
     ClusterId, Engine, EngineBuilder, NodeId, ReplicaPolicy, ReplicatedLog, ResourceSpec, Role,
 };
+use palisade_server::grpc::{Callers, serve};
 use tokio::task::JoinSet;
 
 /// Three running nodes.
@@ -135,6 +136,24 @@ impl Nodes {
         Ok(HttpNodes { addresses, client: reqwest::Client::new(), _tasks: tasks })
     }
 
+    /// Serves the node that leads over gRPC, as `palisade node` does on loopback.
+    ///
+    /// # Errors
+    /// When no node leads, or no port is free.
+    pub async fn serve_grpc(&self) -> Result<GrpcNode, String> {
+        let (_, engine) = self.leader().await?;
+        let (engine, mut task) = (engine.clone(), JoinSet::new());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.map_err(text)?;
+        let address = listener.local_addr().map_err(text)?;
+        task.spawn(async move {
+            let never = std::future::pending();
+            if let Err(error) = serve(&engine, listener, Callers::Everyone, None, never).await {
+                eprintln!("the gRPC server ended: {error}");
+            }
+        });
+        Ok(GrpcNode { address, _task: task })
+    }
+
     /// Closes all nodes.
     ///
     /// # Errors
@@ -155,6 +174,14 @@ async fn append(
         Ok(done) => Ok(done.receipt.offset.to_string()),
         Err(error) => Err((StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
     }
+}
+
+/// The node that led, over gRPC.
+pub struct GrpcNode {
+    /// Where it serves.
+    pub address: SocketAddr,
+    /// Ends the server when dropped.
+    _task: JoinSet<()>,
 }
 
 /// The same nodes over HTTP, with a client.

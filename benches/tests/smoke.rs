@@ -77,3 +77,17 @@ fn many_keys_are_opened() {
     let refused = fails(env!("CARGO_BIN_EXE_keys"), &[&args[..], &["--open-ms-max", "0"]].concat());
     assert!(refused.contains("at most 0 ms was asked for"), "{refused}");
 }
+
+#[test]
+fn every_way_over_grpc_is_measured() {
+    let args = ["--runs", "1", "--run-ms", "200", "--in-flight", "64"];
+    let told = tool(env!("CARGO_BIN_EXE_rpc"), &args);
+    for way in
+        ["in process", "unary", "one stream", "streams", "one stream, batched", "echo, unary"]
+    {
+        assert!(told.lines().any(|line| line.starts_with(&format!("{way} "))), "{way}: {told}");
+    }
+    let bound = [&args[..], &["--only", "one stream", "--share-min", "100000"]].concat();
+    let refused = fails(env!("CARGO_BIN_EXE_rpc"), &bound);
+    assert!(refused.contains("100000 % was asked for"), "{refused}");
+}

@@ -3,9 +3,11 @@
 //! The modules are named as the packages of the `.proto` files are; those files say what each message is.
 //! Both the server and the client are made of this crate, so neither can say what the other does not know.
 
+mod codec;
 pub mod failure;
 mod generated;
 
+pub use self::codec::{MessageCodec, MessageEncoder};
 pub use self::generated::palisade::*;
 
 /// The descriptors of all packages, for reflection and for tools.

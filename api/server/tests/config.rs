@@ -185,6 +185,15 @@ fn who_listens_says_for_whom() {
     assert_eq!(codes(&format!("{alone}{reports}{loopback}")), [""; 0]);
 }
 
+/// Spans leave without TLS, and a program that cannot send them does not pass the wish over.
+#[test]
+fn spans_go_to_a_collector_on_this_machine() {
+    let to = |collector| format!("{NODE}data_dir = 'd'\n[traces]\ncollector = '{collector}'\n");
+    let [near, far] = if cfg!(feature = "otel") { [0, 1] } else { [1, 2] };
+    assert_eq!(codes(&to("127.0.0.1:4317")), vec!["UnfitKeys"; near]);
+    assert_eq!(codes(&to("10.0.0.1:4317")), vec!["UnfitKeys"; far]);
+}
+
 #[test]
 fn members_fit_together() {
     let raft = format!("{NODE}data_dir = 'd'\nmode = 'raft'\n");

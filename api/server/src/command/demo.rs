@@ -31,7 +31,7 @@ pub(super) struct DemoArgs {
 
 impl DemoArgs {
     pub(super) fn run(self) -> Result<Found, Failed> {
-        logs::start(&LogSettings { filter: "info".to_owned(), format: LogFormat::Text });
+        logs::start(&LogSettings { filter: "info".to_owned(), format: LogFormat::Text }, None);
         let profile = profile_by_name(&self.profile)?;
         let program = super::own_program()?;
         let Self { keep, dir, limit, .. } = self;

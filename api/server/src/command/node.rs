@@ -10,6 +10,8 @@ use super::failed::Failed;
 use super::output::Found;
 use super::{logs, runtime};
 use crate::node::run;
+#[cfg(feature = "otel")]
+use crate::observe::Spans;
 
 /// Run one node as this process, until SIGTERM or Ctrl-C; SIGHUP has it read certificates and keys anew.
 #[derive(Args)]
@@ -21,14 +23,27 @@ pub(super) struct NodeArgs {
 impl NodeArgs {
     pub(super) fn run(self) -> Result<Found, Failed> {
         let config = self.config.config()?;
-        logs::start(&config.log);
-        runtime()?.block_on(async {
+        let runtime = runtime()?;
+        let _in_runtime = runtime.enter();
+        #[cfg(feature = "otel")]
+        let spans = config
+            .collector
+            .map(|collector| Spans::to(collector, config.node.cluster, config.node.id))
+            .transpose()?;
+        #[cfg(feature = "otel")]
+        logs::start(&config.log, spans.as_ref().map(Spans::layer));
+        #[cfg(not(feature = "otel"))]
+        logs::start(&config.log, None);
+        let ran = runtime.block_on(async {
             let look_again = Arc::new(Notify::new());
             tokio::select! {
                 ran = run(config.node, Arc::clone(&look_again), stop_signal()) => ran,
                 never = look_at_hangup(&look_again) => never,
             }
-        })?;
+        });
+        #[cfg(feature = "otel")]
+        spans.into_iter().for_each(Spans::close);
+        ran?;
         Ok(Found::nothing())
     }
 }

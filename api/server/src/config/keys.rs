@@ -165,6 +165,12 @@ pub const KEYS: &[Key] = &[
     ),
     key("log.level", Kind::LogFilter, Some("info"), "which log lines go to stderr"),
     key("log.format", Kind::Choice(&["text", "json"]), Some("text"), "how they are written"),
+    key(
+        "traces.collector",
+        Kind::Address,
+        None,
+        "where the spans of traced calls go, by OTLP over gRPC; loopback only",
+    ),
     key("reports.listen", Kind::Address, None, "serves the report service there; loopback only"),
     key(
         "reports.profile",

@@ -19,6 +19,8 @@ pub struct Config {
     pub node: NodeSettings,
     /// What it writes to stderr.
     pub log: LogSettings,
+    /// Where the spans of traced calls go.
+    pub collector: Option<SocketAddr>,
 }
 
 /// What a process writes to stderr.
@@ -64,6 +66,7 @@ impl Config {
         reader.security();
         reader.storage();
         reader.encryption();
+        reader.traces();
         if !reader.errors.is_empty() {
             return Err(reader.errors);
         }
@@ -249,6 +252,22 @@ impl Reader<'_> {
         }
     }
 
+    /// Spans say what is called and by whom, and leave without TLS.
+    fn traces(&mut self) {
+        let path = "traces.collector";
+        let Some(collector) = self.address(path) else { return };
+        if !collector.ip().is_loopback() {
+            let why =
+                "spans are sent without TLS: to a collector on this machine, which passes them on";
+            self.unfit(path, path, why);
+        }
+        if !cfg!(feature = "otel") {
+            let why =
+                "this palisade was built without: build it with --features palisade-server/otel";
+            self.unfit(path, path, why);
+        }
+    }
+
     fn built(&self) -> Config {
         let domain = match self.value("node.domain") {
             Some(Value::Domain(domain)) => domain.clone(),
@@ -298,7 +317,8 @@ impl Reader<'_> {
             "json" => LogFormat::Json,
             _ => LogFormat::Text,
         };
-        Config { node, log: LogSettings { filter: self.word("log.level").to_owned(), format } }
+        let log = LogSettings { filter: self.word("log.level").to_owned(), format };
+        Config { node, log, collector: self.address("traces.collector") }
     }
 
     fn security_settings(&self) -> Security {

@@ -15,6 +15,7 @@ use super::convert::{self, Raw, domain, of_position};
 use super::endpoint::{Call, Endpoint, refused};
 use super::failure::invalid;
 use super::handles::{Log, Use};
+use crate::observe::note_place;
 use crate::security::grants::Right;
 
 /// What an entry counts with beside its bytes, in the bound of a record.
@@ -127,6 +128,7 @@ impl Appending {
             batch = batch.caller(caller.clone());
         }
         let done = batch.append_all(log, &gathered.values).commit().await?;
+        note_place(|| Some(done.receipt.freshness()));
         let first = done.outcomes.first().and_then(palisade::OpOutcome::appended);
         Ok(AppendStreamResponse {
             messages: gathered.messages,

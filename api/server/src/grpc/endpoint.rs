@@ -25,6 +25,7 @@ use super::failure::{invalid, status};
 use super::handles::Handles;
 use super::own::is_kept;
 use super::registrations::Registrations;
+use crate::observe::note_place;
 use crate::security::audit::{AuditEvent, AuditFacts};
 use crate::security::grants::{Right, Rights};
 
@@ -342,6 +343,7 @@ impl Endpoint {
             self.allow_use(call, right, resource)?;
         }
         let message = self.handles.afresh(resources, is_numbered, work).await.map_err(refused)?;
+        note_place(|| convert::freshness(message.freshness()?).ok());
         let token = message.freshness().map(|token| MetadataValue::from_bytes(token));
         let mut response = Response::new(message);
         if let Some(token) = token {

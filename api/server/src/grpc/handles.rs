@@ -153,7 +153,8 @@ impl Handles {
         let found = H::kept(self).lock().get(&key).cloned();
         let handle = match found {
             Some(handle) => handle,
-            None => self.opened(key).await?,
+            // On the heap, as below: rare, and each call would carry the room for it.
+            None => Box::pin(self.opened(key)).await?,
         };
         Ok(match resource.and_then(|resource| resource.caller.as_ref()) {
             Some(caller) => handle.on_behalf(domain(caller)),
@@ -186,7 +187,11 @@ impl Handles {
     ) -> Result<T, Error> {
         match call().await {
             Err(error @ (Error::NotFound { .. } | Error::Incompatible { .. })) => {
-                if self.forget(resources) && !is_numbered { call().await } else { Err(error) }
+                if self.forget(resources) && !is_numbered {
+                    Box::pin(call()).await
+                } else {
+                    Err(error)
+                }
             }
             done => done,
         }

@@ -8,8 +8,10 @@ use palisade_proto::failure::{Code as FailureCode, Failure};
 use prometheus_client::metrics::histogram::Histogram;
 use tokio::time::Instant;
 use tonic::{Code, Status};
+use tracing::Span;
 
 use super::history::History;
+use super::trace;
 
 /// What a call does, for whoever looks at latencies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,10 +145,11 @@ impl Calls {
         &self.history
     }
 
-    /// A call to this path begins.
-    pub(super) fn begin(self: &Arc<Self>, path: &str) -> Going {
+    /// A call to this path begins, in this span.
+    pub(super) fn begin(self: &Arc<Self>, path: &str, span: Span) -> Going {
         self.under_way.fetch_add(1, Ordering::Relaxed);
-        Going { calls: Arc::clone(self), method: find(path), begun: Instant::now(), ended: false }
+        let (calls, method) = (Arc::clone(self), find(path));
+        Going { calls, method, begun: Instant::now(), span, ended: false }
     }
 
     /// A request of the report service has ended.
@@ -174,15 +177,22 @@ pub(super) struct Going {
     calls: Arc<Calls>,
     method: usize,
     begun: Instant,
+    span: Span,
     ended: bool,
 }
 
 impl Going {
+    /// What it runs in.
+    pub(super) fn span(&self) -> &Span {
+        &self.span
+    }
+
     /// It has ended so. What comes after that is of no account.
     pub(super) fn end(&mut self, status: &Status) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        trace::note_end(&self.span, status);
         let calls = &self.calls;
         calls.under_way.fetch_sub(1, Ordering::Relaxed);
         let method = &calls.methods[self.method];
@@ -251,11 +261,11 @@ mod tests {
     #[test]
     fn a_call_is_counted_once() {
         let calls = Arc::new(Calls::new());
-        let mut going = calls.begin("/palisade.map.v1.Map/Get");
+        let mut going = calls.begin("/palisade.map.v1.Map/Get", Span::none());
         assert_eq!(calls.under_way(), 1);
         going.end(&Status::ok(""));
         drop(going);
-        drop(calls.begin("/palisade.map.v1.Map/Get"));
+        drop(calls.begin("/palisade.map.v1.Map/Get", Span::none()));
         assert_eq!(calls.under_way(), 0);
         let ended = |code: Code| {
             let at = find("/palisade.map.v1.Map/Get");

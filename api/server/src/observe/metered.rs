@@ -54,7 +54,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path();
         let span = trace::span(request.headers(), path);
-        let mut going = self.calls.begin(path);
+        let mut going = self.calls.begin(path, span.clone());
         let answer = self.inner.call(request);
         let counted = async move {
             let (parts, body) = answer.await?.into_parts();
@@ -83,14 +83,18 @@ impl HttpBody for MeteredBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        let Self { body, going } = &mut *self;
+        let frame = {
+            let _in_span = going.span().enter();
+            ready!(Pin::new(body).poll_frame(context))
+        };
         match &frame {
             Some(Ok(frame)) => {
                 if let Some(status) = frame.trailers_ref().and_then(Status::from_header_map) {
-                    self.going.end(&status);
+                    going.end(&status);
                 }
             }
-            Some(Err(status)) => self.going.end(status),
+            Some(Err(status)) => going.end(status),
             None => {}
         }
         Poll::Ready(frame)

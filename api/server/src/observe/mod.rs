@@ -16,6 +16,8 @@ mod metered;
 mod process;
 mod readiness;
 mod sample;
+#[cfg(feature = "otel")]
+mod spans;
 mod trace;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +33,9 @@ pub(crate) use self::metered::{Metered, metered_reports};
 use self::readiness::Machine;
 pub(crate) use self::readiness::{GroupReadiness, Phase, Readiness, State};
 pub(crate) use self::sample::{GroupSample, Sample};
+#[cfg(feature = "otel")]
+pub(crate) use self::spans::Spans;
+pub(crate) use self::trace::note_place;
 use crate::grpc::{CONNECTIONS_MAX, Probe};
 use crate::security::accept::Gate;
 use crate::security::tls::TlsWatch;

@@ -1,7 +1,14 @@
 //! `traceparent`, as W3C Trace Context has it: `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`.
 
+use palisade::Freshness;
 use tonic::codegen::http::HeaderMap;
+use tonic::{Code, Status};
 use tracing::Span;
+use tracing::field::Empty;
+
+/// Spans of calls, and nothing else, have this target.
+#[cfg(feature = "otel")]
+pub(super) const TARGET: &str = module_path!();
 
 /// Where a call comes from, as its caller says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,17 +47,64 @@ impl<'a> TraceParent<'a> {
 
 /// The span of a call: what is logged while it is served says which trace it is of. None without a trace.
 pub(super) fn span(headers: &HeaderMap, path: &str) -> Span {
-    let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
-    match parent.and_then(TraceParent::parse) {
-        Some(TraceParent { trace_id, parent_id, sampled }) => {
-            tracing::info_span!("call", path, trace_id, parent_id, sampled)
-        }
-        None => Span::none(),
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(parent) = text("traceparent").and_then(TraceParent::parse) else {
+        return Span::none();
+    };
+    let TraceParent { trace_id, parent_id, sampled } = parent;
+    let span = tracing::info_span!(
+        "call",
+        path,
+        trace_id,
+        parent_id,
+        sampled,
+        group = Empty,
+        offset = Empty,
+        code = Empty,
+        otel.name = Empty,
+        otel.kind = Empty,
+        otel.status_code = Empty,
+    );
+    #[cfg(feature = "otel")]
+    super::spans::follow(&span, parent, text("tracestate"), path);
+    span
+}
+
+/// Says in the span of the call that is served where it took effect, or what its answer reflects. It is asked
+/// for that only if there is a span.
+pub(crate) fn note_place(place: impl FnOnce() -> Option<Freshness>) {
+    let span = Span::current();
+    if span.is_disabled() {
+        return;
+    }
+    if let Some(Freshness { group, offset, .. }) = place() {
+        span.record("group", group.get());
+        span.record("offset", offset.get());
+    }
+}
+
+/// Says in the span of a call how it has ended.
+pub(super) fn note_end(span: &Span, status: &Status) {
+    span.record("code", tracing::field::debug(status.code()));
+    // As OpenTelemetry has it for servers: what is wrong with a request is no error of who serves it.
+    let is_error = matches!(
+        status.code(),
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    );
+    if is_error {
+        span.record("otel.status_code", "ERROR");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use super::*;
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -63,6 +117,45 @@ mod tests {
         assert!(parent.sampled);
         let later = format!("01-{TRACE}-00f067aa0ba902b7-00-more");
         assert!(!TraceParent::parse(&later).unwrap().sampled);
+    }
+
+    /// What was logged, for one thread.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_of_a_traced_call_says_where_it_took_effect() {
+        let (lines, mut headers) = (Lines::default(), HeaderMap::new());
+        let to = lines.clone();
+        let json = tracing_subscriber::fmt().json().with_writer(move || to.clone()).finish();
+        let text = format!("00-{TRACE}-00f067aa0ba902b7-01");
+        tracing::subscriber::with_default(json, || {
+            assert!(span(&headers, "/a/b").is_disabled(), "nobody traces it");
+            headers.insert("traceparent", text.parse().unwrap());
+            let span = span(&headers, "/a/b");
+            let cluster = palisade::ClusterId::new(1);
+            let (group, offset) = (palisade::GroupId::new(2), palisade::Offset::new(3));
+            span.in_scope(|| note_place(|| Some(Freshness { cluster, group, offset })));
+            note_end(&span, &Status::unavailable("no quorum"));
+            span.in_scope(|| tracing::info!("it ends"));
+        });
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+        let of = &line["span"];
+        assert_eq!((of["trace_id"].as_str(), of["path"].as_str()), (Some(TRACE), Some("/a/b")));
+        assert_eq!((of["group"].as_u64(), of["offset"].as_u64()), (Some(2), Some(3)), "{of}");
+        assert_eq!(of["code"].as_str(), Some("Unavailable"), "{of}");
+        assert_eq!(of["otel.status_code"].as_str(), Some("ERROR"), "{of}");
     }
 
     #[test]
