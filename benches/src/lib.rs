@@ -11,6 +11,8 @@ mod palisade_nodes;
 mod usage;
 mod writers;
 
+use std::process::ExitCode;
+
 pub use closed_loop::{Sample, closed_loop, median};
 pub use echo::Echo;
 pub use etcd::Etcd;
@@ -20,6 +22,18 @@ pub use palisade_nodes::{
 };
 pub use usage::{Memory, cpu_seconds, forget_peak, memory, memory_of};
 pub use writers::{Lap, Stretch, Writers};
+
+/// How a tool ends: what went wrong is said, and its exit code is another.
+#[must_use]
+pub fn ended(run: Result<(), String>) -> ExitCode {
+    match run {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Bytes of a record.
 pub const RECORD_BYTES: usize = 256;

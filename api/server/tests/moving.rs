@@ -129,6 +129,16 @@ async fn is_healthy(cluster: &Cluster) {
     until("a node that takes writes", serving).await;
 }
 
+/// An application's map.
+fn orders_spec() -> directory::Spec {
+    directory::Spec {
+        name: "orders".to_owned(),
+        kind: directory::Kind::Map.into(),
+        schema: "number.v1".to_owned(),
+        ..Default::default()
+    }
+}
+
 /// A backup that is restored at a provider where nothing was placed: who may grant still may, what the node did
 /// for that is in the audit, and what else there is waits until somebody says that it is to be there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,13 +147,7 @@ async fn who_may_grant_still_may_when_a_backup_is_restored_elsewhere() {
     let ops = cluster.client("ops");
     ops.access().grant("reports", read("orders")).await.unwrap();
     is_healthy(&cluster).await;
-    let spec = directory::Spec {
-        name: "orders".to_owned(),
-        kind: directory::Kind::Map.into(),
-        schema: "number.v1".to_owned(),
-        ..Default::default()
-    };
-    ops.directory().create(spec).await.unwrap();
+    ops.directory().create(orders_spec()).await.unwrap();
     let orders = |client: &Client| client.map::<String, u64>("orders", "number.v1");
     let key = "k".to_owned();
     orders(&ops).put(&key, &7).await.unwrap();
@@ -191,13 +195,7 @@ async fn a_node_that_is_kept_out_moves_nothing() {
     let cluster = Cluster::start(1).await;
     let ops = cluster.client("ops");
     ops.access().grant("reports", read("orders")).await.unwrap();
-    let spec = directory::Spec {
-        name: "orders".to_owned(),
-        kind: directory::Kind::Map.into(),
-        schema: "number.v1".to_owned(),
-        ..Default::default()
-    };
-    ops.directory().create(spec).await.unwrap();
+    ops.directory().create(orders_spec()).await.unwrap();
     let add = Add {
         node: 2,
         address: "127.0.0.1:9".to_owned(),

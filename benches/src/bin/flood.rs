@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use palisade::{Disk, Error, OpenDisk, Options, ReplicatedLog, Role, WalOptions};
-use palisade_benches::{Memory, builder, free_addresses, memory_of, record, spec, voting};
+use palisade_benches::{Memory, builder, ended, free_addresses, memory_of, record, spec, voting};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -74,13 +74,7 @@ fn main() -> ExitCode {
         Some(at) => node(&args, at),
         None => run(&args),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended(done)
 }
 
 fn text(error: impl std::fmt::Display) -> String {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::Parser;
-use palisade_benches::cpu_seconds;
+use palisade_benches::{cpu_seconds, ended};
 use palisade_replication::{
     AppliedPosition, ApplyError, ClusterId, CommittedEntry, Export, Exporter, GroupId, Keys,
     Member, Node, NodeConfig, NodeId, OpenDisk, Options, PeerLinks, Role, StateMachine, TakeChunk,
@@ -103,13 +103,7 @@ impl Export for Nothing {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended(run(Args::parse()).await)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]

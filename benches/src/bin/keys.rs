@@ -11,7 +11,7 @@ use clap::Parser;
 use palisade::{
     BATCH_OPS_MAX, Engine, Error, History, ReadConsistency, ReplicatedMap, ResourceSpec,
 };
-use palisade_benches::memory;
+use palisade_benches::{ended, memory};
 use tokio::task::JoinSet;
 
 /// Batches under way at a time.
@@ -42,13 +42,7 @@ fn text(error: impl std::fmt::Display) -> String {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended(run(Args::parse()).await)
 }
 
 async fn map_of(engine: &Engine) -> Result<ReplicatedMap<u64, u64>, Error> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use palisade_benches::{Etcd, HttpNodes, Nodes, Sample, closed_loop, median, record};
+use palisade_benches::{Etcd, HttpNodes, Nodes, Sample, closed_loop, ended, median, record};
 
 /// Durable replicated 256-byte appends a second, at several numbers of callers, medians of
 /// alternating runs: in process, over HTTP, and etcd's put over gRPC.
@@ -28,13 +28,7 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended(run(Args::parse()).await)
 }
 
 async fn run(args: Args) -> Result<(), String> {

@@ -13,6 +13,7 @@ use clap::Parser;
 use palisade::{
     Engine, EngineBuilder, Error, Options, ReadConsistency, ReplicatedMap, ResourceSpec,
 };
+use palisade_benches::ended;
 use tokio::task::JoinSet;
 
 const MIB: u64 = 1 << 20;
@@ -54,13 +55,7 @@ async fn main() -> ExitCode {
         Some(dir) => fill(dir, &args).await,
         None => run(&args).await,
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended(done)
 }
 
 fn builder(dir: &Path, args: &Args) -> EngineBuilder {

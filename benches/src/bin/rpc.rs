@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::Parser;
 use palisade::ReadConsistency;
 use palisade_benches::{
-    Echo, GrpcCalls, GrpcNode, Nodes, Sample, Shape, closed_loop, cpu_seconds, median, record,
+    Echo, GrpcCalls, GrpcNode, Nodes, Sample, Shape, closed_loop, cpu_seconds, ended, median,
+    record,
 };
 use palisade_client::{Client, Log};
 
@@ -104,13 +105,7 @@ fn text(error: impl std::fmt::Display) -> String {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended(run(Args::parse()).await)
 }
 
 struct Bench {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::Parser;
 use palisade::{Engine, Group, GroupId, Member, MemberChange, ReplicatedMap};
 use palisade_benches::{
-    Nodes, Stretch, Writers, builder, data_dir, forget_peak, free_addresses, memory, node_at, spec,
+    Nodes, Stretch, Writers, builder, data_dir, ended, forget_peak, free_addresses, memory,
+    node_at, spec,
 };
 use tokio::time::{Instant, sleep};
 
@@ -84,13 +85,7 @@ impl Run {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    ended(run(Args::parse()).await)
 }
 
 fn text(error: impl std::fmt::Display) -> String {
