@@ -8,6 +8,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use admin::{AdminPort, fill};
 use nodes::Nodes;
@@ -17,10 +18,13 @@ use palisade_proto::map::v1::{GetRequest, PutRequest};
 use palisade_server::admin::{CONNECTIONS_MAX, Shows};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tonic::transport::Channel;
 
+/// Long enough for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
 const DASHBOARD: &str = include_str!("../data/grafana/palisade.json");
 const PAGE: &str = include_str!("../docs/observability.md");
 
@@ -304,6 +308,22 @@ async fn a_silent_crowd_keeps_nobody_from_the_admin_port() {
     }
     assert_eq!(text(&port, "/livez").await, "ok\n");
     drop(crowd);
+}
+
+/// Where nothing is to be had, nobody waits for what somebody says that he sends.
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let port = AdminPort::start(Shows::Health).await;
+    let mut stream = TcpStream::connect(port.address).await.unwrap();
+    let head = format!(
+        "POST /api/v1/fences/clear HTTP/1.1\r\nhost: {}\r\nx-palisade-admin: 1\r\n\
+         content-length: 9\r\n\r\n",
+        port.address
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    timeout(PATIENCE, stream.read_exact(&mut answer)).await.expect("an answer").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 403");
 }
 
 /// What an operator asks for by the command, of the node that runs.

@@ -120,10 +120,17 @@ async fn a_traced_call_is_a_span_of_its_callers_trace() {
         let values = if value.is_empty() { Vec::new() } else { vec![value.into()] };
         AppendStreamRequest { log, values }
     };
-    let messages =
-        futures_util::stream::iter([message(log("orders"), "a pear"), message(None, "a plum")]);
+    // More records than a span has room for, each after the answer to the one before.
+    let (send, mut messages) = tokio::sync::mpsc::channel(1);
+    send.send(message(log("orders"), "a pear")).await.unwrap();
+    let messages = futures_util::stream::poll_fn(move |context| messages.poll_recv(context));
     let mut answers = logs.append_stream(traced(messages, 2, 1)).await.unwrap().into_inner();
     let mut last = None;
+    for _ in 0..200 {
+        last = answers.message().await.unwrap().unwrap().receipt;
+        send.send(message(None, "a plum")).await.unwrap();
+    }
+    drop(send);
     while let Some(answer) = answers.message().await.unwrap() {
         last = answer.receipt;
     }

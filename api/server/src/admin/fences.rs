@@ -6,15 +6,16 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{FromRequest, Query, Request, State};
 use axum::http::StatusCode;
 use palisade::{Divergence, Error, GroupId};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::views::listed;
-use super::{Admin, Answer, asked};
+use super::{Admin, Answer, REQUEST_TIMEOUT, asked};
 use crate::http::ApiError;
 use crate::rebuild::rebuild;
 
@@ -86,11 +87,14 @@ fn wrong(what: impl Into<String>) -> ApiError {
 }
 
 /// Makes a replica anew that has halted here, and answers once it serves again.
-pub(super) async fn clear(
-    State(admin): State<Admin>,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer {
+pub(super) async fn clear(State(admin): State<Admin>, request: Request) -> Answer {
     admin.may_show()?;
+    // Whoever says that there is a body and sends none holds a place of few.
+    let body = timeout(REQUEST_TIMEOUT, Bytes::from_request(request, &())).await;
+    let body = body.map_err(|_| {
+        let what = "the body of the request did not come: send it whole";
+        ApiError::request(StatusCode::REQUEST_TIMEOUT, "InvalidArgument", what)
+    })?;
     let body = body.map_err(|rejection| {
         ApiError::request(StatusCode::BAD_REQUEST, "InvalidArgument", rejection.body_text())
     })?;

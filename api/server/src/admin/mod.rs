@@ -44,8 +44,8 @@ use crate::security::now_ms;
 
 /// Connections at once. Over it, new ones wait to be taken.
 pub const CONNECTIONS_MAX: usize = 64;
-/// How long the head of a request may take, from when it could begin.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the head of a request may take, from when it could begin, and its body after that.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests served at once. Over it, callers are told to come back.
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 16;
 /// Largest request body.
@@ -135,7 +135,7 @@ async fn serve_on(places: Places, routes: Router) -> Infallible {
                 let service = TowerToHyperService::new(routes.clone());
                 connections.spawn(async move {
                     let mut http = Builder::new(TokioExecutor::new()).http1_only();
-                    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+                    http.http1().timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT);
                     if let Err(error) =
                         http.serve_connection(TokioIo::new(connection), service).await
                     {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use futures_util::{FutureExt, Stream, StreamExt, stream};
-use palisade::{APPEND_ENTRIES_MAX, Error, FailureDomain, VALUE_BYTES_MAX};
+use palisade::{APPEND_ENTRIES_MAX, Error, FailureDomain, Freshness, VALUE_BYTES_MAX};
 use palisade_proto::log::v1::{AppendStreamRequest, AppendStreamResponse};
 use tonic::{Status, Streaming};
 
@@ -35,6 +35,8 @@ struct Appending {
     opened: Option<Opened>,
     /// What came and was not taken into the record before.
     held: Option<Result<AppendStreamRequest, Status>>,
+    /// Where the last record took effect.
+    place: Option<Freshness>,
 }
 
 /// Messages that go into one record.
@@ -119,7 +121,7 @@ impl Appending {
         Ok(Some(gathered))
     }
 
-    async fn append(&self, gathered: &Gathered) -> Result<AppendStreamResponse, Error> {
+    async fn append(&mut self, gathered: &Gathered) -> Result<AppendStreamResponse, Error> {
         let Some(Opened { log, caller, .. }) = &self.opened else {
             return Err(invalid("the first message of a stream names its log"));
         };
@@ -128,7 +130,7 @@ impl Appending {
             batch = batch.caller(caller.clone());
         }
         let done = batch.append_all(log, &gathered.values).commit().await?;
-        note_place(|| Some(done.receipt.freshness()));
+        self.place = Some(done.receipt.freshness());
         let first = done.outcomes.first().and_then(palisade::OpOutcome::appended);
         Ok(AppendStreamResponse {
             messages: gathered.messages,
@@ -166,10 +168,15 @@ pub(crate) fn begin(
     requests: Streaming<AppendStreamRequest>,
 ) -> impl Stream<Item = Result<AppendStreamResponse, Status>> + Send {
     let call = Arc::new(call);
-    let appending = Appending { endpoint, call, requests, opened: None, held: None };
+    let appending = Appending { endpoint, call, requests, opened: None, held: None, place: None };
     stream::unfold(Some(appending), |appending| async {
         let mut appending = appending?;
-        match appending.step().await {
+        let step = appending.step().await;
+        if !matches!(step, Ok(Some(_))) {
+            // Once for all records: a span keeps whatever is noted in it.
+            note_place(|| appending.place);
+        }
+        match step {
             Ok(Some(answer)) => Some((Ok(answer), Some(appending))),
             Ok(None) => None,
             Err(status) => Some((Err(status), None)),

@@ -16,7 +16,6 @@ use palisade::{
 };
 use tokio::time::sleep;
 
-use super::cluster::domain;
 use crate::security::audit::{AUDIT_LOG, AuditEvent, AuditFacts, AuditQueue};
 use crate::security::grants::{ACCESS_MAP, OWN_PREFIX, Right};
 use crate::security::now_ms;
@@ -126,11 +125,14 @@ pub(crate) async fn follow(
 /// Has them be usable where the members are, for as long as it takes. Members are outside where a backup was
 /// restored at another provider, and nowhere else.
 pub(super) async fn settle(engine: &Engine, audit: &AuditQueue) -> Infallible {
+    let mut said = String::new();
     while let Err(error) = settle_once(engine, audit).await {
         match error.disposition() {
-            Disposition::Reject | Disposition::Halt => {
+            Disposition::Reject | Disposition::Halt if said != error.to_string() => {
                 tracing::warn!(%error, "what the endpoint keeps is not placed where the cluster is");
+                said = error.to_string();
             }
+            Disposition::Reject | Disposition::Halt => {}
             Disposition::Retry | Disposition::Indeterminate => {
                 tracing::debug!(%error, "no quorum yet");
             }
@@ -143,8 +145,9 @@ pub(super) async fn settle(engine: &Engine, audit: &AuditQueue) -> Infallible {
 async fn settle_once(engine: &Engine, audit: &AuditQueue) -> Result<(), Error> {
     let note = |facts: AuditFacts| audit.note(facts, now_ms());
     let facts = AuditFacts::of(AuditEvent::Placed);
-    for domain in domains(engine).await?.iter().filter_map(|known| domain(known).ok()) {
-        place_own(engine, &domain, &note, &facts).await?;
+    // Each member for itself: what it knows of others may be of long ago.
+    if is_member_here(engine).await? {
+        place_own(engine, engine.domain(), &note, &facts).await?;
     }
     Ok(())
 }
@@ -157,6 +160,13 @@ async fn domains(engine: &Engine) -> Result<BTreeSet<String>, Error> {
         domains.extend(members.member_domains().map(str::to_owned));
     }
     Ok(domains)
+}
+
+/// Whether this node is a member where it says that it is.
+async fn is_member_here(engine: &Engine) -> Result<bool, Error> {
+    let members = engine.group(SYSTEM_GROUP)?.status().await?.members;
+    let known = members.member(engine.node()).map(|member| member.domain.as_str());
+    Ok(known == Some(&*engine.domain().to_string()))
 }
 
 /// Adds the provider of a node to where each of them is.
@@ -214,9 +224,8 @@ pub(super) async fn directory_for(
     if placement.allows(here) {
         return Ok(directory);
     }
-    let members = engine.group(SYSTEM_GROUP)?.status().await?.members;
-    let known = members.member(engine.node()).map(|member| member.domain.as_str());
-    let was = placement.rules().first().filter(|_| known == Some(&*here.to_string()));
+    let is_member = is_member_here(engine).await?;
+    let was = placement.rules().first().filter(|_| is_member);
     Ok(match was {
         Some(DomainRule { provider, region, zone }) => directory.caller(FailureDomain::new(
             provider,
