@@ -41,12 +41,14 @@ use crate::shelf::Shelf;
 use crate::state_machine::{ApplyError, StateMachine};
 use crate::tls::PeerLinks;
 use crate::tracker::Tracker;
-use crate::transport::{Local, TcpTransport};
+use crate::transport::{Local, Released, TcpTransport};
 use crate::vigil::Vigil;
 use crate::wire::{Envelope, NO_GROUP};
 
 /// Where a node keeps snapshots, under its data directory.
 const SNAPSHOTS_DIR: &str = "snapshots";
+/// How long a runtime that nobody drives is waited for.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a node needs to know to open.
 #[derive(Clone, Debug)]
@@ -155,11 +157,21 @@ struct Threads {
     driver: JoinHandle<()>,
     applier: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    released: Released,
 }
 
 impl Threads {
-    fn join(self) -> std::thread::Result<()> {
-        self.driver.join().and(self.applier.join()).and(self.keeper.join())
+    fn join(self) -> std::thread::Result<Released> {
+        let joined = self.driver.join().and(self.applier.join()).and(self.keeper.join());
+        joined.map(|()| self.released)
+    }
+
+    /// The same; and nobody listens at the node's address any more, so that it can be opened again at once.
+    fn close(self) -> std::thread::Result<()> {
+        let released = self.join()?;
+        // Nothing is ever sent. It is the runtime that lets go of the listener, if anybody still drives it.
+        let _ = released.recv_timeout(RELEASE_PATIENCE);
+        Ok(())
     }
 }
 
@@ -559,7 +571,7 @@ impl<M: StateMachine> Node<M> {
     }
 
     /// Stops the node: what is queued for the disk is written, the state is made durable, and all
-    /// threads have ended when this returns. Further calls, on any handle, say that it is closed.
+    /// threads have ended when this returns, and its address is free. Further calls, on any handle, say that it is closed.
     ///
     /// # Errors
     /// When the node had halted before, with its cause.
@@ -568,7 +580,7 @@ impl<M: StateMachine> Node<M> {
         let threads =
             self.shared.threads.lock().expect("no code panics while it holds the threads").take();
         if let Some(threads) = threads {
-            let joined = tokio::task::spawn_blocking(move || threads.join()).await;
+            let joined = tokio::task::spawn_blocking(move || threads.close()).await;
             if !matches!(joined, Ok(Ok(()))) {
                 return Err(NodeError::Invariant { what: "a thread of the node panicked".into() });
             }
@@ -658,6 +670,7 @@ fn spawn_threads<M: StateMachine>(
     keeper: Keeper<M::Outcome>,
     ends: Ends<M::Outcome>,
 ) -> std::io::Result<Threads> {
+    let released = driver.transport.released();
     let failed = applier.inbox.clone();
     let applier =
         std::thread::Builder::new().name(format!("palisade-apply-{node}")).spawn(move || {
@@ -692,7 +705,7 @@ fn spawn_threads<M: StateMachine>(
             };
             ends.meet(cause);
         })?;
-    Ok(Threads { driver, applier, keeper })
+    Ok(Threads { driver, applier, keeper, released })
 }
 
 fn guarded(run: impl FnOnce() -> Result<(), NodeError>) -> Result<(), NodeError> {

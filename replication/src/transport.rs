@@ -108,9 +108,14 @@ pub(crate) struct TcpTransport {
     peers: BTreeMap<NodeId, PeerQueue>,
     faults: Arc<PeerFaults>,
     guests: Arc<Guests>,
+    /// Disconnected once nobody listens any more.
+    released: Option<Released>,
     /// Aborts them when dropped.
     _tasks: JoinSet<()>,
 }
+
+/// Nothing comes out of it: it is disconnected once nobody listens at a node's address any more.
+pub(crate) type Released = std::sync::mpsc::Receiver<()>;
 
 #[derive(Debug)]
 struct PeerQueue {
@@ -154,6 +159,11 @@ impl Transport for TcpTransport {
 }
 
 impl TcpTransport {
+    /// Tells when nobody listens any more, which is some time after this was dropped. To be taken once.
+    pub(crate) fn released(&mut self) -> Released {
+        self.released.take().expect("it is taken once")
+    }
+
     /// Starts to listen and to dial on the current runtime. `deliver` takes what arrives.
     pub(crate) fn start(
         local: Local,
@@ -167,6 +177,7 @@ impl TcpTransport {
         let guests = Arc::new(Guests::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(grow(Arc::clone(&ages)));
+        let (listens, released) = std::sync::mpsc::channel::<()>();
         if let Some(listener) = listener {
             let hears = Hears {
                 speaker,
@@ -178,7 +189,11 @@ impl TcpTransport {
                 lobby: Arc::default(),
                 unread: Arc::default(),
             };
-            tasks.spawn(listen(hears, listener, deliver));
+            tasks.spawn(async move {
+                // Dropped after the listener, and that is after whoever aborts this task goes on.
+                let _listens = listens;
+                listen(hears, listener, deliver).await;
+            });
         }
         let mut transport = Self {
             speaker,
@@ -191,6 +206,7 @@ impl TcpTransport {
             peers: BTreeMap::new(),
             faults,
             guests,
+            released: Some(released),
             _tasks: tasks,
         };
         for (node, address) in peers {

@@ -223,3 +223,25 @@ async fn committed_records_are_read_back() {
     node.close().await.unwrap();
     assert!(node.records(GROUP, Offset::new(1), 1).await.is_err());
 }
+
+/// A node that was closed can be opened again at once, however busy the runtime is that carries its connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_closed_node_leaves_its_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = address();
+    let mut busy = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        busy.spawn(async {
+            loop {
+                (0..100_000).for_each(|_| std::hint::spin_loop());
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    for _ in 0..5 {
+        let config = config(dir.path(), 1, at, &[1]);
+        let node = Node::open(config, Journal::default()).await.unwrap();
+        node.close().await.unwrap();
+        TcpListener::bind(at).unwrap();
+    }
+}
