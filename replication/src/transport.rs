@@ -114,6 +114,12 @@ pub(crate) struct TcpTransport {
     _tasks: JoinSet<()>,
 }
 
+/// A listener, and who is told that there is none any more: fields are dropped in their order.
+struct Listening {
+    listener: TcpListener,
+    _told: std::sync::mpsc::Sender<()>,
+}
+
 /// Nothing comes out of it: it is disconnected once nobody listens at a node's address any more.
 pub(crate) type Released = std::sync::mpsc::Receiver<()>;
 
@@ -189,11 +195,7 @@ impl TcpTransport {
                 lobby: Arc::default(),
                 unread: Arc::default(),
             };
-            tasks.spawn(async move {
-                // Dropped after the listener, and that is after whoever aborts this task goes on.
-                let _listens = listens;
-                listen(hears, listener, deliver).await;
-            });
+            tasks.spawn(listen(hears, Listening { listener, _told: listens }, deliver));
         }
         let mut transport = Self {
             speaker,
@@ -429,13 +431,13 @@ struct Hears {
 
 async fn listen(
     hears: Hears,
-    listener: TcpListener,
+    listening: Listening,
     deliver: impl Fn(Envelope, Incarnation) + Clone + Send + Sync + 'static,
 ) {
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listening.listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
         };
         match stream {
