@@ -352,6 +352,9 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
         for (group, effects) in effects.groups {
             self.perform(group, effects);
         }
+        for (group, cause) in effects.lost {
+            self.halt(group, cause);
+        }
         Ok(())
     }
 

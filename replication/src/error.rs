@@ -162,6 +162,11 @@ pub enum RebuildRefusal {
     /// Its log was being repaired when it halted.
     #[error("its log was being repaired when it halted: start the node again, and ask then")]
     Repairing,
+    /// Its log is beyond repair, and what it promised may be lost with it.
+    #[error(
+        "its log is beyond repair, and what it promised may be lost with it: replace this replica"
+    )]
+    LogLost,
 }
 
 impl From<WalError> for NodeError {

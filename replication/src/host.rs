@@ -10,12 +10,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use palisade_wal::{BatchSeq, GroupId, Recovered, WalError, WalOptions, WalReader, Write};
+use palisade_wal::{
+    BatchSeq, GroupId, LogIndex, Recovered, WalError, WalOptions, WalReader, Write,
+};
 
 use crate::effects::{Effects, GroupStatus, Input, Role, Ticket, WallTime};
 use crate::entry::AppliedPosition;
 use crate::error::{NodeError, RebuildRefusal};
 use crate::identity::{Incarnation, NodeId, Term};
+use crate::membership::Membership;
+use crate::register::Register;
 use crate::repair::{Repair, is_unreadable, lost_its_end, unreadable};
 use crate::replica::{Parts, Replica, ReplicaConfig, Rest};
 use crate::wire::{Beat, Body, Envelope, NO_GROUP};
@@ -52,8 +56,8 @@ enum Stage {
 /// A group that has stopped.
 struct Halted {
     status: GroupStatus,
-    /// What its state can be made anew with; nothing if its log was under repair.
-    parts: Option<Parts>,
+    /// What its state can be made anew with, or why it cannot.
+    parts: Result<Parts, RebuildRefusal>,
 }
 
 impl Hosted {
@@ -87,6 +91,35 @@ impl Hosted {
                 (Err(error), _) => return Err(error),
             };
         Ok(Self::new(opened, owed))
+    }
+
+    /// A group whose log is beyond repair: it takes part in nothing, and the others go on.
+    pub(crate) fn lost(
+        group: GroupId,
+        recovered: &Recovered,
+        applied: AppliedPosition,
+        term: Term,
+    ) -> Self {
+        let found = recovered.groups.get(&group);
+        let register = found.and_then(|found| Register::decode(found.state.as_ref()?).ok());
+        let status = GroupStatus {
+            role: Role::Halted,
+            leader: None,
+            term,
+            last_index: found.map_or(LogIndex::ZERO, |found| found.last),
+            committed_index: applied.index,
+            first_index: found.map_or(LogIndex::ZERO.next(), |found| found.first),
+            offset: applied.offset,
+            proposals_count: 0,
+            members: register.map_or_else(Membership::default, |register| register.members),
+            leaderless_ms: 0,
+            uncommitted_ms: 0,
+            sync_ms: 0,
+            disk_full: false,
+            voters: Vec::new(),
+        };
+        let parts = Err(RebuildRefusal::LogLost);
+        Self::new(Stage::Halted(Box::new(Halted { status, parts })), None)
     }
 
     fn new(stage: Stage, owed: Option<Effects>) -> Self {
@@ -144,35 +177,53 @@ impl Hosted {
         }
     }
 
-    fn step(&mut self, now: WallTime, disk_is_full: bool) -> Result<Effects, NodeError> {
+    /// What is owed, and whether it goes on. If not, nobody is left without an answer all the same.
+    fn step(&mut self, now: WallTime, disk_is_full: bool) -> (Effects, Result<(), NodeError>) {
         let mut effects = self.owed.take().unwrap_or_default();
+        let mut taken = std::mem::take(&mut self.inputs);
+        let mut inputs = taken.drain(..);
+        let stepped = self.step_into(now, disk_is_full, inputs.by_ref(), &mut effects);
+        effects.extend(unanswered(inputs));
+        // The same buffer again.
+        taken.append(&mut self.inputs);
+        self.inputs = taken;
+        self.rest = match &self.stage {
+            Stage::Running(replica) if self.inputs.is_empty() => replica.rest(),
+            _ => Rest::default(),
+        };
+        (effects, stepped)
+    }
+
+    fn step_into(
+        &mut self,
+        now: WallTime,
+        disk_is_full: bool,
+        inputs: impl Iterator<Item = Input>,
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
         match &mut self.stage {
             Stage::Running(replica) => {
                 replica.note_disk(disk_is_full);
-                let (stepped, ended) = replica.step(now, self.inputs.drain(..));
+                let (stepped, ended) = replica.step(now, inputs);
                 effects.extend(stepped);
                 if let Err(error) = ended {
                     effects.extend(self.turn(error)?);
                 }
             }
             Stage::Repairing(repair) => {
-                let (stepped, replica) = repair.step(self.inputs.drain(..))?;
+                let (stepped, ended) = repair.step(inputs);
                 effects.extend(stepped);
-                if let Some(replica) = replica {
+                if let Some(replica) = ended? {
                     self.stage = Stage::Running(Box::new(replica));
                     effects.members_changed = true;
                     // It has something to do that no input asks for.
                     self.inputs.push(Input::Tick);
                 }
             }
-            Stage::Halted(_) => effects.extend(unanswered(self.inputs.drain(..))),
+            Stage::Halted(_) => effects.extend(unanswered(inputs)),
             Stage::Turning => unreachable!("no step ends here"),
         }
-        self.rest = match &self.stage {
-            Stage::Running(replica) if self.inputs.is_empty() => replica.rest(),
-            _ => Rest::default(),
-        };
-        Ok(effects)
+        Ok(())
     }
 
     /// It takes part in nothing any more. What is owed is not: whoever goes on in its place may hold
@@ -186,10 +237,10 @@ impl Hosted {
             Stage::Running(replica) => {
                 let parts = replica.into_parts();
                 effects.extend(parts.unanswered());
-                Some(parts)
+                Ok(parts)
             }
             Stage::Halted(before) => before.parts,
-            Stage::Repairing(_) | Stage::Turning => None,
+            Stage::Repairing(_) | Stage::Turning => Err(RebuildRefusal::Repairing),
         };
         self.stage = Stage::Halted(Box::new(Halted { status, parts }));
         effects
@@ -197,7 +248,7 @@ impl Hosted {
 
     fn may_rebuild(&self, node: NodeId) -> Result<(), RebuildRefusal> {
         let Stage::Halted(halted) = &self.stage else { return Err(RebuildRefusal::Running) };
-        let parts = halted.parts.as_ref().ok_or(RebuildRefusal::Repairing)?;
+        let parts = halted.parts.as_ref().map_err(|refusal| *refusal)?;
         let mut others = parts.register.members.other_voters(node);
         others.next().map(drop).ok_or(RebuildRefusal::OnlyVoter)
     }
@@ -207,7 +258,7 @@ impl Hosted {
         let stage = std::mem::replace(&mut self.stage, Stage::Turning);
         self.stage = match stage {
             Stage::Halted(halted) => match *halted {
-                Halted { parts: Some(parts), .. } => {
+                Halted { parts: Ok(parts), .. } => {
                     Stage::Repairing(Box::new(Repair::of_state(parts)))
                 }
                 halted => Stage::Halted(Box::new(halted)),
@@ -223,12 +274,18 @@ impl Hosted {
         };
         let known = unreadable(&error).and_then(|index| Some((index, replica.term_of(index)?)));
         let Some((index, term)) = known.filter(|_| replica.members().members.len() > 1) else {
+            self.stage = Stage::Running(replica);
             return Err(error);
         };
         let (repair, effects) = Repair::of_entry(replica.into_parts(), index, term);
         self.stage = Stage::Repairing(Box::new(repair));
         Ok(effects)
     }
+}
+
+/// True if it concerns the log of one group alone: the node has others.
+pub(crate) fn is_of_one_log(cause: &NodeError) -> bool {
+    matches!(cause, NodeError::Damaged { .. }) || is_unreadable(cause)
 }
 
 /// What becomes of questions that nobody answers.
@@ -275,6 +332,8 @@ pub(crate) struct HostEffects {
     pub(crate) send: Vec<Envelope>,
     /// What each group owes beside messages and writes.
     pub(crate) groups: Vec<(GroupId, Effects)>,
+    /// Groups whose log is beyond repair, and why: they are to be halted.
+    pub(crate) lost: Vec<(GroupId, NodeError)>,
 }
 
 impl Host {
@@ -440,7 +499,11 @@ impl Host {
         busy.dedup();
         for group in &busy {
             let hosted = self.groups.get_mut(group).expect("only hosted groups are busy");
-            let mut effects = hosted.step(now, self.is_short)?;
+            let (mut effects, stepped) = hosted.step(now, self.is_short);
+            match stepped {
+                Err(cause) if is_of_one_log(&cause) => all.lost.push((*group, cause)),
+                stepped => stepped?,
+            }
             if !hosted.inputs.is_empty() {
                 self.busy.push(*group);
             }

@@ -27,7 +27,7 @@ use crate::effects::{GroupStatus, Role};
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::greeting::Speaker;
-use crate::host::{Host, Hosted};
+use crate::host::{Host, Hosted, is_of_one_log};
 use crate::identity::{ClusterId, Incarnation, NodeId, Offset};
 use crate::inbox::{self, Inbox};
 use crate::keeper::{self, Keeper};
@@ -264,11 +264,12 @@ impl<M: StateMachine> Node<M> {
         let first =
             (!config.voters.is_empty()).then(|| Membership::of_voters(config.voters.clone()));
         let mut replicas = BTreeMap::new();
+        let mut lost = BTreeMap::new();
         let mut callers = BTreeMap::new();
         let mut shared_groups = BTreeMap::new();
         for group in &config.groups {
             let applied = machine.applied(*group);
-            let replica = Hosted::open(
+            let opened = Hosted::open(
                 ReplicaConfig {
                     group: *group,
                     node: config.node,
@@ -282,7 +283,14 @@ impl<M: StateMachine> Node<M> {
                 wal.reader(),
                 applied,
                 term,
-            )?;
+            );
+            let replica = match opened {
+                Err(cause) if is_of_one_log(&cause) => {
+                    lost.insert(*group, cause);
+                    Hosted::lost(*group, &recovered, applied, term)
+                }
+                opened => opened?,
+            };
             let shared = Arc::new(GroupShared::new(Tracker::new(applied)));
             inbox.report(Event::Flushed { group: *group, index: machine.flushed(*group).index });
             replicas.insert(*group, replica);
@@ -290,6 +298,11 @@ impl<M: StateMachine> Node<M> {
             shared_groups.insert(*group, shared);
         }
 
+        if lost.len() == config.groups.len()
+            && let Some((_, cause)) = lost.pop_first()
+        {
+            return Err(cause);
+        }
         let reader = Arc::new(Mutex::new(Some(wal.reader())));
         let durable = inbox.clone();
         let wal =
@@ -337,9 +350,10 @@ impl<M: StateMachine> Node<M> {
         let mut host = Host::new(config.node, replicas, term, &config.wal);
         let mut halted = BTreeSet::new();
         for (group, shared) in &shared_groups {
-            let Some(cause) = machine.halted(*group) else { continue };
-            tracing::error!(%group, %cause, "the group has halted on this node before");
-            let cause = Arc::new(NodeError::Apply(Arc::new(cause)));
+            let before = machine.halted(*group).map(|cause| NodeError::Apply(Arc::new(cause)));
+            let Some(cause) = lost.remove(group).or(before) else { continue };
+            tracing::error!(%group, %cause, "the group is halted on this node");
+            let cause = Arc::new(cause);
             shared.halt(NodeError::GroupHalted { group: group.get(), cause });
             // Nobody was promised anything yet.
             let _ = host.halt(*group);

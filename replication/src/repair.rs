@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use palisade_wal::{GroupId, LogIndex, RecoveredGroup, Verdict, WalReader, Write};
 
-use crate::effects::{Effects, GroupStatus, Input, Role, Ticket, WriteEffect};
+use crate::effects::{Apply, Effects, GroupStatus, Input, Role, Ticket, WriteEffect};
 use crate::entry::AppliedPosition;
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Term};
@@ -263,18 +263,27 @@ impl Repair {
     pub(crate) fn step(
         &mut self,
         inputs: impl IntoIterator<Item = Input>,
-    ) -> Result<(Effects, Option<Replica>), NodeError> {
+    ) -> (Effects, Result<Option<Replica>, NodeError>) {
         let mut effects = Effects::default();
+        let stepped = self.step_into(inputs, &mut effects);
+        (effects, stepped)
+    }
+
+    fn step_into(
+        &mut self,
+        inputs: impl IntoIterator<Item = Input>,
+        effects: &mut Effects,
+    ) -> Result<Option<Replica>, NodeError> {
         for input in inputs {
             match input {
-                Input::Tick => self.on_tick(&mut effects)?,
+                Input::Tick => self.on_tick(effects)?,
                 Input::Durable { ticket } if self.stage == Stage::Writing(ticket) => {
                     self.stage = Stage::Whole;
                     self.doubtful = None;
                 }
                 Input::Applied { position } => self.applied = position,
                 Input::Flushed { index } => self.flushed = index.max(self.flushed),
-                Input::Peer { envelope, .. } => self.on_peer(envelope, &mut effects)?,
+                Input::Peer { envelope, .. } => self.on_peer(envelope, effects)?,
                 Input::Beat { from, beat, .. } if !beat.answer => self.on_beat(from, beat.term),
                 // Nobody is kept waiting for a replica that may never be whole.
                 Input::Propose { seq, .. } => effects.unknown.push(seq),
@@ -286,7 +295,7 @@ impl Repair {
             }
         }
         if self.stage != Stage::Whole || self.applied.index < self.emitted {
-            return Ok((effects, None));
+            return Ok(None);
         }
         let found = self.found();
         let reader = self.reader.clone();
@@ -296,11 +305,11 @@ impl Repair {
                 replica.after_repair(self.tickets, self.flushed, &self.met);
                 let probation = self.register.probation;
                 tracing::info!(group = %self.config.group, probation, "the log is repaired");
-                Ok((effects, Some(replica)))
+                Ok(Some(replica))
             }
             Err(error) if is_unreadable(&error) => {
                 effects.extend(self.begin_again(&found)?);
-                Ok((effects, None))
+                Ok(None)
             }
             Err(error) => Err(error),
         }
@@ -511,8 +520,8 @@ impl Repair {
             });
         }
         if want.first <= self.applying() {
-            // A log must not end before its state. Stopping makes the state durable, and then the
-            // log can begin behind it.
+            // A log must not end before its state. Once the state is durable, the log can begin behind it.
+            effects.apply.push(Apply::Flush);
             return Err(NodeError::Damaged {
                 what: format!(
                     "entry index={} of group={group} cannot be read and is trimmed everywhere \

@@ -13,7 +13,7 @@ use journal::Journal;
 use palisade_replication::{
     ClusterId, Committed, CommittedEntry, Founding, GroupId, Incarnation, Keys, LogIndex, LogTime,
     Member, MemberChange, Node, NodeConfig, NodeError, NodeId, Offset, OpenDisk, Options,
-    PeerLinks, ProposalId, Record, StateMachine, Term, WalOptions,
+    PeerLinks, ProposalId, RebuildRefusal, Record, Role, StateMachine, Term, WalOptions,
 };
 
 const GROUP: GroupId = GroupId::new(1);
@@ -149,6 +149,31 @@ async fn half_of_what_was_restored_is_refused() {
     let opened = Node::open(config(other.path(), 1, address(), &[1]), restored()).await;
     let error = opened.err().expect("a state that no log leads to");
     assert!(matches!(error, NodeError::Damaged { .. }), "{error}");
+}
+
+/// G10: what is beyond repair is one group's log, and the node has others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_beyond_repair_halts_its_group_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = GroupId::new(2);
+    let mut config = config(dir.path(), 1, address(), &[1]);
+    config.groups.push(other);
+    let journal = restored();
+    for round in 1..=2 {
+        let node = Node::open(config.clone(), journal.clone()).await.unwrap();
+        let committed = node.propose(other, Bytes::from_static(b"goes on")).unwrap().await.unwrap();
+        assert_eq!(committed.offset, Offset::new(round));
+        let Some(NodeError::GroupHalted { group: 1, cause }) = node.halted(GROUP) else {
+            panic!("a state that no log leads to is served");
+        };
+        assert!(matches!(*cause, NodeError::Damaged { .. }), "{cause}");
+        let refused = node.propose(GROUP, Bytes::from_static(b"more")).unwrap_err();
+        assert!(matches!(refused, NodeError::GroupHalted { .. }), "{refused}");
+        assert_eq!(node.status(GROUP).await.unwrap().role, Role::Halted);
+        let refused = node.rebuild(GROUP).await.unwrap_err();
+        assert!(matches!(refused, NodeError::Rebuild(RebuildRefusal::LogLost)), "{refused}");
+        node.close().await.unwrap();
+    }
 }
 
 /// What is read back is what was applied, from each offset on and in pieces of any size; what is trimmed

@@ -362,7 +362,7 @@ impl Workload {
         self.cluster.heal();
         self.cluster.calm();
         for node in self.cluster.node_ids() {
-            self.cluster.start(node);
+            self.cluster.mend_node(node);
         }
         self.settle_until(self.cluster.now_us() + LEADER_US_MAX);
         let groups: Vec<GroupId> = self.books.keys().copied().collect();

@@ -6,6 +6,7 @@ use palisade_wal::sim::SimFaults;
 
 use super::{SimCluster, SimMachine};
 use crate::error::NodeError;
+use crate::host::is_of_one_log;
 use crate::identity::NodeId;
 
 const SECTOR: usize = 512;
@@ -164,9 +165,23 @@ impl<M: SimMachine> SimCluster<M> {
         first.all(|node| self.groups().all(|group| node.machine.applied(group).index.get() > 1))
     }
 
-    /// The node says that it cannot be repaired.
+    /// The node says that it, or a group of it, cannot be repaired.
     #[must_use]
     pub fn is_beyond_repair(&self, id: NodeId) -> bool {
-        matches!(self.halted(id), Some(NodeError::Damaged { .. }))
+        let node = &self.nodes[&id];
+        let of_groups = node.halted_groups.values().filter_map(|halted| match halted {
+            NodeError::GroupHalted { cause, .. } => Some(&**cause),
+            _ => None,
+        });
+        node.halted.iter().chain(of_groups).any(is_of_one_log)
+    }
+
+    /// What an operator does: a node that is down is started, and one of which a log is beyond repair is
+    /// started again.
+    pub fn mend_node(&mut self, id: NodeId) {
+        if self.is_beyond_repair(id) {
+            self.kill(id);
+        }
+        self.start(id);
     }
 }

@@ -7,7 +7,7 @@ use palisade_wal::GroupId;
 
 use super::{OpId, SimCluster, SimMachine, SimRandom};
 use crate::identity::NodeId;
-use crate::membership::{MemberChange, MemberRole};
+use crate::membership::{MemberChange, MemberRole, Membership};
 
 /// One kind of mischief, or of mending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -234,7 +234,7 @@ impl Nemesis {
             SimFault::FullDisk => cluster.crowd_disks(node),
             SimFault::Wipe => self.wipe(cluster, node),
             SimFault::Heal => cluster.heal(),
-            SimFault::StartAll => nodes.iter().for_each(|node| cluster.start(*node)),
+            SimFault::StartAll => nodes.iter().for_each(|node| cluster.mend_node(*node)),
         }
     }
 
@@ -248,12 +248,9 @@ impl Nemesis {
                 let members = &leader.members;
                 // One that does not know of the last change would still need who was replaced by it.
                 let knows = |voter| status(voter).is_some_and(|own| own.members == *members);
-                // Without it, those who are left may be in one domain, which commits nothing.
-                let left = members.voters.iter().filter(|voter| **voter != node);
-                let domains = members.domains(left).len();
                 members.voters.len() >= 3
                     && !members.is_joint()
-                    && (domains > 1 || !members.commits_across_domains())
+                    && can_do_without(members, &[node])
                     && members.voters.iter().all(|voter| knows(*voter))
             })
         });
@@ -275,6 +272,7 @@ impl Nemesis {
         } else if self.begun
             && self.wiped.is_empty()
             && cluster.is_whole(node)
+            && groups_can_do_without(cluster, node)
             && cluster.damage_log(node)
         {
             self.damaged = Some(node);
@@ -315,7 +313,7 @@ impl Nemesis {
     fn change_members<M: SimMachine>(&mut self, cluster: &mut SimCluster<M>, group: GroupId) {
         let Some(leader) = cluster.leader(group) else { return };
         let status = cluster.status(leader, group).expect("a leader is up");
-        let members = status.members;
+        let members = &status.members;
         let with = |wanted| {
             let has = move |(node, role): (NodeId, MemberRole)| (role == wanted).then_some(node);
             members.roles().filter_map(has).collect::<Vec<_>>()
@@ -346,6 +344,19 @@ impl Nemesis {
             }
             (None, _) => self.newcomer(cluster, group),
         };
+        if let Some(damaged) = self.damaged {
+            // It may be beyond repair.
+            let gone = match change {
+                MemberChange::Remove { node } | MemberChange::Demote { node } => Some(node),
+                MemberChange::Replace { old, .. } => Some(old),
+                _ => None,
+            };
+            let demanded = matches!(change, MemberChange::AcrossDomains);
+            let left = [Some(damaged), gone].into_iter().flatten().collect::<Vec<_>>();
+            if !can_do_without(&status.members, &left) || demanded {
+                return;
+            }
+        }
         cluster.tell(|| format!("nemesis: {change:?}"));
         self.asked.insert(cluster.change(leader, group, change));
         cluster.count("membership change asked");
@@ -372,6 +383,21 @@ impl Nemesis {
         };
         MemberChange::AddLearner { node, member }
     }
+}
+
+/// Without these, the voters who are left may be in one domain, which commits nothing if two are demanded.
+fn can_do_without(members: &Membership, gone: &[NodeId]) -> bool {
+    let left = members.voters.iter().filter(|voter| !gone.contains(voter));
+    !members.commits_across_domains() || members.domains(left).len() > 1
+}
+
+/// As everybody sees it who is up.
+fn groups_can_do_without<M: SimMachine>(cluster: &SimCluster<M>, node: NodeId) -> bool {
+    let up = cluster.up();
+    cluster.groups().all(|group| {
+        let mut seen = up.iter().filter_map(|id| cluster.status(*id, group));
+        seen.all(|status| can_do_without(&status.members, &[node]))
+    })
 }
 
 fn cut<M: SimMachine>(cluster: &mut SimCluster<M>, side: &[NodeId], all: &[NodeId]) {

@@ -12,7 +12,7 @@ use crate::applier::{Committed, install, rebuilding};
 use crate::effects::{Apply, Effects, Input, Role, ShelfEffect, WallTime};
 use crate::entry::CommittedEntry;
 use crate::error::NodeError;
-use crate::host::{Host, Hosted};
+use crate::host::{Host, Hosted, is_of_one_log};
 use crate::identity::{Incarnation, NodeId, Offset, Term};
 use crate::membership::Membership;
 use crate::records::{RecordRun, Records};
@@ -129,7 +129,7 @@ impl<M: SimMachine> SimCluster<M> {
             return;
         }
         match self.open(id, session, seed) {
-            Ok(running) => {
+            Ok((running, lost)) => {
                 let node = self.nodes.get_mut(&id).expect("a known node");
                 node.running = Some(running);
                 node.halted = None;
@@ -138,8 +138,11 @@ impl<M: SimMachine> SimCluster<M> {
                 let (life, tick_us) = (node.life, node.tick_us);
                 for group in self.groups() {
                     if let Some(cause) = self.nodes[&id].machine.halted(group) {
-                        self.stop_group(id, group, cause);
+                        self.stop_group(id, group, cause.into());
                     }
+                }
+                for (group, cause) in lost {
+                    self.stop_group(id, group, cause);
                 }
                 self.check_kept(id);
                 self.schedule(tick_us, Event::Tick { node: id, life });
@@ -152,7 +155,13 @@ impl<M: SimMachine> SimCluster<M> {
         }
     }
 
-    fn open(&mut self, id: NodeId, session: u64, seed: u64) -> Result<Running, NodeError> {
+    /// A node, and the groups of it whose log is beyond repair.
+    fn open(
+        &mut self,
+        id: NodeId,
+        session: u64,
+        seed: u64,
+    ) -> Result<(Running, BTreeMap<GroupId, NodeError>), NodeError> {
         let groups: Vec<GroupId> = self.groups().collect();
         let node = self.nodes.get_mut(&id).expect("a known node");
         let identity =
@@ -167,6 +176,8 @@ impl<M: SimMachine> SimCluster<M> {
             wal.forget_unlisted();
         }
         let mut replicas = BTreeMap::new();
+        let mut lost = BTreeMap::new();
+        let groups_count = groups.len();
         for group in groups {
             let config = ReplicaConfig {
                 group,
@@ -178,8 +189,20 @@ impl<M: SimMachine> SimCluster<M> {
                 options: self.options.replica.clone(),
             };
             let applied = node.machine.applied(group);
-            let hosted = Hosted::open(config, &recovered, wal.reader(), applied, node.ceiling)?;
+            let ceiling = node.ceiling;
+            let hosted = match Hosted::open(config, &recovered, wal.reader(), applied, ceiling) {
+                Err(cause) if is_of_one_log(&cause) => {
+                    lost.insert(group, cause);
+                    Hosted::lost(group, &recovered, applied, ceiling)
+                }
+                opened => opened?,
+            };
             replicas.insert(group, hosted);
+        }
+        if lost.len() == groups_count
+            && let Some((_, cause)) = lost.pop_first()
+        {
+            return Err(cause);
         }
         for (group, hosted) in &replicas {
             let found = recovered.groups.get(group).map(|found| (found.verdict, &found.damage));
@@ -190,7 +213,7 @@ impl<M: SimMachine> SimCluster<M> {
         let node = &self.nodes[&id];
         let mut host = Host::new(id, replicas, node.ceiling, &self.options.wal);
         node.acquaintances.iter().for_each(|(other, life)| host.meet(*other, *life));
-        Ok(Running {
+        let running = Running {
             wal,
             host,
             shelf: Arc::new(shelf),
@@ -201,7 +224,8 @@ impl<M: SimMachine> SimCluster<M> {
             proposals: BTreeMap::new(),
             asked: BTreeSet::new(),
             barriers: Vec::new(),
-        })
+        };
+        Ok((running, lost))
     }
 
     /// What `Node::records` gives of a node that is up.
@@ -246,7 +270,7 @@ impl<M: SimMachine> SimCluster<M> {
     pub fn halt_group(&mut self, id: NodeId, group: GroupId, what: impl Into<String>) {
         let node = &self.nodes[&id];
         if node.running.is_some() && !node.halted_groups.contains_key(&group) {
-            self.stop_group(id, group, ApplyError::of_group(what));
+            self.stop_group(id, group, ApplyError::of_group(what).into());
         }
     }
 
@@ -280,8 +304,10 @@ impl<M: SimMachine> SimCluster<M> {
     }
 
     /// One group of the node stops.
-    fn stop_group(&mut self, id: NodeId, group: GroupId, cause: ApplyError) {
-        self.count("group halted");
+    fn stop_group(&mut self, id: NodeId, group: GroupId, cause: NodeError) {
+        let lost = is_of_one_log(&cause);
+        assert!(!lost || self.nodes[&id].harmed, "node={id} lost something by itself: {cause}");
+        self.count(if lost { "log beyond repair" } else { "group halted" });
         self.tell(|| format!("node {id} group {group} halts: {cause}"));
         let running = self.running(id);
         let mut effects = running.host.halt(group);
@@ -291,8 +317,7 @@ impl<M: SimMachine> SimCluster<M> {
         let lost: Vec<(GroupId, LogIndex, OpId)> = lost;
         effects.refused_reads.extend(lost.into_iter().map(|(_, _, op)| op));
         self.perform(id, group, effects);
-        let cause = Arc::new(NodeError::Apply(Arc::new(cause)));
-        let halted = NodeError::GroupHalted { group: group.get(), cause };
+        let halted = NodeError::GroupHalted { group: group.get(), cause: Arc::new(cause) };
         let node = self.nodes.get_mut(&id).expect("a known node");
         node.rebuilding.remove(&group);
         node.halted_groups.insert(group, halted);
@@ -325,6 +350,9 @@ impl<M: SimMachine> SimCluster<M> {
                 return;
             }
             self.perform(id, group, effects);
+        }
+        for (group, cause) in effects.lost {
+            self.stop_group(id, group, cause);
         }
         if !self.burns(id) {
             self.write(id);
@@ -556,7 +584,7 @@ impl<M: SimMachine> SimCluster<M> {
         let outcomes = match node.machine.apply(group, entries) {
             Ok(outcomes) => outcomes,
             Err(cause) if cause.scope == HaltScope::Group => {
-                self.stop_group(id, group, cause);
+                self.stop_group(id, group, cause.into());
                 return;
             }
             Err(cause) => panic!("apply does not fail: {cause}"),
