@@ -13,6 +13,7 @@
 //! batch, which tells that the batch was synced: without it, damage there would look like a tail
 //! that was torn.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -80,6 +81,8 @@ pub(crate) struct Start {
     pub(crate) mark_due: bool,
     /// Registers of the last frame.
     pub(crate) copies: Copies,
+    /// Where the frames of each segment end.
+    pub(crate) ends: BTreeMap<SegmentId, u64>,
 }
 
 /// Numbers that tell how a wal is doing.
@@ -95,6 +98,8 @@ pub struct WalStats {
     pub bytes_written: u64,
     /// Of these, copies of what was live in segments that were to be freed.
     pub bytes_moved: u64,
+    /// Segments in which a scrub found something that does not hold.
+    pub segments_condemned: u64,
 }
 
 /// A live item and its payload.
@@ -107,6 +112,10 @@ pub(crate) struct Commit {
     pub(crate) index: Index,
     /// Segments that exist or are about to, oldest first.
     pub(crate) segments: BTreeSet<SegmentId>,
+    /// Where the frames of those end that are not the last.
+    ends: BTreeMap<SegmentId, u64>,
+    /// Those in which something does not hold. What is live in them moves.
+    condemned: BTreeSet<SegmentId>,
     /// Where the next frame goes, or `None` before the first segment.
     tail: Option<(SegmentId, u64)>,
     next_segment: SegmentId,
@@ -221,7 +230,7 @@ impl Commit {
         start: Start,
         seal: TailSeal,
     ) -> Self {
-        let Start { tail, next_seq, after_damage, segment_first, mark_due, copies } = start;
+        let Start { tail, next_seq, after_damage, segment_first, mark_due, copies, ends } = start;
         let durable = BatchSeq::new(next_seq.get() - 1);
         let next_segment = segments.last().map_or(SegmentId::new(1), |last| last.next());
         Self {
@@ -229,6 +238,8 @@ impl Commit {
             domain,
             index,
             segments,
+            ends,
+            condemned: BTreeSet::new(),
             tail,
             next_segment,
             next_seq,
@@ -454,6 +465,7 @@ impl Commit {
         }
         if let Some((segment, pos)) = self.tail
             && pos + frame_bytes <= self.options.segment_bytes
+            && !self.condemned.contains(&segment)
             && self.seal.goes_on(active.as_ref().map(KeyHold::epoch), self.room.is_short())
         {
             if self.staged.is_empty() {
@@ -472,6 +484,7 @@ impl Commit {
         }
         self.next_segment = segment.next();
         self.segments.insert(segment);
+        self.ends.extend(self.tail);
         let header = SegmentHeader {
             segment,
             first_seq: self.next_seq,
@@ -670,6 +683,8 @@ impl Commit {
 
     pub(crate) fn freed(&mut self, segment: SegmentId) {
         self.segments.remove(&segment);
+        self.ends.remove(&segment);
+        self.condemned.remove(&segment);
         self.index.forget(segment);
         self.seal.forget(segment);
     }
@@ -685,13 +700,63 @@ impl Commit {
                 }
                 let live_bytes = self.index.live_bytes();
                 let due = self.room.is_move_due(&self.options, segments, live_bytes, first_bytes)
-                    || !self.room.is_short() && self.seal.is_former(*segment);
+                    || !self.room.is_short() && self.is_to_go(*segment);
                 return if due { self.index.live_items(*segment) } else { Vec::new() };
             }
             // About to be freed.
             segments -= 1;
         }
         Vec::new()
+    }
+
+    /// It, or one behind it that only goes after it, is not to stay as it is.
+    fn is_to_go(&self, segment: SegmentId) -> bool {
+        let mut condemned = self.condemned.range(segment..self.written.0);
+        self.seal.is_former(segment) || condemned.next().is_some()
+    }
+
+    /// The first segment behind this one that has something written in it.
+    pub(crate) fn written_after(&self, before: SegmentId) -> Option<SegmentId> {
+        let next = self.segments.range(before.next()..).next().copied();
+        next.filter(|next| self.written_end(*next).is_some())
+    }
+
+    /// The segment that was written to last.
+    pub(crate) fn written_last(&self) -> SegmentId {
+        self.written.0
+    }
+
+    /// Up to where frames are written in a segment, if there are any.
+    pub(crate) fn written_end(&self, segment: SegmentId) -> Option<u64> {
+        let (last, last_end) = self.written;
+        match segment.cmp(&last) {
+            _ if !self.segments.contains(&segment) => None,
+            Ordering::Less => self.ends.get(&segment).copied(),
+            Ordering::Equal => Some(last_end).filter(|end| 0 < *end),
+            Ordering::Greater => None,
+        }
+    }
+
+    /// False if it is gone, or about to go.
+    pub(crate) fn is_needed(&self, segment: SegmentId) -> bool {
+        self.segments.contains(&segment) && self.oldest_unused() != Some(segment)
+    }
+
+    /// Something in the segment does not hold. Gives what is needed of it, or nothing if none of it is.
+    pub(crate) fn condemn(&mut self, segment: SegmentId) -> Option<Vec<LiveItem>> {
+        if !self.is_needed(segment) {
+            return None;
+        }
+        if self.condemned.insert(segment) {
+            self.stats.segments_condemned += 1;
+        }
+        let mut items = self.index.live_items(segment);
+        items.retain(|item| self.is_written(&item.location));
+        Some(items)
+    }
+
+    pub(crate) fn is_condemned(&self, segment: SegmentId) -> bool {
+        self.condemned.contains(&segment)
     }
 
     pub(crate) fn stats(&self) -> WalStats {

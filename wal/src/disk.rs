@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+
+use rustix::fs::Advice;
 
 use crate::error::WalError;
 
@@ -20,6 +23,11 @@ pub trait Disk: Send + Sync + 'static {
     fn len(&self, name: &str) -> io::Result<u64>;
     /// Fills the buffer from a place in a file. Fewer bytes are an error.
     fn read_at(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()>;
+    /// The same from the medium itself, as far as what is there was synced: memory may hold what the medium
+    /// has lost.
+    fn read_medium(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_at(name, pos, buffer)
+    }
     /// Writes all the bytes at a place in a file.
     fn write_at(&self, name: &str, pos: u64, bytes: &[u8]) -> io::Result<()>;
     /// Returns once everything written to the file is on stable storage.
@@ -37,6 +45,8 @@ pub(crate) const LOCK: &str = "lock";
 const FILES_OPEN_MAX: usize = 128;
 /// New files are filled with zeros in pieces of this size.
 const ZEROS: usize = 1 << 20;
+/// What the page cache is made of.
+const PAGE_BYTES: u64 = 4096;
 
 /// A directory of the file system, held by one process at a time.
 #[derive(Debug)]
@@ -170,6 +180,15 @@ impl Disk for FileDisk {
 
     fn read_at(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file(name)?.read_exact_at(buffer, pos)
+    }
+
+    fn read_medium(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let file = self.file(name)?;
+        let end = (pos + buffer.len() as u64).next_multiple_of(PAGE_BYTES);
+        let start = pos / PAGE_BYTES * PAGE_BYTES;
+        // Drops what is clean of these pages. Where it cannot, the cache answers.
+        let _ = rustix::fs::fadvise(&*file, start, NonZeroU64::new(end - start), Advice::DontNeed);
+        file.read_exact_at(buffer, pos)
     }
 
     fn write_at(&self, name: &str, pos: u64, bytes: &[u8]) -> io::Result<()> {

@@ -422,6 +422,58 @@ pub(crate) struct Frame<'a> {
     raw: &'a [u8],
 }
 
+/// A frame's header that holds, and what is read of its items so far.
+pub(crate) struct FrameHead {
+    pub(crate) header: FrameHeader,
+    /// Of header and items.
+    pub(crate) content_bytes: usize,
+    crc: u32,
+    hasher: Hasher,
+}
+
+impl FrameHead {
+    /// Takes in the next bytes of the items.
+    pub(crate) fn take(&mut self, raw: &[u8]) {
+        self.hasher.update(raw);
+    }
+
+    /// True if these were the items.
+    pub(crate) fn holds(self) -> bool {
+        self.hasher.finalize() == self.crc
+    }
+
+    /// Of the whole frame, with the padding.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.content_bytes.next_multiple_of(ALIGN_BYTES) as u64
+    }
+}
+
+/// Reads the header of a frame at this place of a segment, or `None` if there is none that holds.
+pub(crate) fn head(domain: &Hasher, segment: SegmentId, raw: &[u8], pos: u64) -> Option<FrameHead> {
+    let raw = raw.get(..FRAME_HEADER_BYTES)?;
+    let length = u32_at(raw, 4) as usize;
+    let content_bytes = FRAME_HEADER_BYTES.checked_add(length)?;
+    // The cheap checks first: most candidates during a search fail here.
+    if length == 0 || u64_at(raw, 8) != segment.get() || u64_at(raw, 16) <= u64_at(raw, 24) {
+        return None;
+    }
+    if SEQ_MAX.get() < u64_at(raw, 16) {
+        return None;
+    }
+    if checksum(domain, pos, &raw[4..HEADER_CRC]) != u32_at(raw, HEADER_CRC) {
+        return None;
+    }
+    let header = FrameHeader {
+        segment,
+        seq: BatchSeq::new(u64_at(raw, 16)),
+        durable: BatchSeq::new(u64_at(raw, 24)),
+    };
+    let mut hasher = domain.clone();
+    hasher.update(&pos.to_le_bytes());
+    hasher.update(&raw[4..]);
+    Some(FrameHead { header, content_bytes, crc: u32_at(raw, 0), hasher })
+}
+
 /// Reads the frame at this place of a segment, or `None` if there is none that holds.
 pub(crate) fn decode<'a>(
     domain: &Hasher,
@@ -430,33 +482,11 @@ pub(crate) fn decode<'a>(
     pos: usize,
 ) -> Option<Frame<'a>> {
     let raw = file.get(pos..)?;
-    let header = raw.get(..FRAME_HEADER_BYTES)?;
-    let length = u32_at(header, 4) as usize;
-    let end = FRAME_HEADER_BYTES.checked_add(length)?;
-    if length == 0 || raw.len() < end {
-        return None;
-    }
-    // The cheap checks first: most candidates during a search fail here.
-    if u64_at(header, 8) != segment.get() || u64_at(header, 16) <= u64_at(header, 24) {
-        return None;
-    }
-    if SEQ_MAX.get() < u64_at(header, 16) {
-        return None;
-    }
-    let pos = pos as u64;
-    if checksum(domain, pos, &raw[4..HEADER_CRC]) != u32_at(header, HEADER_CRC) {
-        return None;
-    }
-    if checksum(domain, pos, &raw[4..end]) != u32_at(header, 0) {
-        return None;
-    }
-    let header = FrameHeader {
-        segment,
-        seq: BatchSeq::new(u64_at(header, 16)),
-        durable: BatchSeq::new(u64_at(header, 24)),
-    };
-    let bytes = frame_bytes(length).min(raw.len());
-    Some(Frame { header, bytes, raw: &raw[..end] })
+    let mut head = head(domain, segment, raw, pos as u64)?;
+    let content = raw.get(..head.content_bytes)?;
+    head.take(&content[FRAME_HEADER_BYTES..]);
+    let (header, bytes) = (head.header, (head.bytes() as usize).min(raw.len()));
+    head.holds().then_some(Frame { header, bytes, raw: content })
 }
 
 impl<'a> Frame<'a> {

@@ -37,6 +37,7 @@ mod reader;
 mod recovery;
 mod room;
 mod salvage;
+mod scrub;
 mod sealing;
 mod segment;
 #[cfg(feature = "sim")]
@@ -65,6 +66,7 @@ pub use options::{STATE_BYTES_MAX, WalOptions};
 pub use position::{BatchSeq, BytePos, GroupId, LogIndex, SegmentId};
 pub use read_only::ReadOnlyDisk;
 pub use reader::WalReader;
+pub use scrub::{Scrubbed, WalScrubber};
 pub use segment::{SEGMENT_HEADER_BYTES, WalIdentity, sealed_segment_epoch};
 pub use verdict::{Damage, Recovered, RecoveredGroup, Verdict};
 pub use wal::Wal;

@@ -70,6 +70,8 @@ pub(crate) struct Recovery {
     segment_first: BatchSeq,
     /// Where reading in order ended.
     end: (SegmentId, u64),
+    /// The same of each segment.
+    ends: BTreeMap<SegmentId, u64>,
     /// Damage was found that no later segment tells of: the first place.
     fresh: Option<(SegmentId, u64)>,
     /// The last header says that groups may be lost that nothing tells of.
@@ -119,6 +121,7 @@ impl Recovery {
             chains: BTreeMap::new(),
             segment_first: BatchSeq::ZERO,
             end: (SegmentId::new(0), 0),
+            ends: BTreeMap::new(),
             fresh: None,
             is_unlisted: false,
             is_estranged: false,
@@ -165,6 +168,7 @@ impl Recovery {
             }
             self.frame(segment, *pos as u64, frame);
         }
+        self.ends.extend([self.end]);
         if !segment.is_followed {
             self.end_of_last(segment, is_cut);
         }
@@ -366,6 +370,7 @@ impl Recovery {
             segment_first: self.segment_first,
             mark_due: !self.ends_in_mark && !after_damage,
             copies: self.copies,
+            ends: self.ends,
         };
         let recovered = Recovered { groups, verdict, unlisted_damaged };
         // Parts of a frame that was cut could make it whole again, together with parts of another

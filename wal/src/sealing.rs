@@ -114,6 +114,10 @@ impl Opener {
         Self { keys, owner, derived: Mutex::default() }
     }
 
+    pub(crate) fn owner(&self) -> WalIdentity {
+        self.owner
+    }
+
     /// What a location holds, as its caller handed it in.
     pub(crate) fn open(
         &self,

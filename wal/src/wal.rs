@@ -18,6 +18,7 @@ use crate::reader::{WalReader, read_payload};
 use crate::recovery::{Outcome, Recovery, SegmentBytes};
 use crate::room::{self, Need};
 use crate::salvage;
+use crate::scrub::WalScrubber;
 use crate::sealing::{Opener, TailSeal};
 use crate::segment::{
     self, FileKind, SEGMENT_HEADER_BYTES, SegmentHeader, WalIdentity, decode_header, encode_header,
@@ -386,7 +387,9 @@ impl Wal {
             let disk = &*self.shared.disk;
             let name = segment::file_name(oldest);
             let spares_max = room::spares_max(&self.options);
-            let is_kept = self.spares.len() < spares_max && self.suspect_up_to < oldest;
+            let is_sound =
+                self.suspect_up_to < oldest && !self.shared.commit().is_condemned(oldest);
+            let is_kept = is_sound && self.spares.len() < spares_max;
             if is_kept {
                 let spare = segment::spare_name(self.next_spare);
                 self.next_spare += 1;
@@ -546,6 +549,12 @@ impl Wal {
     #[must_use]
     pub fn reader(&self) -> WalReader {
         WalReader::new(Arc::clone(&self.shared))
+    }
+
+    /// Reads all that is written, round after round.
+    #[must_use]
+    pub fn scrubber(&self) -> WalScrubber {
+        WalScrubber::new(Arc::clone(&self.shared), None)
     }
 
     /// How it is doing.

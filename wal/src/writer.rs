@@ -13,6 +13,7 @@ use crate::frame::Write;
 use crate::position::BatchSeq;
 use crate::reader::WalReader;
 use crate::room::Need;
+use crate::scrub::WalScrubber;
 use crate::sync::thread::{Builder, JoinHandle};
 use crate::wal::{Shared, Wal};
 
@@ -82,6 +83,12 @@ impl WalWriter {
     #[must_use]
     pub fn reader(&self) -> WalReader {
         WalReader::new(Arc::clone(&self.shared))
+    }
+
+    /// Reads all that is written, round after round.
+    #[must_use]
+    pub fn scrubber(&self) -> WalScrubber {
+        WalScrubber::new(Arc::clone(&self.shared), Some(Arc::clone(&self.bell)))
     }
 
     /// Says that every group that may have been lost without a trace has been written to since: what
