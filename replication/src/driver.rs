@@ -17,7 +17,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use palisade_wal::{BatchSeq, GroupId, LogIndex, WalError, WalWriter};
+use palisade_wal::{BatchSeq, GroupId, LogIndex, Scrubbed, WalError, WalWriter};
 use tokio::sync::oneshot;
 
 use crate::applier::{ApplyJob, GroupShared, Reply};
@@ -86,6 +86,7 @@ pub(crate) enum Event<O> {
         group: GroupId,
         input: Input,
     },
+    Scrubbed(Scrubbed),
     Send(Envelope),
     Told(Told),
     Met {
@@ -265,6 +266,7 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             }
             Event::Flushed { group, index } => self.host.input(group, Input::Flushed { index }),
             Event::Shelf { group, input } => self.host.input(group, input),
+            Event::Scrubbed(found) => self.host.scrubbed(found),
             Event::Told(Told::Recognized { by, same }) => {
                 self.vigil.heard(by);
                 self.host.recognized(by, same);

@@ -113,6 +113,13 @@ pub(crate) enum Input {
     },
     /// The state was exported as this snapshot, or could not be.
     Exported(Option<Manifest>),
+    /// A scrub could not read this entry.
+    Unreadable {
+        /// Which.
+        index: LogIndex,
+    },
+    /// A scrub could not read the register.
+    RegisterUnreadable,
     /// There is room for a snapshot that is to be received, or not.
     Begun {
         /// Which.

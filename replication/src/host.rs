@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use palisade_wal::{
-    BatchSeq, GroupId, LogIndex, Recovered, WalError, WalOptions, WalReader, Write,
+    BatchSeq, GroupId, LogIndex, Recovered, Scrubbed, WalError, WalOptions, WalReader, Write,
 };
 
 use crate::effects::{Effects, GroupStatus, Input, Role, Ticket, WallTime};
@@ -421,6 +421,16 @@ impl Host {
         let Some(hosted) = self.groups.get_mut(&group) else { return };
         if hosted.input(input) {
             self.busy.push(group);
+        }
+    }
+
+    /// What a scrub found that cannot be read.
+    pub(crate) fn scrubbed(&mut self, found: Scrubbed) {
+        for (group, index) in found.entries {
+            self.input(group, Input::Unreadable { index });
+        }
+        for group in found.registers {
+            self.input(group, Input::RegisterUnreadable);
         }
     }
 

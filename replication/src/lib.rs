@@ -37,6 +37,7 @@ mod records;
 mod register;
 mod repair;
 mod replica;
+mod scrubber;
 mod shelf;
 #[cfg(feature = "sim")]
 pub mod sim;

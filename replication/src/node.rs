@@ -37,6 +37,7 @@ use crate::options::Options;
 use crate::peer_faults::{PeerFault, PeerFaults};
 use crate::records::{RecordRun, Records};
 use crate::replica::ReplicaConfig;
+use crate::scrubber::Scrubber;
 use crate::shelf::Shelf;
 use crate::state_machine::{ApplyError, StateMachine};
 use crate::tls::PeerLinks;
@@ -157,13 +158,14 @@ struct Threads {
     driver: JoinHandle<()>,
     applier: JoinHandle<()>,
     keeper: JoinHandle<()>,
+    scrubber: JoinHandle<()>,
     released: Released,
 }
 
 impl Threads {
     fn join(self) -> std::thread::Result<Released> {
         let joined = self.driver.join().and(self.applier.join()).and(self.keeper.join());
-        joined.map(|()| self.released)
+        joined.and(self.scrubber.join()).map(|()| self.released)
     }
 
     /// The same; and nobody listens at the node's address any more, so that it can be opened again at once.
@@ -359,6 +361,14 @@ impl<M: StateMachine> Node<M> {
             let _ = host.halt(*group);
             halted.insert(*group);
         }
+        let (running, stops) = mpsc::channel();
+        let scrubber = Scrubber {
+            log: wal.scrubber(),
+            inbox: inbox.clone(),
+            bytes_per_second: config.options.scrub_bytes_per_second,
+            pause: Duration::from_millis(config.options.scrub_pause_ms),
+            stops,
+        };
         let (jobs_sender, jobs) = mpsc::channel();
         let applier = Applier {
             machine,
@@ -390,11 +400,12 @@ impl<M: StateMachine> Node<M> {
         };
         let stopped = Arc::new(OnceLock::new());
         let ends = Ends {
+            running,
             groups: shared_groups.values().map(Arc::clone).collect(),
             stopped: Arc::clone(&stopped),
             reader: Arc::clone(&reader),
         };
-        let threads = spawn_threads(config.node, driver, applier, keeper, ends)
+        let threads = spawn_threads(config.node, driver, applier, keeper, scrubber, ends)
             .map_err(io("could not start the threads of"))?;
         Ok(Self {
             shared: Arc::new(Shared {
@@ -662,6 +673,8 @@ fn unknown(group: GroupId) -> NodeError {
 
 /// What is told when the node ends.
 struct Ends<O> {
+    /// Dropped when it has ended.
+    running: mpsc::Sender<()>,
     groups: Vec<Arc<GroupShared<O>>>,
     stopped: Arc<OnceLock<NodeError>>,
     reader: Arc<Mutex<Option<WalReader>>>,
@@ -670,6 +683,7 @@ struct Ends<O> {
 impl<O> Ends<O> {
     fn meet(self, cause: NodeError) {
         let _ = self.stopped.set(cause);
+        drop(self.running);
         self.reader.lock().expect("no code panics while it holds the reader").take();
         self.groups.iter().for_each(|shared| shared.stop());
     }
@@ -682,6 +696,7 @@ fn spawn_threads<M: StateMachine>(
     mut driver: Driver<M::Outcome, TcpTransport>,
     applier: Applier<M>,
     keeper: Keeper<M::Outcome>,
+    scrubber: Scrubber<M::Outcome>,
     ends: Ends<M::Outcome>,
 ) -> std::io::Result<Threads> {
     let released = driver.transport.released();
@@ -697,6 +712,20 @@ fn spawn_threads<M: StateMachine>(
         std::thread::Builder::new().name(format!("palisade-shelf-{node}")).spawn(move || {
             let run = || {
                 keeper.run();
+                Ok(())
+            };
+            if let Err(cause) = guarded(run) {
+                failed.report(Event::Failed(cause));
+            }
+        })?;
+    let failed = scrubber.inbox.clone();
+    let scrubber =
+        std::thread::Builder::new().name(format!("palisade-scrub-{node}")).spawn(move || {
+            let run = || {
+                // Without a thread it would hold the log.
+                if scrubber.bytes_per_second > 0 {
+                    scrubber.run();
+                }
                 Ok(())
             };
             if let Err(cause) = guarded(run) {
@@ -719,7 +748,7 @@ fn spawn_threads<M: StateMachine>(
             };
             ends.meet(cause);
         })?;
-    Ok(Threads { driver, applier, keeper, released })
+    Ok(Threads { driver, applier, keeper, scrubber, released })
 }
 
 fn guarded(run: impl FnOnce() -> Result<(), NodeError>) -> Result<(), NodeError> {

@@ -60,6 +60,10 @@ pub struct Options {
     pub snapshot_patience_ticks: u32,
     /// How fast a snapshot is exported, and how fast it is asked for, in each group.
     pub snapshot_bytes_per_second: u64,
+    /// How fast the log is read again, to find what rots (a scrub); 0 if never.
+    pub scrub_bytes_per_second: u64,
+    /// Between two rounds of that.
+    pub scrub_pause_ms: u64,
     /// State that is not yet flushed is flushed after this much applied log.
     pub flush_bytes_target: usize,
     /// Unread messages from one peer, and unsent ones to it. Over it the newest are dropped.
@@ -93,6 +97,8 @@ impl Default for Options {
             slow_disk_ticks: 50,
             snapshot_patience_ticks: 250,
             snapshot_bytes_per_second: 32 << 20,
+            scrub_bytes_per_second: 4 << 20,
+            scrub_pause_ms: 600_000,
             flush_bytes_target: 32 << 20,
             peer_queue_bytes_max: 32 << 20,
         }

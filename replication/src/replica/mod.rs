@@ -41,7 +41,7 @@ mod vitals;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use palisade_wal::{GroupId, LogIndex, Write};
+use palisade_wal::{GroupId, LogIndex, WalError, Write};
 use raft::eraftpb::{Message, MessageType};
 use raft::{RawNode, StateRole};
 
@@ -244,12 +244,32 @@ impl Replica {
             Input::Change { token, change } => self.on_change(token, &change, effects),
             Input::Transfer { to } => self.on_transfer(to),
             Input::Exported(manifest) => self.on_exported(manifest),
+            Input::Unreadable { index } => self.on_unreadable(index)?,
+            // It is as it was, in memory.
+            Input::RegisterUnreadable => self.register_dirty = true,
             Input::Begun { snapshot, missing } => self.on_begun(snapshot, missing, effects)?,
             Input::Stored { snapshot, chunk, held } => {
                 self.on_stored(snapshot, chunk, held, effects)?;
             }
         }
         Ok(())
+    }
+
+    /// A scrub could not read this entry. It is repaired as if it had been needed; but who has nobody to ask
+    /// may never need it.
+    fn on_unreadable(&self, index: LogIndex) -> Result<(), NodeError> {
+        let group = self.config.group;
+        // It may have been trimmed or replaced meanwhile.
+        match self.raw.store().reader().read(group, index, index.next(), usize::MAX) {
+            Err(error @ WalError::Corrupt { .. }) if self.members.members.len() > 1 => {
+                Err(error.into())
+            }
+            Err(error @ WalError::Corrupt { .. }) => {
+                tracing::error!(%group, %error, "nobody else has this entry: take a backup, and restore it");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// How this replica sees its group, so many ticks after those that it was given.

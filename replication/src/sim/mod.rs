@@ -732,6 +732,7 @@ impl<M: SimMachine> SimCluster<M> {
                     self.count("keys rotated");
                 }
                 self.greet(id);
+                self.scrub(id);
                 self.running(id).host.tick();
                 self.step(id);
                 self.check_loads(id);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use palisade_wal::sim::SimDisk;
-use palisade_wal::{GroupId, Keys, LogIndex, Wal, WalError, WalIdentity};
+use palisade_wal::{GroupId, Keys, LogIndex, Wal, WalError, WalIdentity, WalScrubber};
 
 use super::{Completion, Event, OpId, SimCluster, SimMachine};
 use crate::applier::{Committed, install, rebuilding};
@@ -24,6 +24,10 @@ use crate::wire::{Body, Envelope};
 
 /// However slow a disk is, it is done then: one that hangs is another fault.
 const SYNC_US_MAX: u64 = 3_000_000;
+
+/// So much of a log is read again every so many ticks: a round takes some seconds.
+const SCRUB_BYTES: usize = 4 << 10;
+const SCRUB_TICKS: u64 = 16;
 
 pub(super) struct SimNode<M> {
     pub(super) disk: SimDisk,
@@ -71,6 +75,9 @@ impl<M> SimNode<M> {
 
 pub(super) struct Running {
     wal: Wal,
+    scrubber: WalScrubber,
+    /// Since it was started.
+    ticks: u64,
     pub(super) host: Host,
     shelf: Arc<Shelf>,
     session: u64,
@@ -214,6 +221,8 @@ impl<M: SimMachine> SimCluster<M> {
         let mut host = Host::new(id, replicas, node.ceiling, &self.options.wal);
         node.acquaintances.iter().for_each(|(other, life)| host.meet(*other, *life));
         let running = Running {
+            scrubber: wal.scrubber(),
+            ticks: 0,
             wal,
             host,
             shelf: Arc::new(shelf),
@@ -321,6 +330,26 @@ impl<M: SimMachine> SimCluster<M> {
         let node = self.nodes.get_mut(&id).expect("a known node");
         node.rebuilding.remove(&group);
         node.halted_groups.insert(group, halted);
+    }
+
+    /// Reads the log again, a little at a time.
+    pub(super) fn scrub(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let running = node.running.as_mut().expect("it is up");
+        running.ticks += 1;
+        if !running.ticks.is_multiple_of(SCRUB_TICKS) {
+            return;
+        }
+        // What else goes wrong, the node learns from its own reads and writes.
+        let Ok(found) = running.scrubber.step(SCRUB_BYTES) else { return };
+        if !found.is_sound() {
+            assert!(
+                node.harmed,
+                "node={id}: its log is damaged, and nobody touched its disk: {found:?}"
+            );
+            running.host.scrubbed(found);
+            self.count("damage found by a scrub");
+        }
     }
 
     pub(super) fn step(&mut self, id: NodeId) {

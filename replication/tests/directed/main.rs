@@ -12,6 +12,7 @@ mod quorum;
 mod reads;
 mod repair;
 mod scene;
+mod scrub;
 mod snapshots;
 mod votes;
 mod wiped;
