@@ -70,6 +70,8 @@ struct Asked {
     /// Each with its group.
     divergences: Vec<(u64, Divergence)>,
     writers: Vec<Described>,
+    /// Why a node with a halted replica did not tell the writers: the others may have them all.
+    withheld: Option<Failed>,
     failed: Option<Failed>,
 }
 
@@ -77,7 +79,8 @@ impl Asked {
     /// Asks a node for what it has itself: no quorum and no other node is waited for.
     async fn of(endpoint: String, client: Client, patience: Duration) -> Self {
         let (status, divergences, writers) = (None, Vec::new(), Vec::new());
-        let mut asked = Self { endpoint, status, divergences, writers, failed: None };
+        let withheld = None;
+        let mut asked = Self { endpoint, status, divergences, writers, withheld, failed: None };
         let done = timeout(patience, asked.ask(&client)).await;
         let done = done.unwrap_or_else(|_| {
             let what = "it did not answer in time".to_owned();
@@ -96,13 +99,20 @@ impl Asked {
             self.status = Some(found.status?);
         }
         let Some(status) = &self.status else { return Ok(()) };
+        let has_halted = status.groups.iter().any(|group| !group.halted.is_empty());
         for group in status.groups.iter().filter(|group| group.halted.is_empty()) {
             let found = client.cluster().divergences(status.node, group.group).await?;
             self.divergences.extend(found.into_iter().map(|found| (group.group, found)));
         }
         let mut after = String::new();
         loop {
-            let page = client.directory().list("", &after, Consistency::Local).await?;
+            let page = match client.directory().list("", &after, Consistency::Local).await {
+                Err(error) if has_halted => {
+                    self.withheld = Some(Failed::from(error).at(&self.endpoint));
+                    return Ok(());
+                }
+                page => page?,
+            };
             self.writers.extend(page.described);
             match page.next {
                 Some(next) => after = next,
@@ -130,6 +140,8 @@ impl Fences {
         let mut divergences = Vec::new();
         let mut writers: BTreeMap<String, Described> = BTreeMap::new();
         let (mut nodes, mut unasked) = (Vec::new(), Vec::new());
+        let told = |node: &Asked| node.failed.is_none() && node.withheld.is_none();
+        let somebody_told = asked.iter().any(told);
         for node in asked {
             nodes.extend(node.status);
             for found in node.divergences {
@@ -145,7 +157,8 @@ impl Fences {
                     writers.insert(name, found);
                 }
             }
-            unasked.extend(node.failed.map(|failed| (node.endpoint, failed)));
+            let withheld = node.withheld.filter(|_| !somebody_told);
+            unasked.extend(node.failed.or(withheld).map(|failed| (node.endpoint, failed)));
         }
         Self { nodes, divergences, writers: writers.into_values().collect(), unasked }
     }
@@ -275,5 +288,32 @@ impl ClearArgs {
         })?;
         let document = json!({ "node": node, "group": group, "cleared": true });
         Ok(Found::new(document, format!("group {group} was made anew at node {node}\n")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(endpoint: &str, withheld: bool) -> Asked {
+        let failed = || Failed::from(Error::InternalError { what: "it has halted".to_owned() });
+        Asked {
+            endpoint: endpoint.to_owned(),
+            status: Some(GetStatusResponse::default()),
+            divergences: Vec::new(),
+            writers: Vec::new(),
+            withheld: withheld.then(failed),
+            failed: None,
+        }
+    }
+
+    fn unasked(asked: Vec<Asked>) -> Vec<String> {
+        Fences::of(asked).unasked.into_iter().map(|(endpoint, _)| endpoint).collect()
+    }
+
+    #[test]
+    fn a_halted_replica_hides_no_writer_that_another_node_tells() {
+        assert_eq!(unasked(vec![asked("one", true), asked("two", false)]), [""; 0]);
+        assert_eq!(unasked(vec![asked("one", true)]), ["one"], "nobody has told the writers");
     }
 }
