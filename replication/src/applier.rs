@@ -296,9 +296,12 @@ impl<M: StateMachine> Applier<M> {
         shared.tracker.advance(position);
         if self.rebuilding.contains(&group) && self.machine.halted(group).is_none() {
             self.rebuilding.remove(&group);
-            shared.set_halted(None);
-            shared.tracker.go_on();
-            self.inbox.report(Event::Whole { group });
+            // Its log may be beyond repair since.
+            if shared.halted().as_ref().is_some_and(is_rebuilding) {
+                shared.set_halted(None);
+                shared.tracker.go_on();
+                self.inbox.report(Event::Whole { group });
+            }
         }
         position
     }

@@ -266,7 +266,11 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             }
             Event::Flushed { group, index } => self.host.input(group, Input::Flushed { index }),
             Event::Shelf { group, input } => self.host.input(group, input),
-            Event::Scrubbed(found) => self.host.scrubbed(found),
+            Event::Scrubbed(found) => {
+                for (group, input) in Input::of_scrub(found) {
+                    self.host.input(group, input);
+                }
+            }
             Event::Told(Told::Recognized { by, same }) => {
                 self.vigil.heard(by);
                 self.host.recognized(by, same);

@@ -1,7 +1,7 @@
 //! What goes into a replica and what comes out of it.
 
 use bytes::Bytes;
-use palisade_wal::{LogIndex, Write};
+use palisade_wal::{GroupId, LogIndex, Scrubbed, Write};
 
 use crate::entry::{AppliedPosition, CommittedEntry};
 use crate::error::NodeError;
@@ -136,6 +136,16 @@ pub(crate) enum Input {
         /// Whether it is there now.
         held: bool,
     },
+}
+
+impl Input {
+    /// What a scrub found that cannot be read, for each group.
+    pub(crate) fn of_scrub(found: Scrubbed) -> impl Iterator<Item = (GroupId, Self)> {
+        let entries = found.entries.into_iter();
+        let registers = found.registers.into_iter();
+        let entries = entries.map(|(group, index)| (group, Self::Unreadable { index }));
+        entries.chain(registers.map(|group| (group, Self::RegisterUnreadable)))
+    }
 }
 
 /// What the state machine is to do next.

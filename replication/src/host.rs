@@ -11,7 +11,7 @@ use std::io;
 use std::sync::Arc;
 
 use palisade_wal::{
-    BatchSeq, GroupId, LogIndex, Recovered, Scrubbed, WalError, WalOptions, WalReader, Write,
+    BatchSeq, GroupId, LogIndex, Recovered, WalError, WalOptions, WalReader, Write,
 };
 
 use crate::effects::{Effects, GroupStatus, Input, Role, Ticket, WallTime};
@@ -198,18 +198,18 @@ impl Hosted {
         &mut self,
         now: WallTime,
         disk_is_full: bool,
-        inputs: impl Iterator<Item = Input>,
+        mut inputs: impl Iterator<Item = Input>,
         effects: &mut Effects,
     ) -> Result<(), NodeError> {
+        if let Stage::Running(replica) = &mut self.stage {
+            replica.note_disk(disk_is_full);
+            let (stepped, ended) = replica.step(now, inputs.by_ref());
+            effects.extend(stepped);
+            let Err(error) = ended else { return Ok(()) };
+            effects.extend(self.turn(error)?);
+            // What it has not taken in, its repair does.
+        }
         match &mut self.stage {
-            Stage::Running(replica) => {
-                replica.note_disk(disk_is_full);
-                let (stepped, ended) = replica.step(now, inputs);
-                effects.extend(stepped);
-                if let Err(error) = ended {
-                    effects.extend(self.turn(error)?);
-                }
-            }
             Stage::Repairing(repair) => {
                 let (stepped, ended) = repair.step(inputs);
                 effects.extend(stepped);
@@ -221,7 +221,7 @@ impl Hosted {
                 }
             }
             Stage::Halted(_) => effects.extend(unanswered(inputs)),
-            Stage::Turning => unreachable!("no step ends here"),
+            Stage::Running(_) | Stage::Turning => unreachable!("no step ends here"),
         }
         Ok(())
     }
@@ -421,16 +421,6 @@ impl Host {
         let Some(hosted) = self.groups.get_mut(&group) else { return };
         if hosted.input(input) {
             self.busy.push(group);
-        }
-    }
-
-    /// What a scrub found that cannot be read.
-    pub(crate) fn scrubbed(&mut self, found: Scrubbed) {
-        for (group, index) in found.entries {
-            self.input(group, Input::Unreadable { index });
-        }
-        for group in found.registers {
-            self.input(group, Input::RegisterUnreadable);
         }
     }
 

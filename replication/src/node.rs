@@ -300,9 +300,9 @@ impl<M: StateMachine> Node<M> {
             shared_groups.insert(*group, shared);
         }
 
-        if lost.len() == config.groups.len()
-            && let Some((_, cause)) = lost.pop_first()
-        {
+        // A log with nothing in it beside a state says something of the node, and not of a group.
+        let nothing_left = lost.len() == config.groups.len() || recovered.groups.is_empty();
+        if nothing_left && let Some((_, cause)) = lost.pop_first() {
             return Err(cause);
         }
         let reader = Arc::new(Mutex::new(Some(wal.reader())));
@@ -499,7 +499,7 @@ impl<M: StateMachine> Node<M> {
         let reader =
             self.shared.reader.lock().expect("no code panics while it holds the reader").clone();
         let reader = reader.ok_or_else(|| self.stop_cause(group))?;
-        if self.status(group).await?.role == Role::Repairing {
+        if matches!(self.status(group).await?.role, Role::Repairing | Role::Halted) {
             return Err(NodeError::Unavailable);
         }
         let read = move || Records { group, reader, applied }.read(from, bytes_max);

@@ -130,6 +130,7 @@ impl Options {
                 self.snapshot_bytes_per_second.saturating_mul(self.tick_ms) >= 1000,
                 "snapshot_bytes_per_second must be at least one byte a tick",
             ),
+            (self.scrub_pause_ms >= 1, "scrub_pause_ms must be at least 1"),
             (self.record_bytes_max >= 1, "record_bytes_max must be at least 1"),
             (self.record_bytes_max <= RECORD_BYTES_LIMIT, "record_bytes_max must be at most 4 MiB"),
             (

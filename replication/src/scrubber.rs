@@ -15,7 +15,7 @@ pub(crate) struct Scrubber<O> {
     pub(crate) log: WalScrubber,
     pub(crate) inbox: Inbox<Event<O>>,
     pub(crate) bytes_per_second: u64,
-    /// Between two rounds, and before the first: opening has just read everything.
+    /// Between two rounds, and before the first: opening has just read it.
     pub(crate) pause: Duration,
     /// Disconnected when the node stops.
     pub(crate) stops: Receiver<()>,
@@ -38,10 +38,10 @@ impl<O> Scrubber<O> {
                 return self.pause;
             }
         };
-        let wait = match found.ends_round {
-            true => self.pause,
-            false => Duration::from_micros(found.bytes * 1_000_000 / self.bytes_per_second),
-        };
+        let mut wait = Duration::from_micros(found.bytes * 1_000_000 / self.bytes_per_second);
+        if found.ends_round {
+            wait += self.pause;
+        }
         if !found.is_sound() {
             let (entries, registers) = (found.entries.len(), found.registers.len());
             tracing::warn!(entries, registers, "the log cannot be read in places");

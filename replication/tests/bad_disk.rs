@@ -73,6 +73,9 @@ impl Disk for Moody {
     fn read_at(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.disk.read_at(name, pos, buffer)
     }
+    fn read_medium(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.disk.read_medium(name, pos, buffer)
+    }
 
     fn write_at(&self, name: &str, pos: u64, bytes: &[u8]) -> io::Result<()> {
         self.disk.write_at(name, pos, bytes)

@@ -157,9 +157,13 @@ async fn a_log_beyond_repair_halts_its_group_alone() {
     let dir = tempfile::tempdir().unwrap();
     let other = GroupId::new(2);
     let mut config = config(dir.path(), 1, address(), &[1]);
-    config.groups.push(other);
+    config.groups = vec![other];
+    let node = Node::open(config.clone(), Journal::default()).await.unwrap();
+    node.propose(other, Bytes::from_static(b"begins")).unwrap().await.unwrap();
+    node.close().await.unwrap();
+    config.groups.push(GROUP);
     let journal = restored();
-    for round in 1..=2 {
+    for round in 2..=3 {
         let node = Node::open(config.clone(), journal.clone()).await.unwrap();
         let committed = node.propose(other, Bytes::from_static(b"goes on")).unwrap().await.unwrap();
         assert_eq!(committed.offset, Offset::new(round));

@@ -116,6 +116,8 @@ pub(crate) struct Commit {
     ends: BTreeMap<SegmentId, u64>,
     /// Those in which something does not hold. What is live in them moves.
     condemned: BTreeSet<SegmentId>,
+    /// Places of items that could not be read, so that they are not tried again after each sync.
+    unreadable: BTreeSet<(SegmentId, u32)>,
     /// Where the next frame goes, or `None` before the first segment.
     tail: Option<(SegmentId, u64)>,
     next_segment: SegmentId,
@@ -240,6 +242,7 @@ impl Commit {
             segments,
             ends,
             condemned: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             tail,
             next_segment,
             next_seq,
@@ -465,7 +468,7 @@ impl Commit {
         }
         if let Some((segment, pos)) = self.tail
             && pos + frame_bytes <= self.options.segment_bytes
-            && !self.condemned.contains(&segment)
+            && (self.room.is_short() || !self.condemned.contains(&segment))
             && self.seal.goes_on(active.as_ref().map(KeyHold::epoch), self.room.is_short())
         {
             if self.staged.is_empty() {
@@ -685,6 +688,7 @@ impl Commit {
         self.segments.remove(&segment);
         self.ends.remove(&segment);
         self.condemned.remove(&segment);
+        self.unreadable.retain(|(of, _)| *of != segment);
         self.index.forget(segment);
         self.seal.forget(segment);
     }
@@ -701,7 +705,12 @@ impl Commit {
                 let live_bytes = self.index.live_bytes();
                 let due = self.room.is_move_due(&self.options, segments, live_bytes, first_bytes)
                     || !self.room.is_short() && self.is_to_go(*segment);
-                return if due { self.index.live_items(*segment) } else { Vec::new() };
+                let mut items = if due { self.index.live_items(*segment) } else { Vec::new() };
+                items.retain(|item| {
+                    let LiveItem { location: Location { segment, pos, .. }, .. } = item;
+                    !self.unreadable.contains(&(*segment, *pos))
+                });
+                return items;
             }
             // About to be freed.
             segments -= 1;
@@ -747,12 +756,19 @@ impl Commit {
         if !self.is_needed(segment) {
             return None;
         }
+        // They are tried again once in each round.
+        self.unreadable.retain(|(of, _)| *of != segment);
         if self.condemned.insert(segment) {
             self.stats.segments_condemned += 1;
         }
         let mut items = self.index.live_items(segment);
         items.retain(|item| self.is_written(&item.location));
         Some(items)
+    }
+
+    /// An item could not be read: it holds its segment until somebody replaces it.
+    pub(crate) fn note_unreadable(&mut self, item: &LiveItem) {
+        self.unreadable.insert((item.location.segment, item.location.pos));
     }
 
     pub(crate) fn is_condemned(&self, segment: SegmentId) -> bool {

@@ -25,9 +25,7 @@ pub trait Disk: Send + Sync + 'static {
     fn read_at(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()>;
     /// The same from the medium itself, as far as what is there was synced: memory may hold what the medium
     /// has lost.
-    fn read_medium(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.read_at(name, pos, buffer)
-    }
+    fn read_medium(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()>;
     /// Writes all the bytes at a place in a file.
     fn write_at(&self, name: &str, pos: u64, bytes: &[u8]) -> io::Result<()>;
     /// Returns once everything written to the file is on stable storage.
@@ -186,7 +184,7 @@ impl Disk for FileDisk {
         let file = self.file(name)?;
         let end = (pos + buffer.len() as u64).next_multiple_of(PAGE_BYTES);
         let start = pos / PAGE_BYTES * PAGE_BYTES;
-        // Drops what is clean of these pages. Where it cannot, the cache answers.
+        // Drops what is clean of these pages. Of what is not, the cache answers.
         let _ = rustix::fs::fadvise(&*file, start, NonZeroU64::new(end - start), Advice::DontNeed);
         file.read_exact_at(buffer, pos)
     }
@@ -240,6 +238,9 @@ pub mod conformance {
         disk.write_at("a", 40, b"hello").expect("a write");
         assert_eq!(read("a", 39, 7).expect("a read"), b"\0hello\0");
         disk.sync("a").expect("a sync");
+        let mut buffer = [0xff; 7];
+        disk.read_medium("a", 39, &mut buffer).expect("a read of the medium");
+        assert_eq!(&buffer, b"\0hello\0");
         disk.create("b", 8).expect("a new file");
         disk.rename("a", "c").expect("a rename");
         disk.sync_dir().expect("a sync of the directory");

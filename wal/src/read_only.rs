@@ -70,6 +70,10 @@ impl Disk for ReadOnlyDisk {
         File::open(self.dir.join(name))?.read_exact_at(buffer, pos)
     }
 
+    fn read_medium(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_at(name, pos, buffer)
+    }
+
     fn create(&self, _name: &str, _bytes: u64) -> io::Result<()> {
         refused()
     }

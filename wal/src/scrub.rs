@@ -14,6 +14,7 @@ use crate::wal::Shared;
 
 /// Read at once.
 const PIECE_BYTES: usize = 256 << 10;
+const PAGE_BYTES: u64 = 4096;
 
 /// What a step of a scrub found.
 #[derive(Debug, Default)]
@@ -46,7 +47,9 @@ pub struct WalScrubber {
     last: SegmentId,
     /// What was read last did not hold, and is read once more.
     again: bool,
-    buffer: Vec<u8>,
+    window: Window,
+    /// Told once what was found before it is.
+    error: Option<WalError>,
 }
 
 enum Stage {
@@ -60,18 +63,29 @@ enum Stage {
     Needed { segment: SegmentId, items: std::vec::IntoIter<LiveItem> },
 }
 
+/// What was read of a segment last, in whole pages as far as it is written: each page is read once, however many
+/// frames lie in it.
+#[derive(Default)]
+struct Window {
+    segment: SegmentId,
+    pos: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    fn get(&self, segment: SegmentId, pos: u64, count: usize) -> Option<&[u8]> {
+        let at = usize::try_from(pos.checked_sub(self.pos)?).ok()?;
+        self.bytes.get(at..at + count).filter(|_| self.segment == segment)
+    }
+}
+
 const FIRST: Stage = Stage::Behind(SegmentId::new(0));
 
 impl WalScrubber {
     pub(crate) fn new(shared: Arc<Shared>, bell: Option<Arc<Bell>>) -> Self {
-        Self {
-            shared,
-            bell,
-            stage: FIRST,
-            last: SegmentId::new(0),
-            again: false,
-            buffer: Vec::new(),
-        }
+        let last = SegmentId::new(0);
+        let (again, window, error) = (false, Window::default(), None);
+        Self { shared, bell, stage: FIRST, last, again, window, error }
     }
 
     /// Reads on for about so many bytes, or to the end of the round.
@@ -80,23 +94,28 @@ impl WalScrubber {
     /// When a file is missing or may not be read. The next step goes on with the next segment.
     pub fn step(&mut self, bytes_max: usize) -> Result<Scrubbed, WalError> {
         let mut done = Scrubbed::default();
-        while !done.ends_round && done.bytes < bytes_max as u64 {
+        while !done.ends_round && done.bytes < bytes_max as u64 && self.error.is_none() {
             let stage = std::mem::replace(&mut self.stage, FIRST);
             let segment = stage.segment();
-            match self.advance(stage, &mut done) {
-                Ok(stage) => self.stage = stage,
-                Err(error) => {
-                    self.stage = Stage::Behind(segment);
-                    return Err(error);
-                }
+            self.stage = self.advance(stage, &mut done).unwrap_or_else(|error| {
+                self.error = Some(error);
+                Stage::Behind(segment)
+            });
+        }
+        match self.error.take() {
+            Some(error) if done.is_sound() => Err(error),
+            error => {
+                self.error = error;
+                Ok(done)
             }
         }
-        Ok(done)
     }
 
     fn advance(&mut self, stage: Stage, done: &mut Scrubbed) -> Result<Stage, WalError> {
         match stage {
             Stage::Behind(before) => {
+                self.again = false;
+                self.window.bytes.clear();
                 let commit = self.shared.commit();
                 if before == SegmentId::new(0) {
                     self.last = commit.written_last();
@@ -106,17 +125,6 @@ impl WalScrubber {
                 done.ends_round = next.is_none();
                 Ok(next.map_or(FIRST, |segment| Stage::Before { segment, pos: 0 }))
             }
-            Stage::Before { segment, pos: 0 } => {
-                let name = segment::file_name(segment);
-                let holds = self.read(segment, 0, SEGMENT_HEADER_BYTES as usize, done)?
-                    && decode_header(&self.shared.opener.owner(), &name, &self.buffer)?
-                        .is_some_and(|header| header.segment == segment);
-                Ok(if holds {
-                    self.passed(Stage::Before { segment, pos: SEGMENT_HEADER_BYTES })
-                } else {
-                    self.failed(Stage::Before { segment, pos: 0 })
-                })
-            }
             Stage::Before { segment, pos } => {
                 let Some(end) = self.shared.commit().written_end(segment) else {
                     return Ok(Stage::Behind(segment));
@@ -124,9 +132,13 @@ impl WalScrubber {
                 if end <= pos {
                     return Ok(Stage::Behind(segment));
                 }
-                let head = if self.read(segment, pos, FRAME_HEADER_BYTES, done)? {
+                if pos == 0 {
+                    return self.header(segment, end, done);
+                }
+                let head = if self.read(segment, pos, FRAME_HEADER_BYTES, end, done)? {
+                    let raw = self.window.get(segment, pos, FRAME_HEADER_BYTES);
                     let domain = self.shared.opener.owner().domain();
-                    frame::head(&domain, segment, &self.buffer, pos)
+                    raw.and_then(|raw| frame::head(&domain, segment, raw, pos))
                 } else {
                     None
                 };
@@ -137,16 +149,20 @@ impl WalScrubber {
             }
             Stage::Within { segment, pos, mut head, read } => {
                 let piece = PIECE_BYTES.min(head.content_bytes - read);
-                let is_read = self.read(segment, pos + read as u64, piece, done)?;
-                if is_read {
-                    head.take(&self.buffer);
-                }
+                let from = pos + read as u64;
+                let end = pos + head.content_bytes as u64;
+                let is_read = self.read(segment, from, piece, end, done)?;
+                let raw = self.window.get(segment, from, piece).filter(|_| is_read);
+                let Some(raw) = raw else {
+                    return Ok(self.failed(Stage::Before { segment, pos }));
+                };
+                head.take(raw);
                 let read = read + piece;
-                if is_read && read < head.content_bytes {
+                if read < head.content_bytes {
                     return Ok(Stage::Within { segment, pos, head, read });
                 }
                 let behind = pos + head.bytes();
-                Ok(if is_read && head.holds() {
+                Ok(if head.holds() {
                     self.passed(Stage::Before { segment, pos: behind })
                 } else {
                     self.failed(Stage::Before { segment, pos })
@@ -154,10 +170,30 @@ impl WalScrubber {
             }
             Stage::Needed { segment, mut items } => {
                 let Some(item) = items.next() else { return Ok(Stage::Behind(segment)) };
-                self.look_at(&item, done)?;
+                if let Err(error) = self.look_at(&item, done) {
+                    self.error = Some(error);
+                }
                 Ok(Stage::Needed { segment, items })
             }
         }
+    }
+
+    fn header(
+        &mut self,
+        segment: SegmentId,
+        end: u64,
+        done: &mut Scrubbed,
+    ) -> Result<Stage, WalError> {
+        let count = SEGMENT_HEADER_BYTES as usize;
+        let is_read = self.read(segment, 0, count, end, done)?;
+        let raw = self.window.get(segment, 0, count).filter(|_| is_read).unwrap_or_default();
+        let owner = self.shared.opener.owner();
+        let header = decode_header(&owner, &segment::file_name(segment), raw)?;
+        Ok(if header.is_some_and(|header| header.segment == segment) {
+            self.passed(Stage::Before { segment, pos: SEGMENT_HEADER_BYTES })
+        } else {
+            self.failed(Stage::Before { segment, pos: 0 })
+        })
     }
 
     fn passed(&mut self, next: Stage) -> Stage {
@@ -168,33 +204,50 @@ impl WalScrubber {
     /// What does not hold is read once more from its beginning, and then given up.
     fn failed(&mut self, begin: Stage) -> Stage {
         let segment = begin.segment();
+        self.window.bytes.clear();
         if !std::mem::replace(&mut self.again, true) {
             return begin;
         }
-        self.again = false;
         let condemned = self.shared.commit().condemn(segment);
         let Some(items) = condemned else { return Stage::Behind(segment) };
         self.bell.iter().for_each(|bell| bell.ring());
         Stage::Needed { segment, items: items.into_iter() }
     }
 
-    /// Fills the buffer from the medium. False if it gives the bytes up, or the segment was freed meanwhile.
+    /// Makes sure that the window has these bytes, of a segment that is written up to `end`. False if the medium
+    /// gives them up, or the segment was freed meanwhile.
     fn read(
         &mut self,
         segment: SegmentId,
         pos: u64,
         count: usize,
+        end: u64,
         done: &mut Scrubbed,
     ) -> Result<bool, WalError> {
-        self.buffer.resize(count, 0);
-        done.bytes += count as u64;
-        let name = segment::file_name(segment);
-        match self.shared.disk.read_medium(&name, pos, &mut self.buffer) {
-            Ok(()) => Ok(true),
-            Err(error) if is_unreadable(&error) => Ok(false),
-            Err(_) if !self.shared.commit().is_needed(segment) => Ok(false),
-            Err(error) => Err(WalError::io("read", &name)(error)),
+        if self.window.get(segment, pos, count).is_some() {
+            return Ok(true);
         }
+        let page = pos / PAGE_BYTES * PAGE_BYTES;
+        let whole = (end - page).min((PIECE_BYTES as u64).max(pos + count as u64 - page)) as usize;
+        // Something that is bad beside it is not its fault.
+        for (pos, count) in [(page, whole), (pos, count)] {
+            self.window.segment = segment;
+            self.window.pos = pos;
+            self.window.bytes.resize(count, 0);
+            done.bytes += count as u64;
+            let name = segment::file_name(segment);
+            match self.shared.disk.read_medium(&name, pos, &mut self.window.bytes) {
+                Ok(()) => return Ok(true),
+                Err(error) if is_unreadable(&error) => {}
+                Err(_) if !self.shared.commit().is_needed(segment) => break,
+                Err(error) => {
+                    self.window.bytes.clear();
+                    return Err(WalError::io("read", &name)(error));
+                }
+            }
+        }
+        self.window.bytes.clear();
+        Ok(false)
     }
 
     /// What moved or went meanwhile is no loss.
@@ -207,6 +260,8 @@ impl WalScrubber {
             Err(WalError::Corrupt { .. }) => {}
             Err(error) => return Err(error),
         }
+        // A medium that fails may take seconds for it.
+        done.bytes += PIECE_BYTES as u64;
         match item.kind {
             ItemKind::State => done.registers.push(item.group),
             _ => done.entries.push((item.group, item.index)),

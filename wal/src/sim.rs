@@ -446,6 +446,10 @@ impl Disk for SimDisk {
         Ok(())
     }
 
+    fn read_medium(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.read_at(name, pos, buffer)
+    }
+
     fn write_at(&self, name: &str, pos: u64, bytes: &[u8]) -> io::Result<()> {
         let mut inner = self.inner();
         let is_cut = inner.is_cut()?;

@@ -432,7 +432,7 @@ impl Wal {
                 }
                 moved += bytes;
                 done += read.len();
-                if bytes_min <= moved {
+                if bytes_min <= moved && !read.is_empty() {
                     return Ok(());
                 }
             }
@@ -469,8 +469,7 @@ impl Wal {
                     bytes += ITEM_HEADER_BYTES as u64 + u64::from(item.location.len);
                     read.push((*item, payload));
                 }
-                // It holds its segment until whoever reads it finds out and restores it.
-                Err(WalError::Corrupt { .. }) => {}
+                Err(WalError::Corrupt { .. }) => self.shared.commit().note_unreadable(item),
                 Err(error) => return Err(error),
             }
         }

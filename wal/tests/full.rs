@@ -71,6 +71,9 @@ impl Disk for Quota {
     fn read_at(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.disk.read_at(name, pos, buffer)
     }
+    fn read_medium(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.disk.read_medium(name, pos, buffer)
+    }
     fn write_at(&self, name: &str, pos: u64, bytes: &[u8]) -> io::Result<()> {
         let longer = (pos + bytes.len() as u64).saturating_sub(self.disk.len(name)?);
         assert!(longer <= self.free()?, "a wal writes within files that have their space");

@@ -51,6 +51,9 @@ impl Disk for Gate {
     fn read_at(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.disk.read_at(name, pos, buffer)
     }
+    fn read_medium(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.disk.read_medium(name, pos, buffer)
+    }
     fn write_at(&self, name: &str, pos: u64, bytes: &[u8]) -> io::Result<()> {
         self.disk.write_at(name, pos, bytes)
     }

@@ -281,6 +281,9 @@ impl Disk for SlowDisk {
     fn read_at(&self, name: &str, pos: u64, buffer: &mut [u8]) -> std::io::Result<()> {
         self.0.read_at(name, pos, buffer)
     }
+    fn read_medium(&self, name: &str, pos: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        self.0.read_medium(name, pos, buffer)
+    }
     fn write_at(&self, name: &str, pos: u64, bytes: &[u8]) -> std::io::Result<()> {
         self.0.write_at(name, pos, bytes)
     }

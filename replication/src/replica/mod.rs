@@ -70,6 +70,8 @@ use vitals::Vitals;
 
 /// What the log adds to an entry, at most.
 const STORED_ENTRY_BYTES: usize = 64;
+/// Entries behind one that rots that are looked at, to begin the log there.
+const TRIM_TRIES_MAX: usize = 64;
 
 /// Who a replica is.
 #[derive(Clone, Debug)]
@@ -255,21 +257,43 @@ impl Replica {
         Ok(())
     }
 
-    /// A scrub could not read this entry. It is repaired as if it had been needed; but who has nobody to ask
-    /// may never need it.
-    fn on_unreadable(&self, index: LogIndex) -> Result<(), NodeError> {
+    /// A scrub could not read this entry. What the state holds for good goes from the log; anything else is
+    /// repaired, as if it had been needed. But a sole voter has nobody to ask, and may never need it.
+    fn on_unreadable(&mut self, index: LogIndex) -> Result<(), NodeError> {
         let group = self.config.group;
-        // It may have been trimmed or replaced meanwhile.
-        match self.raw.store().reader().read(group, index, index.next(), usize::MAX) {
-            Err(error @ WalError::Corrupt { .. }) if self.members.members.len() > 1 => {
-                Err(error.into())
-            }
-            Err(error @ WalError::Corrupt { .. }) => {
-                tracing::error!(%group, %error, "nobody else has this entry: take a backup, and restore it");
-                Ok(())
-            }
-            _ => Ok(()),
+        let read = self.raw.store().reader().read(group, index, index.next(), usize::MAX);
+        let Err(error @ WalError::Corrupt { .. }) = read else {
+            // It was trimmed or replaced meanwhile.
+            return Ok(());
+        };
+        if self.trim_beyond(index) {
+            return Ok(());
         }
+        if self.members.other_voters(self.config.node).next().is_some() {
+            return Err(error.into());
+        }
+        tracing::error!(%group, %error, "nobody else has this entry: take a backup, and restore it");
+        Ok(())
+    }
+
+    /// Drops the log up to just behind this entry, if its state survives a crash and nobody is being brought up
+    /// to date from there.
+    fn trim_beyond(&mut self, index: LogIndex) -> bool {
+        let own = self.flushed.get(&self.config.node).copied().unwrap_or_default();
+        let own = own.min(self.applied.index);
+        let sending = self.outgoing.held_from(self.raw.store().offer());
+        let last = sending.map_or(own, |sending| own.min(sending));
+        if self.installing.is_some() {
+            return false;
+        }
+        // One that can be read says where records stand.
+        let candidates = (index.get() + 1..=last.get()).take(TRIM_TRIES_MAX).map(LogIndex::new);
+        for up_to in candidates {
+            if self.trim_to(up_to).is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     /// How this replica sees its group, so many ticks after those that it was given.
@@ -777,6 +801,10 @@ impl Replica {
         if up_to.get() < base.index.get() + entries_min {
             return Ok(());
         }
+        self.trim_to(up_to)
+    }
+
+    fn trim_to(&mut self, up_to: LogIndex) -> Result<(), NodeError> {
         let store = self.raw.mut_store();
         let (offset, log_time) = store.tail(up_to)?;
         let term =

@@ -134,7 +134,8 @@ impl<M: SimMachine> SimCluster<M> {
             for id in self.members(group) {
                 let status = self.status(id, group);
                 let role = status.as_ref().map(|status| status.role);
-                if role.is_none_or(|role| role == Role::Repairing) {
+                let is_lost = self.is_lost(id, group);
+                if is_lost || role.is_none_or(|role| role == Role::Repairing) {
                     self.tell_group(group);
                     panic!("liveness: node={id} of group={group} is {role:?}");
                 }

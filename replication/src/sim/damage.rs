@@ -1,8 +1,8 @@
 //! What disks do to logs: bits that rot, sectors that are lost, writes that go astray, syncs and
 //! reads that fail, space that runs out.
 
-use palisade_wal::Disk;
 use palisade_wal::sim::SimFaults;
+use palisade_wal::{Disk, GroupId};
 
 use super::{SimCluster, SimMachine};
 use crate::error::NodeError;
@@ -168,12 +168,16 @@ impl<M: SimMachine> SimCluster<M> {
     /// The node says that it, or a group of it, cannot be repaired.
     #[must_use]
     pub fn is_beyond_repair(&self, id: NodeId) -> bool {
-        let node = &self.nodes[&id];
-        let of_groups = node.halted_groups.values().filter_map(|halted| match halted {
-            NodeError::GroupHalted { cause, .. } => Some(&**cause),
-            _ => None,
-        });
-        node.halted.iter().chain(of_groups).any(is_of_one_log)
+        self.nodes[&id].halted.as_ref().is_some_and(is_of_one_log)
+            || self.groups().any(|group| self.is_lost(id, group))
+    }
+
+    /// The log of this group is beyond repair there.
+    pub(super) fn is_lost(&self, id: NodeId, group: GroupId) -> bool {
+        match self.nodes[&id].halted_groups.get(&group) {
+            Some(NodeError::GroupHalted { cause, .. }) => is_of_one_log(cause),
+            _ => false,
+        }
     }
 
     /// What an operator does: a node that is down is started, and one of which a log is beyond repair is

@@ -206,7 +206,7 @@ impl<M: SimMachine> SimCluster<M> {
             };
             replicas.insert(group, hosted);
         }
-        if lost.len() == groups_count
+        if (lost.len() == groups_count || recovered.groups.is_empty())
             && let Some((_, cause)) = lost.pop_first()
         {
             return Err(cause);
@@ -347,8 +347,12 @@ impl<M: SimMachine> SimCluster<M> {
                 node.harmed,
                 "node={id}: its log is damaged, and nobody touched its disk: {found:?}"
             );
-            running.host.scrubbed(found);
+            let life = node.life;
             self.count("damage found by a scrub");
+            let after = self.random.below(1_000);
+            for (group, input) in Input::of_scrub(found) {
+                self.schedule(after, Event::Later { node: id, life, group, input });
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! What rots while nobody reads it.
 
+use palisade_replication::sim::SimOptions;
+
 use crate::scene::{Scene, calm, each_seed};
 
 /// More than a round of the scrub takes here, and a repair.
@@ -10,8 +12,11 @@ const ROUNDS_US: u64 = 30_000_000;
 #[test]
 fn what_rots_at_one_replica_after_the_other_is_repaired_in_between() {
     each_seed(30, |seed| {
-        let mut options = calm();
+        // The news may arrive together with other things.
+        let mut options = SimOptions { gather_per_mille: 450 * (seed % 3), ..calm() };
         options.replica.message_bytes_max = 1;
+        // What a state holds for good, the log does without.
+        options.flush_per_mille = 200 * (seed % 4 / 2);
         let mut scene = Scene::begun(seed, options);
         let leader = scene.led();
         assert_eq!(scene.record(leader, 12), 12);

@@ -234,6 +234,9 @@ impl Disk for Recording {
     fn read_at(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.disk.read_at(name, pos, buffer)
     }
+    fn read_medium(&self, name: &str, pos: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.disk.read_medium(name, pos, buffer)
+    }
     fn write_at(&self, name: &str, pos: u64, bytes: &[u8]) -> io::Result<()> {
         self.writes.lock().unwrap().push((name.to_owned(), pos, bytes.to_vec()));
         self.disk.write_at(name, pos, bytes)
