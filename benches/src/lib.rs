@@ -22,7 +22,9 @@ pub use palisade_nodes::{
     GrpcNode, HttpNodes, Nodes, builder, data_dir, free_addresses, node_at, spec, voting,
 };
 pub use payloads::{Payloads, mixed};
-pub use usage::{Memory, Used, cpu_seconds, forget_peak, memory, memory_of, used_by};
+pub use usage::{
+    Memory, cpu_seconds, cpu_seconds_of, disk_bytes_written, forget_peak, memory, memory_of,
+};
 pub use writers::{Lap, Stretch, Writers};
 
 /// How a tool ends: what went wrong is said, and its exit code is another.

@@ -3,26 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::iter::successors;
-
-/// What processes have taken so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Used {
-    /// Seconds of processor time, in all their threads.
-    pub cpu_seconds: f64,
-    /// Bytes that they have given to file systems to be stored.
-    pub bytes_written: u64,
-}
-
-impl Used {
-    /// What was taken since an earlier look.
-    #[must_use]
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            cpu_seconds: self.cpu_seconds - before.cpu_seconds,
-            bytes_written: self.bytes_written.saturating_sub(before.bytes_written),
-        }
-    }
-}
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// Seconds of processor time of this process, in all its threads.
 ///
@@ -33,11 +15,11 @@ pub fn cpu_seconds() -> Result<f64, String> {
     Ok(Stat::parse(&stat)?.own_seconds)
 }
 
-/// What these processes have taken, and all that they have begun.
+/// Seconds of processor time of these processes, and of all that they have begun.
 ///
 /// # Errors
 /// When the kernel does not say, or one of these has ended.
-pub fn used_by(processes: &[u32]) -> Result<Used, String> {
+pub fn cpu_seconds_of(processes: &[u32]) -> Result<f64, String> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").map_err(|error| error.to_string())?.flatten() {
         let Ok(process) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
@@ -54,21 +36,24 @@ pub fn used_by(processes: &[u32]) -> Result<Used, String> {
     if let Some(ended) = processes.iter().find(|process| !parent_of.contains_key(process)) {
         return Err(format!("process={ended} has ended"));
     }
-    let mut used = Used::default();
-    for (process, stat) in found {
-        if belongs(process) {
-            used.cpu_seconds += stat.own_seconds + stat.children_seconds;
-            used.bytes_written += bytes_written(process);
-        }
-    }
-    Ok(used)
+    let belonging = found.iter().filter(|(process, _)| belongs(*process));
+    Ok(belonging.map(|(_, stat)| stat.own_seconds + stat.children_seconds).sum())
 }
 
-/// None if the process has ended meanwhile.
-fn bytes_written(process: u32) -> u64 {
-    let io = fs::read_to_string(format!("/proc/{process}/io")).unwrap_or_default();
-    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
-    line.and_then(|bytes| bytes.parse().ok()).unwrap_or_default()
+/// Bytes that the disk below a path was given so far, by whomever. What a process is said to have written
+/// (`/proc/PID/io`) is no measure: it counts the whole stretch of the page cache that a write falls into, which
+/// may be megabytes for a few bytes.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn disk_bytes_written(path: &Path) -> Result<u64, String> {
+    let device = fs::metadata(path).map_err(|error| error.to_string())?.dev();
+    let (major, minor) = ((device >> 8) & 0xfff, (device & 0xff) | ((device >> 12) & 0xfff00));
+    let file = format!("/sys/dev/block/{major}:{minor}/stat");
+    let stat = fs::read_to_string(&file).map_err(|error| format!("{file}: {error}"))?;
+    // Sectors of 512 bytes, whatever the disk has.
+    let sectors = stat.split_whitespace().nth(6).and_then(|sectors| sectors.parse::<u64>().ok());
+    sectors.map(|sectors| 512 * sectors).ok_or_else(|| format!("{file} is not understood"))
 }
 
 /// What one line of the kernel says of a process.
@@ -182,11 +167,11 @@ mod tests {
         let mut told = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut told).unwrap();
         let (process, this) = (child.id(), std::process::id());
-        let used = used_by(&[process]).unwrap();
-        assert!(used.cpu_seconds >= 0.01, "{used:?}");
-        assert!(used_by(&[this]).unwrap().cpu_seconds >= used.cpu_seconds);
+        let used = cpu_seconds_of(&[process]).unwrap();
+        assert!(used >= 0.01, "{used:?}");
+        assert!(cpu_seconds_of(&[this]).unwrap() >= used);
         drop(child.stdin.take());
         child.wait().unwrap();
-        assert!(used_by(&[process]).unwrap_err().contains("has ended"));
+        assert!(cpu_seconds_of(&[process]).unwrap_err().contains("has ended"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use palisade_benches::{Sample, Until, Used};
+use palisade_benches::{Sample, Until};
 use serde::{Deserialize, Serialize};
 
 use crate::keys::Keys;
@@ -116,6 +116,14 @@ impl From<Sample> for Told {
     }
 }
 
+/// What a run took.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cost {
+    pub(crate) cpu_seconds: f64,
+    pub(crate) disk_bytes: Option<u64>,
+    pub(crate) syncs: Option<u64>,
+}
+
 /// What one run has come to.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub(crate) struct Run {
@@ -126,8 +134,8 @@ pub(crate) struct Run {
     pub(crate) answered: u64,
     /// Seconds of processor time of all server processes for a thousand operations.
     pub(crate) cpu_seconds_of_1000: f64,
-    /// Bytes that the server processes gave to file systems, for each operation.
-    pub(crate) bytes_written_each: f64,
+    /// Bytes that the disk was given, by whomever, for each operation. None if the kernel does not say.
+    pub(crate) disk_bytes_each: Option<f64>,
     /// Syncs of all nodes for each operation, where they are counted.
     pub(crate) syncs_each: Option<f64>,
     /// How long nobody was answered, where the leader was killed; nothing else is told then.
@@ -135,8 +143,8 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Of what was answered, and what the servers took for it.
-    pub(crate) fn of(told: Told, used: Used, syncs: Option<u64>) -> Self {
+    /// Of what was answered, and what it took.
+    pub(crate) fn of(told: Told, cost: Cost) -> Self {
         let answered = told.answered.max(1) as f64;
         Self {
             per_second: told.per_second,
@@ -144,9 +152,9 @@ impl Run {
             p99_us: told.p99_us,
             p999_us: told.p999_us,
             answered: told.answered,
-            cpu_seconds_of_1000: 1000.0 * used.cpu_seconds / answered,
-            bytes_written_each: used.bytes_written as f64 / answered,
-            syncs_each: syncs.map(|syncs| syncs as f64 / answered),
+            cpu_seconds_of_1000: 1000.0 * cost.cpu_seconds / answered,
+            disk_bytes_each: cost.disk_bytes.map(|bytes| bytes as f64 / answered),
+            syncs_each: cost.syncs.map(|syncs| syncs as f64 / answered),
             silence_us: None,
         }
     }

@@ -3,12 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use palisade_benches::{Used, used_by};
+use palisade_benches::{cpu_seconds_of, disk_bytes_written};
 use tokio::time::timeout;
 
 use crate::embedded::Embedded;
 use crate::goals::Peer;
-use crate::load::{Load, Run, Told};
+use crate::load::{Cost, Load, Run, Told};
 use crate::parties::{Echo, Etcd, Jetstream, Postgres, Redis, Zookeeper};
 use crate::server::Unavailable;
 
@@ -60,16 +60,25 @@ impl Peer {
     }
 }
 
-/// One run, bounded in time, with what the servers took for it.
-pub(crate) async fn measured(party: &mut dyn Party, load: &Load) -> Result<Run, String> {
+/// One run, bounded in time, with what the servers took for it. Their data lies on the disk below the folder.
+pub(crate) async fn measured(
+    party: &mut dyn Party,
+    load: &Load,
+    dir: &Path,
+) -> Result<Run, String> {
     let processes = party.processes();
-    let before = (used_by(&processes)?, party.syncs().await?);
+    let disk = || disk_bytes_written(dir).ok();
+    let before = (cpu_seconds_of(&processes)?, disk(), party.syncs().await?);
     let patience = load.length.patience();
     let told = timeout(patience, party.load(load)).await;
     let told = told.map_err(|_| format!("a run has not ended after {patience:?}"))??;
-    let used: Used = used_by(&processes)?.since(before.0);
-    let syncs = party.syncs().await?.zip(before.1).map(|(after, before)| after - before);
-    Ok(Run::of(told, used, syncs))
+    let since = |(after, before): (u64, u64)| after.saturating_sub(before);
+    let cost = Cost {
+        cpu_seconds: cpu_seconds_of(&processes)? - before.0,
+        disk_bytes: disk().zip(before.1).map(since),
+        syncs: party.syncs().await?.zip(before.2).map(since),
+    };
+    Ok(Run::of(told, cost))
 }
 
 /// What a peer does not offer.

@@ -24,7 +24,7 @@ pub(crate) fn plots(drawn: &Drawn) -> Vec<(String, String)> {
         for (party, points) in &lines {
             let points = points.iter();
             let value = |point: &&Point| (place(point.in_flight), figure.of(&point.runs));
-            panel = panel.line(*party, points.map(|point| value(point)));
+            panel = panel.line(*party, points.map(value));
         }
         panel
     };
@@ -57,7 +57,7 @@ fn by_load(drawn: &Drawn, lines: &BTreeMap<&str, Vec<&Point>>) -> Panel {
         let place = |point: &&Point| {
             (Figure::Rate.of(&point.runs) / highest, Figure::P99.of(&point.runs) / 1000.0)
         };
-        panel = panel.line(*party, points.iter().map(|point| place(point)));
+        panel = panel.line(*party, points.iter().map(place));
     }
     panel
 }

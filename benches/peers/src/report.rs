@@ -10,9 +10,9 @@ use crate::Args;
 use crate::goals::{Bound, Figure, Goals, Missing, Row};
 use crate::load::Run;
 use crate::middle::ratio;
-use crate::parties::{NATS_SERVER, ZOOKEEPER_JAR, postgres_program};
+use crate::parties::{NATS_SERVER, postgres_program, zookeeper_version};
 use crate::plots::plots;
-use crate::server::{found, text, version};
+use crate::server::{text, version};
 
 /// Under which a ratio says little: the one in the middle of fewer runs moves with whatever else is done.
 const RUNS_MIN: u64 = 5;
@@ -91,9 +91,7 @@ impl Conditions {
             versions.push((name.to_owned(), version(name).await));
         }
         versions.push(("postgres".to_owned(), version(&postgres_program("postgres")).await));
-        let jar = found(ZOOKEEPER_JAR).and_then(|jar| fs::canonicalize(jar).ok());
-        let jar = jar.and_then(|jar| Some(jar.file_stem()?.to_string_lossy().into_owned()));
-        versions.push(("zookeeper".to_owned(), jar.unwrap_or("not installed".to_owned())));
+        versions.push(("zookeeper".to_owned(), zookeeper_version()));
         Self {
             cores: std::thread::available_parallelism().map_or(0, usize::from),
             memory_mib: kib.unwrap_or_default() / 1024,
@@ -239,15 +237,15 @@ pub(crate) fn print(goals: &Goals, report: &Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::Told;
+    use crate::load::{Cost, Told};
 
     fn run(per_second: f64, p99_us: u64) -> Run {
         let told = format!(
             "{{\"per_second\":{per_second},\"p50_us\":1,\"p99_us\":{p99_us},\"p999_us\":9,\"answered\":10}}"
         );
         let told: Told = serde_json::from_str(&told).unwrap();
-        let used = palisade_benches::Used { cpu_seconds: 0.5, bytes_written: 5120 };
-        Run::of(told, used, Some(5))
+        let cost = Cost { cpu_seconds: 0.5, disk_bytes: Some(5120), syncs: Some(5) };
+        Run::of(told, cost)
     }
 
     fn line(goals: Vec<(Figure, Option<Bound>)>, theirs: &[(f64, u64)]) -> Line {
@@ -264,7 +262,7 @@ mod tests {
     #[test]
     fn what_servers_took_is_told_for_each_operation() {
         let run = run(1.0, 1);
-        assert_eq!((run.cpu_seconds_of_1000, run.bytes_written_each), (50.0, 512.0));
+        assert_eq!((run.cpu_seconds_of_1000, run.disk_bytes_each), (50.0, Some(512.0)));
         assert_eq!(run.syncs_each, Some(0.5));
     }
 

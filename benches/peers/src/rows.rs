@@ -181,11 +181,11 @@ impl Stage<'_> {
             let (mut own, mut their) = (Vec::new(), Vec::new());
             let mut failed = None;
             for turn in 0..=self.runs {
-                let like = self.like;
+                let (like, dir) = (self.like, self.dir);
                 let ours = self.ours(row.ours).await?;
                 // What we cannot do ends it all; what they cannot is told.
-                own.push(measured(ours, &row.load(&like)).await?);
-                match measured(&mut *theirs, &row.load_against(&like)).await {
+                own.push(measured(ours, &row.load(&like), dir).await?);
+                match measured(&mut *theirs, &row.load_against(&like), dir).await {
                     Ok(run) => their.push(run),
                     Err(error) => {
                         failed = Some(error);
@@ -217,12 +217,16 @@ impl Stage<'_> {
             in_flight,
             ..*like
         };
-        let (like, runs) = (self.like, self.runs);
+        let (like, runs, dir) = (self.like, self.runs, self.dir);
         for way in &curve.ours {
             for in_flight in &curve.in_flight {
                 let ours = self.ours(*way).await?;
                 let load = load(&like, *way, *in_flight);
-                points.push(Point::of(ours_name(*way), *in_flight, many(ours, &load, runs).await?));
+                points.push(Point::of(
+                    ours_name(*way),
+                    *in_flight,
+                    many(ours, &load, runs, dir).await?,
+                ));
             }
         }
         let mut absent = BTreeSet::new();
@@ -237,7 +241,7 @@ impl Stage<'_> {
             if let Some(theirs) = &mut theirs {
                 for in_flight in &curve.in_flight {
                     let load = load(&like, Way::InProcess, *in_flight);
-                    let runs = many(&mut **theirs, &load, runs).await?;
+                    let runs = many(&mut **theirs, &load, runs, dir).await?;
                     points.push(Point::of(peer.name(), *in_flight, runs));
                 }
             }
@@ -257,12 +261,17 @@ fn ours_name(way: Way) -> &'static str {
     }
 }
 
-async fn many(party: &mut dyn Party, load: &Load, runs: u64) -> Result<Vec<Run>, String> {
+async fn many(
+    party: &mut dyn Party,
+    load: &Load,
+    runs: u64,
+    dir: &Path,
+) -> Result<Vec<Run>, String> {
     let mut all = Vec::new();
     // As for rows, a first one does not count.
-    measured(party, load).await?;
+    measured(party, load, dir).await?;
     for _ in 0..runs {
-        all.push(measured(party, load).await?);
+        all.push(measured(party, load, dir).await?);
     }
     Ok(all)
 }

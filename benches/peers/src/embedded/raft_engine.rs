@@ -66,9 +66,8 @@ impl Engine for RaftEngine {
     fn append(&self, _: u64, entry: &[u8]) -> Result<(), String> {
         let (group, last) = self.taken();
         let index = last + 1;
-        let mut of_raft = Entry::default();
-        of_raft.index = index;
-        of_raft.data = bytes::Bytes::copy_from_slice(entry);
+        let data = bytes::Bytes::copy_from_slice(entry);
+        let of_raft = Entry { index, data, ..Entry::default() };
         let mut batch = LogBatch::with_capacity(1);
         batch.add_entries::<OfRaft>(group, &[of_raft]).map_err(text)?;
         self.engine.write(&mut batch, true).map_err(text)?;

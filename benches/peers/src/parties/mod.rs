@@ -16,7 +16,7 @@ pub(crate) use jetstream::{Jetstream, PROGRAM as NATS_SERVER};
 pub(crate) use ours::{Ours, serve as serve_node};
 pub(crate) use postgres::{Postgres, program as postgres_program};
 pub(crate) use redis::Redis;
-pub(crate) use zookeeper::{JAR as ZOOKEEPER_JAR, Zookeeper};
+pub(crate) use zookeeper::{Zookeeper, version as zookeeper_version};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

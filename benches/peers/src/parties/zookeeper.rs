@@ -13,9 +13,20 @@ use crate::server::{Program, Server, Unavailable, processes, stop_all, text, unt
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 const FILL_CALLERS: usize = 64;
-/// Debian's package, and where its logging is configured.
-pub(crate) const JAR: &str = "/usr/share/java/zookeeper.jar";
+/// Of Debian's package, with another name beside it that has its version.
+const JAR: &str = "/usr/share/java/zookeeper.jar";
 const MAIN: &str = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
+
+/// Which one it is, as Debian names its file.
+pub(crate) fn version() -> String {
+    let files = fs::read_dir(Path::new(JAR).with_file_name("")).into_iter().flatten().flatten();
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    let of = |name: String| {
+        let version = name.strip_prefix("zookeeper-")?.strip_suffix(".jar")?;
+        version.starts_with(|first: char| first.is_ascii_digit()).then(|| version.to_owned())
+    };
+    names.filter_map(of).next().unwrap_or_else(|| "not installed".to_owned())
+}
 
 pub(crate) struct Zookeeper {
     servers: Vec<Server>,
