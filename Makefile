@@ -128,3 +128,11 @@ fuzz: setup ## feed what reads bytes with broken ones (TARGET=wal/directory SECO
 bench: ## figures beside a peer on the same disk; installs etcd-server (BIN=rpc, snapshot, flood, idle, recovery, keys)
 	@.ci/setup bench
 	@$(ENV); set -x; cargo run --locked --release -p palisade-benches --bin $(BIN) -- $(ARGS)
+
+# A package with a lock file of its own, so that no other target compiles the peers' clients and engines. Without
+# --locked: what our own crates come to depend on is added to that file.
+.PHONY: bench-peers
+bench-peers: ## the same load on etcd, ZooKeeper, NATS, Redis and others, which it installs (ARGS="--runs 1 --seconds 2")
+	@.ci/setup peers
+	@$(ENV); export PATH="$$palisade_cache/peers:$$PATH"; set -x; \
+		cargo run --release --manifest-path benches/peers/Cargo.toml -- $(ARGS)

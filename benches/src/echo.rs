@@ -1,17 +1,23 @@
-//! What gRPC itself takes: the log service that answers each append at once, and stores nothing.
+//! What gRPC itself takes: services that answer each append and each get at once, and store nothing.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use palisade_proto::common::v1::{Position, Receipt};
+use palisade_proto::common::v1::{Position, Receipt, Reflected, Value};
 use palisade_proto::log::v1 as log;
 use palisade_proto::log::v1::log_server::{Log, LogServer};
+use palisade_proto::map::v1 as map;
+use palisade_proto::map::v1::map_server::{Map, MapServer};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
+
+use crate::RECORD_BYTES;
+use crate::payloads::Payloads;
 
 /// A running service; stopped when dropped.
 pub struct Echo {
@@ -30,7 +36,9 @@ impl Echo {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let mut task = JoinSet::new();
         task.spawn(async move {
-            let server = Server::builder().add_service(LogServer::new(AtOnce));
+            let server = Server::builder()
+                .add_service(LogServer::new(AtOnce::default()))
+                .add_service(MapServer::new(AtOnce::default()));
             if let Err(error) = server.serve_with_incoming(incoming).await {
                 eprintln!("the echo ended: {error}");
             }
@@ -45,7 +53,15 @@ impl Echo {
     }
 }
 
-struct AtOnce;
+struct AtOnce {
+    payloads: Payloads,
+}
+
+impl Default for AtOnce {
+    fn default() -> Self {
+        Self { payloads: Payloads::of(RECORD_BYTES) }
+    }
+}
 
 /// As long as the answers of a node are.
 fn receipt() -> Option<Receipt> {
@@ -60,7 +76,17 @@ fn answer(values: usize) -> log::AppendStreamResponse {
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn not_here<T>() -> Result<T, Status> {
-    Err(Status::unimplemented("only appends are answered"))
+    Err(Status::unimplemented("only appends and gets are answered"))
+}
+
+/// As long as the answers of a node are.
+fn row(key: Bytes, data: Bytes) -> map::Found {
+    let value = Some(Value { data, ..Value::default() });
+    map::Found { row: Some(map::Row { key, value, version: 1, ends_at_ms: 0 }) }
+}
+
+fn reflected() -> Option<Reflected> {
+    Some(Reflected { freshness: vec![b'x'; 20].into(), ..Reflected::default() })
 }
 
 #[tonic::async_trait]
@@ -133,6 +159,59 @@ impl Log for AtOnce {
         &self,
         _: Request<log::SetConsumerRequest>,
     ) -> Result<Response<log::SetConsumerResponse>, Status> {
+        not_here()
+    }
+}
+
+#[tonic::async_trait]
+impl Map for AtOnce {
+    type WatchStream = Answers<map::WatchResponse>;
+
+    async fn get(
+        &self,
+        request: Request<map::GetRequest>,
+    ) -> Result<Response<map::GetResponse>, Status> {
+        let keys = request.into_inner().keys.into_iter();
+        let found = keys.map(|key| row(key, self.payloads.get(0))).collect();
+        Ok(Response::new(map::GetResponse { found, reflected: reflected() }))
+    }
+
+    async fn put(&self, _: Request<map::PutRequest>) -> Result<Response<map::PutResponse>, Status> {
+        not_here()
+    }
+
+    async fn delete(
+        &self,
+        _: Request<map::DeleteRequest>,
+    ) -> Result<Response<map::DeleteResponse>, Status> {
+        not_here()
+    }
+
+    async fn range(
+        &self,
+        _: Request<map::RangeRequest>,
+    ) -> Result<Response<map::RangeResponse>, Status> {
+        not_here()
+    }
+
+    async fn watch(
+        &self,
+        _: Request<map::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        not_here()
+    }
+
+    async fn get_bounds(
+        &self,
+        _: Request<map::GetBoundsRequest>,
+    ) -> Result<Response<map::GetBoundsResponse>, Status> {
+        not_here()
+    }
+
+    async fn set_history(
+        &self,
+        _: Request<map::SetHistoryRequest>,
+    ) -> Result<Response<map::SetHistoryResponse>, Status> {
         not_here()
     }
 }

@@ -2,11 +2,9 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::stream::unfold;
-use hdrhistogram::Histogram;
 use palisade_proto::common::v1::Resource;
 use palisade_proto::log::v1::log_client::LogClient;
 use palisade_proto::log::v1::{AppendRequest, AppendStreamRequest, AppendStreamResponse};
@@ -16,8 +14,8 @@ use tokio::time::Instant;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::closed_loop::{Sample, closed_loop, latencies};
-use crate::record;
+use crate::closed_loop::{Course, Sample, Tally, Until, closed_loop};
+use crate::payloads::Payloads;
 
 /// How records are under way at once.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +32,7 @@ pub struct Shape {
 #[derive(Clone)]
 pub struct GrpcCalls {
     channels: Vec<Channel>,
+    payloads: Payloads,
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -44,18 +43,31 @@ fn log() -> Option<Resource> {
     Some(Resource { name: "bench".into(), schema: "bytes.v1".into(), ..Resource::default() })
 }
 
+/// So many connections.
+///
+/// # Errors
+/// When nobody listens there.
+pub async fn connect(address: SocketAddr, connections: usize) -> Result<Vec<Channel>, String> {
+    let mut channels = Vec::new();
+    for _ in 0..connections {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(text)?;
+        channels.push(endpoint.tcp_nodelay(true).connect().await.map_err(text)?);
+    }
+    Ok(channels)
+}
+
 impl GrpcCalls {
-    /// So many connections.
+    /// So many connections, to append values of so many bytes.
     ///
     /// # Errors
     /// When nobody listens there.
-    pub async fn connect(address: SocketAddr, connections: usize) -> Result<Self, String> {
-        let mut channels = Vec::new();
-        for _ in 0..connections {
-            let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(text)?;
-            channels.push(endpoint.tcp_nodelay(true).connect().await.map_err(text)?);
-        }
-        Ok(Self { channels })
+    pub async fn connect(
+        address: SocketAddr,
+        connections: usize,
+        value_bytes: usize,
+    ) -> Result<Self, String> {
+        let channels = connect(address, connections).await?;
+        Ok(Self { channels, payloads: Payloads::of(value_bytes) })
     }
 
     fn client(&self, turn: usize) -> LogClient<Channel> {
@@ -66,38 +78,39 @@ impl GrpcCalls {
     ///
     /// # Errors
     /// The first call that was refused.
-    pub async fn unary(&self, callers: usize, length: Duration) -> Result<Sample, String> {
+    pub async fn unary(&self, callers: usize, until: impl Into<Until>) -> Result<Sample, String> {
         let calls = self.clone();
         let append = move |number: u64| {
             let mut client = calls.client(number as usize);
-            let values = vec![Bytes::from(record(number))];
+            let values = vec![calls.payloads.get(number)];
             async move {
                 let request = AppendRequest { log: log(), values, ..AppendRequest::default() };
                 let answer = client.append(request).await.map_err(text)?.into_inner();
                 answer.receipt.map(|_| ()).ok_or_else(|| "an answer without a receipt".to_owned())
             }
         };
-        closed_loop(callers, length, append).await
+        closed_loop(callers, until, append).await
     }
 
     /// Records on streams, each in a closed loop over its window. Every message is answered when this returns.
     ///
     /// # Errors
     /// The first stream that was refused, or did not answer every message.
-    pub async fn streams(&self, shape: Shape, length: Duration) -> Result<Sample, String> {
-        let counted_from = Instant::now() + length / 10;
-        let counted = counted_from..counted_from + length;
-        let mut tasks = JoinSet::new();
+    pub async fn streams(&self, shape: Shape, until: impl Into<Until>) -> Result<Sample, String> {
+        let mut streams = Vec::new();
         for turn in 0..shape.streams {
-            let open = Open::begin(self.client(turn), shape.window).await?;
-            let (first, counted) = ((turn as u64) << 40, counted.clone());
-            tasks.spawn(open.run(shape, first, counted));
+            streams.push(Open::begin(self.client(turn), shape.window).await?);
         }
-        let mut all = latencies()?;
+        let course = Arc::new(Course::new(until.into()));
+        let mut tasks = JoinSet::new();
+        for stream in streams {
+            tasks.spawn(stream.run(shape, self.payloads.clone(), Arc::clone(&course)));
+        }
+        let mut all = Tally::default();
         while let Some(done) = tasks.join_next().await {
-            all.add(done.map_err(text)??).map_err(text)?;
+            all.add(&done.map_err(text)??);
         }
-        Ok(Sample::of(&all, shape.records, length))
+        Ok(course.ended(&all, shape.records))
     }
 }
 
@@ -124,26 +137,27 @@ impl Open {
     async fn run(
         self,
         shape: Shape,
-        mut number: u64,
-        counted: std::ops::Range<Instant>,
-    ) -> Result<Histogram<u64>, String> {
+        payloads: Payloads,
+        course: Arc<Course>,
+    ) -> Result<Tally, String> {
         let Self { send, mut answers } = self;
         let mut send = Some(send);
-        let mut latency_us = latencies()?;
+        let mut tally = Tally::default();
         let mut begun = VecDeque::with_capacity(shape.window);
         loop {
-            let now = Instant::now();
-            if counted.end <= now {
-                send = None;
-            }
             while begun.len() < shape.window
-                && let Some(send) = &send
+                && let Some(to) = &send
             {
-                let values = (number..).take(shape.records).map(|it| record(it).into()).collect();
-                number += shape.records as u64;
+                let now = Instant::now();
+                let Some(number) = course.next(now) else {
+                    send = None;
+                    break;
+                };
+                let first = number * shape.records as u64;
+                let values = (first..).take(shape.records).map(|at| payloads.get(at)).collect();
                 begun.push_back(now);
                 let message = AppendStreamRequest { log: None, values };
-                send.send(message).await.map_err(|_| "the stream has ended")?;
+                to.send(message).await.map_err(|_| "the stream has ended")?;
             }
             let Some(answer) = answers.message().await.map_err(text)? else { break };
             let expected = answer.messages as usize * shape.records;
@@ -152,13 +166,11 @@ impl Open {
             }
             let now = Instant::now();
             for begun in begun.drain(..answer.messages as usize) {
-                if counted.start <= begun && now < counted.end {
-                    latency_us.saturating_record((now - begun).as_micros() as u64);
-                }
+                course.count(&mut tally, begun, now);
             }
         }
         match begun.len() {
-            0 => Ok(latency_us),
+            0 => Ok(tally),
             left => Err(format!("{left} messages were not answered")),
         }
     }

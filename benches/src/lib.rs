@@ -8,19 +8,23 @@ mod echo;
 mod etcd;
 mod grpc_calls;
 mod palisade_nodes;
+mod payloads;
 mod usage;
 mod writers;
 
 use std::process::ExitCode;
 
-pub use closed_loop::{Sample, closed_loop, median};
+pub use closed_loop::{Course, Sample, Tally, Until, closed_loop, closed_loop_of_threads, median};
 pub use echo::Echo;
 pub use etcd::Etcd;
-pub use grpc_calls::{GrpcCalls, Shape};
+pub use grpc_calls::{GrpcCalls, Shape, connect};
 pub use palisade_nodes::{
     GrpcNode, HttpNodes, Nodes, builder, data_dir, free_addresses, node_at, spec, voting,
 };
-pub use usage::{Memory, cpu_seconds, forget_peak, memory, memory_of};
+pub use payloads::{Payloads, mixed};
+pub use usage::{
+    Memory, cpu_seconds, cpu_seconds_of, disk_bytes_written, forget_peak, memory, memory_of,
+};
 pub use writers::{Lap, Stretch, Writers};
 
 /// How a tool ends: what went wrong is said, and its exit code is another.

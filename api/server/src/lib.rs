@@ -6,7 +6,7 @@
 //! itself, and [`security`] is who may call, and what for. [`node`] runs it all as one process, and [`demo`]
 //! runs three of those, breaks them, and checks what they promised; [`local`] keeps three of them up on one
 //! machine. [`backups`] is where backups lie.
-//! [`doctor`] looks at a machine before a node does.
+//! [`doctor`] looks at a machine before a node does. [`plot`] draws what benches have measured.
 
 pub mod admin;
 pub mod backups;
@@ -22,6 +22,7 @@ pub mod http;
 pub mod local;
 pub mod node;
 pub mod observe;
+pub mod plot;
 mod rebuild;
 pub mod reports;
 pub mod security;

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::Parser;
 use palisade::ReadConsistency;
 use palisade_benches::{
-    Echo, GrpcCalls, GrpcNode, Nodes, Sample, Shape, closed_loop, cpu_seconds, ended, median,
-    record,
+    Echo, GrpcCalls, GrpcNode, Nodes, RECORD_BYTES, Sample, Shape, closed_loop, cpu_seconds, ended,
+    median, record,
 };
 use palisade_client::{Client, Log};
 
@@ -127,8 +127,8 @@ impl Bench {
             clients.push(client.connect().map_err(text)?.log("bench", "bytes.v1"));
         }
         Ok(Self {
-            grpc: GrpcCalls::connect(served.0.address, args.connections).await?,
-            echo: GrpcCalls::connect(served.1.address(), args.connections).await?,
+            grpc: GrpcCalls::connect(served.0.address, args.connections, RECORD_BYTES).await?,
+            echo: GrpcCalls::connect(served.1.address(), args.connections, RECORD_BYTES).await?,
             nodes,
             clients,
             args,
