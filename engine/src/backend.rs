@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, NodeId,
-    Offset, PeerFault, RecordRun,
+    NodeLoad, Offset, PeerFault, RecordRun,
 };
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
@@ -109,6 +109,12 @@ pub(crate) trait Backend: Send + Sync {
 
     /// What peers sent that was refused, and how often.
     fn peer_faults(&self) -> BTreeMap<PeerFault, u64>;
+
+    /// What waits in the node, and how long its log takes.
+    fn load(&self) -> NodeLoad;
+
+    /// Whether a part of the state could not be read.
+    fn state_is_damaged(&self) -> bool;
 
     /// Stops the node.
     fn close(&self) -> BoxFuture<'_, Result<(), Error>>;

@@ -304,7 +304,7 @@ impl EngineBuilder {
         .await
         .map_err(|panic| Error::InternalError { what: format!("opening the state: {panic}") })??;
         let gatekeeper = Gatekeeper::new(machine.contracts(), self.limits);
-        let jobs = machine.jobs();
+        let (jobs, comparisons) = (machine.jobs(), machine.comparisons());
         let id = node;
         // For want of sockets in this runtime it panics.
         let node = apart(Node::open(config, machine)).await?.map_err(Error::from)?;
@@ -318,6 +318,7 @@ impl EngineBuilder {
             keys: self.keys,
             request_timeout: Duration::from_millis(self.request_timeout_ms),
             scrub: Scrub::new(self.scrub_bytes_per_second),
+            comparisons,
         };
         let engine = Engine::new(backend, gatekeeper, setup);
         #[expect(

@@ -8,13 +8,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_replication::{ClusterId, GroupId, Incarnation, Keys, NodeId, PeerFault};
+use palisade_replication::{ClusterId, GroupId, Incarnation, Keys, NodeId, NodeLoad, PeerFault};
 
 use crate::backend::{Backend, all, race};
 use crate::batch::Batch;
 use crate::builder::EngineBuilder;
 use crate::clients::Clients;
-use crate::comparing::Scrub;
+use crate::comparing::{Comparisons, Scrub};
 use crate::degradation::{ClusterMap, DrillReport, FailureDrill, GroupMap, ResourceMap};
 use crate::error::Error;
 use crate::gatekeeper::Gatekeeper;
@@ -80,6 +80,7 @@ pub(crate) struct Setup {
     pub(crate) keys: Keys,
     pub(crate) request_timeout: Duration,
     pub(crate) scrub: Scrub,
+    pub(crate) comparisons: Comparisons,
 }
 
 impl Engine {
@@ -124,6 +125,11 @@ impl Engine {
     /// How far it has looked whether rows are what they were.
     pub(crate) fn scrub(&self) -> &Scrub {
         &self.inner.setup.scrub
+    }
+
+    /// What its replicas were found to be when they were compared.
+    pub(crate) fn comparisons(&self) -> &Comparisons {
+        &self.inner.setup.comparisons
     }
 
     /// Gives up the wait for some work, though not the work, after the time a request has.
@@ -248,6 +254,19 @@ impl Engine {
     #[must_use]
     pub fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
         self.backend().peer_faults()
+    }
+
+    /// What waits in this node and may wait at most, and how long its log takes.
+    #[must_use]
+    pub fn load(&self) -> NodeLoad {
+        self.backend().load()
+    }
+
+    /// Whether a part of the stored state could not be read, now or in an earlier life of this directory. Its files
+    /// stay as they are from then on, and grow: the node is to be replaced. Groups whose rows can be read go on.
+    #[must_use]
+    pub fn state_is_damaged(&self) -> bool {
+        self.backend().state_is_damaged()
     }
 
     /// A copy of the placement as this node has it: the groups, their members, and the resources with what they

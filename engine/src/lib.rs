@@ -105,7 +105,7 @@ pub use clients::{
     CLIENT_COMMANDS_MAX, CLIENT_TTL_MAX, ClientId, CommandNumber, REPLY_BYTES_MAX, Registrant,
 };
 pub use codec::DecodeError;
-pub use comparing::Divergence;
+pub use comparing::{Compared, Divergence};
 pub use digest::StateDigest;
 pub use directory::{Described, DescribedSchema, Directory, LISTED_MAX, Listed, ResourceState};
 pub use engine::Engine;
@@ -129,8 +129,8 @@ pub use outcome::{Branch, Completion};
 pub use page::SCAN_BYTES_MAX;
 pub use palisade_replication::{
     ChangeRefusal, ClusterId, Disk, Disposition, GroupId, GroupStatus, Incarnation, LogTime,
-    Member, MemberChange, MemberRole, Membership, NodeId, Offset, OpenDisk, Options, PeerFault,
-    Role, Term, WalOptions,
+    Member, MemberChange, MemberRole, Membership, NodeId, NodeLoad, Offset, OpenDisk, Options,
+    PeerFault, QueueLoad, Role, SYNC_EDGES_US, SyncTimes, Term, WalOptions,
 };
 /// Keys for what lies on disks: rings of them, epochs, and why something is not opened.
 ///

@@ -19,6 +19,7 @@ use palisade_replication::{
 };
 
 use crate::command::{BatchCommand, Command, Op, OpenCommand};
+use crate::comparing::Comparisons;
 use crate::contracts::Contracts;
 use crate::digest::digest;
 use crate::error::Error;
@@ -106,6 +107,11 @@ impl SimEngine {
     /// The contracts of its resources; clones share them.
     fn contracts(&self) -> Contracts {
         self.machine.contracts()
+    }
+
+    /// How often its replicas were compared; clones share it.
+    fn comparisons(&self) -> Comparisons {
+        self.machine.comparisons()
     }
 
     /// What the state holds of a log: offset and payload.

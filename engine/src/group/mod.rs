@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::chain::ChainHead;
 use crate::command::Command;
 use crate::comparing::latch::Latch;
-use crate::comparing::{Divergence, divergences};
+use crate::comparing::{Compared, Divergence, divergences};
 use crate::digest::{StateDigest, digest};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -121,6 +121,12 @@ impl Group {
         let found =
             self.read(ReadConsistency::Local.into(), |read, group| divergences(read, group));
         Ok(found.await?.value)
+    }
+
+    /// What was compared since this engine was opened, by the records that were applied here.
+    #[must_use]
+    pub fn compared(&self) -> Compared {
+        self.engine.comparisons().of(self.id)
     }
 
     /// Makes this replica's state anew from a snapshot of the leader, after it has halted because its state is

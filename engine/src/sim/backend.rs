@@ -10,7 +10,7 @@ use bytes::Bytes;
 use palisade_replication::{ApplyError, Export};
 use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, NodeError,
-    NodeId, Offset, PeerFault, RecordRun,
+    NodeId, NodeLoad, Offset, PeerFault, RecordRun,
 };
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
@@ -173,6 +173,15 @@ impl Backend for SimBackend {
     /// None: peers of a simulated node speak to it without connections.
     fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
         PeerFault::ALL.into_iter().map(|fault| (fault, 0)).collect()
+    }
+
+    /// Nothing: a simulated node has a thread of its own for none of it.
+    fn load(&self) -> NodeLoad {
+        NodeLoad::default()
+    }
+
+    fn state_is_damaged(&self) -> bool {
+        false
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -260,6 +260,7 @@ impl SimFabric {
             keys: Keys::none(),
             request_timeout: REQUEST_TIMEOUT,
             scrub: self.scrubs[&node].clone(),
+            comparisons: self.sites.comparisons(node),
         };
         Engine::new(backend, Gatekeeper::new(self.desk.contracts(node), self.limits), setup)
     }

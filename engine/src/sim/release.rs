@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use palisade_replication::{GroupId, NodeId};
 
 use super::{Release, SimEngine};
+use crate::comparing::Comparisons;
 use crate::error::Error;
 use crate::projection::rebuild::{JobDesk, Run};
 use crate::projection::{Added, Projection, Registry};
@@ -54,6 +55,7 @@ struct Site {
     groups: Vec<GroupId>,
     store: MemoryStore,
     jobs: JobDesk,
+    comparisons: Comparisons,
     registry: Registry,
     next: Release,
     /// Jobs under way.
@@ -63,12 +65,17 @@ struct Site {
 impl Sites {
     pub(super) fn add(&self, node: NodeId, engine: &SimEngine, registry: Registry) {
         let (store, jobs, next) = (engine.store(), engine.jobs(), engine.release());
-        let (groups, runs) = (engine.groups(), Vec::new());
-        self.lock().insert(node, Site { groups, store, jobs, registry, next, runs });
+        let (groups, comparisons, runs) = (engine.groups(), engine.comparisons(), Vec::new());
+        let site = Site { groups, store, jobs, comparisons, registry, next, runs };
+        self.lock().insert(node, site);
     }
 
     pub(super) fn registry(&self, node: NodeId) -> Registry {
         self.lock()[&node].registry.clone()
+    }
+
+    pub(super) fn comparisons(&self, node: NodeId) -> Comparisons {
+        self.lock()[&node].comparisons.clone()
     }
 
     /// All that a node has applied is on disk.
