@@ -12,6 +12,7 @@
 mod calls;
 mod export;
 mod history;
+mod load;
 mod metered;
 mod process;
 mod readiness;
