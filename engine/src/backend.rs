@@ -23,6 +23,7 @@ use crate::comparing::latch::Latch;
 use crate::error::Error;
 use crate::outcome::RecordOutcome;
 use crate::store::{StateRead, StoreError};
+use crate::trace::TraceContext;
 
 /// What is asked of a backend goes through a trait object, so it is boxed: one allocation beside a
 /// write of the log, or beside a read by another thread.
@@ -109,6 +110,11 @@ pub(crate) trait Backend: Send + Sync {
 
     /// What peers sent that was refused, and how often.
     fn peer_faults(&self) -> BTreeMap<PeerFault, u64>;
+
+    /// A trace context for what has none.
+    fn draw_trace(&self) -> Option<TraceContext> {
+        None
+    }
 
     /// What waits in the node, and how long its log takes.
     fn load(&self) -> NodeLoad;

@@ -25,6 +25,7 @@ use crate::read::ReadConsistency;
 use crate::resource::FailureDomain;
 use crate::resource_row::each_resource;
 use crate::session::{Seen, Session};
+use crate::trace::{TraceContext, TraceListeners, TracedRecords};
 
 /// How long a request waits for its quorum if nothing else is said.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +52,8 @@ pub struct Engine {
     seen: Option<Seen>,
     /// Who numbers what is written through its handles, if somebody does.
     clients: Option<Arc<Clients>>,
+    /// Which trace what is written through its handles is part of.
+    trace: Option<TraceContext>,
 }
 
 /// An engine that is not kept open by this.
@@ -60,7 +63,7 @@ pub(crate) struct WeakEngine {
 
 impl WeakEngine {
     pub(crate) fn upgrade(&self) -> Option<Engine> {
-        Some(Engine { inner: self.inner.upgrade()?, seen: None, clients: None })
+        Some(Engine { inner: self.inner.upgrade()?, seen: None, clients: None, trace: None })
     }
 }
 
@@ -81,6 +84,9 @@ pub(crate) struct Setup {
     pub(crate) request_timeout: Duration,
     pub(crate) scrub: Scrub,
     pub(crate) comparisons: Comparisons,
+    pub(crate) traces: TraceListeners,
+    /// Whether trace contexts are stored.
+    pub(crate) stores_traces: bool,
 }
 
 impl Engine {
@@ -96,7 +102,7 @@ impl Engine {
         setup: Setup,
     ) -> Self {
         let inner = Inner { backend: Box::new(backend), gatekeeper, setup };
-        Self { inner: Arc::new(inner), seen: None, clients: None }
+        Self { inner: Arc::new(inner), seen: None, clients: None, trace: None }
     }
 
     pub(crate) fn downgrade(&self) -> WeakEngine {
@@ -144,7 +150,7 @@ impl Engine {
 
     /// The same engine, whose handles carry a session.
     pub(crate) fn with_session(&self, seen: Seen, clients: Option<Arc<Clients>>) -> Self {
-        Self { inner: Arc::clone(&self.inner), seen: Some(seen), clients }
+        Self { seen: Some(seen), clients, ..self.clone() }
     }
 
     /// What the session has seen that its handles carry.
@@ -154,7 +160,29 @@ impl Engine {
 
     /// The same engine, whose handles carry none.
     pub(crate) fn without_session(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), seen: None, clients: None }
+        Self { seen: None, clients: None, ..self.clone() }
+    }
+
+    /// The same engine as a part of a trace: what is written through handles that are opened through it, and in its
+    /// batches, is stored with the context, and told at each replica that applies it. So it is only if this engine
+    /// was opened with [`EngineBuilder::stores_traces`] and the caller keeps his part
+    /// ([`TraceContext::is_sampled`]).
+    #[must_use]
+    pub fn traced(&self, trace: TraceContext) -> Self {
+        Self { trace: Some(trace), ..self.clone() }
+    }
+
+    /// Records with a trace context as they are applied here, from now on, whoever has written them and through
+    /// whichever replica. After a crash, records since the state was last made durable are applied, and told,
+    /// again. Who listens holds up nobody.
+    pub fn traced_records(&self) -> TracedRecords {
+        self.inner.setup.traces.listen()
+    }
+
+    /// Which trace is stored with what is written.
+    pub(crate) fn stored_trace(&self) -> Option<TraceContext> {
+        let trace = self.trace.or_else(|| self.backend().draw_trace());
+        trace.filter(|_| self.inner.setup.stores_traces)
     }
 
     /// Who numbers what is written.

@@ -94,6 +94,7 @@ mod spec_codec;
 mod store;
 mod stored;
 mod throttle;
+mod trace;
 mod view;
 
 pub use alteration::{Alteration, Altered, Reason, Revision};
@@ -190,3 +191,4 @@ pub use resource::{
 pub use session::Session;
 pub use store::{Direction, EachRow, Walk};
 pub use stored::{Key, Stored};
+pub use trace::{TraceContext, TracedRecord, TracedRecords};

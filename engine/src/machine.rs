@@ -32,6 +32,7 @@ use crate::resource::ResourceId;
 use crate::resource_table::{LoadError, ResourceTable};
 use crate::snapshot::{self, StateExport};
 use crate::store::{FamilyId, StateRead, StateStore, StoreError, WriteSet};
+use crate::trace::{AppliedTraces, TraceListeners, TracedRecord};
 use crate::view::View;
 
 /// Format of everything stored, beside each record's own version.
@@ -49,6 +50,7 @@ pub(crate) struct EngineMachine {
     /// What is to be built beside the log.
     jobs: JobDesk,
     comparisons: Comparisons,
+    traces: AppliedTraces,
     /// Who reports what its states come to; nobody while a state is being restored.
     node: Option<NodeId>,
 }
@@ -59,6 +61,8 @@ struct Aside {
     /// Resources that may be another thing than before.
     touched: Vec<ResourceId>,
     compared: Compared,
+    /// Records that are part of traces.
+    traced: Vec<TracedRecord>,
 }
 
 struct Group {
@@ -109,6 +113,7 @@ impl EngineMachine {
             contracts: Contracts::default(),
             jobs: JobDesk::default(),
             comparisons: Comparisons::default(),
+            traces: AppliedTraces::default(),
             node: None,
         };
         for group in groups {
@@ -165,6 +170,11 @@ impl EngineMachine {
     /// How often its replicas were compared; clones share it.
     pub(crate) fn comparisons(&self) -> Comparisons {
         self.comparisons.clone()
+    }
+
+    /// Where it is heard of applied records that are part of traces.
+    pub(crate) fn traces(&self) -> TraceListeners {
+        self.traces.listeners()
     }
 
     /// Goes on with other projections from its next load on, as a process that is started from another
@@ -289,6 +299,7 @@ impl EngineMachine {
         state.builds.leave(turns);
         state.builds.publish(&self.jobs);
         self.comparisons.add(group, aside.compared);
+        aside.traced.into_iter().for_each(|record| self.traces.tell(record));
         for resource in aside.touched {
             self.contracts.set(group, resource, state.resources.get(resource));
         }
@@ -389,7 +400,8 @@ impl Group {
     ) -> Result<Outcome, ProjectionFault> {
         let (resources, builds) = (&mut self.resources, &mut self.builds);
         let touched = &mut aside.touched;
-        match Command::decode(payload)? {
+        let (command, trace) = Command::decode_traced(payload)?;
+        let outcome = match command {
             Command::Open(command) => {
                 let opened = resources.open(view, registry, at, command)?;
                 if let Outcome::Opened { resource, .. } = opened {
@@ -428,7 +440,10 @@ impl Group {
             Command::Register { ttl_ms, registrant } => {
                 ClientTable::load(view, at, clients)?.register(ttl_ms, registrant)
             }
-        }
+        }?;
+        let traced = trace.map(|trace| TracedRecord::new(trace, at.group, at.offset, &outcome));
+        aside.traced.extend(traced);
+        Ok(outcome)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::outcome::Outcome;
 use crate::read::ReadConsistency;
 use crate::receipt::Receipt;
 use crate::store::StateRead;
+use crate::trace::TraceContext;
 
 /// A group of an engine: a log with an order of its own, and the state computed from it. A resource lies in
 /// one group, and [`crate::Handle::group`] says in which. Cheap to clone.
@@ -56,6 +57,11 @@ impl fmt::Debug for Group {
 }
 
 impl Group {
+    /// The same group as a part of a trace.
+    pub(crate) fn traced(&self, trace: TraceContext) -> Self {
+        Self { engine: self.engine.traced(trace), id: self.id }
+    }
+
     /// A group that the engine hosts.
     pub(crate) fn of(engine: &Engine, id: GroupId) -> Self {
         Self { engine: engine.clone(), id }
@@ -162,7 +168,7 @@ impl Group {
 
     /// Commits a record, and says where and with which outcome.
     pub(crate) async fn propose(&self, command: &Command) -> Result<(Receipt, Outcome), Error> {
-        let payload = command.encode();
+        let payload = command.encode_traced(self.engine.stored_trace().as_ref());
         debug_assert_eq!(Command::decode(payload.clone()).as_ref(), Ok(command));
         let work = self.engine.backend().propose(self.id, payload);
         let committed = self.engine.within(work, true).await?;

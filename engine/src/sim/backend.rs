@@ -25,6 +25,7 @@ use crate::machine::{read_position, stopped};
 #[cfg(feature = "backup")]
 use crate::snapshot::StateExport;
 use crate::store::StateStore;
+use crate::trace::TraceContext;
 
 /// One life of a simulated node. Answers come while the fabric lets time pass.
 pub(super) struct SimBackend {
@@ -173,6 +174,10 @@ impl Backend for SimBackend {
     /// None: peers of a simulated node speak to it without connections.
     fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
         PeerFault::ALL.into_iter().map(|fault| (fault, 0)).collect()
+    }
+
+    fn draw_trace(&self) -> Option<TraceContext> {
+        self.desk.draw_trace()
     }
 
     /// Nothing: a simulated node has a thread of its own for none of it.

@@ -261,6 +261,8 @@ impl SimFabric {
             request_timeout: REQUEST_TIMEOUT,
             scrub: self.scrubs[&node].clone(),
             comparisons: self.sites.comparisons(node),
+            traces: self.sites.traces(node),
+            stores_traces: true,
         };
         Engine::new(backend, Gatekeeper::new(self.desk.contracts(node), self.limits), setup)
     }

@@ -12,6 +12,7 @@ use crate::projection::rebuild::{JobDesk, Run};
 use crate::projection::{Added, Projection, Registry};
 use crate::resource_table::ResourceTable;
 use crate::store::{MemoryStore, StateStore};
+use crate::trace::TraceListeners;
 
 /// A release of a service: what it opens its engine with. See [`super::SimFabric::restart_from`].
 /// By default there are no projections in it but the built-in ones.
@@ -56,6 +57,7 @@ struct Site {
     store: MemoryStore,
     jobs: JobDesk,
     comparisons: Comparisons,
+    traces: TraceListeners,
     registry: Registry,
     next: Release,
     /// Jobs under way.
@@ -66,7 +68,8 @@ impl Sites {
     pub(super) fn add(&self, node: NodeId, engine: &SimEngine, registry: Registry) {
         let (store, jobs, next) = (engine.store(), engine.jobs(), engine.release());
         let (groups, comparisons, runs) = (engine.groups(), engine.comparisons(), Vec::new());
-        let site = Site { groups, store, jobs, comparisons, registry, next, runs };
+        let traces = engine.traces();
+        let site = Site { groups, store, jobs, comparisons, traces, registry, next, runs };
         self.lock().insert(node, site);
     }
 
@@ -76,6 +79,10 @@ impl Sites {
 
     pub(super) fn comparisons(&self, node: NodeId) -> Comparisons {
         self.lock()[&node].comparisons.clone()
+    }
+
+    pub(super) fn traces(&self, node: NodeId) -> TraceListeners {
+        self.lock()[&node].traces.clone()
     }
 
     /// All that a node has applied is on disk.
