@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, NodeId,
-    Offset, PeerFault, RecordRun,
+    NodeLoad, Offset, PeerFault, RecordRun,
 };
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
@@ -23,6 +23,7 @@ use crate::comparing::latch::Latch;
 use crate::error::Error;
 use crate::outcome::RecordOutcome;
 use crate::store::{StateRead, StoreError};
+use crate::trace::TraceContext;
 
 /// What is asked of a backend goes through a trait object, so it is boxed: one allocation beside a
 /// write of the log, or beside a read by another thread.
@@ -109,6 +110,17 @@ pub(crate) trait Backend: Send + Sync {
 
     /// What peers sent that was refused, and how often.
     fn peer_faults(&self) -> BTreeMap<PeerFault, u64>;
+
+    /// A trace context for what has none.
+    fn draw_trace(&self) -> Option<TraceContext> {
+        None
+    }
+
+    /// What waits in the node, and how long its log takes.
+    fn load(&self) -> NodeLoad;
+
+    /// Whether a part of the state could not be read.
+    fn state_is_damaged(&self) -> bool;
 
     /// Stops the node.
     fn close(&self) -> BoxFuture<'_, Result<(), Error>>;

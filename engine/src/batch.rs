@@ -26,6 +26,7 @@ use crate::projections::map::{History, Map, MapOp, Version};
 use crate::receipt::Receipt;
 use crate::resource::{FailureDomain, FenceEpoch};
 use crate::stored::{Key, Stored};
+use crate::trace::TraceContext;
 
 /// Something that must be so for a batch to be done: see [`Batch::require`].
 #[derive(Clone, Debug)]
@@ -183,6 +184,13 @@ impl Batch {
     /// On whose behalf: the domain that placement is judged by. This node's own if never said.
     pub fn caller(mut self, domain: FailureDomain) -> Self {
         self.command.caller = domain;
+        self
+    }
+
+    /// As a part of a trace, which is stored with the batch: see [`Engine::traced`]. It is no part of what a command
+    /// is known by: one that is sent again may be part of another.
+    pub fn traced(mut self, trace: TraceContext) -> Self {
+        self.engine = self.engine.traced(trace);
         self
     }
 

@@ -76,6 +76,7 @@ pub struct EngineBuilder {
     pub(crate) added: Added,
     limits: HealthLimits,
     scrub_bytes_per_second: u64,
+    stores_traces: bool,
 }
 
 impl EngineBuilder {
@@ -103,6 +104,7 @@ impl EngineBuilder {
             added: Added::default(),
             limits: HealthLimits::default(),
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND,
+            stores_traces: false,
         }
     }
 
@@ -281,6 +283,14 @@ impl EngineBuilder {
         self
     }
 
+    /// Stores the trace contexts of callers with what they write: see [`Engine::traced`]. If never said they are
+    /// left out, and the writes are not. A node of a release that does not know such records halts at the first: to
+    /// be said once every node of the cluster is of one that does. Each node applies them, whether it says so or not.
+    pub fn stores_traces(mut self) -> Self {
+        self.stores_traces = true;
+        self
+    }
+
     /// Opens the engine on the current tokio runtime. What the directory holds is recovered first.
     ///
     /// # Errors
@@ -304,7 +314,7 @@ impl EngineBuilder {
         .await
         .map_err(|panic| Error::InternalError { what: format!("opening the state: {panic}") })??;
         let gatekeeper = Gatekeeper::new(machine.contracts(), self.limits);
-        let jobs = machine.jobs();
+        let (jobs, comparisons, traces) = (machine.jobs(), machine.comparisons(), machine.traces());
         let id = node;
         // For want of sockets in this runtime it panics.
         let node = apart(Node::open(config, machine)).await?.map_err(Error::from)?;
@@ -318,6 +328,9 @@ impl EngineBuilder {
             keys: self.keys,
             request_timeout: Duration::from_millis(self.request_timeout_ms),
             scrub: Scrub::new(self.scrub_bytes_per_second),
+            comparisons,
+            traces,
+            stores_traces: self.stores_traces,
         };
         let engine = Engine::new(backend, gatekeeper, setup);
         #[expect(

@@ -1,8 +1,8 @@
 //! Commands: what a record says, and its bytes.
 //!
 //! ```text
-//! version 1 byte (2), kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter, 5 register, 6 compare,
-//!            7 claim, 9 rebuild), then
+//! version 1 byte: 2, or 3 and a trace context (`trace.rs`); kind 1 byte (1 open, 2 batch, 3 housekeep, 4 alter,
+//!            5 register, 6 compare, 7 claim, 9 rebuild), then
 //! open       1 if it must not be there, claim of its name, resource kind, version of its projection, spec,
 //!            hash of its policy 32, caller
 //! batch      client or 0, and if there is one: number, acked up to; caller,
@@ -19,7 +19,7 @@
 //! claim      name, affinity, how many data groups there are
 //! ```
 //! Numbers and byte strings as in `codec`, spec and caller (a domain) as in `spec_codec`. What a body
-//! says is the projection's, whose resource it is for.
+//! says is the projection's, whose resource it is for. Version 3 is of what callers ask for: 1, 2, 4, 5 and 7.
 
 use bytes::Bytes;
 use palisade_replication::{NodeId, Offset};
@@ -39,9 +39,12 @@ use crate::spec_codec::{
     decode_spec, encode_spec, put_domain, put_kind, take_affinity, take_domain, take_kind,
     take_name,
 };
+use crate::trace::TraceContext;
 
 /// 1 was never released.
 const VERSION: u8 = 2;
+/// The same with a trace context.
+const TRACED: u8 = 3;
 /// Longest body of an operation: a key, a value, and what is said about them.
 pub(crate) const BODY_BYTES_MAX: usize = VALUE_BYTES_MAX + KEY_BYTES_MAX + 256;
 
@@ -174,9 +177,25 @@ const REBUILD: u8 = 9;
 pub(crate) const CHORES_MAX: usize = 16;
 
 impl Command {
+    /// Whether somebody asked for it, whose trace may go on with it.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        !matches!(self, Self::Housekeep(_) | Self::Rebuild(_) | Self::Compare(_))
+    }
+
     pub(crate) fn encode(&self) -> Bytes {
+        self.encode_traced(None)
+    }
+
+    /// The same as a part of a trace; that of one which nobody keeps is left out.
+    pub(crate) fn encode_traced(&self, trace: Option<&TraceContext>) -> Bytes {
         let mut out = Vec::with_capacity(256);
-        out.push(VERSION);
+        match trace.filter(|trace| trace.is_sampled() && self.is_asked_for()) {
+            None => out.push(VERSION),
+            Some(trace) => {
+                out.push(TRACED);
+                trace.put(&mut out);
+            }
+        }
         match self {
             Self::Open(OpenCommand { anew, claim, kind, version, spec, policy, caller }) => {
                 out.push(OPEN);
@@ -245,10 +264,17 @@ impl Command {
     }
 
     pub(crate) fn decode(raw: Bytes) -> Result<Self, DecodeError> {
+        Self::decode_traced(raw).map(|(command, _)| command)
+    }
+
+    /// A command, and which trace it is part of.
+    pub(crate) fn decode_traced(raw: Bytes) -> Result<(Self, Option<TraceContext>), DecodeError> {
         let mut reader = Reader::new(raw);
-        if reader.byte("command version")? != VERSION {
-            return Err(DecodeError { what: "command version" });
-        }
+        let trace = match reader.byte("command version")? {
+            VERSION => None,
+            TRACED => Some(TraceContext::take(&mut reader)?),
+            _ => return Err(DecodeError { what: "command version" }),
+        };
         let command = match reader.byte("command kind")? {
             OPEN => Self::Open(OpenCommand {
                 anew: match reader.byte("open")? {
@@ -326,11 +352,14 @@ impl Command {
             _ => return Err(DecodeError { what: "command kind" }),
         };
         reader.end("command")?;
-        Ok(command)
+        if trace.is_some() && !command.is_asked_for() {
+            return Err(DecodeError { what: "command version" });
+        }
+        Ok((command, trace))
     }
 }
 
-/// Whether a record, by its bytes, is about the rebuild of a projection.
+/// Whether a record, by its bytes, is about the rebuild of a projection: none of those is part of a trace.
 pub(crate) fn is_rebuild(payload: &[u8]) -> bool {
     payload.starts_with(&[VERSION, REBUILD])
 }
@@ -391,6 +420,7 @@ mod tests {
     use crate::profile::PlacementProfile;
     use crate::projection::rebuild::any_rebuild;
     use crate::resource::{DomainRule, Placement, ReplicaPolicy, SchemaId};
+    use crate::trace::any_trace;
 
     fn domain() -> FailureDomain {
         FailureDomain::new("aws", "us-east-1", "us-east-1a")
@@ -489,23 +519,47 @@ mod tests {
             }
         }
 
+        #[test]
+        fn a_trace_context_is_stored_in_front_of_what_it_is_with(command in prop_oneof![batch(), register(), alter(), claim()], trace in any_trace()) {
+            let (plain, traced) = (command.encode(), command.encode_traced(Some(&trace)));
+            prop_assert_eq!(traced.len(), plain.len() + 26);
+            prop_assert_eq!(&traced[27..], &plain[1..]);
+            prop_assert_eq!(Command::decode_traced(plain), Ok((command.clone(), None)));
+            prop_assert_eq!(Command::decode_traced(traced), Ok((command, Some(trace))));
+        }
+
+        /// What nobody asked for is part of no trace.
+        #[test]
+        fn own_records_have_no_trace(rebuild in any_rebuild(), trace in any_trace()) {
+            for command in [Command::Rebuild(rebuild), Command::Housekeep(vec![Chore::Clients])] {
+                let plain = command.encode();
+                prop_assert_eq!(command.encode_traced(Some(&trace)), plain.clone());
+                let mut forged = vec![TRACED];
+                trace.put(&mut forged);
+                forged.extend_from_slice(&plain[1..]);
+                prop_assert!(Command::decode(forged.into()).is_err());
+            }
+        }
+
         /// E8: whatever is read is written the same again, so a record has one form.
         #[test]
-        fn what_is_read_has_one_form(command in prop_oneof![batch(), register(), alter(), claim(), any_rebuild().prop_map(Command::Rebuild)], changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
-            let mut raw = command.encode().to_vec();
+        fn what_is_read_has_one_form(command in prop_oneof![batch(), register(), alter(), claim(), any_rebuild().prop_map(Command::Rebuild)], trace in proptest::option::of(any_trace()), changes in vec((any::<usize>(), any::<u8>()), 1..4)) {
+            let mut raw = command.encode_traced(trace.as_ref()).to_vec();
             for (at, byte) in changes {
                 let at = at % raw.len();
                 raw[at] = byte;
             }
             let raw = Bytes::from(raw);
-            if let Ok(command) = Command::decode(raw.clone()) {
-                prop_assert_eq!(command.encode(), raw);
+            if let Ok((command, trace)) = Command::decode_traced(raw.clone()) {
+                prop_assert_eq!(command.encode_traced(trace.as_ref()), raw);
             }
         }
 
         #[test]
-        fn decoding_never_panics(kind in 0u8..10, raw in vec(any::<u8>(), 0..120)) {
-            let mut whole = vec![VERSION, kind];
+        fn decoding_never_panics(kind in 0u8..10, trace in proptest::option::of(any_trace()), raw in vec(any::<u8>(), 0..120)) {
+            let mut whole = vec![if trace.is_some() { TRACED } else { VERSION }];
+            trace.inspect(|trace| trace.put(&mut whole));
+            whole.push(kind);
             whole.extend(raw);
             let _ = Command::decode(whole.into());
         }

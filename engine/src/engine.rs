@@ -8,13 +8,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use palisade_replication::{ClusterId, GroupId, Incarnation, Keys, NodeId, PeerFault};
+use palisade_replication::{ClusterId, GroupId, Incarnation, Keys, NodeId, NodeLoad, PeerFault};
 
 use crate::backend::{Backend, all, race};
 use crate::batch::Batch;
 use crate::builder::EngineBuilder;
 use crate::clients::Clients;
-use crate::comparing::Scrub;
+use crate::comparing::{Comparisons, Scrub};
 use crate::degradation::{ClusterMap, DrillReport, FailureDrill, GroupMap, ResourceMap};
 use crate::error::Error;
 use crate::gatekeeper::Gatekeeper;
@@ -25,6 +25,7 @@ use crate::read::ReadConsistency;
 use crate::resource::FailureDomain;
 use crate::resource_row::each_resource;
 use crate::session::{Seen, Session};
+use crate::trace::{TraceContext, TraceListeners, TracedRecords};
 
 /// How long a request waits for its quorum if nothing else is said.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +52,8 @@ pub struct Engine {
     seen: Option<Seen>,
     /// Who numbers what is written through its handles, if somebody does.
     clients: Option<Arc<Clients>>,
+    /// Which trace what is written through its handles is part of.
+    trace: Option<TraceContext>,
 }
 
 /// An engine that is not kept open by this.
@@ -60,7 +63,7 @@ pub(crate) struct WeakEngine {
 
 impl WeakEngine {
     pub(crate) fn upgrade(&self) -> Option<Engine> {
-        Some(Engine { inner: self.inner.upgrade()?, seen: None, clients: None })
+        Some(Engine { inner: self.inner.upgrade()?, seen: None, clients: None, trace: None })
     }
 }
 
@@ -80,6 +83,10 @@ pub(crate) struct Setup {
     pub(crate) keys: Keys,
     pub(crate) request_timeout: Duration,
     pub(crate) scrub: Scrub,
+    pub(crate) comparisons: Comparisons,
+    pub(crate) traces: TraceListeners,
+    /// Whether trace contexts are stored.
+    pub(crate) stores_traces: bool,
 }
 
 impl Engine {
@@ -95,7 +102,7 @@ impl Engine {
         setup: Setup,
     ) -> Self {
         let inner = Inner { backend: Box::new(backend), gatekeeper, setup };
-        Self { inner: Arc::new(inner), seen: None, clients: None }
+        Self { inner: Arc::new(inner), seen: None, clients: None, trace: None }
     }
 
     pub(crate) fn downgrade(&self) -> WeakEngine {
@@ -126,6 +133,11 @@ impl Engine {
         &self.inner.setup.scrub
     }
 
+    /// What its replicas were found to be when they were compared.
+    pub(crate) fn comparisons(&self) -> &Comparisons {
+        &self.inner.setup.comparisons
+    }
+
     /// Gives up the wait for some work, though not the work, after the time a request has.
     pub(crate) async fn within<T>(
         &self,
@@ -138,7 +150,7 @@ impl Engine {
 
     /// The same engine, whose handles carry a session.
     pub(crate) fn with_session(&self, seen: Seen, clients: Option<Arc<Clients>>) -> Self {
-        Self { inner: Arc::clone(&self.inner), seen: Some(seen), clients }
+        Self { seen: Some(seen), clients, ..self.clone() }
     }
 
     /// What the session has seen that its handles carry.
@@ -148,7 +160,29 @@ impl Engine {
 
     /// The same engine, whose handles carry none.
     pub(crate) fn without_session(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner), seen: None, clients: None }
+        Self { seen: None, clients: None, ..self.clone() }
+    }
+
+    /// The same engine as a part of a trace: what is written through handles that are opened through it, and in its
+    /// batches, is stored with the context, and told at each replica that applies it. So it is only if this engine
+    /// was opened with [`EngineBuilder::stores_traces`] and the caller keeps his part
+    /// ([`TraceContext::is_sampled`]).
+    #[must_use]
+    pub fn traced(&self, trace: TraceContext) -> Self {
+        Self { trace: Some(trace), ..self.clone() }
+    }
+
+    /// Records with a trace context as they are applied here, from now on, whoever has written them and through
+    /// whichever replica. After a crash, records since the state was last made durable are applied, and told,
+    /// again. Who listens holds up nobody.
+    pub fn traced_records(&self) -> TracedRecords {
+        self.inner.setup.traces.listen()
+    }
+
+    /// Which trace is stored with what is written.
+    pub(crate) fn stored_trace(&self) -> Option<TraceContext> {
+        let trace = self.trace.or_else(|| self.backend().draw_trace());
+        trace.filter(|_| self.inner.setup.stores_traces)
     }
 
     /// Who numbers what is written.
@@ -248,6 +282,19 @@ impl Engine {
     #[must_use]
     pub fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
         self.backend().peer_faults()
+    }
+
+    /// What waits in this node and may wait at most, and how long its log takes.
+    #[must_use]
+    pub fn load(&self) -> NodeLoad {
+        self.backend().load()
+    }
+
+    /// Whether a part of the stored state could not be read, now or in an earlier life of this directory. Its files
+    /// stay as they are from then on, and grow: the node is to be replaced. Groups whose rows can be read go on.
+    #[must_use]
+    pub fn state_is_damaged(&self) -> bool {
+        self.backend().state_is_damaged()
     }
 
     /// A copy of the placement as this node has it: the groups, their members, and the resources with what they

@@ -34,6 +34,7 @@ use crate::resource::{
 };
 use crate::store::{Direction, MemoryStore, StateRead, Walk};
 use crate::stored::Stored;
+use crate::trace::TraceContext;
 
 const GROUP: GroupId = GroupId::new(1);
 
@@ -294,6 +295,46 @@ fn version_two_stays_what_it_is() {
         assert_eq!(found, kept, "line {} of {}", at + 1, path.display());
     }
     assert_eq!(found.lines().count(), kept.lines().count());
+}
+
+/// Version 3 is version 2 behind a trace context; what is applied is the same.
+#[test]
+fn version_three_stays_what_it_is() {
+    let trace = TraceContext::new(*b"sixteen-of-trace", *b"its-span", 1).unwrap();
+    let open = |traced: bool| {
+        let (store, registry) = (Arc::new(MemoryStore::default()), Registry::new(&[]).unwrap());
+        let mut machine =
+            EngineMachine::unclaimed(store.clone(), registry, true, &[GROUP]).unwrap();
+        let mut text = String::new();
+        let mut outcomes = Vec::new();
+        for (at, command) in commands().into_iter().enumerate() {
+            let number = at as u64 + 1;
+            let payload = command.encode_traced(Some(&trace).filter(|_| traced));
+            let is_traced = traced && command.is_asked_for();
+            let read = Command::decode_traced(payload.clone());
+            assert_eq!(read, Ok((command, is_traced.then_some(trace))));
+            writeln!(text, "record {number}\n  {}", hex(&payload)).unwrap();
+            let (id, log_time) =
+                (ProposalId { session: 1, seq: number }, LogTime::new(500 * number));
+            let entry = CommittedEntry {
+                members_index: LogIndex::new(1),
+                index: LogIndex::new(number),
+                term: Term::new(1),
+                log_time,
+                first_offset: Offset::new(number),
+                records: vec![Record { id, payload }],
+            };
+            outcomes.extend(machine.apply(GROUP, &[entry]).unwrap());
+        }
+        (text, outcomes, digest(&*store, GROUP).unwrap().projections)
+    };
+    let (plain, traced) = (open(false), open(true));
+    assert_eq!((&plain.1, &plain.2), (&traced.1, &traced.2));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/command-3.txt");
+    if std::env::var_os("PALISADE_GOLDEN").is_some_and(|value| value == "write") {
+        std::fs::write(&path, &traced.0).unwrap();
+    }
+    assert_eq!(traced.0, std::fs::read_to_string(&path).unwrap(), "{}", path.display());
 }
 
 /// The chain by hand: a link of offset, log time and payload, and a head over the one before and it.

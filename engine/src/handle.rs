@@ -25,6 +25,7 @@ use crate::resource_row::{self, Resource};
 use crate::schemas::Schemas;
 use crate::store::{FamilyId, StateRead};
 use crate::stored::Stored;
+use crate::trace::TraceContext;
 
 /// A handle to a resource of the kind `P`, opened by one writer generation or for reading alone. The engine must have been
 /// opened with [`crate::EngineBuilder::projection`].
@@ -127,6 +128,13 @@ impl<P: Projection> Handle<P> {
     #[must_use]
     pub fn for_caller(&self, domain: FailureDomain) -> Self {
         Self { caller: Some(domain), ..self.clone() }
+    }
+
+    /// The same handle as a part of a trace, which is stored with what it writes: see [`Engine::traced`]. In a batch
+    /// say so with [`crate::Batch::traced`].
+    #[must_use]
+    pub fn traced(&self, trace: TraceContext) -> Self {
+        Self { group: self.group.traced(trace), ..self.clone() }
     }
 
     /// Whether a worker in this domain may work on the resource (G9): what it is placed on, as this

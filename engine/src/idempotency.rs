@@ -135,6 +135,12 @@ impl ReplicatedIdempotencyStore {
         Self { handle: self.handle.for_caller(domain) }
     }
 
+    /// The same handle as a part of a trace: see [`crate::Handle::traced`].
+    #[must_use]
+    pub fn traced(&self, trace: crate::TraceContext) -> Self {
+        Self { handle: self.handle.traced(trace) }
+    }
+
     /// Whether a worker in this domain may work on it: see [`crate::Handle::admit`].
     ///
     /// # Errors

@@ -94,6 +94,7 @@ mod spec_codec;
 mod store;
 mod stored;
 mod throttle;
+mod trace;
 mod view;
 
 pub use alteration::{Alteration, Altered, Reason, Revision};
@@ -105,7 +106,7 @@ pub use clients::{
     CLIENT_COMMANDS_MAX, CLIENT_TTL_MAX, ClientId, CommandNumber, REPLY_BYTES_MAX, Registrant,
 };
 pub use codec::DecodeError;
-pub use comparing::Divergence;
+pub use comparing::{Compared, Divergence};
 pub use digest::StateDigest;
 pub use directory::{Described, DescribedSchema, Directory, LISTED_MAX, Listed, ResourceState};
 pub use engine::Engine;
@@ -129,8 +130,8 @@ pub use outcome::{Branch, Completion};
 pub use page::SCAN_BYTES_MAX;
 pub use palisade_replication::{
     ChangeRefusal, ClusterId, Disk, Disposition, GroupId, GroupStatus, Incarnation, LogTime,
-    Member, MemberChange, MemberRole, Membership, NodeId, Offset, OpenDisk, Options, PeerFault,
-    Role, Term, WalOptions,
+    Member, MemberChange, MemberRole, Membership, NodeId, NodeLoad, Offset, OpenDisk, Options,
+    PeerFault, QueueLoad, Role, SYNC_EDGES_US, SyncTimes, Term, WalOptions,
 };
 /// Keys for what lies on disks: rings of them, epochs, and why something is not opened.
 ///
@@ -190,3 +191,4 @@ pub use resource::{
 pub use session::Session;
 pub use store::{Direction, EachRow, Walk};
 pub use stored::{Key, Stored};
+pub use trace::{TraceContext, TracedRecord, TracedRecords};

@@ -151,6 +151,12 @@ impl<T: Stored> ReplicatedLog<T> {
         Self { handle: self.handle.for_caller(domain), values: self.values }
     }
 
+    /// The same handle as a part of a trace: see [`crate::Handle::traced`].
+    #[must_use]
+    pub fn traced(&self, trace: crate::TraceContext) -> Self {
+        Self { handle: self.handle.traced(trace), values: self.values }
+    }
+
     /// Whether a worker in this domain may work on it: see [`crate::Handle::admit`].
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use crate::clients::{ClientBounds, ClientTable, numbered};
 use crate::codec::{DecodeError, Reader, put_number};
 use crate::command::{Chore, Command, is_rebuild};
 use crate::comparing::latch::{self, Latch};
-use crate::comparing::{self, spans};
+use crate::comparing::{self, Compared, Comparisons, spans};
 use crate::contracts::Contracts;
 use crate::error::Error;
 use crate::keys;
@@ -32,6 +32,7 @@ use crate::resource::ResourceId;
 use crate::resource_table::{LoadError, ResourceTable};
 use crate::snapshot::{self, StateExport};
 use crate::store::{FamilyId, StateRead, StateStore, StoreError, WriteSet};
+use crate::trace::{AppliedTraces, TraceListeners, TracedRecord};
 use crate::view::View;
 
 /// Format of everything stored, beside each record's own version.
@@ -48,8 +49,20 @@ pub(crate) struct EngineMachine {
     contracts: Contracts,
     /// What is to be built beside the log.
     jobs: JobDesk,
+    comparisons: Comparisons,
+    traces: AppliedTraces,
     /// Who reports what its states come to; nobody while a state is being restored.
     node: Option<NodeId>,
+}
+
+/// What a run brings about beside rows: nothing, if it is not committed.
+#[derive(Default)]
+struct Aside {
+    /// Resources that may be another thing than before.
+    touched: Vec<ResourceId>,
+    compared: Compared,
+    /// Records that are part of traces.
+    traced: Vec<TracedRecord>,
 }
 
 struct Group {
@@ -91,11 +104,18 @@ impl EngineMachine {
         keeps: bool,
         groups: &[GroupId],
     ) -> Result<Self, Error> {
-        let clients = ClientBounds::default();
-        let (contracts, jobs) = (Contracts::default(), JobDesk::default());
-        let (node, none) = (None, BTreeMap::new());
-        let mut machine =
-            Self { store, registry, keeps, clients, groups: none, contracts, jobs, node };
+        let mut machine = Self {
+            store,
+            registry,
+            keeps,
+            clients: ClientBounds::default(),
+            groups: BTreeMap::new(),
+            contracts: Contracts::default(),
+            jobs: JobDesk::default(),
+            comparisons: Comparisons::default(),
+            traces: AppliedTraces::default(),
+            node: None,
+        };
         for group in groups {
             machine.load(*group)?;
         }
@@ -145,6 +165,16 @@ impl EngineMachine {
     /// What is to be built beside the log; clones share it.
     pub(crate) fn jobs(&self) -> JobDesk {
         self.jobs.clone()
+    }
+
+    /// How often its replicas were compared; clones share it.
+    pub(crate) fn comparisons(&self) -> Comparisons {
+        self.comparisons.clone()
+    }
+
+    /// Where it is heard of applied records that are part of traces.
+    pub(crate) fn traces(&self) -> TraceListeners {
+        self.traces.listeners()
     }
 
     /// Goes on with other projections from its next load on, as a process that is started from another
@@ -220,9 +250,7 @@ impl EngineMachine {
         let turns: Vec<_> = jobs.iter().map(Turn::of).collect();
         state.builds.look(&turns);
         let mut view = View::new(&*store);
-        let mut outcomes = Vec::new();
-        // Resources that may be another thing than before.
-        let mut touched = Vec::new();
+        let (mut outcomes, mut aside) = (Vec::new(), Aside::default());
         // Where the state stands is what was committed: a fault on the way leaves it where it was.
         let (mut position, mut head) = (state.position, state.head);
         for entry in entries {
@@ -237,10 +265,9 @@ impl EngineMachine {
             let mut at = At { group, offset, log_time, index: 0 };
             for record in &entry.records {
                 let (within, payload) = (self.clients, record.payload.clone());
-                let (registry, touched) = (&self.registry, &mut touched);
-                let with = (within, self.node);
+                let (registry, with) = (&self.registry, (within, self.node));
                 let outcome = state
-                    .record(registry, with, &*store, &mut view, at, payload, touched)
+                    .record(registry, with, &*store, &mut view, at, payload, &mut aside)
                     .map_err(|fault| halting(&*store, at.group, at.offset, fault))?;
                 if outcome.stands() {
                     view.keep_record();
@@ -271,7 +298,9 @@ impl EngineMachine {
         (state.position, state.head) = (position, head);
         state.builds.leave(turns);
         state.builds.publish(&self.jobs);
-        for resource in touched {
+        self.comparisons.add(group, aside.compared);
+        aside.traced.into_iter().for_each(|record| self.traces.tell(record));
+        for resource in aside.touched {
             self.contracts.set(group, resource, state.resources.get(resource));
         }
         Ok(outcomes)
@@ -367,10 +396,12 @@ impl Group {
         view: &mut View<'_>,
         at: At,
         payload: Bytes,
-        touched: &mut Vec<ResourceId>,
+        aside: &mut Aside,
     ) -> Result<Outcome, ProjectionFault> {
         let (resources, builds) = (&mut self.resources, &mut self.builds);
-        match Command::decode(payload)? {
+        let touched = &mut aside.touched;
+        let (command, trace) = Command::decode_traced(payload)?;
+        let outcome = match command {
             Command::Open(command) => {
                 let opened = resources.open(view, registry, at, command)?;
                 if let Outcome::Opened { resource, .. } = opened {
@@ -403,11 +434,16 @@ impl Group {
                 rebuild::apply(scene, command)
             }
             Command::Claim(command) => names::claim(view, at, command),
-            Command::Compare(command) => comparing::apply(resources, view, at, node, command),
+            Command::Compare(command) => {
+                comparing::apply(resources, view, at, node, command, &mut aside.compared)
+            }
             Command::Register { ttl_ms, registrant } => {
                 ClientTable::load(view, at, clients)?.register(ttl_ms, registrant)
             }
-        }
+        }?;
+        let traced = trace.map(|trace| TracedRecord::new(trace, at.group, at.offset, &outcome));
+        aside.traced.extend(traced);
+        Ok(outcome)
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use palisade_replication::{ApplyError, Export};
 use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, Node,
-    NodeError, NodeId, Offset, PeerFault, RecordRun,
+    NodeError, NodeId, NodeLoad, Offset, PeerFault, RecordRun,
 };
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
@@ -224,6 +224,16 @@ impl Backend for NodeBackend {
 
     fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
         self.node.peer_faults()
+    }
+
+    fn load(&self) -> NodeLoad {
+        let mut load = self.node.load();
+        load.queues.push(self.readers.load());
+        load
+    }
+
+    fn state_is_damaged(&self) -> bool {
+        self.store.upgrade().is_some_and(|store| store.is_damaged())
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -3,10 +3,12 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use palisade_replication::QueueLoad;
 use tokio::sync::oneshot;
 
 use crate::backend::ReadJob;
@@ -36,6 +38,8 @@ struct Job {
 /// A few threads that read. They end when this is closed or dropped.
 pub(crate) struct Readers {
     running: Mutex<Option<Running>>,
+    /// Reads that wait for a thread.
+    waiting: Arc<AtomicUsize>,
 }
 
 struct Running {
@@ -47,17 +51,25 @@ impl Readers {
     pub(crate) fn start(store: &Arc<dyn StateStore>, threads: usize) -> Result<Self, Error> {
         let (jobs, queue) = sync_channel::<Job>(QUEUE_MAX);
         let queue = Arc::new(Mutex::new(queue));
+        let waiting = Arc::<AtomicUsize>::default();
         let start = |number: usize| {
             let (store, queue) = (Arc::clone(store), Arc::clone(&queue));
+            let waiting = Arc::clone(&waiting);
             std::thread::Builder::new()
                 .name(format!("palisade-read-{number}"))
-                .spawn(move || serve(&*store, &queue))
+                .spawn(move || serve(&*store, &queue, &waiting))
                 .map_err(|error| Error::InternalError {
                     what: format!("could not start a reader thread: {error}"),
                 })
         };
         let threads = (0..threads).map(start).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { running: Mutex::new(Some(Running { jobs, threads })) })
+        Ok(Self { running: Mutex::new(Some(Running { jobs, threads })), waiting })
+    }
+
+    /// What waits for a thread, against the bound.
+    pub(crate) fn load(&self) -> QueueLoad {
+        let (held, held_max) = (self.waiting.load(Relaxed) as u64, QUEUE_MAX as u64);
+        QueueLoad { queue: "state_reads", held, held_max }
     }
 
     /// Ends the threads; they have let go of the store when this returns.
@@ -79,12 +91,18 @@ impl Readers {
     pub(crate) async fn read(&self, read: ReadJob) -> Result<(), Error> {
         let (answer, answered) = oneshot::channel();
         let job = Job { read, answer };
-        match self.running().as_ref().map(|running| running.jobs.try_send(job)) {
-            Some(Ok(())) => {}
+        // Before it is there: whoever takes it counts it out.
+        self.waiting.fetch_add(1, Relaxed);
+        let refused = match self.running().as_ref().map(|running| running.jobs.try_send(job)) {
+            Some(Ok(())) => None,
             Some(Err(TrySendError::Full(_))) => {
-                return Err(Error::RateLimited { retry_after_ms: RETRY_AFTER_MS });
+                Some(Error::RateLimited { retry_after_ms: RETRY_AFTER_MS })
             }
-            Some(Err(TrySendError::Disconnected(_))) | None => return Err(ended()),
+            Some(Err(TrySendError::Disconnected(_))) | None => Some(ended()),
+        };
+        if let Some(refused) = refused {
+            self.waiting.fetch_sub(1, Relaxed);
+            return Err(refused);
         }
         answered.await.map_err(|_| ended())?.map_err(|error| stopped(&error))
     }
@@ -107,12 +125,13 @@ fn ended() -> Error {
     Error::InternalError { what: "it was closed".to_owned() }
 }
 
-fn serve(store: &dyn StateStore, queue: &Mutex<Receiver<Job>>) {
+fn serve(store: &dyn StateStore, queue: &Mutex<Receiver<Job>>, waiting: &AtomicUsize) {
     READS.set(true);
     loop {
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match job {
             Ok(Job { read, answer }) => {
+                waiting.fetch_sub(1, Relaxed);
                 let done = catch_unwind(AssertUnwindSafe(|| read(&*store.snapshot())))
                     .unwrap_or_else(|_| Err(StoreError::new("a read panicked".to_owned())));
                 // A caller that gave up is no loss.

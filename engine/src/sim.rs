@@ -19,6 +19,7 @@ use palisade_replication::{
 };
 
 use crate::command::{BatchCommand, Command, Op, OpenCommand};
+use crate::comparing::Comparisons;
 use crate::contracts::Contracts;
 use crate::digest::digest;
 use crate::error::Error;
@@ -34,6 +35,7 @@ use crate::projections::map::{self, MapOp, Version, When};
 use crate::resource::{FailureDomain, FenceEpoch, ResourceId, ResourceKind, ResourceSpec};
 use crate::store::{Direction, FamilyId, MemoryStore};
 use crate::stored::Stored;
+use crate::trace::{TraceContext, TraceListeners};
 
 pub use crate::outcome::RecordOutcome;
 pub use conduct::{Misconduct, check_projection};
@@ -106,6 +108,16 @@ impl SimEngine {
     /// The contracts of its resources; clones share them.
     fn contracts(&self) -> Contracts {
         self.machine.contracts()
+    }
+
+    /// Where it is heard of applied records that are part of traces.
+    fn traces(&self) -> TraceListeners {
+        self.machine.traces()
+    }
+
+    /// How often its replicas were compared; clones share it.
+    fn comparisons(&self) -> Comparisons {
+        self.machine.comparisons()
     }
 
     /// What the state holds of a log: offset and payload.
@@ -237,10 +249,19 @@ fn batch(
     ops: Vec<(ResourceId, bytes::Bytes)>,
 ) -> bytes::Bytes {
     let op = |(resource, body)| Op { resource, epoch, body };
-    let then = ops.into_iter().map(op).collect();
-    let (guards, otherwise) = (Vec::new(), Vec::new());
+    let then: Vec<Op> = ops.into_iter().map(op).collect();
+    let (guards, otherwise, trace) = (Vec::new(), Vec::new(), drawn(&then));
     let (number, caller) = (None, caller.clone());
-    Command::Batch(BatchCommand { number, caller, guards, then, otherwise }).encode()
+    Command::Batch(BatchCommand { number, caller, guards, then, otherwise })
+        .encode_traced(trace.as_ref())
+}
+
+/// About one record in four is part of a trace, as what it says has it.
+fn drawn(ops: &[Op]) -> Option<TraceContext> {
+    let bytes = ops.iter().flat_map(|op| &op.body);
+    let sum = bytes.fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add((*byte).into()));
+    let trace = TraceContext::new(u128::from(sum).to_be_bytes(), sum.to_be_bytes(), 1);
+    trace.filter(|_| sum.is_multiple_of(4))
 }
 
 /// A submission as the report service makes it: reserve, append, put and complete in one batch.

@@ -17,7 +17,7 @@ use palisade::{
     ClusterId, Direction, EngineBuilder, Error, FenceEpoch, Fingerprint, GroupId, History,
     LogPosition, LogRetention, LogTime, LogicalResourceName, MapRange, MemberChange, NodeId,
     Offset, ReadConsistency, ReadOptions, RequestStatus, RequestWindow, ResourceSpec, Revision,
-    Stored, Version, WatchEvent, WatchOptions,
+    Stored, TraceContext, Version, WatchEvent, WatchOptions,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -153,6 +153,26 @@ fn every_handle_writes_reads_and_waits() {
 }
 
 /// A read keeps a thread that the engine's end waits for: with the last handle in its hands, it is not kept.
+/// Only an engine that stores contexts has any to tell of; it tells until it is closed.
+#[test]
+fn records_of_a_trace_are_told_until_the_end() {
+    for stores in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let builder = if stores { builder(&dir).stores_traces() } else { builder(&dir) };
+        let engine = builder.open_blocking().unwrap();
+        let map = ReplicatedMap::<String, String>::open(&engine, spec("map")).unwrap();
+        let mut records = engine.traced_records();
+        let trace = TraceContext::new([1; 16], [2; 8], 1).unwrap();
+        let put = map.traced(trace).put(&text("k"), &text("v")).unwrap();
+        map.put(&text("k"), &text("w")).unwrap();
+        engine.close().unwrap();
+        let told: Vec<_> = records.by_ref().map(Result::unwrap).collect();
+        let told: Vec<_> = told.iter().map(|record| (record.trace, record.offset)).collect();
+        assert_eq!(told, [(trace, put.offset)][..usize::from(stores)]);
+        assert!(records.next().is_none() && engine.traced_records().next().is_none());
+    }
+}
+
 #[test]
 fn within_a_read_calls_are_refused_and_the_last_handle_may_be_dropped() {
     let dir = tempfile::tempdir().unwrap();

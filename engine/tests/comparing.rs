@@ -85,6 +85,8 @@ fn a_replica_that_applied_otherwise_halts_with_the_range() {
             let [found] = &found(&mut fabric, number)[..] else { panic!("one differs") };
             assert_eq!(found.node, node);
             assert!(found.has_majority);
+            let compared = group(&fabric, number).compared();
+            assert!(2 < compared.digests && compared.differing == 1, "{compared:?}");
             assert_eq!(found.resource.as_ref().unwrap().as_str(), "counts");
             assert!(found.from <= key && found.end.as_ref().is_none_or(|end| key < *end));
             // The others go on.
@@ -206,6 +208,8 @@ fn nobody_halts_who_is_right() {
         for number in 1..=3 {
             assert_eq!(halted(&mut fabric, number), None, "seed={seed}");
             assert_eq!(found(&mut fabric, number), []);
+            let compared = group(&fabric, number).compared();
+            assert!(3 <= compared.digests && compared.differing == 0, "{compared:?}");
         }
     }
 }

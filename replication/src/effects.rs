@@ -7,6 +7,7 @@ use crate::entry::{AppliedPosition, CommittedEntry};
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId, Offset, Term};
 use crate::membership::{MemberChange, Membership};
+use crate::node_load::QueueLoad;
 use crate::peer_faults::PeerFault;
 use crate::snapshot::{Manifest, SnapshotId};
 use crate::wire::{Beat, Envelope};
@@ -254,8 +255,12 @@ pub struct GroupStatus {
     pub term: Term,
     /// Last entry of its log.
     pub last_index: LogIndex,
+    /// Last entry that is synced here.
+    pub durable_index: LogIndex,
     /// Last entry it knows to be committed.
     pub committed_index: LogIndex,
+    /// Last entry that is in the state here.
+    pub applied_index: LogIndex,
     /// First entry its log still holds.
     pub first_index: LogIndex,
     /// Last record handed to apply.
@@ -274,6 +279,12 @@ pub struct GroupStatus {
     pub sync_ms: u64,
     /// The disk of the log has no room for further records, or that of the state for what is applied.
     pub disk_full: bool,
+    /// Elections that it has begun since it was opened: terms in which it asked for votes.
+    pub elections: u64,
+    /// Terms whose leader it came to know since it was opened.
+    pub leaders: u64,
+    /// What waits in it, against its bounds.
+    pub queues: Vec<QueueLoad>,
     /// The voters as their leader sees them; nobody else knows, and leaves it empty.
     pub voters: Vec<VoterStatus>,
 }

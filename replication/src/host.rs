@@ -107,7 +107,9 @@ impl Hosted {
             leader: None,
             term,
             last_index: found.map_or(LogIndex::ZERO, |found| found.last),
+            durable_index: applied.index,
             committed_index: applied.index,
+            applied_index: applied.index,
             first_index: found.map_or(LogIndex::ZERO.next(), |found| found.first),
             offset: applied.offset,
             proposals_count: 0,
@@ -116,6 +118,9 @@ impl Hosted {
             uncommitted_ms: 0,
             sync_ms: 0,
             disk_full: false,
+            elections: 0,
+            leaders: 0,
+            queues: Vec::new(),
             voters: Vec::new(),
         };
         let parts = Err(RebuildRefusal::LogLost);
@@ -229,7 +234,8 @@ impl Hosted {
     /// It takes part in nothing any more. What is owed is not: whoever goes on in its place may hold
     /// another state.
     fn halt(&mut self) -> Effects {
-        let status = GroupStatus { role: Role::Halted, leader: None, ..self.status() };
+        let status =
+            GroupStatus { role: Role::Halted, leader: None, queues: Vec::new(), ..self.status() };
         let mut effects = unanswered(self.inputs.drain(..).chain(self.held.drain(..)));
         self.owed = None;
         self.rest = Rest::default();

@@ -53,6 +53,11 @@ impl<T> Inbox<T> {
         is_in
     }
 
+    /// How much is in it.
+    pub(crate) fn load(&self) -> Arc<Load> {
+        Arc::clone(&self.load)
+    }
+
     /// Puts an event in that must not be refused.
     pub(crate) fn report(&self, event: T) {
         self.push(0, event);

@@ -47,6 +47,11 @@ pub(crate) fn channel(bytes_max: usize) -> (ShelfQueue, ShelfJobs) {
 }
 
 impl ShelfQueue {
+    /// How much is in it.
+    pub(crate) fn load(&self) -> Arc<Load> {
+        Arc::clone(&self.load)
+    }
+
     /// Hands work over. If there is no room for it: what its replica is to hear instead.
     pub(crate) fn offer(&self, group: GroupId, work: ShelfEffect) -> Option<Input> {
         let bytes = JOB_BYTES

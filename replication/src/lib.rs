@@ -27,6 +27,7 @@ mod lobby;
 mod log_store;
 mod membership;
 mod node;
+mod node_load;
 mod open_disk;
 mod options;
 mod peer_faults;
@@ -66,11 +67,12 @@ pub use membership::{
     PROMOTION_LAG_MAX,
 };
 pub use node::{Node, NodeConfig, Proposal};
+pub use node_load::{NodeLoad, QueueLoad};
 pub use open_disk::OpenDisk;
 pub use options::Options;
 pub use palisade_wal::{
     Disk, Disposition, GroupId, KeyEpoch, KeyError, KeyHold, KeyRing, KeyState, Keys, LogIndex,
-    Randomness, SystemRandomness, WalOptions,
+    Randomness, SYNC_EDGES_US, SyncTimes, SystemRandomness, WalOptions,
 };
 pub use peer_faults::PeerFault;
 pub use records::RecordRun;

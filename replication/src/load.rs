@@ -4,6 +4,7 @@
 //! taken it out gives them back, so what is in the queue is always counted, and the count never
 //! passes the bound, however many put in at once. It orders nothing: that is the queue's affair.
 
+use crate::node_load::QueueLoad;
 use crate::sync::{AtomicUsize, Ordering};
 
 #[derive(Debug)]
@@ -29,8 +30,12 @@ impl Load {
         assert!(bytes <= held, "gave back {bytes} bytes of {held}");
     }
 
+    /// What is held now, against the bound.
+    pub(crate) fn told(&self, queue: &'static str) -> QueueLoad {
+        QueueLoad { queue, held: self.bytes() as u64, held_max: self.bytes_max as u64 }
+    }
+
     /// What is held now.
-    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }

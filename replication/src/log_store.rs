@@ -222,7 +222,6 @@ impl LogStore {
     }
 
     /// What the cache holds.
-    #[cfg(feature = "sim")]
     pub(crate) fn cache_bytes(&self) -> usize {
         self.cache_bytes
     }

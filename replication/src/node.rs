@@ -32,6 +32,7 @@ use crate::identity::{ClusterId, Incarnation, NodeId, Offset};
 use crate::inbox::{self, Inbox};
 use crate::keeper::{self, Keeper};
 use crate::membership::{Member, MemberChange, Membership};
+use crate::node_load::{NodeLoad, Queues};
 use crate::open_disk::OpenDisk;
 use crate::options::Options;
 use crate::peer_faults::{PeerFault, PeerFaults};
@@ -151,6 +152,7 @@ struct Shared<O> {
     stopped: Arc<OnceLock<NodeError>>,
     /// Let go of with the log.
     reader: Arc<Mutex<Option<WalReader>>>,
+    queues: Queues,
     threads: Mutex<Option<Threads>>,
 }
 
@@ -384,6 +386,13 @@ impl<M: StateMachine> Node<M> {
             is_full: false,
             room_retry: ROOM_RETRY,
         };
+        let queues = Queues {
+            inbox: inbox.load(),
+            shelf: shelf_queue.load(),
+            unread: transport.unread(),
+            peers: transport.loads(),
+            log: Arc::clone(&reader),
+        };
         let driver = Driver {
             outbox,
             host,
@@ -417,6 +426,7 @@ impl<M: StateMachine> Node<M> {
                 retry_after_ms: config.options.tick_ms,
                 stopped,
                 reader,
+                queues,
                 threads: Mutex::new(Some(threads)),
             }),
         })
@@ -545,6 +555,12 @@ impl<M: StateMachine> Node<M> {
     #[must_use]
     pub fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
         self.shared.faults.counts().collect()
+    }
+
+    /// What waits in this node, and how long its log takes; nothing of the log once it has stopped.
+    #[must_use]
+    pub fn load(&self) -> NodeLoad {
+        self.shared.queues.look()
     }
 
     /// How this node sees the group.

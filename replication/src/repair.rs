@@ -242,7 +242,10 @@ impl Repair {
             leader: None,
             term: self.register.term,
             last_index: self.last,
+            // What the log holds beyond that may not be what was confirmed.
+            durable_index: self.applied.index,
             committed_index: self.register.commit,
+            applied_index: self.applied.index,
             first_index: self.first,
             offset: self.applied.offset,
             proposals_count: 0,
@@ -251,6 +254,9 @@ impl Repair {
             uncommitted_ms: 0,
             sync_ms: 0,
             disk_full: false,
+            elections: 0,
+            leaders: 0,
+            queues: Vec::new(),
             voters: Vec::new(),
         }
     }

@@ -38,6 +38,7 @@ use crate::link::{Ended, Link, Stream};
 use crate::load::Load;
 use crate::lobby::{Lobby, Origin, STRANGERS_MAX};
 use crate::membership::Member;
+use crate::node_load::PeerLoads;
 use crate::peer_faults::{Culprit, PeerFault, PeerFaults};
 use crate::tls::PeerLinks;
 use crate::unread::Unread;
@@ -106,6 +107,8 @@ pub(crate) struct TcpTransport {
     runtime: Handle,
     queued_bytes_max: usize,
     peers: BTreeMap<NodeId, PeerQueue>,
+    loads: PeerLoads,
+    unread: Arc<Unread>,
     faults: Arc<PeerFaults>,
     guests: Arc<Guests>,
     /// Disconnected once nobody listens any more.
@@ -170,6 +173,16 @@ impl TcpTransport {
         self.released.take().expect("it is taken once")
     }
 
+    /// What waits to be sent to each peer.
+    pub(crate) fn loads(&self) -> PeerLoads {
+        self.loads.clone()
+    }
+
+    /// What was read of messages that are not whole yet.
+    pub(crate) fn unread(&self) -> Arc<Unread> {
+        Arc::clone(&self.unread)
+    }
+
     /// Starts to listen and to dial on the current runtime. `deliver` takes what arrives.
     pub(crate) fn start(
         local: Local,
@@ -181,6 +194,7 @@ impl TcpTransport {
         let Local { speaker, links, acquaintances, ages, faults, told } = local;
         let (acquaintances, ages) = (Arc::new(acquaintances), Arc::new(ages));
         let guests = Arc::new(Guests::default());
+        let unread = Arc::<Unread>::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(grow(Arc::clone(&ages)));
         let (listens, released) = std::sync::mpsc::channel::<()>();
@@ -193,7 +207,7 @@ impl TcpTransport {
                 faults: Arc::clone(&faults),
                 guests: Arc::clone(&guests),
                 lobby: Arc::default(),
-                unread: Arc::default(),
+                unread: Arc::clone(&unread),
             };
             tasks.spawn(listen(hears, Listening { listener, _told: listens }, deliver));
         }
@@ -206,6 +220,8 @@ impl TcpTransport {
             runtime: Handle::current(),
             queued_bytes_max,
             peers: BTreeMap::new(),
+            loads: PeerLoads::default(),
+            unread,
             faults,
             guests,
             released: Some(released),
@@ -236,6 +252,7 @@ impl TcpTransport {
         };
         let mut dialling = JoinSet::new();
         dialling.spawn_on(dial(self.speaker, peer, receiver, Arc::clone(&load)), &self.runtime);
+        self.loads.set(node, Arc::clone(&load));
         self.peers.insert(node, PeerQueue { address, _dialling: dialling, sender, load });
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use crate::frame::BODY_BYTES_MAX;
+use crate::node_load::QueueLoad;
 
 /// So many messages of the largest size may be under way at once.
 const MESSAGES_MAX: usize = 16;
@@ -24,6 +25,12 @@ impl Default for Unread {
 impl Unread {
     pub(crate) fn with_room(bytes_max: usize) -> Self {
         Self { bytes_max, bytes: Mutex::default() }
+    }
+
+    /// What is held now, against the bound.
+    pub(crate) fn told(&self, queue: &'static str) -> QueueLoad {
+        let bytes = *self.bytes.lock().expect("no code panics while it counts");
+        QueueLoad { queue, held: bytes as u64, held_max: self.bytes_max as u64 }
     }
 
     pub(crate) fn share(self: &Arc<Self>) -> Share {

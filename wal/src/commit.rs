@@ -100,6 +100,12 @@ pub struct WalStats {
     pub bytes_moved: u64,
     /// Segments in which a scrub found something that does not hold.
     pub segments_condemned: u64,
+    /// Bytes of batches that wait to be written.
+    pub queued_bytes: u64,
+    /// What may wait of callers' batches. Copies of what is live go beyond it.
+    pub queued_bytes_max: u64,
+    /// Batches that wait to be written.
+    pub queued_batches: u64,
 }
 
 /// A live item and its payload.
@@ -779,6 +785,9 @@ impl Commit {
         WalStats {
             live_bytes: self.index.live_bytes(),
             segments: self.segments.len() as u64,
+            queued_bytes: self.staged_bytes as u64,
+            queued_bytes_max: self.options.queued_bytes_max as u64,
+            queued_batches: self.next_seq.get() - 1 - self.taken.get(),
             ..self.stats
         }
     }

@@ -43,6 +43,7 @@ mod segment;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod sync;
+mod sync_times;
 mod verdict;
 mod wal;
 mod writer;
@@ -68,6 +69,7 @@ pub use read_only::ReadOnlyDisk;
 pub use reader::WalReader;
 pub use scrub::{Scrubbed, WalScrubber};
 pub use segment::{SEGMENT_HEADER_BYTES, WalIdentity, sealed_segment_epoch};
+pub use sync_times::{SYNC_EDGES_US, SyncTimes};
 pub use verdict::{Damage, Recovered, RecoveredGroup, Verdict};
 pub use wal::Wal;
 pub use writer::{OnDurable, WalWriter};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::commit::WalStats;
 use crate::disk::Disk;
 use crate::error::WalError;
 use crate::index::Location;
@@ -12,6 +13,7 @@ use crate::position::{BytePos, GroupId, LogIndex};
 use crate::salvage::is_unreadable;
 use crate::sealing::Opener;
 use crate::segment;
+use crate::sync_times::SyncTimes;
 use crate::wal::Shared;
 
 /// A reader of one wal; cheap to clone.
@@ -23,6 +25,18 @@ pub struct WalReader {
 impl WalReader {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
+    }
+
+    /// How the wal is doing.
+    #[must_use]
+    pub fn stats(&self) -> WalStats {
+        self.shared.commit().stats()
+    }
+
+    /// How long its syncs took. A wal without a thread of its own counts none.
+    #[must_use]
+    pub fn sync_times(&self) -> SyncTimes {
+        self.shared.sync_clock.times()
     }
 
     /// First and last entry of a group, or `None` if it has none.

@@ -24,6 +24,7 @@ use crate::segment::{
     self, FileKind, SEGMENT_HEADER_BYTES, SegmentHeader, WalIdentity, decode_header, encode_header,
 };
 use crate::sync::{Mutex, MutexGuard};
+use crate::sync_times::SyncClock;
 use crate::verdict::Recovered;
 
 /// While segments are to be freed, so many bytes of live items are moved for each that callers write.
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
     commit: Mutex<Commit>,
     pub(crate) opener: Opener,
+    pub(crate) sync_clock: SyncClock,
 }
 
 impl Shared {
@@ -165,7 +167,12 @@ impl Wal {
         let mut commit =
             Commit::new(options.clone(), identity.domain(), index, segments, start, seal);
         spares.iter().for_each(|_| commit.room.add_spare());
-        let shared = Arc::new(Shared { disk, commit: Mutex::new(commit), opener });
+        let shared = Arc::new(Shared {
+            disk,
+            commit: Mutex::new(commit),
+            opener,
+            sync_clock: SyncClock::default(),
+        });
         let mut wal = Self {
             shared,
             identity,

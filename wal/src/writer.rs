@@ -5,6 +5,7 @@
 //! of a round follows from the load and the speed of the disk.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::bell::{Bell, Call};
 use crate::commit::WalStats;
@@ -153,9 +154,23 @@ fn round(wal: &mut Wal) -> Result<Option<BatchSeq>, WalError> {
     match wal.write_queued() {
         // It goes on when there is space.
         Ok(None) | Err(WalError::NoSpace) => Ok(None),
-        Ok(Some(_)) => wal.sync().map(Some),
+        Ok(Some(_)) => measured_sync(wal).map(Some),
         Err(error) => Err(error),
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the writer owns the disk, and tells how long it takes"
+)]
+fn measured_sync(wal: &mut Wal) -> Result<BatchSeq, WalError> {
+    let (before, begun) = (wal.durable(), Instant::now());
+    let durable = wal.sync()?;
+    // A mark waits for the next sync, and is none.
+    if before < durable {
+        wal.shared.sync_clock.note(begun.elapsed());
+    }
+    Ok(durable)
 }
 
 #[cfg(all(test, palisade_loom))]

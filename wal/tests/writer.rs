@@ -96,8 +96,12 @@ fn nothing_is_reported_before_its_sync_returns() {
     go_on.send(()).unwrap();
     begun.recv_timeout(wait).unwrap();
     assert!(durable.try_recv().is_err(), "reported before the sync returned");
+    assert_eq!(writer.stats().queued_batches, 0, "it is with the disk");
     let second = writer.submit(&[append(2)]).unwrap();
     let third = writer.submit(&[append(3)]).unwrap();
+    let waits = writer.stats();
+    assert_eq!(waits.queued_batches, 2);
+    assert!(200 < waits.queued_bytes && waits.queued_bytes < waits.queued_bytes_max);
     go_on.send(()).unwrap();
     assert_eq!(durable.recv_timeout(wait).unwrap().unwrap(), first);
 
@@ -106,6 +110,9 @@ fn nothing_is_reported_before_its_sync_returns() {
     assert!(second < third);
     go_on.send(()).unwrap();
     assert_eq!(durable.recv_timeout(wait).unwrap().unwrap(), third, "one sync serves both");
+    // Syncs that batches waited for are counted, and no others.
+    let (reader, stats) = (writer.reader(), writer.stats());
+    assert_eq!((reader.sync_times().counts.iter().sum::<u64>(), stats.syncs), (2, 2));
     drop(go_on);
     writer.close().unwrap();
 }

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use crate::admin::{self, Shows, Stage};
 use crate::grpc::Callers;
-use crate::observe::{Observed, metered_reports};
+use crate::observe::{Observed, continue_traces, metered_reports};
 use crate::reports::{ReportService, Worker};
 use crate::security::files::make_dir;
 use crate::security::of_node::NodeSecurity;
@@ -58,6 +58,8 @@ pub struct NodeSettings {
     pub backup_dir: Option<PathBuf>,
     /// The report service, if it runs one.
     pub reports: Option<Reports>,
+    /// The trace contexts of callers are stored with their records.
+    pub stores_traces: bool,
 }
 
 /// A first voter.
@@ -169,6 +171,9 @@ impl NodeSettings {
         if self.joins {
             builder = builder.joins();
         }
+        if self.stores_traces {
+            builder = builder.stores_traces();
+        }
         for (id, voter) in &self.voters {
             builder = match &voter.domain {
                 Some(domain) => builder.voter_in(*id, voter.address, domain),
@@ -266,6 +271,7 @@ async fn run_engine(
         served = reports => served,
         served = &mut callers => served,
         never = files::watch(watched, look_again) => never,
+        never = continue_traces(&engine) => never,
         () = stop => {
             stage.stopping();
             // Calls that are under way are answered first.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use admin::{AdminPort, fill};
 use nodes::Nodes;
+use palisade::{GroupId, NodeId, Role};
 use palisade_proto::common::v1 as common;
 use palisade_proto::map::v1::map_client::MapClient;
 use palisade_proto::map::v1::{GetRequest, PutRequest};
@@ -92,10 +93,17 @@ fn of_page(name: &str) -> String {
 /// Every metric of the dashboard and of the page is there, and the page leaves none out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_that_is_promised_is_measured() {
-    let nodes = Nodes::start(1).await;
+    let nodes = Nodes::start(2).await;
     fill(&nodes.engines[0]).await;
     call(&nodes).await;
+    // It leads one group at least, and so knows of voters.
+    let group = nodes.engines[0].group(GroupId::new(1)).unwrap();
+    while group.status().await.unwrap().role != Role::Leader {
+        group.transfer_leadership(NodeId::new(1)).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     let port = AdminPort::of(&nodes.observed[0], Shows::Everything).await;
+    until(&port, "ready").await;
     let text = text(&port, "/metrics").await;
     let measured = measured(&text);
 

@@ -28,12 +28,13 @@ struct Node {
 }
 
 impl Node {
-    fn start(dir: &Path, collector: SocketAddr) -> Self {
+    fn start(dir: &Path, collector: SocketAddr, stored: bool) -> Self {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = format!(
             "[node]\nid = 7\ncluster = \"000000000000000000000000000000aa\"\ndata_dir = \"data\"\n\
              [listen]\ngrpc = \"{free}\"\n[security]\nmode = \"insecure-loopback\"\n\
-             [log]\nlevel = \"off\"\n[traces]\ncollector = \"{collector}\"\n"
+             [log]\nlevel = \"off\"\n[traces]\ncollector = \"{collector}\"\n\
+             stored = {stored}\n"
         );
         std::fs::write(dir.join("node.toml"), config).unwrap();
         let mut command = support::palisade(dir);
@@ -85,6 +86,17 @@ fn append(name: &str) -> AppendRequest {
     AppendRequest { log: log(name), values: vec!["an apple".into()], ..Default::default() }
 }
 
+async fn open(channel: Channel) {
+    let spec = Spec {
+        name: "orders".to_owned(),
+        kind: Kind::Log.into(),
+        schema: "order.v1".to_owned(),
+        ..Default::default()
+    };
+    let open = OpenRequest { spec: Some(spec) };
+    DirectoryClient::new(channel).open(open).await.unwrap();
+}
+
 fn of(spans: &[Span], parent: u8) -> Vec<&Span> {
     let parent = format!("00000000000000{parent:02x}");
     spans.iter().filter(|span| span.parent_id == parent).collect()
@@ -103,16 +115,9 @@ fn says(receipt: Option<common::Receipt>) -> (Option<String>, Option<String>) {
 async fn a_traced_call_is_a_span_of_its_callers_trace() {
     let dir = tempfile::tempdir().unwrap();
     let collector = Collector::start().await;
-    let node = Node::start(dir.path(), collector.address);
+    let node = Node::start(dir.path(), collector.address, false);
     let channel = node.channel().await;
-    let spec = Spec {
-        name: "orders".to_owned(),
-        kind: Kind::Log.into(),
-        schema: "order.v1".to_owned(),
-        ..Default::default()
-    };
-    let open = OpenRequest { spec: Some(spec) };
-    DirectoryClient::new(channel.clone()).open(open).await.unwrap();
+    open(channel.clone()).await;
 
     let mut logs = LogClient::new(channel);
     let kept = logs.append(traced(append("orders"), 1, 1)).await.unwrap().into_inner();
@@ -164,12 +169,36 @@ async fn a_traced_call_is_a_span_of_its_callers_trace() {
     assert_eq!(spans.len(), 3, "{spans:?}");
 }
 
+/// Where the record is applied, the trace goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_stored_with_its_trace_is_a_span_where_it_is_applied() {
+    let dir = tempfile::tempdir().unwrap();
+    let collector = Collector::start().await;
+    let node = Node::start(dir.path(), collector.address, true);
+    let channel = node.channel().await;
+    open(channel.clone()).await;
+    let mut logs = LogClient::new(channel);
+    let kept = logs.append(traced(append("orders"), 1, 1)).await.unwrap().into_inner();
+    logs.append(traced(append("orders"), 2, 0)).await.unwrap();
+    drop(logs);
+    tokio::task::spawn_blocking(|| node.stop()).await.unwrap();
+    let spans = collector.spans();
+    let applied: Vec<&Span> = spans.iter().filter(|span| span.name == "palisade.apply").collect();
+    let [applied] = applied[..] else { panic!("{spans:?}") };
+    assert_eq!(applied.trace_id, TRACE);
+    assert_eq!(applied.parent_id, "0000000000000001");
+    assert_eq!(place(applied), says(kept.receipt));
+    assert_eq!(applied.says("outcome").as_deref(), Some("done"));
+    assert_eq!(applied.says("node").as_deref(), Some("7"));
+    assert_eq!(spans.len(), 2, "{spans:?}");
+}
+
 /// A collector that is not there takes nothing from calls, and little from the end of the process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_not_there_holds_nobody_up() {
     let dir = tempfile::tempdir().unwrap();
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let node = Node::start(dir.path(), nobody);
+    let node = Node::start(dir.path(), nobody, true);
     let mut logs = LogClient::new(node.channel().await);
     let refused = logs.append(traced(append("orders"), 1, 1)).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use palisade_replication::{GroupId, GroupStatus, MemberChange, Offset};
 
-use super::{Blocking, Directory, Engine, Group, Running, Session, waiting};
+use super::{Blocking, Directory, Engine, Group, Running, Session, TracedRecords, waiting};
 use crate::alteration::{Alteration, Altered, Revision};
 use crate::audit::InclusionProof;
 use crate::batch::{Batch, BatchDone};
@@ -24,6 +24,7 @@ use crate::projection::rebuild::RebuildStatus;
 use crate::read::ReadOptions;
 use crate::receipt::Receipt;
 use crate::resource::{LogicalResourceName, ResourceKind, ResourceSpec};
+use crate::trace::TraceContext;
 
 impl EngineBuilder {
     /// Opens the engine on a runtime of its own, for services that have none: see [`crate::blocking`].
@@ -77,6 +78,16 @@ impl Blocking<crate::Engine> {
     /// The resources that there are, and how they are changed.
     pub fn directory(&self) -> Directory {
         self.beside(self.of.directory())
+    }
+
+    /// The same engine as a part of a trace: see [`crate::Engine::traced`].
+    pub fn traced(&self, trace: TraceContext) -> Self {
+        self.beside(self.of.traced(trace))
+    }
+
+    /// Records with a trace context as they are applied here: see [`crate::Engine::traced_records`].
+    pub fn traced_records(&self) -> TracedRecords {
+        TracedRecords::new(self.of.traced_records(), &self.running)
     }
 
     /// Begins a session: see [`crate::Engine::session`].

@@ -16,8 +16,9 @@ use crate::observation::Observation;
 use crate::projection::Projection;
 use crate::projections::log::LogPosition;
 use crate::stored::{Key, Stored};
+use crate::trace::{TracedRecord, TracedRecords};
 
-/// A tail, a watch or an observation as an iterator. It waits for each item, and ends after an error that asking again does
+/// A tail, a watch, an observation or traced records as an iterator. It waits for each item, and ends after an error that asking again does
 /// not help against; another can go on from its position.
 #[must_use = "nothing is read until it is asked"]
 pub struct Following<F> {
@@ -92,6 +93,21 @@ impl<K: Key, V: Stored> Iterator for Following<Watch<K, V>> {
 
     fn next(&mut self) -> Option<Self::Item> {
         step(&self.running, &mut self.ended, self.of.next())
+    }
+}
+
+/// It ends with the engine.
+impl Iterator for Following<TracedRecords> {
+    type Item = Result<TracedRecord, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let next = self.of.next();
+        let item = self.running.wait(async { Ok(next.await) }).transpose();
+        self.ended = !matches!(item, Some(Ok(_)));
+        item
     }
 }
 

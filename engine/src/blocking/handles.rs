@@ -66,6 +66,11 @@ macro_rules! opening {
             self.beside(self.of.for_caller(domain))
         }
 
+        /// The same handle as a part of a trace: see [`crate::Handle::traced`].
+        pub fn traced(&self, trace: crate::TraceContext) -> Self {
+            self.beside(self.of.traced(trace))
+        }
+
         waiting! { $of:
             fn admit(worker: &FailureDomain) -> ();
         }

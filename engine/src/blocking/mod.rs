@@ -73,6 +73,8 @@ pub type MapAt<K, V> = Blocking<crate::MapAt<K, V>>;
 pub type Watch<K, V> = Following<crate::Watch<K, V>>;
 /// What a read comes to over time: see [`crate::Observation`].
 pub type Observation<P, T> = Following<crate::Observation<P, T>>;
+/// Records with a trace context as they are applied: see [`crate::TracedRecords`].
+pub type TracedRecords = Following<crate::TracedRecords>;
 /// An idempotency store: see [`crate::ReplicatedIdempotencyStore`].
 pub type ReplicatedIdempotencyStore = Blocking<crate::ReplicatedIdempotencyStore>;
 

@@ -1,5 +1,6 @@
 //! Replicas are compared all the time, and each with itself: `docs/comparing.md`.
 
+mod counts;
 mod folds;
 pub(crate) mod latch;
 #[cfg(all(test, feature = "rocksdb"))]
@@ -10,6 +11,8 @@ pub(crate) mod spans;
 mod sum;
 mod table;
 
+pub use self::counts::Compared;
+pub(crate) use self::counts::Comparisons;
 pub(crate) use self::folds::StateSums;
 pub(crate) use self::round::round;
 #[cfg(feature = "rocksdb")]

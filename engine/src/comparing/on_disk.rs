@@ -191,6 +191,7 @@ async fn a_block_that_cannot_be_read_halts_its_replica_alone() {
     }
     let what = cluster.halted(1).await;
     assert!(what.contains("block checksum mismatch"), "{what}");
+    assert_eq!([0, 1].map(|at| cluster.engine(at).state_is_damaged()), [false, true]);
     let made = ResourceSpec::new("after", "value.v1").unwrap();
     let made = made.replicas(ReplicaPolicy::majority(3));
     ReplicatedMap::<String, String>::open(cluster.engine(0), made).await.unwrap();
@@ -203,4 +204,5 @@ async fn a_block_that_cannot_be_read_halts_its_replica_alone() {
     cluster.close(1).await;
     cluster.open(1).await;
     assert!(cluster.halted(1).await.contains("block checksum mismatch"));
+    assert!(cluster.engine(1).state_is_damaged());
 }

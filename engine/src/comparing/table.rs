@@ -17,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use palisade_replication::{GroupId, LogTime, MEMBERS_MAX, NodeId, Offset};
 
+use super::counts::Compared;
 use super::folds::{Difference, StateSums};
 use super::spans;
 use crate::codec::{DecodeError, Reader, put_bytes, put_number};
@@ -206,12 +207,13 @@ pub(crate) fn apply(
     at: At,
     own: Option<NodeId>,
     command: CompareCommand,
+    compared: &mut Compared,
 ) -> Result<Outcome, ProjectionFault> {
     match command {
         CompareCommand::Mark { members } => make_mark(view, at, own, members)?,
         CompareCommand::Report { node, mark, sums } => {
             if let Some(last) = Mark::load(view, at.group)? {
-                report(resources, view, at, own, last, (node, mark, sums))?;
+                *compared += report(resources, view, at, own, last, (node, mark, sums))?;
             }
         }
     }
@@ -282,15 +284,16 @@ fn report(
     own: Option<NodeId>,
     mut mark: Mark,
     (node, of, sums): (NodeId, Offset, StateSums),
-) -> Result<(), ProjectionFault> {
+) -> Result<Compared, ProjectionFault> {
     mark.followed += 1;
-    let mut found = None;
+    let (mut found, mut compared) = (None, Compared::default());
     if of == mark.offset && mark.waits_for(view, at.group, node)? {
         let mut raw = Vec::new();
         sums.put(&mut raw);
         view.put(FAMILY, keys::report(at.group, node), raw.into());
         let reports = reports(view, at.group)?;
         let (agreed, differing) = judge(&mark, &reports);
+        compared = Compared { digests: 1, differing: differing.len() as u64 };
         for node in differing {
             let divergence = divergence(resources, view, at, &mark, (node, agreed), &reports)?;
             keep(view, at.group, &divergence)?;
@@ -305,7 +308,7 @@ fn report(
     }
     mark.store(view, at.group);
     // The record stands everywhere else; here it is not applied, and what it says is kept aside.
-    found.map_or(Ok(()), |found| Err(ProjectionFault::of_state(found.to_string())))
+    found.map_or(Ok(compared), |found| Err(ProjectionFault::of_state(found.to_string())))
 }
 
 /// What a majority of the voters agree on, and whose report differs from it and was not judged yet. Once all

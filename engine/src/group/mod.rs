@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::chain::ChainHead;
 use crate::command::Command;
 use crate::comparing::latch::Latch;
-use crate::comparing::{Divergence, divergences};
+use crate::comparing::{Compared, Divergence, divergences};
 use crate::digest::{StateDigest, digest};
 use crate::engine::Engine;
 use crate::error::Error;
@@ -20,6 +20,7 @@ use crate::outcome::Outcome;
 use crate::read::ReadConsistency;
 use crate::receipt::Receipt;
 use crate::store::StateRead;
+use crate::trace::TraceContext;
 
 /// A group of an engine: a log with an order of its own, and the state computed from it. A resource lies in
 /// one group, and [`crate::Handle::group`] says in which. Cheap to clone.
@@ -56,6 +57,11 @@ impl fmt::Debug for Group {
 }
 
 impl Group {
+    /// The same group as a part of a trace.
+    pub(crate) fn traced(&self, trace: TraceContext) -> Self {
+        Self { engine: self.engine.traced(trace), id: self.id }
+    }
+
     /// A group that the engine hosts.
     pub(crate) fn of(engine: &Engine, id: GroupId) -> Self {
         Self { engine: engine.clone(), id }
@@ -123,6 +129,12 @@ impl Group {
         Ok(found.await?.value)
     }
 
+    /// What was compared since this engine was opened, by the records that were applied here.
+    #[must_use]
+    pub fn compared(&self) -> Compared {
+        self.engine.comparisons().of(self.id)
+    }
+
     /// Makes this replica's state anew from a snapshot of the leader, after it has halted because its state is
     /// wrong: its state and its log are given up for it. Resolves once the replica is as far as it was, and serves
     /// again. A crash on the way leaves a replica that has halted: call it again. The node votes only once it
@@ -156,7 +168,7 @@ impl Group {
 
     /// Commits a record, and says where and with which outcome.
     pub(crate) async fn propose(&self, command: &Command) -> Result<(Receipt, Outcome), Error> {
-        let payload = command.encode();
+        let payload = command.encode_traced(self.engine.stored_trace().as_ref());
         debug_assert_eq!(Command::decode(payload.clone()).as_ref(), Ok(command));
         let work = self.engine.backend().propose(self.id, payload);
         let committed = self.engine.within(work, true).await?;

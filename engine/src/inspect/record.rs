@@ -3,6 +3,7 @@
 use palisade_replication::{Offset, ProposalId, Record, StoredRegister};
 
 use crate::command::{BatchCommand, Chore, Command};
+use crate::trace::TraceContext;
 
 /// A record as far as the engine can tell: what operations say is for their projection to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,9 +32,12 @@ pub struct RegisterView {
 pub(super) fn view(offset: Offset, record: &Record) -> RecordView {
     let ProposalId { session, seq } = record.id;
     let bytes = record.payload.len() as u64;
-    let (command, fields) = match Command::decode(record.payload.clone()) {
-        Ok(command) => {
-            let (name, fields) = told(&command);
+    let (command, fields) = match Command::decode_traced(record.payload.clone()) {
+        Ok((command, trace)) => {
+            let (name, mut fields) = told(&command);
+            let trace_id =
+                |trace: TraceContext| format!("{:032x}", u128::from_be_bytes(trace.trace_id()));
+            fields.extend(trace.map(|trace| ("trace_id", trace_id(trace))));
             (Ok(name), fields)
         }
         Err(error) => (Err(error.to_string()), Vec::new()),

@@ -137,6 +137,12 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
         Self { handle: self.handle.for_caller(domain), rows: self.rows }
     }
 
+    /// The same handle as a part of a trace: see [`crate::Handle::traced`].
+    #[must_use]
+    pub fn traced(&self, trace: crate::TraceContext) -> Self {
+        Self { handle: self.handle.traced(trace), rows: self.rows }
+    }
+
     /// Whether a worker in this domain may work on it: see [`crate::Handle::admit`].
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use palisade_replication::{ApplyError, Export};
 use palisade_replication::{
     ChangeRefusal, Committed, GroupId, GroupStatus, Incarnation, LogTime, MemberChange, NodeError,
-    NodeId, Offset, PeerFault, RecordRun,
+    NodeId, NodeLoad, Offset, PeerFault, RecordRun,
 };
 #[cfg(feature = "backup")]
 use tokio::sync::mpsc;
@@ -25,6 +25,7 @@ use crate::machine::{read_position, stopped};
 #[cfg(feature = "backup")]
 use crate::snapshot::StateExport;
 use crate::store::StateStore;
+use crate::trace::TraceContext;
 
 /// One life of a simulated node. Answers come while the fabric lets time pass.
 pub(super) struct SimBackend {
@@ -173,6 +174,19 @@ impl Backend for SimBackend {
     /// None: peers of a simulated node speak to it without connections.
     fn peer_faults(&self) -> BTreeMap<PeerFault, u64> {
         PeerFault::ALL.into_iter().map(|fault| (fault, 0)).collect()
+    }
+
+    fn draw_trace(&self) -> Option<TraceContext> {
+        self.desk.draw_trace()
+    }
+
+    /// Nothing: a simulated node has a thread of its own for none of it.
+    fn load(&self) -> NodeLoad {
+        NodeLoad::default()
+    }
+
+    fn state_is_damaged(&self) -> bool {
+        false
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -260,6 +260,9 @@ impl SimFabric {
             keys: Keys::none(),
             request_timeout: REQUEST_TIMEOUT,
             scrub: self.scrubs[&node].clone(),
+            comparisons: self.sites.comparisons(node),
+            traces: self.sites.traces(node),
+            stores_traces: true,
         };
         Engine::new(backend, Gatekeeper::new(self.desk.contracts(node), self.limits), setup)
     }

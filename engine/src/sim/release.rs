@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use palisade_replication::{GroupId, NodeId};
 
 use super::{Release, SimEngine};
+use crate::comparing::Comparisons;
 use crate::error::Error;
 use crate::projection::rebuild::{JobDesk, Run};
 use crate::projection::{Added, Projection, Registry};
 use crate::resource_table::ResourceTable;
 use crate::store::{MemoryStore, StateStore};
+use crate::trace::TraceListeners;
 
 /// A release of a service: what it opens its engine with. See [`super::SimFabric::restart_from`].
 /// By default there are no projections in it but the built-in ones.
@@ -54,6 +56,8 @@ struct Site {
     groups: Vec<GroupId>,
     store: MemoryStore,
     jobs: JobDesk,
+    comparisons: Comparisons,
+    traces: TraceListeners,
     registry: Registry,
     next: Release,
     /// Jobs under way.
@@ -63,12 +67,22 @@ struct Site {
 impl Sites {
     pub(super) fn add(&self, node: NodeId, engine: &SimEngine, registry: Registry) {
         let (store, jobs, next) = (engine.store(), engine.jobs(), engine.release());
-        let (groups, runs) = (engine.groups(), Vec::new());
-        self.lock().insert(node, Site { groups, store, jobs, registry, next, runs });
+        let (groups, comparisons, runs) = (engine.groups(), engine.comparisons(), Vec::new());
+        let traces = engine.traces();
+        let site = Site { groups, store, jobs, comparisons, traces, registry, next, runs };
+        self.lock().insert(node, site);
     }
 
     pub(super) fn registry(&self, node: NodeId) -> Registry {
         self.lock()[&node].registry.clone()
+    }
+
+    pub(super) fn comparisons(&self, node: NodeId) -> Comparisons {
+        self.lock()[&node].comparisons.clone()
+    }
+
+    pub(super) fn traces(&self, node: NodeId) -> TraceListeners {
+        self.lock()[&node].traces.clone()
     }
 
     /// All that a node has applied is on disk.

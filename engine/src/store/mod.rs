@@ -149,6 +149,11 @@ pub(crate) trait StateStore: StateRead + Send + Sync + 'static {
     /// When the store cannot be written: with [`StoreCause::Full`], it can be again once there is space.
     fn commit(&self, writes: WriteSet) -> Result<(), StoreError>;
 
+    /// Whether a part of it could not be read, now or before it was opened.
+    fn is_damaged(&self) -> bool {
+        false
+    }
+
     /// Returns once everything committed survives a loss of power.
     ///
     /// # Errors

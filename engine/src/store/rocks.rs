@@ -49,6 +49,8 @@ pub(crate) struct RocksStore {
     mark: Option<PathBuf>,
     /// There is one.
     is_marked: AtomicBool,
+    /// There was a block that cannot be read.
+    is_damaged: AtomicBool,
     /// Held while the store is open. Its own, because RocksDB tells of a held lock by text only.
     _lock: File,
 }
@@ -106,6 +108,7 @@ impl RocksStore {
             families,
             mark: Some(mark),
             is_marked: AtomicBool::new(files_stay),
+            is_damaged: AtomicBool::new(files_stay),
             _lock: lock,
         })
     }
@@ -140,7 +143,8 @@ impl RocksStore {
         let described = names.iter().chain([&DEFAULT_FAMILY]);
         let db = DB::open_cf_for_read_only(&Options::default(), dir, described, false)
             .map_err(damaged)?;
-        Ok(Self { db, families, mark: None, is_marked: AtomicBool::new(false), _lock: lock })
+        let [is_marked, is_damaged] = [false, false].map(AtomicBool::new);
+        Ok(Self { db, families, mark: None, is_marked, is_damaged, _lock: lock })
     }
 
     fn family(&self, family: FamilyId) -> &ColumnFamily {
@@ -177,6 +181,7 @@ impl RocksStore {
         else {
             return;
         };
+        self.is_damaged.store(true, Ordering::Relaxed);
         if self.is_marked.load(Ordering::Acquire) {
             return;
         }

@@ -57,6 +57,7 @@ impl Replica {
         let known = (self.leader(), term);
         if known != self.known {
             self.known = known;
+            self.vitals.led(known);
             // Whoever was to confirm the barrier is gone.
             self.reads.restart(u64::MAX);
             self.report_flushed(effects);

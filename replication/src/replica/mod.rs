@@ -190,6 +190,7 @@ impl Replica {
         effects.apply.extend(self.reinstall.take().map(Apply::Install));
         for input in inputs {
             self.take(input, effects)?;
+            self.note_election();
             // raft draws its timeout from a thread's generator at every change of role or term:
             // drawn again from the seed before the next tick could read it.
             self.spread_election_timeout();
@@ -318,7 +319,9 @@ impl Replica {
             leader: self.leader(),
             term: Term::new(raft.term),
             last_index: LogIndex::new(raft.raft_log.last_index()),
+            durable_index: LogIndex::new(raft.raft_log.persisted),
             committed_index: LogIndex::new(raft.raft_log.committed),
+            applied_index: self.applied.index,
             first_index: self.raw.store().base().index.next(),
             offset: self.emitted.offset,
             proposals_count: self.pending.count(),
@@ -327,6 +330,9 @@ impl Replica {
             uncommitted_ms: waits * tick_ms,
             sync_ms: self.vitals.writing(tick) * tick_ms,
             disk_full: self.disk_is_full,
+            elections: self.vitals.elections(),
+            leaders: self.vitals.leaders(),
+            queues: self.loads().to_vec(),
             voters: self.voters(),
         }
     }
@@ -341,27 +347,6 @@ impl Replica {
     #[cfg(feature = "sim")]
     pub(crate) fn persisted(&self) -> LogIndex {
         LogIndex::new(self.raw.raft.raft_log.persisted)
-    }
-
-    /// What waits in it, how much, and what may at most (G12).
-    #[cfg(feature = "sim")]
-    pub(crate) fn loads(&self) -> [(&'static str, usize, usize); 5] {
-        let options = &self.config.options;
-        // What was taken while there was room may still be committed when there is none.
-        let window = options.messages_in_flight_max * options.message_bytes_max;
-        let taken = window + options.uncommitted_bytes_max + 2 * options.entry_bytes_target;
-        let backlog_max = options.apply_backlog_bytes_max + taken;
-        [
-            ("proposals", self.pending.count(), options.proposals_max),
-            ("bytes of proposals", self.pending.bytes(), options.proposals_bytes_max),
-            ("reads", self.reads.count(), options.reads_max),
-            ("bytes to apply", self.backlog_bytes, backlog_max),
-            (
-                "bytes of cached entries",
-                self.raw.store().cache_bytes(),
-                options.entry_cache_bytes_max + backlog_max,
-            ),
-        ]
     }
 
     /// How raft sees everyone, for people who replay a seed.

@@ -104,7 +104,7 @@ impl Replica {
             outgoing: Outgoing::default(),
             incoming: None,
             disk_waits_since: None,
-            vitals: Vitals::default(),
+            vitals: Vitals::since(register.term),
             disk_is_full: false,
             written: register.clone(),
             stand: stand(config.session, 0),

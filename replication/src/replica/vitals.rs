@@ -2,7 +2,8 @@
 
 use super::Replica;
 use crate::effects::VoterStatus;
-use crate::identity::NodeId;
+use crate::identity::{NodeId, Term};
+use crate::node_load::QueueLoad;
 
 /// What a replica notes from tick to tick.
 #[derive(Debug, Default)]
@@ -13,9 +14,43 @@ pub(super) struct Vitals {
     writing_since: Option<u64>,
     /// When the disk came back last from a write that took a tick or more, and how many it took.
     written: Option<(u64, u64)>,
+    /// The last term in which it asked for votes, or that was over when it was opened.
+    stood: Option<Term>,
+    elections: u64,
+    /// The last term whose leader it came to know.
+    led: Option<Term>,
+    leaders: u64,
 }
 
 impl Vitals {
+    /// Of a replica that is opened in this term.
+    pub(super) fn since(term: Term) -> Self {
+        Self { stood: Some(term), ..Self::default() }
+    }
+
+    /// Its leader and its term are these from now on.
+    pub(super) fn led(&mut self, (leader, term): (Option<NodeId>, Term)) {
+        if leader.is_some() && self.led < Some(term) {
+            self.led = Some(term);
+            self.leaders += 1;
+        }
+    }
+
+    fn stood(&mut self, term: Term) {
+        if self.stood < Some(term) {
+            self.stood = Some(term);
+            self.elections += 1;
+        }
+    }
+
+    pub(super) fn elections(&self) -> u64 {
+        self.elections
+    }
+
+    pub(super) fn leaders(&self) -> u64 {
+        self.leaders
+    }
+
     pub(super) fn tick(&mut self, tick: u64, is_led: bool, writes: bool) {
         match is_led {
             true => self.leaderless_since = None,
@@ -46,6 +81,37 @@ impl Vitals {
 }
 
 impl Replica {
+    /// Whoever asks for votes has given itself its own. One that does not get beyond asking who would vote for
+    /// it begins no term.
+    pub(super) fn note_election(&mut self) {
+        let raft = &self.raw.raft;
+        if raft.vote == raft.id {
+            self.vitals.stood(Term::new(raft.term));
+        }
+    }
+
+    /// What waits in it, how much, and what may at most (G12).
+    pub(crate) fn loads(&self) -> [QueueLoad; 5] {
+        let options = &self.config.options;
+        // What was taken while there was room may still be committed when there is none.
+        let window = options.messages_in_flight_max * options.message_bytes_max;
+        let taken = window + options.uncommitted_bytes_max + 2 * options.entry_bytes_target;
+        let backlog_max = options.apply_backlog_bytes_max + taken;
+        let cache_max = options.entry_cache_bytes_max + backlog_max;
+        [
+            ("proposals", self.pending.count(), options.proposals_max),
+            ("proposal_bytes", self.pending.bytes(), options.proposals_bytes_max),
+            ("reads", self.reads.count(), options.reads_max),
+            ("apply_bytes", self.backlog_bytes, backlog_max),
+            ("cached_bytes", self.raw.store().cache_bytes(), cache_max),
+        ]
+        .map(|(queue, held, held_max)| QueueLoad {
+            queue,
+            held: held as u64,
+            held_max: held_max as u64,
+        })
+    }
+
     /// The voters, if it leads them.
     pub(super) fn voters(&self) -> Vec<VoterStatus> {
         let Some(leading) = &self.leading else { return Vec::new() };
@@ -125,6 +191,66 @@ mod tests {
         assert_eq!(told(&mut three), (vec![], 2), "it was heard a moment ago");
         three.tick(10);
         assert_eq!(told(&mut three), (vec![other], 2));
+    }
+
+    #[test]
+    fn an_election_counts_where_it_was_begun_and_a_leader_where_it_is_known() {
+        let mut three = Three::new(&options());
+        three.tick(40);
+        let counts = |three: &mut Three, id| {
+            let status = status(three, id);
+            (status.elections, status.leaders)
+        };
+        let leader = three.leader();
+        let others: Vec<NodeId> = three.ids().into_iter().filter(|id| *id != leader).collect();
+        let begun: u64 = three.ids().into_iter().map(|id| counts(&mut three, id).0).sum();
+        assert_eq!(begun, 1);
+        let before =
+            others.clone().into_iter().map(|id| counts(&mut three, id)).collect::<Vec<_>>();
+        assert!(before.iter().all(|(_, leaders)| 1 <= *leaders));
+        three.cut_off = Some(leader);
+        while !others.iter().any(|id| three.replica(*id).leads()) {
+            three.tick(1);
+        }
+        three.tick(5);
+        let now = others.iter().map(|id| counts(&mut three, *id)).collect::<Vec<_>>();
+        let grown = |of: fn((u64, u64)) -> u64| {
+            now.iter().zip(&before).map(|(now, before)| of(*now) - of(*before)).collect::<Vec<_>>()
+        };
+        assert_eq!(grown(|(elections, _)| elections).iter().sum::<u64>(), 1);
+        assert_eq!(grown(|(_, leaders)| leaders), [1, 1]);
+        // Who is cut off asks who would vote for it, and nobody does.
+        let cut_off = counts(&mut three, leader);
+        three.tick(100);
+        assert_eq!(counts(&mut three, leader), cut_off);
+    }
+
+    #[test]
+    fn what_a_replica_has_is_told_stage_by_stage() {
+        let mut three = Three::new(&options());
+        three.tick(40);
+        let leader = three.leader();
+        three.propose(leader, 1, 3);
+        three.tick(2);
+        let stages = |status: GroupStatus| {
+            [status.last_index, status.durable_index, status.committed_index, status.applied_index]
+                .map(palisade_wal::LogIndex::get)
+        };
+        let [last, durable, committed, applied] = stages(status(&mut three, leader));
+        assert_eq!([durable, committed, applied], [last; 3]);
+        // A record that is with the disk.
+        let replica = three.replica(leader);
+        let input = Input::Propose { seq: 9, payload: "record".into() };
+        let (effects, ended) = replica.step(WallTime::from_ms(1), [input]);
+        ended.unwrap();
+        assert_eq!(stages(replica.status(0)), [last + 1, last, last, last]);
+        let loads = replica.status(0).queues;
+        assert_eq!((loads[0].queue, loads[0].held), ("proposals", 1));
+        assert_eq!((loads[1].queue, loads[1].held), ("proposal_bytes", 6));
+        let ticket = effects.writes.last().unwrap().ticket;
+        let (_, ended) = replica.step(WallTime::from_ms(1), [Input::Durable { ticket }]);
+        ended.unwrap();
+        assert_eq!(stages(replica.status(0)), [last + 1, last + 1, last, last]);
     }
 
     /// It has heard of nobody who did not vote for it, and has asked nobody yet.

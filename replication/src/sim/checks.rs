@@ -8,6 +8,7 @@ use super::{SimCluster, SimMachine};
 use crate::effects::Role;
 use crate::entry::CommittedEntry;
 use crate::identity::{NodeId, Offset};
+use crate::node_load::QueueLoad;
 use crate::replica::Replica;
 
 impl<M: SimMachine> SimCluster<M> {
@@ -105,8 +106,11 @@ impl<M: SimMachine> SimCluster<M> {
     pub(super) fn check_loads(&self, id: NodeId) {
         let Some(running) = &self.nodes[&id].running else { return };
         for (group, replica) in running.host.replicas() {
-            for (what, held, bound) in replica.loads() {
-                assert!(held <= bound, "G12: node={id} group={group} {what}: {held} of {bound}");
+            for QueueLoad { queue, held, held_max } in replica.loads() {
+                assert!(
+                    held <= held_max,
+                    "G12: node={id} group={group} {queue}: {held} of {held_max}"
+                );
             }
         }
     }

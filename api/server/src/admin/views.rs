@@ -8,8 +8,8 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use palisade::{
-    Described, Error, GroupId, LogicalResourceName, NodeId, ReadConsistency, RebuildStage,
-    ResourceState,
+    Described, Error, GroupId, LogicalResourceName, NodeId, QueueLoad, ReadConsistency,
+    RebuildStage, ResourceState,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -137,6 +137,14 @@ fn members(groups: &[GroupSample]) -> Vec<Value> {
     members.into_iter().map(member).collect()
 }
 
+/// What waits in queues, and what may at most, by their names.
+fn queues<'a>(queues: impl IntoIterator<Item = (String, &'a QueueLoad)>) -> Value {
+    let each = |(name, queue): (String, &QueueLoad)| {
+        (name, json!({ "held": queue.held, "held_max": queue.held_max }))
+    };
+    Value::Object(queues.into_iter().map(each).collect())
+}
+
 pub(super) async fn cluster(State(admin): State<Admin>) -> Answer {
     let observed = admin.observed()?;
     let engine = observed.engine();
@@ -176,6 +184,9 @@ pub(super) async fn cluster(State(admin): State<Admin>) -> Answer {
         "applied": sample.applied(),
         "records_behind": sample.records_behind(),
         "sync_ms": sample.sync_ms(),
+        "state_damaged": sample.is_damaged,
+        "queues": queues(sample.load.queues.iter().map(|queue| (queue.queue.to_owned(), queue))),
+        "peer_queues": queues(sample.load.peers.iter().map(|(node, queue)| (node.to_string(), queue))),
         "calls_under_way": observed.calls().under_way(),
         "peer_faults": faults,
         "conditions": conditions,
@@ -197,6 +208,8 @@ fn group(group: &GroupSample, readiness: &Readiness) -> Value {
             told["leader"] = json!(status.leader.map(NodeId::get));
             told["term"] = json!(status.term.get());
             told["last_index"] = json!(status.last_index.get());
+            told["durable_index"] = json!(status.durable_index.get());
+            told["applied_index"] = json!(status.applied_index.get());
             told["committed_index"] = json!(status.committed_index.get());
             told["first_index"] = json!(status.first_index.get());
             told["committed"] = json!(status.offset.get());
@@ -205,6 +218,12 @@ fn group(group: &GroupSample, readiness: &Readiness) -> Value {
             told["uncommitted_ms"] = json!(status.uncommitted_ms);
             told["sync_ms"] = json!(status.sync_ms);
             told["disk_full"] = json!(status.disk_full);
+            told["elections"] = json!(status.elections);
+            told["leader_changes"] = json!(status.leaders);
+            told["digests_compared"] = json!(group.compared.digests);
+            told["digests_differing"] = json!(group.compared.differing);
+            let held = status.queues.iter().map(|queue| (queue.queue.to_owned(), queue));
+            told["queues"] = queues(held);
             let voters = status.voters.iter().map(|voter| {
                 json!({
                     "node": voter.node.get(),

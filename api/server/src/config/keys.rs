@@ -171,6 +171,12 @@ pub const KEYS: &[Key] = &[
         None,
         "where the spans of traced calls go, by OTLP over gRPC; loopback only",
     ),
+    key(
+        "traces.stored",
+        Kind::Switch,
+        Some("false"),
+        "store trace contexts with records: once every node is of a release that knows them",
+    ),
     key("reports.listen", Kind::Address, None, "serves the report service there; loopback only"),
     key(
         "reports.profile",

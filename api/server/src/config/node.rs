@@ -311,6 +311,7 @@ impl Reader<'_> {
             },
             key_ring_file: self.path("encryption.key_ring_file"),
             backup_dir: self.path("backup.dir"),
+            stores_traces: self.switch("traces.stored"),
             reports,
         };
         let format = match self.word("log.format") {

@@ -15,7 +15,7 @@ use super::convert::{self, Raw, domain, of_position};
 use super::endpoint::{Call, Endpoint, refused};
 use super::failure::invalid;
 use super::handles::{Log, Use};
-use crate::observe::note_place;
+use crate::observe::{current_trace, note_place};
 use crate::security::grants::Right;
 
 /// What an entry counts with beside its bytes, in the bound of a record.
@@ -128,6 +128,9 @@ impl Appending {
         let mut batch = self.endpoint.engine.batch();
         if let Some(caller) = caller {
             batch = batch.caller(caller.clone());
+        }
+        if let Some(trace) = current_trace() {
+            batch = batch.traced(trace);
         }
         let done = batch.append_all(log, &gathered.values).commit().await?;
         self.place = Some(done.receipt.freshness());

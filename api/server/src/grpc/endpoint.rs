@@ -25,7 +25,7 @@ use super::failure::{invalid, status};
 use super::handles::Handles;
 use super::own::is_kept;
 use super::registrations::Registrations;
-use crate::observe::note_place;
+use crate::observe::{current_trace, note_place};
 use crate::security::audit::{AuditEvent, AuditFacts};
 use crate::security::grants::{Right, Rights};
 
@@ -274,6 +274,9 @@ impl Call {
         }
         if let Some(number) = number(command)? {
             batch = batch.numbered(number);
+        }
+        if let Some(trace) = current_trace() {
+            batch = batch.traced(trace);
         }
         if let Some(registrant) = self.registrant() {
             batch = batch.registrant(registrant);

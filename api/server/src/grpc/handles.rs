@@ -6,11 +6,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use palisade::{
     Engine, Error, FenceEpoch, LogicalResourceName, ReplicatedIdempotencyStore, ReplicatedLog,
-    ReplicatedMap, SchemaId,
+    ReplicatedMap, SchemaId, TraceContext,
 };
 use palisade_proto::common::v1::Resource;
 
 use super::convert::{Raw, domain, epoch, needed};
+use crate::observe::current_trace;
 
 pub(crate) type Log = ReplicatedLog<Raw>;
 pub(crate) type Map = ReplicatedMap<Bytes, Raw>;
@@ -65,6 +66,8 @@ pub(crate) trait Opened: Clone {
     ) -> impl Future<Output = Result<Self, Error>> + Send;
 
     fn on_behalf(self, caller: palisade::FailureDomain) -> Self;
+
+    fn part_of(self, trace: TraceContext) -> Self;
 }
 
 macro_rules! opened {
@@ -93,6 +96,10 @@ macro_rules! opened {
 
             fn on_behalf(self, caller: palisade::FailureDomain) -> Self {
                 self.for_caller(caller)
+            }
+
+            fn part_of(self, trace: TraceContext) -> Self {
+                self.traced(trace)
             }
         }
     };
@@ -155,6 +162,10 @@ impl Handles {
             Some(handle) => handle,
             // On the heap, as below: rare, and each call would carry the room for it.
             None => Box::pin(self.opened(key)).await?,
+        };
+        let handle = match current_trace().filter(|_| how == Use::Write) {
+            Some(trace) => handle.part_of(trace),
+            None => handle,
         };
         Ok(match resource.and_then(|resource| resource.caller.as_ref()) {
             Some(caller) => handle.on_behalf(domain(caller)),

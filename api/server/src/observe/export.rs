@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use tonic::Code;
 
 use super::calls::{CODES, Calls, Does};
+use super::load::OfLoad;
 use super::lock;
 use super::process::Process;
 use super::readiness::{Readiness, State};
@@ -45,16 +46,21 @@ pub(super) fn registry(
     let mut registry = Registry::with_prefix("palisade");
     registry.register_collector(Box::new(OfProcess));
     registry.register_collector(Box::new(OfCalls { calls, connections }));
-    registry.register_collector(Box::new(OfGroups { shown }));
+    registry.register_collector(Box::new(OfGroups { shown: Arc::clone(&shown) }));
+    registry.register_collector(Box::new(OfLoad { shown }));
     registry.register_collector(Box::new(OfSecurity { secured }));
     registry
 }
 
 /// One metric, value by value.
-struct Series<'a>(MetricEncoder<'a>);
+pub(super) struct Series<'a>(MetricEncoder<'a>);
 
 impl<'a> Series<'a> {
-    fn gauge(to: &'a mut DescriptorEncoder<'_>, name: &'a str, help: &str) -> Result<Self, Error> {
+    pub(super) fn gauge(
+        to: &'a mut DescriptorEncoder<'_>,
+        name: &'a str,
+        help: &str,
+    ) -> Result<Self, Error> {
         Ok(Self(to.encode_descriptor(name, help, None, MetricType::Gauge)?))
     }
 
@@ -67,7 +73,7 @@ impl<'a> Series<'a> {
         Ok(Self(to.encode_descriptor(name, help, None, MetricType::Counter)?))
     }
 
-    fn histogram(
+    pub(super) fn histogram(
         to: &'a mut DescriptorEncoder<'_>,
         name: &'a str,
         help: &str,
@@ -75,11 +81,15 @@ impl<'a> Series<'a> {
         Ok(Self(to.encode_descriptor(name, help, None, MetricType::Histogram)?))
     }
 
-    fn of(&mut self, labels: &impl EncodeLabelSet, value: &impl EncodeMetric) -> Result<(), Error> {
+    pub(super) fn of(
+        &mut self,
+        labels: &impl EncodeLabelSet,
+        value: &impl EncodeMetric,
+    ) -> Result<(), Error> {
         value.encode(self.0.encode_family(labels)?)
     }
 
-    fn only(self, value: &impl EncodeMetric) -> Result<(), Error> {
+    pub(super) fn only(self, value: &impl EncodeMetric) -> Result<(), Error> {
         value.encode(self.0)
     }
 }
@@ -283,6 +293,10 @@ const GROUP_GAUGES: &[GroupGauge] = &[
     ("group_committed_index", "Last entry that is known to be committed", |s| {
         s.committed_index.get() as f64
     }),
+    ("group_durable_index", "Last entry that is synced here", |s| s.durable_index.get() as f64),
+    ("group_applied_index", "Last entry that is in the state here", |s| {
+        s.applied_index.get() as f64
+    }),
     ("group_first_index", "First entry that the log here still holds", |s| {
         s.first_index.get() as f64
     }),
@@ -306,6 +320,18 @@ const GROUP_GAUGES: &[GroupGauge] = &[
     }),
 ];
 
+/// A counter that each group has one of.
+type GroupCounter = (&'static str, &'static str, fn(&GroupSample, &GroupStatus) -> u64);
+
+const GROUP_COUNTERS: &[GroupCounter] = &[
+    ("group_elections", "Terms in which this node asked for votes", |_, s| s.elections),
+    ("group_leader_changes", "Terms whose leader this node came to know", |_, s| s.leaders),
+    ("group_digests_compared", "Digests of replicas that were compared", |g, _| g.compared.digests),
+    ("group_digests_differing", "Digests that were not those of the others", |g, _| {
+        g.compared.differing
+    }),
+];
+
 impl Collector for OfGroups {
     fn encode(&self, mut to: DescriptorEncoder) -> Result<(), Error> {
         let shown = lock(&self.shown);
@@ -325,6 +351,13 @@ impl Collector for OfGroups {
             }
         }
         members(&mut to, groups)?;
+        for (name, help, value) in GROUP_COUNTERS {
+            let mut series = Series::counter(&mut to, name, help)?;
+            for (group, status) in told(groups) {
+                let value = ConstCounter::new(value(group, status));
+                series.of(&[("group", group.id.get())], &value)?;
+            }
+        }
         let help = "Divergences that the group keeps, at most 64";
         let mut series = Series::gauge(&mut to, "group_divergences", help)?;
         for (group, count) in &shown.divergences {
@@ -341,11 +374,11 @@ impl Collector for OfGroups {
 }
 
 /// Groups that could say how they are.
-fn told(groups: &[GroupSample]) -> impl Iterator<Item = (&GroupSample, &GroupStatus)> {
+pub(super) fn told(groups: &[GroupSample]) -> impl Iterator<Item = (&GroupSample, &GroupStatus)> {
     groups.iter().filter_map(|group| Some((group, group.status.as_ref().ok()?)))
 }
 
-fn one_if(is: bool) -> ConstGauge<u64> {
+pub(super) fn one_if(is: bool) -> ConstGauge<u64> {
     ConstGauge::new(u64::from(is))
 }
 

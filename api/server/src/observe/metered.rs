@@ -9,6 +9,7 @@ use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response as AxumResponse;
 use bytes::Bytes;
+use palisade::TraceContext;
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
@@ -55,6 +56,7 @@ where
         let path = request.uri().path();
         let span = trace::span(request.headers(), path);
         let mut going = self.calls.begin(path, span.clone());
+        let trace = trace::context(request.headers());
         let answer = self.inner.call(request);
         let counted = async move {
             let (parts, body) = answer.await?.into_parts();
@@ -62,9 +64,12 @@ where
             if let Some(status) = Status::from_header_map(&parts.headers) {
                 going.end(&status);
             }
-            Ok(Response::from_parts(parts, MeteredBody { body, going }))
+            Ok(Response::from_parts(parts, MeteredBody { body, going, trace }))
         };
-        Box::pin(counted.instrument(span))
+        match trace {
+            None => Box::pin(counted.instrument(span)),
+            Some(trace) => Box::pin(trace::serve(trace, counted).instrument(span)),
+        }
     }
 }
 
@@ -73,6 +78,7 @@ where
 pub(crate) struct MeteredBody {
     body: Body,
     going: Going,
+    trace: Option<TraceContext>,
 }
 
 impl HttpBody for MeteredBody {
@@ -83,10 +89,10 @@ impl HttpBody for MeteredBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
-        let Self { body, going } = &mut *self;
+        let Self { body, going, trace } = &mut *self;
         let frame = {
             let _in_span = going.span().enter();
-            ready!(Pin::new(body).poll_frame(context))
+            ready!(trace::go_on(*trace, || Pin::new(body).poll_frame(context)))
         };
         match &frame {
             Some(Ok(frame)) => {

@@ -12,6 +12,7 @@
 mod calls;
 mod export;
 mod history;
+mod load;
 mod metered;
 mod process;
 mod readiness;
@@ -35,7 +36,7 @@ pub(crate) use self::readiness::{GroupReadiness, Phase, Readiness, State};
 pub(crate) use self::sample::{GroupSample, Sample};
 #[cfg(feature = "otel")]
 pub(crate) use self::spans::Spans;
-pub(crate) use self::trace::note_place;
+pub(crate) use self::trace::{continue_traces, current as current_trace, note_place};
 use crate::grpc::{CONNECTIONS_MAX, Probe};
 use crate::security::accept::Gate;
 use crate::security::tls::TlsWatch;

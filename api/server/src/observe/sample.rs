@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use palisade::{Engine, Error, Group, GroupId, GroupStatus, Offset, PeerFault};
+use palisade::{Compared, Engine, Error, Group, GroupId, GroupStatus, NodeLoad, Offset, PeerFault};
 use tokio::time::timeout;
 
 use super::readiness::GroupSeen;
@@ -17,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Sample {
     pub(crate) groups: Vec<GroupSample>,
     pub(crate) peer_faults: BTreeMap<PeerFault, u64>,
+    pub(crate) load: NodeLoad,
+    /// A part of the stored state could not be read.
+    pub(crate) is_damaged: bool,
 }
 
 /// A group, as this node has it.
@@ -25,12 +28,14 @@ pub(crate) struct GroupSample {
     pub(crate) id: GroupId,
     pub(crate) status: Result<GroupStatus, Error>,
     pub(crate) applied: Result<Offset, Error>,
+    pub(crate) compared: Compared,
 }
 
 impl Sample {
     pub(super) async fn take(engine: &Engine) -> Self {
         let groups = join_all(engine.groups().into_iter().map(GroupSample::take)).await;
-        Self { groups, peer_faults: engine.peer_faults() }
+        let (peer_faults, load) = (engine.peer_faults(), engine.load());
+        Self { groups, peer_faults, load, is_damaged: engine.state_is_damaged() }
     }
 
     /// Records that are applied here, over all groups.
@@ -56,7 +61,7 @@ impl GroupSample {
         // What is applied is asked first, so that it is never ahead of what is committed.
         let applied = group.applied();
         let status = timeout(PATIENCE, group.status()).await.unwrap_or_else(|_| too_busy());
-        Self { id: group.id(), status, applied }
+        Self { id: group.id(), status, applied, compared: group.compared() }
     }
 
     pub(crate) fn records_behind(&self) -> u64 {

@@ -17,7 +17,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider, SpanLimits,
 };
-use palisade::{ClusterId, Error, NodeId};
+use palisade::{ClusterId, Error, NodeId, TraceContext};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::filter::filter_fn;
@@ -75,7 +75,7 @@ impl Spans {
         Ok(Self { provider })
     }
 
-    /// What hears of spans: of calls, and of nothing that is logged in them.
+    /// What hears of spans: of calls and records, and of nothing that is logged in them.
     pub(crate) fn layer(&self) -> Box<dyn Layer<Registry> + Send + Sync> {
         tracing_opentelemetry::layer()
             .with_tracer(self.provider.tracer("palisade"))
@@ -110,5 +110,16 @@ pub(super) fn follow(span: &Span, parent: TraceParent<'_>, state: Option<&str>, 
         span.record("otel.name", path.trim_start_matches('/'));
         span.record("otel.kind", "server");
         span.set_attribute("rpc.system", "grpc");
+    }
+}
+
+/// Makes the span of an applied record a part of its caller's trace. His `tracestate` is not stored.
+pub(super) fn follow_record(span: &Span, trace: &TraceContext) {
+    let (id, of) = (TraceId::from_bytes(trace.trace_id()), SpanId::from_bytes(trace.span_id()));
+    let flags = TraceFlags::new(trace.flags());
+    let caller = SpanContext::new(id, of, flags, true, TraceState::default());
+    if span.set_parent(Context::new().with_remote_span_context(caller)).is_ok() {
+        span.record("otel.name", "palisade.apply");
+        span.record("otel.kind", "internal");
     }
 }

@@ -1,12 +1,14 @@
-//! `traceparent`, as W3C Trace Context has it: `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`.
+//! `traceparent`, as W3C Trace Context has it: `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, of calls and of
+//! the records that they write.
 
-use palisade::Freshness;
+use palisade::{Engine, Freshness, NodeId, TraceContext, TracedRecord};
+use tokio::task::futures::TaskLocalFuture;
 use tonic::codegen::http::HeaderMap;
 use tonic::{Code, Status};
 use tracing::Span;
 use tracing::field::Empty;
 
-/// Spans of calls, and nothing else, have this target.
+/// Spans of calls and of records, and nothing else, have this target.
 #[cfg(feature = "otel")]
 pub(super) const TARGET: &str = module_path!();
 
@@ -19,6 +21,7 @@ pub(super) struct TraceParent<'a> {
     pub(super) parent_id: &'a str,
     /// The caller keeps its part.
     pub(super) sampled: bool,
+    flags: u8,
 }
 
 fn is_hex(text: &str, digits: usize) -> bool {
@@ -40,18 +43,82 @@ impl<'a> TraceParent<'a> {
         if !(is_known && ends && has_ids && no_zeros && is_hex(flags, 2)) {
             return None;
         }
-        let sampled = u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1);
-        Some(Self { trace_id, parent_id, sampled })
+        let flags = u8::from_str_radix(flags, 16).ok()?;
+        Some(Self { trace_id, parent_id, sampled: flags & 1 == 1, flags })
     }
+
+    /// What is stored of it.
+    fn context(&self) -> Option<TraceContext> {
+        let trace = u128::from_str_radix(self.trace_id, 16).ok()?.to_be_bytes();
+        let span = u64::from_str_radix(self.parent_id, 16).ok()?.to_be_bytes();
+        TraceContext::new(trace, span, self.flags)
+    }
+}
+
+tokio::task_local! {
+    /// Of the call that is served.
+    static CALL: TraceContext;
+}
+
+/// Which trace the call is part of that is served, for what it writes.
+pub(crate) fn current() -> Option<TraceContext> {
+    CALL.try_get().ok()
+}
+
+fn parent(headers: &HeaderMap) -> Option<TraceParent<'_>> {
+    headers.get("traceparent")?.to_str().ok().and_then(TraceParent::parse)
+}
+
+/// What the caller says of his trace.
+pub(super) fn context(headers: &HeaderMap) -> Option<TraceContext> {
+    parent(headers)?.context()
+}
+
+/// Serves a call as a part of a trace.
+pub(super) fn serve<F: Future>(trace: TraceContext, call: F) -> TaskLocalFuture<TraceContext, F> {
+    CALL.scope(trace, call)
+}
+
+/// Goes on with a call whose answer is a stream.
+pub(super) fn go_on<T>(trace: Option<TraceContext>, step: impl FnOnce() -> T) -> T {
+    match trace {
+        None => step(),
+        Some(trace) => CALL.sync_scope(trace, step),
+    }
+}
+
+/// Goes on with the traces of records as this node applies them, as long as it is polled.
+pub(crate) async fn continue_traces(engine: &Engine) -> ! {
+    let mut records = engine.traced_records();
+    while let Some(record) = records.next().await {
+        applied(engine.node(), &record);
+    }
+    std::future::pending().await
+}
+
+/// The span of a record that was applied here.
+fn applied(node: NodeId, record: &TracedRecord) {
+    let TracedRecord { trace, group, offset, outcome, .. } = record;
+    let span = tracing::info_span!(
+        "apply",
+        trace_id = format!("{:032x}", u128::from_be_bytes(trace.trace_id())),
+        parent_id = format!("{:016x}", u64::from_be_bytes(trace.span_id())),
+        node = node.get(),
+        group = group.get(),
+        offset = offset.get(),
+        outcome,
+        otel.name = Empty,
+        otel.kind = Empty,
+    );
+    #[cfg(feature = "otel")]
+    super::spans::follow_record(&span, trace);
+    span.in_scope(|| tracing::debug!("a record is applied"));
 }
 
 /// The span of a call: what is logged while it is served says which trace it is of. None without a trace.
 pub(super) fn span(headers: &HeaderMap, path: &str) -> Span {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let Some(parent) = text("traceparent").and_then(TraceParent::parse) else {
-        return Span::none();
-    };
-    let TraceParent { trace_id, parent_id, sampled } = parent;
+    let Some(parent) = parent(headers) else { return Span::none() };
+    let TraceParent { trace_id, parent_id, sampled, .. } = parent;
     let span = tracing::info_span!(
         "call",
         path,
@@ -66,7 +133,10 @@ pub(super) fn span(headers: &HeaderMap, path: &str) -> Span {
         otel.status_code = Empty,
     );
     #[cfg(feature = "otel")]
-    super::spans::follow(&span, parent, text("tracestate"), path);
+    {
+        let state = headers.get("tracestate").and_then(|state| state.to_str().ok());
+        super::spans::follow(&span, parent, state, path);
+    }
     span
 }
 

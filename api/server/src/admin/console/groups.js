@@ -24,6 +24,7 @@ export function groups() {
             ["term", (of) => count(of.term), "number"],
             ["committed", (of) => count(of.committed), "number"],
             ["applied", (of) => count(of.applied), "number"],
+            ["elections begun", (of) => count(of.elections), "number"],
             ["log entries", (of) => `${count(of.first_index)} – ${count(of.last_index)}`, "number"],
             ["waiting here", (of) => count(of.proposals), "number"],
             ["disk", (of) => (of.disk_full ? pill("no room") : `${count(of.sync_ms)} ms`), "number"],
