@@ -135,6 +135,10 @@ impl StateStore for MemoryStore {
     }
 
     #[cfg(feature = "sim")]
+    fn is_damaged(&self) -> bool {
+        false
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         let mut inner = self.write();
         inner.flushed = inner.rows.clone();

@@ -150,9 +150,7 @@ pub(crate) trait StateStore: StateRead + Send + Sync + 'static {
     fn commit(&self, writes: WriteSet) -> Result<(), StoreError>;
 
     /// Whether a part of it could not be read, now or before it was opened.
-    fn is_damaged(&self) -> bool {
-        false
-    }
+    fn is_damaged(&self) -> bool;
 
     /// Returns once everything committed survives a loss of power.
     ///

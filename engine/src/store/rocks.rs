@@ -394,6 +394,10 @@ impl StateStore for RocksStore {
         self.db.write_opt(batch, &options).map_err(|error| self.failed(error))
     }
 
+    fn is_damaged(&self) -> bool {
+        self.is_damaged.load(Ordering::Relaxed)
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         let families: Vec<_> = self.families.ids().map(|family| self.family(family)).collect();
         let mut options = FlushOptions::default();
