@@ -97,6 +97,10 @@ impl<S: StateStore> StateStore for FaultyStore<S> {
         if self.flushes { self.inner.flush() } else { Ok(()) }
     }
 
+    fn is_damaged(&self) -> bool {
+        self.inner.is_damaged()
+    }
+
     fn flush(&self) -> Result<(), StoreError> {
         self.may_write()?;
         self.inner.flush()
