@@ -18,8 +18,8 @@ use ops::any_op;
 use palisade::sim::{SimFabric, SimRandom, SimRelease, check_import, check_projection};
 use palisade::{
     Applied, At, Direction, Engine, Error, Group, GroupId, Handle, Imported, NewRows, NodeId,
-    Projection, ProjectionFault, ReadConsistency, RebuildFailure, RebuildStage, RebuildStatus,
-    ReplicaPolicy, ResourceKind, ResourceSpec, Rows, RowsRead, Walk,
+    Projection, ProjectionFault, ReadConsistency, RebuildFailure, RebuildHere, RebuildStage,
+    RebuildStatus, ReplicaPolicy, ResourceKind, ResourceSpec, Rows, RowsRead, Walk,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -382,6 +382,45 @@ fn a_version_that_disagrees_or_cannot_import_fails_and_the_older_one_stays() {
         );
         shop.fabric.assert_converged();
     }
+}
+
+/// What shows only when both versions do every record: the rows were taken over, and nothing waits.
+#[test]
+fn a_version_that_disagrees_once_both_do_every_record_does_not_take_over() {
+    let mut shop = Shop::open(5, 40);
+    let release = SimRelease::default().projection(Wrong::<REFUSES>).superseding(Inventory);
+    for number in 1..=3 {
+        shop.crash_into(number, &release, false);
+    }
+    while !matches!(shop.status(1).stage, RebuildStage::Building { .. }) {
+        shop.fabric.run_for(Duration::from_millis(10));
+    }
+    // While one has no rows of it yet, the newer version decides nowhere.
+    let (one, three) = (shop.node(1), shop.node(3));
+    shop.fabric.crash(three);
+    loop {
+        let RebuildStage::Building { here, ready, .. } = shop.status(1).stage else {
+            panic!("{:?}", shop.status(1))
+        };
+        assert!(!ready.contains(&three), "{ready:?}");
+        if here == RebuildHere::Ready {
+            break;
+        }
+        shop.fabric.run_for(Duration::from_millis(10));
+    }
+    let engine = shop.fabric.engine(one);
+    let receipt = shop.fabric.block_on(async {
+        let shop = Handle::<Wrong<REFUSES>>::open(&engine, spec()).await?;
+        let agreed = shop.submit(&receive(1)).await?;
+        let apart = shop.submit(&receive(3)).await?;
+        assert_eq!(apart.outcome.free, agreed.outcome.free + 3, "the older one decides");
+        Ok::<_, Error>(apart.receipt)
+    });
+    let offset = receipt.unwrap().offset;
+    shop.fabric.restart_from(three, &release).unwrap();
+    assert_eq!(failed(&mut shop), RebuildFailure::Disagrees { offset });
+    shop.fabric.run_for(Duration::from_secs(5));
+    shop.fabric.assert_converged();
 }
 
 /// A mended release of the same version is tried again when somebody asks for it.
