@@ -30,6 +30,9 @@ pub struct NodeLoad {
     pub peers: BTreeMap<NodeId, QueueLoad>,
     /// Batches that wait to be written to the log. Their bytes are bounded, their number follows from that.
     pub log_batches: u64,
+    /// Segments of the log in which something rotten was found since the node was opened. They are given up once
+    /// what they hold is elsewhere; a disk that makes more of them is to be replaced.
+    pub log_segments_condemned: u64,
     /// How long syncs of the log took since the node was opened.
     pub syncs: SyncTimes,
 }
@@ -78,6 +81,7 @@ impl Queues {
             ],
             peers: peers.iter().map(|(node, load)| (*node, load.told("peer_bytes"))).collect(),
             log_batches: wal.queued_batches,
+            log_segments_condemned: wal.segments_condemned,
             syncs,
         }
     }

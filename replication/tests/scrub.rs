@@ -114,6 +114,7 @@ async fn what_rots_under_a_running_node_is_repaired_by_itself() {
         .await;
     }
     for (node, _) in &nodes {
+        assert!(0 < node.load().log_segments_condemned, "it is told");
         node.close().await.unwrap();
     }
 }

@@ -46,6 +46,9 @@ impl Collector for OfLoad {
         let help = "Batches that wait to be written to the log";
         Series::gauge(&mut to, "log_queued_batches", help)?
             .only(&ConstGauge::new(load.log_batches))?;
+        let help = "Segments of the log in which something rotten was found since the start";
+        Series::gauge(&mut to, "log_segments_condemned", help)?
+            .only(&ConstGauge::new(load.log_segments_condemned))?;
         let help = "1 if a part of the stored state could not be read: the node is to be replaced";
         Series::gauge(&mut to, "state_damaged", help)?.only(&one_if(shown.sample.is_damaged))?;
         let sides: [(&str, &str, &str, &str, Side); 2] = [
@@ -92,6 +95,7 @@ mod tests {
     fn what_waits_stands_beside_its_bound() {
         let mut shown = Shown::default();
         shown.sample.is_damaged = true;
+        shown.sample.load.log_segments_condemned = 2;
         let (held, held_max) = (5, 7);
         shown.sample.load.queues = vec![QueueLoad { queue: "inbox_bytes", held, held_max }];
         let counts = &mut shown.sample.load.syncs.counts;
@@ -103,6 +107,7 @@ mod tests {
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
             "palisade_state_damaged 1",
+            "palisade_log_segments_condemned 2",
             "palisade_queue{queue=\"inbox_bytes\"} 5",
             "palisade_queue_max{queue=\"inbox_bytes\"} 7",
             "palisade_log_sync_seconds_bucket{le=\"0.00005\"} 2",
