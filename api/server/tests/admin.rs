@@ -20,7 +20,8 @@ use palisade_server::admin::{CONNECTIONS_MAX, Shows};
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::transport::Channel;
 
@@ -313,6 +314,27 @@ async fn a_silent_crowd_keeps_nobody_from_the_admin_port() {
         let mut stream = TcpStream::connect(port.address).await.unwrap();
         stream.write_all(b"GET /livez HTTP/1.1\r\nhost: local").await.unwrap();
         crowd.push(stream);
+    }
+    assert_eq!(text(&port, "/livez").await, "ok\n");
+    drop(crowd);
+}
+
+/// G12: and none of which reads what it has asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_that_does_not_read_keeps_nobody_from_the_admin_port() {
+    let port = AdminPort::start(Shows::Health).await;
+    let asked = format!("GET /console/console.css HTTP/1.1\r\nhost: {}\r\n\r\n", port.address);
+    let mut crowd = JoinSet::new();
+    for _ in 0..CONNECTIONS_MAX {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4 << 10).unwrap();
+        let mut stream = socket.connect(port.address).await.unwrap();
+        let asked = asked.clone();
+        // It asks for as long as it is taken in: the answers fill whatever is between the two.
+        crowd.spawn(async move {
+            while stream.write_all(asked.as_bytes()).await.is_ok() {}
+            stream
+        });
     }
     assert_eq!(text(&port, "/livez").await, "ok\n");
     drop(crowd);
