@@ -312,6 +312,10 @@ impl From<NodeError> for Error {
                 expected: "this node's own data".to_owned(),
                 found: error.to_string(),
             },
+            NodeError::Newer { .. } => Self::Incompatible {
+                expected: "what this release can read".to_owned(),
+                found: error.to_string(),
+            },
             NodeError::Wal(wal) => match &*wal {
                 WalError::AlreadyOpen { .. } => Self::AlreadyExists { what: wal.to_string() },
                 WalError::Backpressure { .. } | WalError::NoSpace => {

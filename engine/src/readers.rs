@@ -1,14 +1,13 @@
 //! Threads that read the store, so that no caller's runtime ever waits for it.
 
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use palisade_replication::QueueLoad;
+use palisade_replication::{QueueLoad, guarded};
 use tokio::sync::oneshot;
 
 use crate::backend::ReadJob;
@@ -132,8 +131,9 @@ fn serve(store: &dyn StateStore, queue: &Mutex<Receiver<Job>>, waiting: &AtomicU
         match job {
             Ok(Job { read, answer }) => {
                 waiting.fetch_sub(1, Relaxed);
-                let done = catch_unwind(AssertUnwindSafe(|| read(&*store.snapshot())))
-                    .unwrap_or_else(|_| Err(StoreError::new("a read panicked".to_owned())));
+                let done = guarded(|| read(&*store.snapshot())).unwrap_or_else(|what| {
+                    Err(StoreError::new(format!("a read panicked: {what}")))
+                });
                 // A caller that gave up is no loss.
                 let _ = answer.send(done);
             }

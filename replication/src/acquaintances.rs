@@ -10,17 +10,16 @@
 //! at a later age.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
 use bytes::{Buf, BufMut};
 
 use crate::ages::Age;
-use crate::directory::write_new;
 use crate::error::NodeError;
 use crate::identity::{Incarnation, NodeId};
+use crate::small_file::{self, Unfit, write_new};
 
 const MAGIC: &[u8; 8] = b"PLSDPEER";
 const VERSION: u32 = 3;
@@ -83,18 +82,9 @@ pub(crate) type OnMeet = Box<dyn Fn(NodeId, Incarnation) + Send + Sync>;
 impl Acquaintances {
     /// Takes up what was written.
     pub(crate) fn open(data_dir: &Path, on_meet: OnMeet) -> Result<Self, NodeError> {
-        let known: BTreeMap<_, _> = match fs::read(data_dir.join(FILE)) {
-            Ok(raw) => decode(&raw).ok_or_else(|| NodeError::Damaged {
-                what: format!(
-                    "{}/{FILE} is damaged, or of a newer release: restore it",
-                    data_dir.display()
-                ),
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => {
-                let what = format!("could not read {}/{FILE}", data_dir.display());
-                return Err(NodeError::Io { what, source: Arc::new(error) });
-            }
+        let known: BTreeMap<_, _> = match small_file::read(data_dir, FILE)? {
+            Some(raw) => decode(&raw).map_err(|unfit| unfit.of(data_dir, FILE, "restore it"))?,
+            None => BTreeMap::new(),
         };
         known.iter().for_each(|(node, met)| on_meet(*node, met.life));
         Ok(Self { data_dir: data_dir.to_owned(), known: Mutex::new(known), on_meet })
@@ -133,8 +123,7 @@ impl Acquaintances {
 }
 
 pub(crate) fn encode(known: &BTreeMap<NodeId, Acquaintance>) -> Vec<u8> {
-    let mut out = MAGIC.to_vec();
-    out.put_u32_le(VERSION);
+    let mut out = small_file::begin(MAGIC, VERSION);
     out.put_u32_le(known.len() as u32);
     for (node, met) in known {
         out.put_u64_le(node.get());
@@ -146,31 +135,20 @@ pub(crate) fn encode(known: &BTreeMap<NodeId, Acquaintance>) -> Vec<u8> {
             out.put_u64_le(age.draw);
         }
     }
-    let crc = crc32fast::hash(&out);
-    out.put_u32_le(crc);
-    out
+    small_file::end(out)
 }
 
-pub(crate) fn decode(raw: &[u8]) -> Option<BTreeMap<NodeId, Acquaintance>> {
-    let (body, crc) = raw.split_last_chunk::<4>()?;
-    if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-        return None;
-    }
-    let mut fields = body.strip_prefix(MAGIC)?;
-    if fields.len() < 8 {
-        return None;
-    }
+pub(crate) fn decode(raw: &[u8]) -> Result<BTreeMap<NodeId, Acquaintance>, Unfit> {
+    let (version, mut fields) = small_file::fields(raw, MAGIC, VERSION)?;
     // The first version knew no ages, the second none of later lives.
-    let version = fields.get_u32_le();
     let bytes = match version {
         1 => PEER_BYTES - LIFE_BYTES - AGE_BYTES,
         2 => PEER_BYTES - LIFE_BYTES,
-        VERSION => PEER_BYTES,
-        _ => return None,
+        _ => PEER_BYTES,
     };
-    let count = fields.get_u32_le() as usize;
+    let count = fields.try_get_u32_le().map_err(|_| Unfit::Damaged)? as usize;
     if count > PEERS_MAX || fields.len() != bytes * count {
-        return None;
+        return Err(Unfit::Damaged);
     }
     let one = |_| {
         let node = NodeId::new(fields.get_u64_le());
@@ -185,7 +163,7 @@ pub(crate) fn decode(raw: &[u8]) -> Option<BTreeMap<NodeId, Acquaintance>> {
         }
         (node, met)
     };
-    Some((0..count).map(one).collect())
+    Ok((0..count).map(one).collect())
 }
 
 fn take_age(fields: &mut &[u8]) -> Age {
@@ -194,6 +172,8 @@ fn take_age(fields: &mut &[u8]) -> Age {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -12,17 +12,15 @@
 //! Little-endian. Written before the age is told. One that was found to be put back says so for good: started
 //! often enough, it would have forgotten what the peer holds against it.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::{Buf, BufMut};
 use tokio::sync::watch;
 
-use crate::directory::write_new;
 use crate::error::NodeError;
 use crate::identity::NodeId;
+use crate::small_file::{self, Unfit, write_new};
 
 const MAGIC: &[u8; 8] = b"PLSDAGES";
 const VERSION: u32 = 1;
@@ -84,8 +82,7 @@ impl History {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
-        out.put_u32_le(VERSION);
+        let mut out = small_file::begin(MAGIC, VERSION);
         out.put_u64_le(self.count);
         let (by, remembered) = self.put_back.unwrap_or_default();
         out.put_u64_le(by);
@@ -94,18 +91,16 @@ impl History {
             out.put_u64_le(*first);
             out.put_u64_le(*seed);
         }
-        let crc = crc32fast::hash(&out);
-        out.put_u32_le(crc);
-        out
+        small_file::end(out)
     }
 
-    pub(crate) fn decode(raw: &[u8]) -> Option<Self> {
-        let (body, crc) = raw.split_last_chunk::<4>()?;
-        if crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-            return None;
-        }
-        let mut fields = body.strip_prefix(MAGIC)?;
-        if fields.len() < 28 || fields.get_u32_le() != VERSION {
+    pub(crate) fn decode(raw: &[u8]) -> Result<Self, Unfit> {
+        let (_, fields) = small_file::fields(raw, MAGIC, VERSION)?;
+        Self::of_fields(fields).ok_or(Unfit::Damaged)
+    }
+
+    fn of_fields(mut fields: &[u8]) -> Option<Self> {
+        if fields.len() < 24 {
             return None;
         }
         let count = fields.get_u64_le();
@@ -151,15 +146,10 @@ impl Ages {
     /// # Errors
     /// When it cannot be read.
     pub(crate) fn open(data_dir: &Path, seed: u64) -> Result<Self, NodeError> {
-        let history = match fs::read(data_dir.join(FILE)) {
-            Ok(raw) => History::decode(&raw).ok_or_else(|| NodeError::Damaged {
-                what: format!("{}/{FILE} is damaged: replace this node", data_dir.display()),
-            })?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => History::default(),
-            Err(error) => {
-                let what = format!("could not read {}/{FILE}", data_dir.display());
-                return Err(NodeError::Io { what, source: Arc::new(error) });
-            }
+        let history = match small_file::read(data_dir, FILE)? {
+            Some(raw) => History::decode(&raw)
+                .map_err(|unfit| unfit.of(data_dir, FILE, "replace this node"))?,
+            None => History::default(),
         };
         if let Some((by, remembered)) = history.put_back {
             return Err(NodeError::PutBack { by: NodeId::new(by), remembered });
@@ -218,6 +208,8 @@ impl Ages {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -259,7 +251,7 @@ mod tests {
         #[test]
         fn the_file_round_trips(starts in starts()) {
             let history = lived(&starts);
-            prop_assert_eq!(History::decode(&history.encode()), Some(history));
+            prop_assert_eq!(History::decode(&history.encode()), Ok(history));
         }
     }
 
@@ -269,7 +261,7 @@ mod tests {
         let first = history.age();
         (0..2 * STARTS_MAX as u64).for_each(|seed| history.begin(seed));
         assert!(history.holds(first) && history.holds(Age::default()));
-        assert_eq!(History::decode(&history.encode()), Some(history));
+        assert_eq!(History::decode(&history.encode()), Ok(history));
     }
 
     #[test]

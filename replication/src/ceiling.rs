@@ -6,21 +6,18 @@
 //! ```
 //! Little-endian. Raised seldom; each copy is written anew and synced before the next.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 
-use crate::directory::write_new;
 use crate::error::NodeError;
 use crate::identity::Term;
+use crate::small_file::{self, Unfit, write_new};
 
 const MAGIC: &[u8; 8] = b"PLSDTERM";
 const VERSION: u32 = 1;
 const FILES: [&str; 2] = ["terms", "terms.copy"];
-const BYTES: usize = 24;
 
 /// The two copies.
 #[derive(Debug)]
@@ -35,16 +32,11 @@ impl Ceiling {
         let mut found = Vec::new();
         let mut damaged = 0;
         for file in FILES {
-            match fs::read(data_dir.join(file)) {
-                Ok(raw) => match decode(&raw) {
-                    Some(term) => found.push(term),
-                    None => damaged += 1,
-                },
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    let what = format!("could not read {}/{file}", data_dir.display());
-                    return Err(NodeError::Io { what, source: Arc::new(error) });
-                }
+            let Some(raw) = small_file::read(data_dir, file)? else { continue };
+            match decode(&raw) {
+                Ok(term) => found.push(term),
+                Err(Unfit::Damaged) => damaged += 1,
+                Err(newer) => return Err(newer.of(data_dir, file, "")),
             }
         }
         if found.is_empty() && damaged > 0 {
@@ -68,25 +60,23 @@ impl Ceiling {
 }
 
 pub(crate) fn encode(term: Term) -> Vec<u8> {
-    let mut raw = MAGIC.to_vec();
-    raw.put_u32_le(VERSION);
+    let mut raw = small_file::begin(MAGIC, VERSION);
     raw.put_u64_le(term.get());
-    let crc = crc32fast::hash(&raw);
-    raw.put_u32_le(crc);
-    raw
+    small_file::end(raw)
 }
 
-pub(crate) fn decode(raw: &[u8]) -> Option<Term> {
-    let (body, crc) = raw.split_last_chunk::<4>()?;
-    if raw.len() != BYTES || crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-        return None;
+pub(crate) fn decode(raw: &[u8]) -> Result<Term, Unfit> {
+    let (_, mut fields) = small_file::fields(raw, MAGIC, VERSION)?;
+    if fields.len() != 8 {
+        return Err(Unfit::Damaged);
     }
-    let mut fields = body.strip_prefix(MAGIC)?;
-    (fields.get_u32_le() == VERSION).then(|| Term::new(fields.get_u64_le()))
+    Ok(Term::new(fields.get_u64_le()))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -95,7 +85,7 @@ mod tests {
         let (ceiling, term) = Ceiling::open(dir.path()).unwrap();
         assert_eq!(term, Term::ZERO);
         ceiling.raise(Term::new(7)).unwrap();
-        for at in 0..BYTES {
+        for at in 0..encode(Term::ZERO).len() {
             let path = dir.path().join(FILES[at % 2]);
             let good = fs::read(&path).unwrap();
             let mut bad = good.clone();

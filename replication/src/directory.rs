@@ -12,17 +12,22 @@
 //! Little-endian. A directory with a log but without this file is refused: it was tampered with.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::{Buf, BufMut};
+
 use crate::error::NodeError;
 use crate::identity::{ClusterId, Incarnation, NodeId};
+use crate::small_file::{self, Unfit, write_new};
 
 const MAGIC: &[u8; 8] = b"PLSDNODE";
 const VERSION: u32 = 1;
 pub(crate) const FILE: &str = "node";
-const BYTES: usize = 56;
+const FIELDS_BYTES: usize = 40;
+/// What to do if it is damaged.
+pub(crate) const REMEDY: &str = "restore it, or replace this node";
 const WAL_DIR: &str = "wal";
 
 /// Where a node keeps its log, under its data directory.
@@ -41,9 +46,10 @@ pub(crate) fn claim(
         move |source| NodeError::Io { what, source: Arc::new(source) }
     };
     fs::create_dir_all(data_dir).map_err(io("could not create"))?;
-    match fs::read(data_dir.join(FILE)) {
-        Ok(raw) => {
-            let (found_cluster, found_node, incarnation) = decode(&raw, data_dir)?;
+    match small_file::read(data_dir, FILE)? {
+        Some(raw) => {
+            let (found_cluster, found_node, incarnation) =
+                decode(&raw).map_err(|unfit| unfit.of(data_dir, FILE, REMEDY))?;
             if (found_cluster, found_node) != (cluster, node) {
                 return Err(NodeError::Foreign { cluster: found_cluster, node: found_node });
             }
@@ -58,7 +64,7 @@ pub(crate) fn claim(
             }
             Ok(incarnation)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        None => {
             if wal_dir(data_dir).exists() {
                 return Err(NodeError::Damaged {
                     what: format!(
@@ -74,7 +80,6 @@ pub(crate) fn claim(
             fs::create_dir(wal_dir(data_dir)).map_err(io("could not create the log in"))?;
             Ok(incarnation)
         }
-        Err(error) => Err(io("could not read")(error)),
     }
 }
 
@@ -90,57 +95,21 @@ pub(crate) fn random_u128() -> io::Result<u128> {
     Ok(u128::from_le_bytes(bytes))
 }
 
-pub(crate) fn encode(cluster: ClusterId, node: NodeId, incarnation: Incarnation) -> [u8; BYTES] {
-    let mut raw = [0; BYTES];
-    raw[0..8].copy_from_slice(MAGIC);
-    raw[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    raw[12..28].copy_from_slice(&cluster.get().to_le_bytes());
-    raw[28..36].copy_from_slice(&node.get().to_le_bytes());
-    raw[36..52].copy_from_slice(&incarnation.get().to_le_bytes());
-    let crc = crc32fast::hash(&raw[..52]);
-    raw[52..].copy_from_slice(&crc.to_le_bytes());
-    raw
+pub(crate) fn encode(cluster: ClusterId, node: NodeId, incarnation: Incarnation) -> Vec<u8> {
+    let mut raw = small_file::begin(MAGIC, VERSION);
+    raw.put_u128_le(cluster.get());
+    raw.put_u64_le(node.get());
+    raw.put_u128_le(incarnation.get());
+    small_file::end(raw)
 }
 
-pub(crate) fn decode(
-    raw: &[u8],
-    data_dir: &Path,
-) -> Result<(ClusterId, NodeId, Incarnation), NodeError> {
-    let damaged = |what: &str| NodeError::Damaged {
-        what: format!("{}/{FILE} {what}: restore it, or replace this node", data_dir.display()),
-    };
-    if raw.len() < 12 || &raw[..8] != MAGIC {
-        return Err(damaged("is not a node file"));
+pub(crate) fn decode(raw: &[u8]) -> Result<(ClusterId, NodeId, Incarnation), Unfit> {
+    let (_, mut fields) = small_file::fields(raw, MAGIC, VERSION)?;
+    if fields.len() != FIELDS_BYTES {
+        return Err(Unfit::Damaged);
     }
-    let version = u32::from_le_bytes(raw[8..12].try_into().expect("four bytes"));
-    if version != VERSION {
-        return Err(NodeError::Damaged {
-            what: format!(
-                "{}/{FILE} has unknown version={version}: open it with a newer release",
-                data_dir.display()
-            ),
-        });
-    }
-    if raw.len() != BYTES {
-        return Err(damaged("has a wrong length"));
-    }
-    if crc32fast::hash(&raw[..52]) != u32::from_le_bytes(raw[52..].try_into().expect("four bytes"))
-    {
-        return Err(damaged("has a wrong checksum"));
-    }
-    let wide = |at: usize| u128::from_le_bytes(raw[at..at + 16].try_into().expect("16 bytes"));
-    let node = u64::from_le_bytes(raw[28..36].try_into().expect("eight bytes"));
-    Ok((ClusterId::new(wide(12)), NodeId::new(node), Incarnation::new(wide(36))))
-}
-
-/// Whole or not at all: written aside, synced, renamed, and the directory synced.
-pub(crate) fn write_new(data_dir: &Path, name: &str, raw: &[u8]) -> io::Result<()> {
-    let aside = data_dir.join(format!("{name}.new"));
-    let mut file = File::create(&aside)?;
-    file.write_all(raw)?;
-    file.sync_all()?;
-    fs::rename(&aside, data_dir.join(name))?;
-    File::open(data_dir)?.sync_all()
+    let (cluster, node) = (fields.get_u128_le(), fields.get_u64_le());
+    Ok((ClusterId::new(cluster), NodeId::new(node), Incarnation::new(fields.get_u128_le())))
 }
 
 #[cfg(test)]

@@ -260,7 +260,7 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             Event::Peer { .. } if !self.vigil.is_over() => {}
             Event::Peer { envelope, life } => self.host.deliver(envelope, life),
             Event::Durable(Ok(up_to)) => self.host.durable(up_to),
-            Event::Durable(Err(error)) => return Err(NodeError::Wal(error)),
+            Event::Durable(Err(error)) => return Err(error.into()),
             Event::Applied { group, position } => {
                 self.host.input(group, Input::Applied { position });
             }

@@ -73,6 +73,12 @@ pub enum NodeError {
         /// What was found, and where.
         what: String,
     },
+    /// A newer release has written it, and this one does not know it.
+    #[error("{what} is of a newer release: open it with that")]
+    Newer {
+        /// What it is, with its version.
+        what: String,
+    },
     /// The write-ahead log failed or refused.
     #[error("write-ahead log: {0}")]
     Wal(#[source] Arc<WalError>),
@@ -134,6 +140,7 @@ impl NodeError {
             Self::InvalidArgument { .. }
             | Self::UnknownGroup { .. }
             | Self::Foreign { .. }
+            | Self::Newer { .. }
             | Self::RecordsTrimmed { .. }
             | Self::Rebuild(_) => Disposition::Reject,
             Self::Change(refusal) => refusal.disposition(),
@@ -171,7 +178,16 @@ pub enum RebuildRefusal {
 
 impl From<WalError> for NodeError {
     fn from(error: WalError) -> Self {
-        Self::Wal(Arc::new(error))
+        Arc::new(error).into()
+    }
+}
+
+impl From<Arc<WalError>> for NodeError {
+    fn from(error: Arc<WalError>) -> Self {
+        match &*error {
+            WalError::Panicked { what } => Self::Invariant { what: what.clone() },
+            _ => Self::Wal(error),
+        }
     }
 }
 

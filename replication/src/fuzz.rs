@@ -4,7 +4,6 @@
 //! single encoding must encode to the bytes it was read from.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use palisade_wal::fuzz::Target;
@@ -321,7 +320,7 @@ fn register_seeds() -> Vec<(String, Vec<u8>)> {
 
 fn node_file(raw: &[u8]) -> bool {
     let read = |raw: &[u8]| {
-        let found = directory::decode(raw, Path::new("data")).ok();
+        let found = directory::decode(raw).ok();
         found.is_some_and(|(cluster, node, incarnation)| {
             assert_eq!(directory::encode(cluster, node, incarnation)[..], *raw);
             true
@@ -332,14 +331,14 @@ fn node_file(raw: &[u8]) -> bool {
 }
 
 fn node_file_seeds() -> Vec<(String, Vec<u8>)> {
-    with_broken(vec![("node", directory::encode(CLUSTER, ONE, LIFE).to_vec())])
+    with_broken(vec![("node", directory::encode(CLUSTER, ONE, LIFE))])
 }
 
 fn peers_file(raw: &[u8]) -> bool {
     let read = |raw: &[u8]| {
-        acquaintances::decode(raw).is_some_and(|known| {
+        acquaintances::decode(raw).is_ok_and(|known| {
             // A file in another order is read as well; it is never written.
-            assert_eq!(acquaintances::decode(&acquaintances::encode(&known)), Some(known));
+            assert_eq!(acquaintances::decode(&acquaintances::encode(&known)), Ok(known));
             true
         })
     };
@@ -362,7 +361,7 @@ fn peers_file_seeds() -> Vec<(String, Vec<u8>)> {
 
 fn ages_file(raw: &[u8]) -> bool {
     let read = |raw: &[u8]| {
-        History::decode(raw).is_some_and(|history| {
+        History::decode(raw).is_ok_and(|history| {
             assert_eq!(history.encode(), raw);
             assert!(history.holds(history.age()));
             true
@@ -386,7 +385,7 @@ fn ages_file_seeds() -> Vec<(String, Vec<u8>)> {
 
 fn terms_file(raw: &[u8]) -> bool {
     let read = |raw: &[u8]| {
-        ceiling::decode(raw).is_some_and(|term| {
+        ceiling::decode(raw).is_ok_and(|term| {
             assert_eq!(ceiling::encode(term), raw);
             true
         })

@@ -1,8 +1,6 @@
 //! Reads what a node has stored, for people and tools: nothing is made, repaired or changed.
 
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use palisade_wal::LogIndex;
@@ -14,6 +12,7 @@ use crate::identity::{ClusterId, Incarnation, LogTime, NodeId, Offset, Term};
 use crate::log_store::{has_change, records_of_stored, term_of_stored};
 use crate::membership::Membership;
 use crate::register::Register;
+use crate::small_file;
 
 /// Whose data directory it is, and where its log is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,17 +34,11 @@ pub fn wal_dir_of(data_dir: &Path) -> PathBuf {
 /// Whose data directory it is; none if it does not say.
 ///
 /// # Errors
-/// [`NodeError::Damaged`] if what says so is damaged or of an unknown version.
+/// [`NodeError::Damaged`] if what says so is damaged, [`NodeError::Newer`] if a newer release wrote it.
 pub fn directory_owner(data_dir: &Path) -> Result<Option<DirectoryOwner>, NodeError> {
-    let raw = match std::fs::read(data_dir.join(directory::FILE)) {
-        Ok(raw) => raw,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => {
-            let what = format!("could not read {}", data_dir.display());
-            return Err(NodeError::Io { what, source: Arc::new(source) });
-        }
-    };
-    let (cluster, node, incarnation) = directory::decode(&raw, data_dir)?;
+    let Some(raw) = small_file::read(data_dir, directory::FILE)? else { return Ok(None) };
+    let (cluster, node, incarnation) = directory::decode(&raw)
+        .map_err(|unfit| unfit.of(data_dir, directory::FILE, directory::REMEDY))?;
     Ok(Some(DirectoryOwner { cluster, node, incarnation }))
 }
 

@@ -1,12 +1,11 @@
 //! The thread that owns a node's shelf in production: it receives and serves chunks, and exports on
 //! a thread beside it, so that a long export holds up nobody.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use palisade_wal::GroupId;
+use palisade_wal::{GroupId, guarded};
 
 use crate::driver::Event;
 use crate::effects::{Input, ShelfEffect};
@@ -183,9 +182,12 @@ impl<O: Send + 'static> Keeper<O> {
                     let mut paced = Paced { export: exporter(group), bytes_per_second };
                     shelf.export(group, &mut paced)
                 };
-                let manifest = match catch_unwind(AssertUnwindSafe(export)) {
+                let manifest = match guarded(export) {
                     Ok(Ok(manifest)) => Some(manifest),
-                    Err(_) => None,
+                    Err(what) => {
+                        tracing::error!(%group, what, "a snapshot could not be exported: it panicked");
+                        None
+                    }
                     Ok(Err(error)) => {
                         tracing::warn!(%group, %error, "could not export a snapshot");
                         None

@@ -42,6 +42,7 @@ mod scrubber;
 mod shelf;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod small_file;
 mod snapshot;
 mod state_machine;
 mod sync;
@@ -72,7 +73,7 @@ pub use open_disk::OpenDisk;
 pub use options::Options;
 pub use palisade_wal::{
     Disk, Disposition, GroupId, KeyEpoch, KeyError, KeyHold, KeyRing, KeyState, Keys, LogIndex,
-    Randomness, SYNC_EDGES_US, SyncTimes, SystemRandomness, WalOptions,
+    Randomness, SYNC_EDGES_US, SyncTimes, SystemRandomness, WalOptions, guarded,
 };
 pub use peer_faults::PeerFault;
 pub use records::RecordRun;

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::mpsc;
@@ -768,12 +767,5 @@ fn spawn_threads<M: StateMachine>(
 }
 
 fn guarded(run: impl FnOnce() -> Result<(), NodeError>) -> Result<(), NodeError> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let what = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_else(|| "a panic without a message".to_owned());
-        Err(NodeError::Invariant { what })
-    })
+    palisade_wal::guarded(run).unwrap_or_else(|what| Err(NodeError::Invariant { what }))
 }

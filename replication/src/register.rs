@@ -94,10 +94,11 @@ impl Register {
             return Err(damaged("is too short"));
         }
         let version = raw.get_u8();
+        if VERSION < version {
+            return Err(NodeError::Newer { what: format!("a group register version={version}") });
+        }
         if version != VERSION {
-            return Err(damaged(&format!(
-                "has unknown version={version}, open it with a newer release"
-            )));
+            return Err(damaged("is of no version"));
         }
         let term = Term::new(raw.get_u64_le());
         let vote = raw.get_u64_le();
@@ -131,6 +132,7 @@ impl Register {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::is_of_one_log;
     use crate::identity::NodeId;
     use crate::membership::Member;
 
@@ -159,6 +161,13 @@ mod tests {
         }
         let mut newer = encoded.to_vec();
         newer[0] = 2;
-        assert!(Register::decode(&newer).unwrap_err().to_string().contains("version=2"));
+        let refused = Register::decode(&newer).unwrap_err();
+        assert!(
+            matches!(&refused, NodeError::Newer { what } if what.contains("version=2")),
+            "{refused}"
+        );
+        assert!(!is_of_one_log(&refused), "the node does not open");
+        newer[0] = 0;
+        assert!(matches!(Register::decode(&newer), Err(NodeError::Damaged { .. })));
     }
 }

@@ -47,7 +47,12 @@ impl Tracker {
     /// Moves on, and wakes those who waited for no more than this.
     pub(crate) fn advance(&self, position: AppliedPosition) {
         let mut inner = self.lock();
-        assert!(inner.position.index <= position.index);
+        if position.index < inner.position.index {
+            let stands_at = inner.position.index;
+            // Whoever is left is still to be told.
+            drop(inner);
+            panic!("applied again: index={} stands_at={stands_at}", position.index);
+        }
         inner.position = position;
         let by_offset = inner.by_offset.split_off(&(position.offset.next(), 0));
         let offset_served = std::mem::replace(&mut inner.by_offset, by_offset);
@@ -193,6 +198,21 @@ mod tests {
         assert_eq!(tracker.offset(Offset::new(3)).await, None);
         assert_eq!(tracker.index(LogIndex::new(9)).await, None);
         assert_eq!(tracker.offset(Offset::new(2)).await, Some(at(2)), "what is there is there");
+    }
+
+    /// A state machine that says it stands where it stood before is a bug, of which everybody is told.
+    #[tokio::test]
+    async fn an_apply_that_goes_back_leaves_nobody_waiting() {
+        let tracker = Tracker::new(at(2));
+        let waker = std::task::Waker::noop();
+        let mut context = std::task::Context::from_waker(waker);
+        let mut waiting = std::pin::pin!(tracker.offset(Offset::new(3)));
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        let said = palisade_wal::guarded(|| tracker.advance(at(1))).unwrap_err();
+        assert!(said.contains("index=2 stands_at=3"), "{said}");
+        assert_eq!(tracker.position(), at(2));
+        tracker.stop();
+        assert_eq!(waiting.await, None);
     }
 
     #[tokio::test]

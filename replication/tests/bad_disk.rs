@@ -31,6 +31,8 @@ struct Mood {
     changed: Condvar,
     /// A question for the length of a file is the end of its thread.
     panics: AtomicBool,
+    /// So is a sync.
+    panics_at_sync: AtomicBool,
     /// The next sync fails, and only that one: the disk takes everything after it.
     fails_once: AtomicBool,
 }
@@ -82,6 +84,7 @@ impl Disk for Moody {
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
+        assert!(!self.mood.panics_at_sync.load(Ordering::SeqCst), "a bug in a disk");
         let holds = self.mood.holds.lock().unwrap();
         drop(self.mood.changed.wait_while(holds, |holds| *holds).unwrap());
         if self.mood.fails_once.swap(false, Ordering::SeqCst) {
@@ -339,6 +342,35 @@ async fn what_rots_under_a_running_node_is_not_served_and_is_repaired() {
     for (node, _) in &nodes {
         node.close().await.unwrap();
     }
+}
+
+/// A log that nobody writes any more would take in what is never durable.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_over_the_log_halts_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let addresses = addresses(1);
+    let (mood, fine) = (Arc::default(), Arc::default());
+    let (node, journal) = open(dir.path(), 1, &addresses, &[1], [&mood, &fine]).await;
+    commit(&node, "record").await;
+    mood.panics_at_sync.store(true, Ordering::SeqCst);
+    let proposed = node.propose(GROUP, Bytes::from_static(b"lost")).unwrap();
+    assert!(proposed.await.is_err(), "nothing made it durable");
+    until("it halts", async || node.stopped().is_some()).await;
+    let Some(NodeError::Halted { cause }) = node.stopped() else { panic!("{:?}", node.stopped()) };
+    assert!(
+        matches!(&*cause, NodeError::Invariant { what } if what.contains("a bug in a disk")),
+        "{cause:?}"
+    );
+    let refused = node.propose(GROUP, Bytes::from_static(b"later")).unwrap_err();
+    assert!(refused.to_string().contains("a bug in a disk"), "{refused}");
+    assert!(node.load().log_batches <= 1, "it can be looked at");
+    assert!(node.close().await.is_err());
+    drop(node);
+    mood.panics_at_sync.store(false, Ordering::SeqCst);
+    let (node, again) = open(dir.path(), 1, &addresses, &[1], [&mood, &fine]).await;
+    commit(&node, "after the bug").await;
+    assert!(again.records(GROUP).starts_with(&journal.records(GROUP)[..1]));
+    node.close().await.unwrap();
 }
 
 /// A node whose snapshots nobody looks after any more would promise them and never give any.

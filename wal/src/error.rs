@@ -42,6 +42,12 @@ pub enum WalError {
         #[source]
         cause: Arc<WalError>,
     },
+    /// A failed invariant: a bug, in the wal or in the disk that it was given. What was not durable may be lost.
+    #[error("an invariant of the wal failed: {what}")]
+    Panicked {
+        /// The failed assertion.
+        what: String,
+    },
     /// A sync failed: what it covered may be lost, whatever a later sync says.
     #[error("sync failed, segment={segment}")]
     SyncFailed {
@@ -148,6 +154,7 @@ impl WalError {
             Self::Key(error) => error.disposition(),
             // After a failed sync the page cache no longer says what is on disk.
             Self::Poisoned { .. }
+            | Self::Panicked { .. }
             | Self::SyncFailed { .. }
             | Self::Io { .. }
             | Self::Corrupt { .. } => Disposition::Halt,

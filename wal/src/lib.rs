@@ -31,6 +31,7 @@ mod inspect;
 mod keys;
 mod note;
 mod options;
+mod panic;
 mod position;
 mod read_only;
 mod reader;
@@ -64,6 +65,7 @@ pub use keys::{
     SEALED_FILE_PREFIX_BYTES, SystemRandomness, sealed_epoch,
 };
 pub use options::{STATE_BYTES_MAX, WalOptions};
+pub use panic::guarded;
 pub use position::{BatchSeq, BytePos, GroupId, LogIndex, SegmentId};
 pub use read_only::ReadOnlyDisk;
 pub use reader::WalReader;

@@ -42,7 +42,12 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn commit(&self) -> MutexGuard<'_, Commit> {
-        self.commit.lock().expect("no code panics while it holds the wal")
+        self.commit.lock().unwrap_or_else(|left| {
+            let mut commit = left.into_inner();
+            // What it stands at is not known, so nothing more is taken in.
+            commit.poison(&WalError::Panicked { what: "the wal was left half changed".to_owned() });
+            commit
+        })
     }
 }
 

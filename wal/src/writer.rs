@@ -11,6 +11,7 @@ use crate::bell::{Bell, Call};
 use crate::commit::WalStats;
 use crate::error::WalError;
 use crate::frame::Write;
+use crate::panic::guarded;
 use crate::position::BatchSeq;
 use crate::reader::WalReader;
 use crate::room::Need;
@@ -129,21 +130,25 @@ impl Drop for WalWriter {
     }
 }
 
+/// However it ends, callers are told, and nothing more is taken in.
 fn run(mut wal: Wal, bell: &Bell, mut on_durable: OnDurable) -> Result<(), WalError> {
+    let ended = guarded(|| rounds(&mut wal, bell, &mut on_durable))
+        .unwrap_or_else(|what| Err(WalError::Panicked { what }));
+    if let Err(error) = &ended {
+        wal.shared.commit().poison(error);
+        // The panic may have been its own.
+        let _ = guarded(|| on_durable(Err(Arc::new(error.clone()))));
+    }
+    ended
+}
+
+fn rounds(wal: &mut Wal, bell: &Bell, on_durable: &mut OnDurable) -> Result<(), WalError> {
     loop {
-        match round(&mut wal) {
-            Ok(Some(durable)) => on_durable(Ok(durable)),
-            Ok(None) => {}
-            Err(error) => {
-                on_durable(Err(Arc::new(error.clone())));
-                return Err(error);
-            }
+        if let Some(durable) = round(wal)? {
+            on_durable(Ok(durable));
         }
         // Callers have been told; now there is time for the rest.
-        if let Err(error) = wal.maintain() {
-            on_durable(Err(Arc::new(error.clone())));
-            return Err(error);
-        }
+        wal.maintain()?;
         if !wal.has_queued() && bell.wait() == Call::Close {
             return if wal.is_stalled() { Err(WalError::NoSpace) } else { Ok(()) };
         }

@@ -132,6 +132,29 @@ fn a_failed_sync_is_told_once_and_ends_the_writer() {
     assert!(writer.close().is_err());
 }
 
+/// A bug on the writer's thread, here of its owner's: callers are told, and nothing waits for ever.
+#[test]
+fn a_panic_is_told_once_and_ends_the_writer() {
+    let disk = SimDisk::from_seed(1);
+    let (wal, _) = Wal::open(Arc::new(disk), IDENTITY, options()).unwrap();
+    let (sender, durable) = mpsc::channel();
+    let tell = move |up_to: Result<_, _>| {
+        assert!(up_to.is_err(), "a bug of the owner");
+        sender.send(up_to).unwrap();
+    };
+    let writer = WalWriter::spawn(wal, Box::new(tell)).unwrap();
+    writer.submit(&[append(1)]).unwrap();
+    let told = durable.recv().unwrap().unwrap_err();
+    assert!(
+        matches!(&*told, WalError::Panicked { what } if what == "a bug of the owner"),
+        "{told}"
+    );
+    assert!(durable.recv().is_err(), "nothing after it");
+    let refused = writer.submit(&[append(2)]).unwrap_err();
+    assert!(refused.to_string().contains("a bug of the owner"), "{refused}");
+    assert!(matches!(writer.close(), Err(WalError::Panicked { .. })));
+}
+
 #[test]
 fn a_real_directory_keeps_what_was_reported_and_is_held_by_one() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,7 +1,5 @@
 //! Why a projection cannot go on.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use palisade_replication::ApplyError;
 
 use crate::codec::DecodeError;
@@ -107,10 +105,8 @@ impl ProjectionFault {
 pub(crate) fn guarded<T>(
     work: impl FnOnce() -> Result<T, ProjectionFault>,
 ) -> Result<T, ProjectionFault> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
-        let what = format!("it panicked: {}", said.unwrap_or("no message"));
+    palisade_replication::guarded(work).unwrap_or_else(|what| {
+        let what = format!("it panicked: {what}");
         Err(ProjectionFault { what, cause: Cause::Panic })
     })
 }

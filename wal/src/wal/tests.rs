@@ -51,6 +51,24 @@ fn named(disk: &SimDisk, end: &str) -> BTreeSet<String> {
     disk.list().unwrap().into_iter().filter(|name| name.ends_with(end)).collect()
 }
 
+/// Whoever panicked with the log in his hands: it can be looked at, and takes nothing in.
+#[test]
+fn what_was_left_half_changed_is_not_gone_on_with() {
+    let (mut wal, _) = open(&SimDisk::from_seed(1));
+    wal.submit(&[append(1)]).unwrap();
+    let shared = Arc::clone(&wal.shared);
+    let left = crate::panic::guarded(|| {
+        let _commit = shared.commit();
+        panic!("a bug");
+    });
+    assert_eq!(left, Err("a bug".to_owned()));
+    assert_eq!(wal.reader().stats().queued_batches, 1);
+    for _ in 0..2 {
+        let refused = wal.submit(&[append(2)]).unwrap_err();
+        assert!(refused.to_string().contains("half changed"), "{refused}");
+    }
+}
+
 /// Files that were found with damage among them are not used again, nor more than are kept ready.
 #[test]
 fn freed_files_become_spares_unless_they_are_suspect_or_too_many() {
