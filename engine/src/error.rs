@@ -1,7 +1,10 @@
 //! What can go wrong, as a service sees it: a closed set, and for each what to do about it.
 
 use bytes::Bytes;
-use palisade_replication::{Disposition, KeyError, LogTime, NodeError, Offset};
+use palisade_replication::{
+    ChangeRefusal, CredentialsError, Disposition, KeyError, LogTime, NodeError, Offset,
+    SubjectError,
+};
 use palisade_wal::WalError;
 
 use crate::projections::log::LogPosition;
@@ -186,12 +189,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// A ring that does not fit what is there.
-    pub(crate) fn of_keys(error: &KeyError) -> Self {
-        let expected = "a key ring that opens what is stored".to_owned();
-        Self::Incompatible { expected, found: error.to_string() }
-    }
-
     /// What the caller should do. Exhaustive on purpose: a new variant has to choose.
     #[must_use]
     pub fn disposition(&self) -> Disposition {
@@ -321,9 +318,7 @@ impl From<NodeError> for Error {
                 WalError::Backpressure { .. } | WalError::NoSpace => {
                     Self::RateLimited { retry_after_ms: DISK_RETRY_AFTER_MS }
                 }
-                WalError::Key(error) if error.disposition() == Disposition::Reject => {
-                    Self::of_keys(error)
-                }
+                WalError::Key(error) => error.clone().into(),
                 WalError::Foreign { .. } | WalError::UnknownVersion { .. } => Self::Incompatible {
                     expected: "this node's own data, of a version this release knows".to_owned(),
                     found: wal.to_string(),
@@ -332,8 +327,39 @@ impl From<NodeError> for Error {
             },
             NodeError::RecordsTrimmed { .. } => Self::NotFound { what: error.to_string() },
             NodeError::Rebuild(_) => Self::PreconditionFailed { what: error.to_string() },
-            NodeError::Change(refusal) => Self::PreconditionFailed { what: refusal.to_string() },
+            NodeError::Change(refusal) => refusal.into(),
             other => Self::InternalError { what: other.to_string() },
         }
+    }
+}
+
+impl From<KeyError> for Error {
+    fn from(error: KeyError) -> Self {
+        match error.disposition() {
+            // A ring that does not fit what is there.
+            Disposition::Reject => Self::Incompatible {
+                expected: "a key ring that opens what is stored".to_owned(),
+                found: error.to_string(),
+            },
+            _ => Self::InternalError { what: error.to_string() },
+        }
+    }
+}
+
+impl From<ChangeRefusal> for Error {
+    fn from(refusal: ChangeRefusal) -> Self {
+        Self::PreconditionFailed { what: refusal.to_string() }
+    }
+}
+
+impl From<CredentialsError> for Error {
+    fn from(error: CredentialsError) -> Self {
+        Self::InvalidArgument { what: error.to_string() }
+    }
+}
+
+impl From<SubjectError> for Error {
+    fn from(error: SubjectError) -> Self {
+        Self::InvalidArgument { what: error.to_string() }
     }
 }

@@ -223,6 +223,7 @@ mod tests {
     use super::*;
     use crate::degradation::page;
     use crate::resource::FenceEpoch;
+    use palisade_replication::{ChangeRefusal, CredentialsError, KeyEpoch, KeyError, SubjectError};
 
     /// One of each, in the order of the set.
     fn errors() -> [Error; 15] {
@@ -274,6 +275,27 @@ mod tests {
             (AuditError::Differs { offset: 1 }.failure(), Failure::Incompatible),
         ];
         told.into_iter().for_each(|(found, wanted)| assert_eq!(found, wanted));
+        // Those of the crates below become one of ours.
+        let kind = |error: Error| (error.failure(), error.disposition());
+        let epoch = KeyEpoch::new(1).unwrap();
+        for (found, wanted) in [
+            (
+                KeyError::Missing { file: what(), epoch }.into(),
+                (Failure::Incompatible, Disposition::Reject),
+            ),
+            (KeyError::NoRandomness.into(), (Failure::InternalError, Disposition::Halt)),
+            (
+                ChangeRefusal::NotLeader { leader: None }.into(),
+                (Failure::PreconditionFailed, Disposition::Reject),
+            ),
+            (SubjectError::Role.into(), (Failure::InvalidArgument, Disposition::Reject)),
+            (
+                CredentialsError::from(SubjectError::Role).into(),
+                (Failure::InvalidArgument, Disposition::Reject),
+            ),
+        ] {
+            assert_eq!(kind(found), wanted);
+        }
         assert_eq!(InspectError::Damaged { what: what() }.disposition(), Disposition::Halt);
         assert_eq!(AuditError::Differs { offset: 1 }.disposition(), Disposition::Reject);
         assert_eq!(fault().disposition(), Disposition::Halt);

@@ -21,6 +21,9 @@ pub(crate) struct Location {
     pub(crate) sealed: bool,
 }
 
+/// As `engine/docs/bounds.md` says: one for each entry that is kept.
+const _: () = assert!(size_of::<Option<Location>>() == 24);
+
 impl Location {
     /// Length of what its caller handed in.
     pub(crate) fn content_len(&self) -> usize {

@@ -87,15 +87,21 @@ pub(crate) enum FileKind {
     Other,
 }
 
+/// Beyond what files are ever numbered with: such a name was made up.
+const NUMBER_MAX: u64 = 1 << 62;
+
+/// Only a name that the wal itself would give counts.
 pub(crate) fn kind_of(name: &str) -> FileKind {
-    let number =
-        |stem: &str| (stem.len() == 16).then(|| u64::from_str_radix(stem, 16).ok()).flatten();
-    if let Some(number) = name.strip_suffix(".seg").and_then(number) {
-        FileKind::Segment(SegmentId::new(number))
-    } else if let Some(number) = name.strip_suffix(".spare").and_then(number) {
-        FileKind::Spare(number)
-    } else {
-        FileKind::Other
+    let number = |end: &str| {
+        let number = u64::from_str_radix(name.strip_suffix(end)?, 16).ok();
+        number.filter(|number| *number <= NUMBER_MAX)
+    };
+    let segment = number(".seg").map(SegmentId::new).filter(|id| file_name(*id) == name);
+    let spare = number(".spare").filter(|number| spare_name(*number) == name);
+    match (segment, spare) {
+        (Some(id), _) => FileKind::Segment(id),
+        (None, Some(number)) => FileKind::Spare(number),
+        (None, None) => FileKind::Other,
     }
 }
 
@@ -333,7 +339,19 @@ mod tests {
         };
         assert_eq!(kind(&file_name(SegmentId::new(0x1f))), ("segment", 0x1f));
         assert_eq!(kind(&spare_name(0x2f)), ("spare", 0x2f));
-        for name in ["1f.seg", "2f.spare", "000000000000001f", "zzzzzzzzzzzzzzzz.seg", "lock"] {
+        assert_eq!(kind(&file_name(SegmentId::new(NUMBER_MAX))), ("segment", NUMBER_MAX));
+        for name in [
+            "1f.seg",
+            "2f.spare",
+            "000000000000001f",
+            "000000000000001F.seg",
+            "+00000000000001f.seg",
+            "zzzzzzzzzzzzzzzz.seg",
+            "ffffffffffffffff.seg",
+            "ffffffffffffffff.spare",
+            "4000000000000001.spare",
+            "lock",
+        ] {
             assert_eq!(kind(name), ("other", 0), "{name}");
         }
     }

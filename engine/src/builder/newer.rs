@@ -88,3 +88,52 @@ async fn a_state_of_a_newer_release_is_refused_and_left_as_it_was() {
     assert_eq!(read.value.unwrap().value, "v");
     engine.close().await.unwrap();
 }
+
+/// The checksum of a file, as it is where `at` says, made anew.
+fn summed(mut raw: Vec<u8>, at: std::ops::Range<usize>) -> Vec<u8> {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&raw[..at.start]);
+    hasher.update(&raw[at.end..]);
+    let crc = hasher.finalize().to_le_bytes();
+    raw[at].copy_from_slice(&crc);
+    raw
+}
+
+/// G10: each file that is read before the state says its version, and is refused by it.
+#[tokio::test]
+async fn every_file_of_a_newer_release_is_refused_by_name_and_left_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let segment = loop {
+        let engine = Engine::builder(dir).open().await.unwrap();
+        engine.close().await.unwrap();
+        let files = std::fs::read_dir(dir.join("wal")).unwrap();
+        let mut names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        if let Some(name) = names.find(|name| name.ends_with(".seg")) {
+            break format!("wal/{name}");
+        }
+    };
+    for file in ["node", "ages", "terms", "terms.copy", segment.as_str()] {
+        let path = dir.join(file);
+        let own = std::fs::read(&path).unwrap();
+        let mut newer = own.clone();
+        newer[8..12].copy_from_slice(&77_u32.to_le_bytes());
+        let newer = if file == segment {
+            let (head, frames) = newer.split_at(96);
+            [&summed(head.to_vec(), 12..16)[..], frames].concat()
+        } else {
+            let end = newer.len();
+            summed(newer, end - 4..end)
+        };
+        std::fs::write(&path, &newer).unwrap();
+        let refused = Engine::builder(dir).open().await.map(|_| ()).unwrap_err();
+        let Error::Incompatible { found, .. } = &refused else { panic!("{file}: {refused}") };
+        assert!(found.contains(file.trim_start_matches("wal/")), "by its name: {found}");
+        assert!(found.contains("version=77"), "by its number: {found}");
+        assert!(found.contains("newer release"), "and what to do: {found}");
+        assert!(std::fs::read(&path).unwrap() == newer, "{file} was changed before it was refused");
+        std::fs::write(&path, &own).unwrap();
+    }
+    let engine = Engine::builder(dir).open().await.unwrap();
+    engine.close().await.unwrap();
+}

@@ -3,7 +3,8 @@
 //! ```text
 //! flags  1   1: checksums of frames and headers are set right first
 //! then files:
-//!   kind   1   low bits: 0 segment, 1 spare, 2 another name; 0x80: zeros up to a segment's length
+//!   kind   1   low bits: 0 segment, 1 spare, 2 another name, 3 the note; 0x80: zeros up to a segment's
+//!              length; 0x40: the number is that of the highest byte
 //!   number 1   of the segment or spare
 //!   length 4   little-endian, what is left if less is
 //!   bytes
@@ -15,7 +16,8 @@ use std::sync::Arc;
 use super::{IDENTITY, append, options};
 use crate::disk::Disk;
 use crate::frame;
-use crate::position::{GroupId, LogIndex, SegmentId};
+use crate::note::{self, NOTE_BYTES, NOTE_NAME};
+use crate::position::{BatchSeq, GroupId, LogIndex, SegmentId};
 use crate::segment::{self, SEGMENT_HEADER_BYTES};
 use crate::sim::SimDisk;
 use crate::verdict::{Recovered, Verdict};
@@ -25,6 +27,8 @@ use crate::{WalError, Write};
 const SEALED: u8 = 1;
 const SEGMENT: u8 = 0;
 const SPARE: u8 = 1;
+const NOTE: u8 = 3;
+const HIGH: u8 = 0x40;
 const PADDED: u8 = 0x80;
 /// Of the first file, in the input.
 const FIRST_SEQ: std::ops::Range<usize> = 1 + 6 + 64..1 + 6 + 72;
@@ -37,7 +41,7 @@ pub(super) fn run(raw: &[u8]) -> bool {
     let Some((flags, rest)) = raw.split_first() else { return false };
     let mut files = parse(rest);
     if flags & SEALED != 0 {
-        files.values_mut().for_each(|file| seal(file));
+        files.iter_mut().for_each(|(name, file)| seal(name, file));
     }
     let disk = SimDisk::from_seed(1);
     for (name, bytes) in &files {
@@ -132,7 +136,8 @@ fn parse(mut rest: &[u8]) -> Files {
     while let Some((header, tail)) = rest.split_at_checked(6)
         && files.len() < FILES_MAX
     {
-        let (kind, number) = (header[0], header[1]);
+        let (kind, number) = (header[0], u64::from(header[1]));
+        let number = if kind & HIGH == 0 { number } else { number << 56 | 0x00ff_ffff_ffff_ffff };
         let length = u32::from_le_bytes(header[2..].try_into().expect("four bytes"));
         let (bytes, tail) = tail.split_at(tail.len().min(length as usize));
         rest = tail;
@@ -141,8 +146,9 @@ fn parse(mut rest: &[u8]) -> Files {
             bytes.resize(options().segment_bytes as usize, 0);
         }
         let name = match kind & 3 {
-            SEGMENT => segment::file_name(SegmentId::new(number.into())),
-            SPARE => segment::spare_name(number.into()),
+            SEGMENT => segment::file_name(SegmentId::new(number)),
+            SPARE => segment::spare_name(number),
+            NOTE => NOTE_NAME.to_owned(),
             _ => format!("{number}.other"),
         };
         files.insert(name, bytes);
@@ -151,7 +157,14 @@ fn parse(mut rest: &[u8]) -> Files {
 }
 
 /// Sets the checksum of the header right, and those of the frames as far as one follows the other.
-fn seal(file: &mut [u8]) {
+fn seal(name: &str, file: &mut [u8]) {
+    if name == NOTE_NAME {
+        if let Ok(raw) = <&mut [u8; NOTE_BYTES]>::try_from(&mut *file) {
+            let synced = u64::from_le_bytes(raw[16..24].try_into().expect("eight bytes"));
+            *raw = note::encode(&IDENTITY.domain(), BatchSeq::new(synced));
+        }
+        return;
+    }
     segment::seal(file);
     let mut pos = SEGMENT_HEADER_BYTES as usize;
     while let Some(bytes) = frame::seal_at(&IDENTITY.domain(), file, pos) {
@@ -202,6 +215,15 @@ fn written() -> SimDisk {
     disk
 }
 
+/// And a note that says up to where all was synced.
+fn with_note(files: &[u8], synced: u64) -> Vec<u8> {
+    let mut out = files.to_vec();
+    out.extend([NOTE, 0]);
+    out.extend((NOTE_BYTES as u32).to_le_bytes());
+    out.extend(note::encode(&IDENTITY.domain(), BatchSeq::new(synced)));
+    out
+}
+
 /// The bytes of the first segment of a small log.
 pub(super) fn first_segment() -> Vec<u8> {
     contents(&written(), &segment::file_name(super::SEGMENT))
@@ -224,6 +246,10 @@ pub(super) fn seeds() -> Vec<(String, Vec<u8>)> {
         ("flipped-synced-frame".to_owned(), flipped),
         ("first-segment-gone".to_owned(), print(0, &disk)),
         ("header-cut".to_owned(), good[..40].to_vec()),
+        ("note-behind".to_owned(), with_note(&good, 1)),
+        ("note-ahead".to_owned(), with_note(&good, 1 << 40)),
+        ("far-segment".to_owned(), [&good[..], &[SEGMENT | HIGH, 0xff, 0, 0, 0, 0]].concat()),
+        ("far-spare".to_owned(), [&good[..], &[SPARE | HIGH | PADDED, 0xff, 0, 0, 0, 0]].concat()),
         ("nothing".to_owned(), Vec::new()),
     ]
 }
