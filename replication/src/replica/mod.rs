@@ -31,6 +31,8 @@ mod open;
 mod probation;
 pub(crate) mod raft_codec;
 mod ready;
+#[cfg(test)]
+mod repairing;
 mod rest;
 #[cfg(test)]
 mod scenarios;
