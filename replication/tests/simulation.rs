@@ -168,7 +168,7 @@ impl Workload {
             leaderships: self.cluster.leaderships(),
             reads: self.reads,
             simulated_us: self.cluster.now_us(),
-            coverage: self.cluster.coverage().clone(),
+            coverage: self.cluster.coverage(),
         }
     }
 }

@@ -72,6 +72,7 @@ struct Inner {
     pending_names: Vec<NameChange>,
     next_file: u64,
     counts: SimCounts,
+    strikes: BTreeMap<&'static str, u64>,
     /// The last write that was lost or went astray, while nothing shows it.
     hidden: Option<Hidden>,
     power: Power,
@@ -139,6 +140,7 @@ impl SimDisk {
             pending_names: Vec::new(),
             next_file: 0,
             counts: SimCounts::default(),
+            strikes: BTreeMap::new(),
             hidden: None,
             power: Power::On,
         };
@@ -148,6 +150,17 @@ impl SimDisk {
     /// Chooses what goes wrong from now on.
     pub fn set_faults(&self, faults: SimFaults) {
         self.inner().faults = faults;
+    }
+
+    /// Changes what goes wrong from now on: what else was chosen still will.
+    pub fn change_faults(&self, change: impl FnOnce(&mut SimFaults)) {
+        change(&mut self.inner().faults);
+    }
+
+    /// How often each chosen fault has come about.
+    #[must_use]
+    pub fn strikes(&self) -> BTreeMap<&'static str, u64> {
+        self.inner().strikes.clone()
     }
 
     /// Power fails in the middle of the changing operation (see [`SimCounts::changes`]) after this
@@ -319,6 +332,25 @@ impl Inner {
         self.pending_names.push(change);
     }
 
+    /// A chosen fault comes about.
+    fn strike(&mut self, what: &'static str) {
+        *self.strikes.entry(what).or_default() += 1;
+    }
+
+    fn no_space(&mut self) -> io::Error {
+        self.strike("no space");
+        io::ErrorKind::StorageFull.into()
+    }
+
+    /// The operation that has just been counted fails, if it is the chosen one.
+    fn fail(&mut self, count: u64, failing: Option<u64>, what: &'static str) -> io::Result<()> {
+        if failing != Some(count) {
+            return Ok(());
+        }
+        self.strike(what);
+        Err(io::Error::other(format!("simulated {what}")))
+    }
+
     /// What no crash can bring back is gone.
     fn forget_nameless(&mut self) {
         assert!(self.pending_names.is_empty());
@@ -369,17 +401,6 @@ fn apply(names: &mut BTreeMap<String, u64>, change: NameChange) {
     }
 }
 
-/// Counts one more operation, and fails it if it is the chosen one.
-fn count(count: &mut u64, failing: Option<u64>, what: &str) -> io::Result<()> {
-    *count += 1;
-    match failing {
-        Some(failing) if failing == *count => {
-            Err(io::Error::other(format!("simulated {what} error")))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// SplitMix64.
 fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -399,8 +420,9 @@ impl Disk for SimDisk {
     fn create(&self, name: &str, bytes: u64) -> io::Result<()> {
         let mut inner = self.inner();
         let is_cut = inner.is_cut()?;
-        let failing = inner.faults.failing_create;
-        count(&mut inner.counts.creates, failing, "create")?;
+        inner.counts.creates += 1;
+        let (count, failing) = (inner.counts.creates, inner.faults.failing_create);
+        inner.fail(count, failing, "failing create")?;
         let fits = inner.free_bytes().map_or(bytes, |free| bytes.min(free));
         let made = if is_cut { next(&mut inner.random) % (fits + 1) } else { fits };
         let file = inner.next_file;
@@ -410,7 +432,7 @@ impl Disk for SimDisk {
         if is_cut {
             return Err(power_failure());
         }
-        if made < bytes { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if made < bytes { Err(inner.no_space()) } else { Ok(()) }
     }
 
     fn len(&self, name: &str) -> io::Result<u64> {
@@ -424,6 +446,7 @@ impl Disk for SimDisk {
         inner.need_power()?;
         inner.counts.reads += 1;
         if inner.faults.failing_read == Some(inner.counts.reads) {
+            inner.strike("failing read");
             return Err(io::Error::from_raw_os_error(EIO));
         }
         let is_altered = inner.faults.altered_read == Some(inner.counts.reads);
@@ -441,6 +464,7 @@ impl Disk for SimDisk {
             let sector = (pos + at) / SECTOR * SECTOR;
             if evidence::shows(&file.synced(), &(sector..sector + SECTOR)) {
                 buffer[at] ^= 1 << (random >> 61);
+                inner.strike("altered read");
             }
         }
         Ok(())
@@ -455,8 +479,10 @@ impl Disk for SimDisk {
         let is_cut = inner.is_cut()?;
         let SimFaults { failing_write, short_write, lost_write, misdirected_write, .. } =
             inner.faults;
-        count(&mut inner.counts.writes, failing_write, "write")?;
-        let number = Some(inner.counts.writes);
+        inner.counts.writes += 1;
+        let count = inner.counts.writes;
+        inner.fail(count, failing_write, "failing write")?;
+        let number = Some(count);
         if number == lost_write || number == misdirected_write {
             let file = *inner.names.get(name).ok_or(io::ErrorKind::NotFound)?;
             inner.hidden = Some(Hidden { file, is_covered: false });
@@ -476,9 +502,11 @@ impl Disk for SimDisk {
         }
         if number == short_write {
             file.write(pos, &bytes[..random % bytes.len().max(1)]);
+            inner.strike("short write");
             return Err(io::Error::other("simulated short write"));
         }
         if number == lost_write {
+            inner.strike("lost write");
             return Ok(());
         }
         if number == misdirected_write {
@@ -490,14 +518,18 @@ impl Disk for SimDisk {
         let held = if copies_on_write { 0 } else { file.bytes.len().saturating_sub(pos) };
         let fits = free.map_or(bytes.len(), |free| bytes.len().min(held + free as usize));
         file.write(pos, &bytes[..fits]);
-        if fits < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        if number == misdirected_write {
+            inner.strike("misdirected write");
+        }
+        if fits < bytes.len() { Err(inner.no_space()) } else { Ok(()) }
     }
 
     fn sync(&self, name: &str) -> io::Result<()> {
         let mut inner = self.inner();
         let is_cut = inner.is_cut()?;
-        let failing = inner.faults.failing_sync;
-        let counted = count(&mut inner.counts.syncs, failing, "sync");
+        inner.counts.syncs += 1;
+        let (count, failing) = (inner.counts.syncs, inner.faults.failing_sync);
+        let counted = inner.fail(count, failing, "failing sync");
         let file = inner.data(name)?;
         if is_cut {
             // The crash decides what of it was done.
@@ -515,8 +547,9 @@ impl Disk for SimDisk {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut inner = self.inner();
         let is_cut = inner.is_cut()?;
-        let failing = inner.faults.failing_rename;
-        count(&mut inner.counts.renames, failing, "rename")?;
+        inner.counts.renames += 1;
+        let (count, failing) = (inner.counts.renames, inner.faults.failing_rename);
+        inner.fail(count, failing, "failing rename")?;
         let file = *inner.names.get(from).ok_or(io::ErrorKind::NotFound)?;
         inner.change_name(NameChange::Set(to.to_owned(), file));
         if is_cut { Err(power_failure()) } else { Ok(()) }
@@ -525,8 +558,9 @@ impl Disk for SimDisk {
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut inner = self.inner();
         let is_cut = inner.is_cut()?;
-        let failing = inner.faults.failing_remove;
-        count(&mut inner.counts.removes, failing, "remove")?;
+        inner.counts.removes += 1;
+        let (count, failing) = (inner.counts.removes, inner.faults.failing_remove);
+        inner.fail(count, failing, "failing remove")?;
         if !inner.names.contains_key(name) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -537,8 +571,9 @@ impl Disk for SimDisk {
     fn sync_dir(&self) -> io::Result<()> {
         let mut inner = self.inner();
         let is_cut = inner.is_cut()?;
-        let failing = inner.faults.failing_sync_dir;
-        count(&mut inner.counts.dir_syncs, failing, "sync of the directory")?;
+        inner.counts.dir_syncs += 1;
+        let (count, failing) = (inner.counts.dir_syncs, inner.faults.failing_sync_dir);
+        inner.fail(count, failing, "failing sync of a directory")?;
         if is_cut {
             return Err(power_failure());
         }

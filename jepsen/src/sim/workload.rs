@@ -402,7 +402,7 @@ impl Workload {
             simulated_us: self.cluster.now_us(),
             ops: self.ops,
             leader_changes: (self.cluster.leaderships() - groups.len()) as u64,
-            happened: self.cluster.coverage().clone(),
+            happened: self.cluster.coverage(),
             told: self.told,
         };
         self.shape.check_reach(&run, acted_us);

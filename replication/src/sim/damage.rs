@@ -1,7 +1,7 @@
 //! What disks do to logs: bits that rot, sectors that are lost, writes that go astray, syncs and
 //! reads that fail, space that runs out.
 
-use palisade_wal::sim::SimFaults;
+use palisade_wal::sim::{SimCounts, SimFaults};
 use palisade_wal::{Disk, GroupId};
 
 use super::{SimCluster, SimMachine};
@@ -23,28 +23,31 @@ impl<M: SimMachine> SimCluster<M> {
         let disk = self.nodes[&id].disk.clone();
         let counts = disk.counts();
         let soon = 1 + self.random.below(20);
-        let faults = match self.random.below(12) {
-            0 => SimFaults { lost_write: Some(counts.writes + soon), ..SimFaults::default() },
-            1 => {
-                SimFaults { misdirected_write: Some(counts.writes + soon), ..SimFaults::default() }
-            }
-            2 => SimFaults { short_write: Some(counts.writes + soon), ..SimFaults::default() },
-            3 => SimFaults { failing_sync: Some(counts.syncs + soon), ..SimFaults::default() },
-            4 => SimFaults { failing_read: Some(counts.reads + soon), ..SimFaults::default() },
-            5 => SimFaults { altered_read: Some(counts.reads + soon), ..SimFaults::default() },
+        let (what, change): (_, fn(&mut SimFaults, SimCounts, u64)) = match self.random.below(12) {
+            0 => ("lost write", |faults, counts, soon| {
+                faults.misdirected_write = None;
+                faults.lost_write = Some(counts.writes + soon);
+            }),
+            1 => ("misdirected write", |faults, counts, soon| {
+                faults.lost_write = None;
+                faults.misdirected_write = Some(counts.writes + soon);
+            }),
+            2 => ("short write", |faults, counts, soon| {
+                faults.short_write = Some(counts.writes + soon);
+            }),
+            3 => ("failing sync", |faults, counts, soon| {
+                faults.failing_sync = Some(counts.syncs + soon);
+            }),
+            4 => ("failing read", |faults, counts, soon| {
+                faults.failing_read = Some(counts.reads + soon);
+            }),
+            5 => ("altered read", |faults, counts, soon| {
+                faults.altered_read = Some(counts.reads + soon);
+            }),
             _ => return self.damage_place(id),
         };
-        let what = match faults {
-            SimFaults { lost_write: Some(_), .. } => "lost write",
-            SimFaults { misdirected_write: Some(_), .. } => "misdirected write",
-            SimFaults { short_write: Some(_), .. } => "short write",
-            SimFaults { failing_read: Some(_), .. } => "failing read",
-            SimFaults { altered_read: Some(_), .. } => "altered read",
-            _ => "failing sync",
-        };
-        self.count(what);
         self.tell(|| format!("node {id}: {what} soon"));
-        disk.set_faults(faults);
+        disk.change_faults(|faults| change(faults, counts, soon));
         true
     }
 
@@ -56,32 +59,47 @@ impl<M: SimMachine> SimCluster<M> {
         let disk = if of_snapshots { &node.shelf_disk } else { &node.disk }.clone();
         let counts = disk.counts();
         let soon = 1 + self.random.below(4);
-        let none = SimFaults::default();
-        let (what, faults) = match self.random.below(5) {
-            0 => {
-                let soon = soon * (1 + self.random.below(10));
-                ("failing write", SimFaults { failing_write: Some(counts.writes + soon), ..none })
-            }
-            1 => (
-                "failing create",
-                SimFaults { failing_create: Some(counts.creates + soon), ..none },
-            ),
-            2 => (
-                "failing rename",
-                SimFaults { failing_rename: Some(counts.renames + soon), ..none },
-            ),
-            3 => (
-                "failing remove",
-                SimFaults { failing_remove: Some(counts.removes + soon), ..none },
-            ),
-            _ => {
-                let failing_sync_dir = Some(counts.dir_syncs + soon);
-                ("failing sync of a directory", SimFaults { failing_sync_dir, ..none })
-            }
+        let (what, change): (_, fn(&mut SimFaults, SimCounts, u64)) = match self.random.below(5) {
+            0 => ("failing write", |faults, counts, soon| {
+                faults.failing_write = Some(counts.writes + soon);
+            }),
+            1 => ("failing create", |faults, counts, soon| {
+                faults.failing_create = Some(counts.creates + soon);
+            }),
+            2 => ("failing rename", |faults, counts, soon| {
+                faults.failing_rename = Some(counts.renames + soon);
+            }),
+            3 => ("failing remove", |faults, counts, soon| {
+                faults.failing_remove = Some(counts.removes + soon);
+            }),
+            _ => ("failing sync of a directory", |faults, counts, soon| {
+                faults.failing_sync_dir = Some(counts.dir_syncs + soon);
+            }),
         };
-        self.count(what);
+        // Writes are many.
+        let soon = if what == "failing write" { soon * (1 + self.random.below(10)) } else { soon };
         self.tell(|| format!("node {id}: {what} soon, of its snapshots: {of_snapshots}"));
-        disk.set_faults(faults);
+        disk.change_faults(|faults| change(faults, counts, soon));
+    }
+
+    /// A place of what a node keeps of snapshots rots: chunks that it serves, or that it is given.
+    pub fn rot_snapshots(&mut self, id: NodeId) {
+        let disk = self.nodes[&id].shelf_disk.clone();
+        let names = disk.list().expect("a simulated disk lists its files");
+        let lengths = names.into_iter().map(|name| (disk.contents(&name).len(), name));
+        let files: Vec<(usize, String)> = lengths.filter(|(bytes, _)| 0 < *bytes).collect();
+        if files.is_empty() {
+            return;
+        }
+        let (bytes, name) = self.random.pick(&files).clone();
+        let at = self.random.below(bytes as u64) as usize;
+        match self.random.below(3) {
+            0 => disk.zero_sector(&name, at / SECTOR),
+            1 => disk.fail_reads(&name, at / SECTOR * SECTOR..(at / SECTOR + 1) * SECTOR),
+            _ => disk.flip_bit(&name, at, self.random.below(8) as u8),
+        }
+        self.count("rotten snapshot");
+        self.tell(|| format!("node {id}: {name} of its snapshots rots at {at} of {bytes}"));
     }
 
     fn damage_place(&mut self, id: NodeId) -> bool {
@@ -135,7 +153,7 @@ impl<M: SimMachine> SimCluster<M> {
     pub fn fill_disk(&mut self, id: NodeId) {
         self.count("full disk");
         let disk = self.nodes[&id].disk.clone();
-        disk.set_faults(SimFaults { capacity_bytes: Some(0), ..SimFaults::default() });
+        disk.change_faults(|faults| faults.capacity_bytes = Some(0));
     }
 
     /// The disks of a node have room for some bytes more, and may need it to write where they have written.
@@ -146,7 +164,9 @@ impl<M: SimMachine> SimCluster<M> {
         let node = &self.nodes[&id];
         for disk in [node.disk.clone(), node.shelf_disk.clone()] {
             let capacity_bytes = Some(disk.used_bytes() + room);
-            disk.set_faults(SimFaults { capacity_bytes, copies_on_write, ..SimFaults::default() });
+            disk.change_faults(|faults| {
+                (faults.capacity_bytes, faults.copies_on_write) = (capacity_bytes, copies_on_write);
+            });
         }
     }
 

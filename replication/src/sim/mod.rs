@@ -436,8 +436,14 @@ impl<M: SimMachine> SimCluster<M> {
 
     /// How often each kind of fault, and each rare step of the protocol, has happened.
     #[must_use]
-    pub fn coverage(&self) -> &BTreeMap<&'static str, u64> {
-        &self.coverage
+    pub fn coverage(&self) -> BTreeMap<&'static str, u64> {
+        let mut all = self.coverage.clone();
+        for disk in self.nodes.values().flat_map(|node| [&node.disk, &node.shelf_disk]) {
+            disk.strikes()
+                .into_iter()
+                .for_each(|(what, count)| *all.entry(what).or_default() += count);
+        }
+        all
     }
 
     /// Says what happens, if the options ask for it.

@@ -40,7 +40,7 @@ pub enum SimFault {
     Members,
     /// A place of a log rots, or a write goes wrong.
     Damage,
-    /// An operation of a disk fails.
+    /// An operation of a disk fails, or a place of what it keeps of snapshots rots.
     DiskError,
     /// A disk is full for a while.
     FullDisk,
@@ -229,6 +229,7 @@ impl Nemesis {
             }
             SimFault::Members => self.change_members(cluster, group),
             SimFault::Damage => self.damage(cluster, node),
+            SimFault::DiskError if self.random.below(4) == 0 => cluster.rot_snapshots(node),
             SimFault::DiskError => cluster.fail_operation(node),
             SimFault::FullDisk if self.random.below(2) == 0 => cluster.fill_disk(node),
             SimFault::FullDisk => cluster.crowd_disks(node),
