@@ -4,55 +4,24 @@
 
 #[path = "support/data.rs"]
 mod data;
+#[path = "support/mounted.rs"]
+mod mounted;
 
 use std::fs::File;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use data::Data;
+use mounted::mounted;
 use palisade::{
     ClusterId, Engine, Error, NodeId, ReadConsistency, ReadOptions, ReplicaPolicy, ReplicatedMap,
     ResourceSpec, Role, WalOptions,
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Where the file system of the node with little space is mounted, by the process that has a mount namespace
-/// of its own.
-const SMALL: &str = "PALISADE_TEST_SMALL_DISK";
 const SMALL_MIB: u64 = 48;
-
-/// Runs a test once more in a process that has mounted a small file system that nobody else sees. It is gone
-/// with the process.
-fn on_a_small_disk(test: &str) {
-    let dir = tempfile::tempdir().unwrap();
-    let (image, mount) = (dir.path().join("image"), dir.path().join("small"));
-    std::fs::create_dir(&mount).unwrap();
-    File::create(&image).unwrap().set_len(SMALL_MIB << 20).unwrap();
-    let prepare = "mkfs.ext4 -q -m 0 \"$0\" && mount -o loop \"$0\" \"$1\"";
-    let tried = Command::new("unshare")
-        .args(["--mount", "sh", "-c", prepare])
-        .args([&image, &mount])
-        .output();
-    match tried {
-        Ok(tried) if tried.status.success() => {}
-        Ok(tried) => {
-            let why = String::from_utf8_lossy(&tried.stderr).trim().to_owned();
-            return println!("skipped: no small file system can be mounted here: {why}");
-        }
-        Err(error) => return println!("skipped: no unshare here: {error}"),
-    }
-    let run = format!("{prepare} && exec \"$2\" --exact \"$3\" --nocapture");
-    let status = Command::new("unshare")
-        .args(["--mount", "sh", "-c", &run])
-        .args([&image, &mount, &std::env::current_exe().unwrap(), &PathBuf::from(test)])
-        .env(SMALL, &mount)
-        .status()
-        .unwrap();
-    assert!(status.success(), "the test fails on its small disk: {status}");
-}
 
 /// Takes all the space that there is.
 fn fill(path: &Path) {
@@ -92,10 +61,11 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 /// G1, G10, G12: the state of one of three is full; then it is not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_whose_state_is_full_comes_back_by_itself() {
-    let Some(small) = std::env::var_os(SMALL) else {
-        return on_a_small_disk("a_node_whose_state_is_full_comes_back_by_itself");
-    };
-    let small = PathBuf::from(small);
+    let test = "a_node_whose_state_is_full_comes_back_by_itself";
+    let prepare = format!(
+        "truncate -s {SMALL_MIB}M \"$0\" && mkfs.ext4 -q -m 0 \"$0\" && mount -o loop \"$0\" \"$1\""
+    );
+    let Some(small) = mounted(test, &prepare) else { return };
     let dir = tempfile::tempdir().unwrap();
     let listeners: Vec<TcpListener> =
         (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();

@@ -6,6 +6,8 @@
 
 #[path = "tidy/deny.rs"]
 mod deny;
+#[path = "tidy/safety.rs"]
+mod safety;
 #[path = "tidy/tree.rs"]
 mod tree;
 #[path = "tidy/twins.rs"]

@@ -55,11 +55,12 @@ fn fails(dir: &Path, args: &[&str], exit: i32, code: &str) -> Value {
 }
 
 /// Two ports that follow each other, and that nobody listens on now.
-fn two_ports() -> u16 {
+fn three_ports() -> u16 {
     loop {
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = first.local_addr().unwrap().port();
-        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+        let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if port < u16::MAX - 1 && is_free(port + 1) && is_free(port + 2) {
             return port;
         }
     }
@@ -120,7 +121,7 @@ fn fourth(port: u16) -> String {
 
 impl Joined {
     fn start(dir: &Path, up: &Value) -> Self {
-        let port = two_ports();
+        let port = three_ports();
         let joins = done(dir, &join_args(&fourth(port)));
         assert_eq!(joins["nodes"][0]["grpc"], format!("127.0.0.1:{}", port + 1));
         let own = format!("--endpoint=http://127.0.0.1:{}", port + 1);
@@ -255,7 +256,7 @@ fn backups(dir: &Path) {
     assert_eq!(verified["chain"].as_array().unwrap().len(), 2);
 
     // One node of a new cluster, whose only voter it is; a record before the end.
-    let port = two_ports();
+    let port = three_ports();
     let node = format!("1=127.0.0.1:{port}@aws/eu-west-1/a");
     done(dir, &["cluster", "init", "--insecure-loopback", "--node", &node, "--out", "new"]);
     let restore = ["backup", "restore", "tuesday", "--config", "new/node-1.toml"];
@@ -293,6 +294,8 @@ fn a_new_cluster_is_written_once() {
     for id in 1..=3 {
         done(dir, &["config", "check", &format!("conf/node-{id}.toml")]);
     }
+    assert_eq!(made["nodes"][0]["grpc"], "10.0.0.1:7301");
+    assert_eq!(made["nodes"][0]["console"], "http://127.0.0.1:7302/");
     // Each next step is a command that there is.
     for step in made["next"].as_array().unwrap() {
         let words: Vec<&str> = step.as_str().unwrap().split(' ').skip(1).collect();

@@ -137,6 +137,36 @@ fn two_of_three_damaged_at_different_places_repair_each_other() {
     });
 }
 
+/// G1: every log is damaged at once, each at another place: nobody is whole, nobody leads, and between them they
+/// have everything.
+#[test]
+fn all_three_damaged_at_different_places_repair_each_other() {
+    each_seed(30, |seed| {
+        let mut scene = Scene::begun(seed, entry_by_entry());
+        let leader = scene.led();
+        assert_eq!(scene.record(leader, 45), 45);
+        scene.pass(REST_US);
+        let nodes = scene.node_ids();
+        let nodes = scene.shuffled(nodes);
+        for (node, back) in nodes.iter().zip([7, 21, 35]) {
+            scene.kill(*node);
+            let (_, frames) = scene.frames(*node);
+            let at = frames.len() - back - scene.below(4) as usize;
+            scene.rot(*node, at - 2..at);
+        }
+        nodes.iter().for_each(|node| scene.start(*node));
+        assert!(nodes.iter().all(|node| !scene.is_whole(*node)), "the damage is noticed");
+        scene.pass(10_000_000);
+        for node in &nodes {
+            assert!(scene.is_whole(*node), "liveness: {:?}", scene.halted(*node));
+        }
+        let leader = scene.led();
+        assert_eq!(scene.record(leader, 3), 3, "liveness: they go on");
+        scene.finish();
+        assert_whole(&scene);
+    });
+}
+
 /// G10: what two of three acknowledged is damaged at both, and the third never had it. Nobody can say
 /// what it was: the group halts, and says so.
 #[test]

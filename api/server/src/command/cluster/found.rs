@@ -1,7 +1,7 @@
 //! `palisade cluster init` and `join`: configurations for real machines, and what is to be done with them.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -53,13 +53,22 @@ pub(super) struct JoinArgs {
     client: ClientArgs,
 }
 
+/// A port behind that of the other nodes.
+fn behind(node: &VoterText, by: u16) -> Result<u16, Failed> {
+    node.address.port().checked_add(by).ok_or_else(|| {
+        let what = format!("node {}: no port is {by} behind {}", node.id, node.address.port());
+        Failed::new("Usage", what, "choose a lower one")
+    })
+}
+
 /// Callers reach a node at the port behind that of the other nodes.
 fn grpc(node: &VoterText) -> Result<SocketAddr, Failed> {
-    let port = node.address.port().checked_add(1).ok_or_else(|| {
-        let what = format!("node {}: no port is behind {}", node.id, node.address.port());
-        Failed::new("Usage", what, "choose a lower one")
-    })?;
-    Ok(SocketAddr::new(node.address.ip(), port))
+    Ok(SocketAddr::new(node.address.ip(), behind(node, 1)?))
+}
+
+/// And its operator, on its own machine alone, at the one behind that.
+fn console(node: &VoterText) -> Result<Option<SocketAddr>, Failed> {
+    Ok(Some(SocketAddr::from((Ipv4Addr::LOCALHOST, behind(node, 2)?))))
 }
 
 fn path_of(dir: &Path, node: &VoterText) -> PathBuf {
@@ -92,7 +101,14 @@ fn write(dir: &Path, files: &[NodeFile]) -> Result<(), Failed> {
 
 fn row(dir: &Path, file: &NodeFile) -> Vec<String> {
     let path = path_of(dir, &file.node).display().to_string();
-    vec![file.node.id.to_string(), file.node.address.to_string(), file.grpc.to_string(), path]
+    let console = file.admin.map(|admin| format!("http://{admin}/")).unwrap_or_default();
+    vec![
+        file.node.id.to_string(),
+        file.node.address.to_string(),
+        file.grpc.to_string(),
+        console,
+        path,
+    ]
 }
 
 fn document(dir: &Path, file: &NodeFile) -> Value {
@@ -100,6 +116,7 @@ fn document(dir: &Path, file: &NodeFile) -> Value {
         "node": file.node.id,
         "peers": file.node.address.to_string(),
         "grpc": file.grpc.to_string(),
+        "console": file.admin.map(|admin| format!("http://{admin}/")),
         "config": path_of(dir, &file.node).display().to_string(),
     })
 }
@@ -112,7 +129,7 @@ fn issue(file: &NodeFile) -> String {
 
 fn found(dir: &Path, files: &[NodeFile], next: &[String]) -> Found {
     let rows: Vec<Vec<String>> = files.iter().map(|file| row(dir, file)).collect();
-    let mut text = table(&["NODE", "PEERS", "CALLERS", "CONFIGURATION"], &rows);
+    let mut text = table(&["NODE", "PEERS", "CALLERS", "CONSOLE", "CONFIGURATION"], &rows);
     text.push_str("then:\n");
     next.iter().for_each(|step| text.push_str(&format!("  {step}\n")));
     let nodes: Vec<Value> = files.iter().map(|file| document(dir, file)).collect();
@@ -140,7 +157,7 @@ impl InitArgs {
                 data_groups: self.data_groups,
                 voters: self.nodes.clone(),
                 grpc: grpc(node)?,
-                admin: None,
+                admin: console(node)?,
                 reports: None,
                 backup_dir: None,
                 admins: self.admins.clone(),
@@ -185,12 +202,12 @@ impl JoinArgs {
             let file = NodeFile {
                 written_by: "palisade cluster join",
                 grpc: grpc(&self.node)?,
+                admin: console(&self.node)?,
                 node: self.node,
                 cluster: hex(&status.cluster),
                 // The first group holds the names.
                 data_groups: status.groups.len().saturating_sub(1) as u64,
                 voters: Vec::new(),
-                admin: None,
                 reports: None,
                 backup_dir: None,
                 admins: self.admins,
