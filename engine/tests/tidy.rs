@@ -6,6 +6,8 @@
 
 #[path = "tidy/deny.rs"]
 mod deny;
+#[path = "tidy/pages.rs"]
+mod pages;
 #[path = "tidy/safety.rs"]
 mod safety;
 #[path = "tidy/tree.rs"]
@@ -474,67 +476,6 @@ fn every_crate_says_what_it_is() {
     assert!(opens_with_docs(Some("\n//! A log.")));
     assert!(!opens_with_docs(Some("mod log;\n//! A log.")));
     assert!(!opens_with_docs(None));
-}
-
-// ---- what the page of guarantees names ----
-
-/// Whether a function of this name is run as a test. A checker of the simulator is not: runs call it.
-fn is_run(text: &str, name: &str) -> bool {
-    let lines: Vec<&str> = text.lines().collect();
-    let declares = |line: &str| {
-        let rest = line.split_once("fn ").and_then(|(_, rest)| rest.strip_prefix(name));
-        rest.is_some_and(|rest| rest.starts_with(['(', '<']))
-    };
-    lines.iter().enumerate().filter(|(_, line)| declares(line)).any(|(at, line)| {
-        let above = lines[..at].iter().rev().map(|line| line.trim());
-        let mut above =
-            above.take_while(|line| !line.is_empty() && !line.ends_with(['}', '{', ';']));
-        let is_checker = line.trim_start().starts_with("pub");
-        is_checker || above.any(|line| line == "#[test]" || line.starts_with("#[tokio::test"))
-    })
-}
-
-/// Lines of the page that begin with a file name tests in it, each of which must be there; between two
-/// headings there is at least one, or it is said that nothing promises it yet.
-fn unheld(page: &str, text_of: impl Fn(&str) -> Option<String>) -> Vec<String> {
-    let mut findings = Vec::new();
-    for section in page.split("\n## G").skip(1) {
-        let heading = section.lines().next().unwrap_or_default();
-        let named = section.lines().filter_map(|line| line.strip_prefix("- [`"));
-        let lines: Vec<(&str, &str)> = named.filter_map(|line| line.split_once("`]")).collect();
-        if lines.is_empty() && !section.contains("nothing promises it") {
-            findings.push(format!("G{heading}: no test is named"));
-        }
-        for (path, names) in lines {
-            let Some(text) = text_of(path) else {
-                findings.push(format!("G{heading}: no file {path}"));
-                continue;
-            };
-            // Every second piece is between backticks.
-            let missing = names.split('`').skip(1).step_by(2).filter(|name| !is_run(&text, name));
-            findings.extend(missing.map(|name| format!("G{heading}: no test {name} in {path}")));
-        }
-    }
-    findings
-}
-
-#[test]
-fn every_guarantee_names_tests_that_are_there() {
-    let text_of = |path: &str| fs::read_to_string(root().join(path)).ok();
-    hold(
-        "engine/docs/guarantees.md: name a test that fails when the guarantee is broken.",
-        unheld(&read("engine/docs/guarantees.md"), text_of),
-    );
-    let fake = |_: &str| {
-        let held = "    #[test]\n    fn held() {\n    }\n\n    fn gone() {\n    }\n";
-        Some(held.to_owned())
-    };
-    let page = |line: &str| format!("# Page\n\n## G1 durable\n\nText.\n\n{line}\n");
-    assert_eq!(unheld(&page("- [`a.rs`](a.rs): `held`"), fake), [""; 0]);
-    assert_eq!(unheld(&page("- [`a.rs`](a.rs): `held`, `gone`"), fake).len(), 1);
-    assert_eq!(unheld(&page("- [`a.rs`](a.rs): `held`"), |_| None).len(), 1);
-    assert_eq!(unheld(&page("Nothing."), fake).len(), 1);
-    assert_eq!(unheld(&page("Until then nothing promises it."), fake), [""; 0]);
 }
 
 // ---- what a handle shows ----
