@@ -60,6 +60,9 @@ fn a_snapshot_is_measured_until_the_newcomer_has_caught_up() {
     let args = ["--state-mib", "16", "--seconds", "1", "--runs", "1", "--callers", "16"];
     let told = tool(env!("CARGO_BIN_EXE_snapshot"), &args);
     assert!(told.contains("catch up"), "{told}");
+    let refused =
+        fails(env!("CARGO_BIN_EXE_snapshot"), &[&args[..], &["--share-min", "100000"]].concat());
+    assert!(refused.contains("at least 100000 % was asked for"), "{refused}");
 }
 
 #[test]
@@ -67,6 +70,7 @@ fn a_killed_node_is_timed_until_it_serves() {
     let told = tool(env!("CARGO_BIN_EXE_recovery"), &["--mib", "4", "--runs", "1"]);
     assert!(told.contains("flushed by default, median"), "{told}");
     assert!(told.contains("nothing flushed, median"), "{told}");
+    assert!(told.matches("for each GiB").count() >= 2, "{told}");
 }
 
 #[test]

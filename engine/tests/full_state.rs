@@ -95,7 +95,15 @@ async fn a_node_whose_state_is_full_comes_back_by_itself() {
     while !full(&engines[0]).await {
         let put = maps[1].put(&format!("k{written}"), &value(written)).await;
         match put {
-            Ok(_) => written += 1,
+            Ok(put) => {
+                written += 1;
+                // It keeps up, however busy the machine is, or it is full.
+                until("the first has it, or is full", async || {
+                    engines[0].data().applied().is_ok_and(|applied| put.offset <= applied)
+                        || full(&engines[0]).await
+                })
+                .await;
+            }
             // The first led, and steps aside.
             Err(Error::RateLimited { .. } | Error::Disconnected { .. }) => {}
             Err(error) => panic!("{error}"),

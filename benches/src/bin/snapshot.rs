@@ -36,6 +36,13 @@ struct Args {
     /// Transfers; the one in the middle counts.
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// Least that the median of writes may be from the change until the newcomer has caught up, in percent of
+    /// those before: with fewer, this fails.
+    #[arg(long)]
+    share_min: Option<f64>,
+    /// Most that the median of memory may rise by meanwhile, in MiB: with more, this fails.
+    #[arg(long)]
+    memory_mib_max: Option<f64>,
     /// Where the data goes; a temporary directory if not given. It should be on a real disk.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -122,15 +129,22 @@ async fn run(args: Args) -> Result<(), String> {
         all.sort_by(f64::total_cmp);
         all[all.len() / 2]
     };
+    let of_before = 100.0 * median(|run| run.during() / run.before.0.per_second);
+    let of_after = 100.0 * median(|run| run.during() / run.after.0.per_second);
+    let risen = median(|run| run.export.1.max(run.install.1).max(run.catch_up.1) - run.before.1);
     println!(
         "medians of {}: from the change of membership until the newcomer has caught up {:.0} % of \
-         before, {:.0} % of after; {:+.0} MiB at the peak",
+         before, {of_before:.0} % of after; {risen:+.0} MiB at the peak",
         runs.len(),
-        100.0 * median(|run| run.during() / run.before.0.per_second),
-        100.0 * median(|run| run.during() / run.after.0.per_second),
-        median(|run| run.export.1.max(run.install.1).max(run.catch_up.1) - run.before.1),
     );
-    nodes.close().await
+    nodes.close().await?;
+    if let Some(least) = args.share_min.filter(|least| of_before < *least) {
+        return Err(format!("{of_before:.0} % of before, and at least {least} % was asked for"));
+    }
+    if let Some(most) = args.memory_mib_max.filter(|most| *most < risen) {
+        return Err(format!("{risen:+.0} MiB, and at most {most} MiB was asked for"));
+    }
+    Ok(())
 }
 
 /// Adds a newcomer, waits until it has everything, and takes it out again.

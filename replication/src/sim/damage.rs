@@ -44,6 +44,8 @@ impl<M: SimMachine> SimCluster<M> {
             5 => ("altered read", |faults, counts, soon| {
                 faults.altered_read = Some(counts.reads + soon);
             }),
+            // One that it is being given: its log may count on it already.
+            6 if self.rot_shelf(id, "in-") => return true,
             _ => return self.damage_place(id),
         };
         self.tell(|| format!("node {id}: {what} soon"));
@@ -51,45 +53,50 @@ impl<M: SimMachine> SimCluster<M> {
         true
     }
 
-    /// One of the next operations of a node's disk fails, that of its log or that of its snapshots. Nothing that
+    /// The next operation of some kind of a node's disk fails, that of its log or that of its snapshots. Nothing that
     /// was synced is lost by it.
     pub fn fail_operation(&mut self, id: NodeId) {
         let of_snapshots = self.random.below(4) == 0;
         let node = &self.nodes[&id];
         let disk = if of_snapshots { &node.shelf_disk } else { &node.disk }.clone();
         let counts = disk.counts();
-        let soon = 1 + self.random.below(4);
+        // Writes are many.
+        let soon = 1 + self.random.below(40);
         let (what, change): (_, fn(&mut SimFaults, SimCounts, u64)) = match self.random.below(5) {
             0 => ("failing write", |faults, counts, soon| {
                 faults.failing_write = Some(counts.writes + soon);
             }),
-            1 => ("failing create", |faults, counts, soon| {
-                faults.failing_create = Some(counts.creates + soon);
+            1 => ("failing create", |faults, counts, _| {
+                faults.failing_create = Some(counts.creates + 1);
             }),
-            2 => ("failing rename", |faults, counts, soon| {
-                faults.failing_rename = Some(counts.renames + soon);
+            2 => ("failing rename", |faults, counts, _| {
+                faults.failing_rename = Some(counts.renames + 1);
             }),
-            3 => ("failing remove", |faults, counts, soon| {
-                faults.failing_remove = Some(counts.removes + soon);
+            3 => ("failing remove", |faults, counts, _| {
+                faults.failing_remove = Some(counts.removes + 1);
             }),
-            _ => ("failing sync of a directory", |faults, counts, soon| {
-                faults.failing_sync_dir = Some(counts.dir_syncs + soon);
+            _ => ("failing sync of a directory", |faults, counts, _| {
+                faults.failing_sync_dir = Some(counts.dir_syncs + 1);
             }),
         };
-        // Writes are many.
-        let soon = if what == "failing write" { soon * (1 + self.random.below(10)) } else { soon };
         self.tell(|| format!("node {id}: {what} soon, of its snapshots: {of_snapshots}"));
         disk.change_faults(|faults| change(faults, counts, soon));
     }
 
-    /// A place of what a node keeps of snapshots rots: chunks that it serves, or that it is given.
+    /// A place of the snapshots rots that a node serves: whoever is helped by them has another one.
     pub fn rot_snapshots(&mut self, id: NodeId) {
+        self.rot_shelf(id, "out-");
+    }
+
+    /// A place of its snapshots rots, of those whose files begin like this. Returns whether there was one.
+    fn rot_shelf(&mut self, id: NodeId, of: &str) -> bool {
         let disk = self.nodes[&id].shelf_disk.clone();
-        let names = disk.list().expect("a simulated disk lists its files");
+        let mut names = disk.list().expect("a simulated disk lists its files");
+        names.retain(|name| name.starts_with(of));
         let lengths = names.into_iter().map(|name| (disk.contents(&name).len(), name));
         let files: Vec<(usize, String)> = lengths.filter(|(bytes, _)| 0 < *bytes).collect();
         if files.is_empty() {
-            return;
+            return false;
         }
         let (bytes, name) = self.random.pick(&files).clone();
         let at = self.random.below(bytes as u64) as usize;
@@ -100,6 +107,7 @@ impl<M: SimMachine> SimCluster<M> {
         }
         self.count("rotten snapshot");
         self.tell(|| format!("node {id}: {name} of its snapshots rots at {at} of {bytes}"));
+        true
     }
 
     fn damage_place(&mut self, id: NodeId) -> bool {
