@@ -20,7 +20,7 @@ use crate::resource::{
     FailureDomain, FenceEpoch, Placement, ResourceId, ResourceKind, ResourceSpec, SchemaId,
 };
 
-const DAY_MS: u64 = 86_400_000;
+pub(super) const DAY_MS: u64 = 86_400_000;
 
 fn domain(allowed: bool) -> FailureDomain {
     FailureDomain::new(if allowed { "aws" } else { "gcp" }, "r", "z")
@@ -322,7 +322,7 @@ fn any_housekeeping() -> impl Strategy<Value = Said> {
     vec((0_u32..5).prop_map(chore), 1..4).prop_map(Said::Housekeep)
 }
 
-fn any_registration() -> impl Strategy<Value = Said> {
+pub(super) fn any_registration() -> impl Strategy<Value = Said> {
     let ttl_ms = proptest::sample::select(vec![1_000, 90_000, DAY_MS]);
     (ttl_ms, any_registrant())
         .prop_map(|(ttl_ms, registrant)| Said::Register { ttl_ms, registrant })
@@ -330,44 +330,90 @@ fn any_registration() -> impl Strategy<Value = Said> {
 
 /// What was said of the first, second and third kind is said of the newest resource of that kind, as the
 /// model has it; what names another number names one that never is.
-fn settle(steps: Vec<Step>) -> Vec<Step> {
+pub(super) fn settle(model: &Model, said: &mut Said) {
+    let newest = |id: &mut ResourceId| {
+        let kind = (id.0 as usize).checked_sub(1).and_then(|at| KINDS.get(at));
+        let newest = kind.and_then(|kind| model.table.newest(kind));
+        // Of a kind that is gone, its first: the number names nothing any more.
+        id.0 = newest.unwrap_or(if kind.is_some() { id.0 } else { 1_000 });
+    };
+    match said {
+        Said::Open(_) | Said::Register { .. } => {}
+        Said::Housekeep(chores) => {
+            let resources = chores.iter_mut().filter_map(|chore| match chore {
+                Chore::Clients => None,
+                Chore::Resource(id) => Some(id),
+            });
+            resources.for_each(newest);
+        }
+        Said::Batch(batch) => {
+            batch.guards.iter_mut().map(|on| &mut on.resource).for_each(newest);
+            let ops = batch.then.iter_mut().chain(&mut batch.otherwise);
+            ops.map(|on| &mut on.resource).for_each(newest);
+        }
+        Said::Alter(command) => {
+            newest(&mut command.resource);
+            if let Some(found) = model.table.resources.get(&command.resource.0)
+                && command.expected != Revision::MADE
+            {
+                command.expected = found.revision();
+            }
+        }
+    }
+}
+
+fn settle_all(steps: Vec<Step>) -> Vec<Step> {
     let (mut model, mut here) = (Model::default(), Here::BEGIN);
     let mut settled = Vec::with_capacity(steps.len());
     for mut step in steps {
-        let newest = |id: &mut ResourceId| {
-            let kind = (id.0 as usize).checked_sub(1).and_then(|at| KINDS.get(at));
-            let newest = kind.and_then(|kind| model.table.newest(kind));
-            // Of a kind that is gone, its first: the number names nothing any more.
-            id.0 = newest.unwrap_or(if kind.is_some() { id.0 } else { 1_000 });
-        };
-        match &mut step.said {
-            Said::Open(_) | Said::Register { .. } => {}
-            Said::Housekeep(chores) => {
-                let resources = chores.iter_mut().filter_map(|chore| match chore {
-                    Chore::Clients => None,
-                    Chore::Resource(id) => Some(id),
-                });
-                resources.for_each(newest);
-            }
-            Said::Batch(batch) => {
-                batch.guards.iter_mut().map(|on| &mut on.resource).for_each(newest);
-                let ops = batch.then.iter_mut().chain(&mut batch.otherwise);
-                ops.map(|on| &mut on.resource).for_each(newest);
-            }
-            Said::Alter(command) => {
-                newest(&mut command.resource);
-                if let Some(found) = model.table.resources.get(&command.resource.0)
-                    && command.expected != Revision::MADE
-                {
-                    command.expected = found.revision();
-                }
-            }
-        }
+        settle(&model, &mut step.said);
         here = here.next(step.later_ms);
         model.apply(here, &step.said);
         settled.push(step);
     }
     settled
+}
+
+/// Anything that a record can say.
+pub(super) fn any_said() -> impl Strategy<Value = Said> {
+    prop_oneof![
+        20 => any_batch(),
+        2 => any_open(),
+        2 => any_alter(),
+        3 => any_housekeeping(),
+        1 => any_registration(),
+    ]
+}
+
+/// Says a numbered command once more: which of them, and what [`again`] changes of it.
+#[derive(Clone, Debug)]
+pub(super) struct Repetition {
+    which: Index,
+    acked: Option<u64>,
+    allowed: bool,
+    epoch: Option<u64>,
+}
+
+impl Repetition {
+    /// One of these, if there is one.
+    pub(super) fn of(&self, numbered: &[&Batch]) -> Option<Said> {
+        let first = numbered.get(self.which.index(numbered.len().max(1)))?;
+        Some(Said::Batch(again(first, self.acked, self.allowed, self.epoch)))
+    }
+}
+
+/// One of four.
+pub(super) fn any_repetition() -> impl Strategy<Value = Option<Repetition>> {
+    let acked = proptest::option::weighted(0.2, 0_u64..4);
+    let epoch = proptest::option::weighted(0.2, 1_u64..4);
+    let repeats = (any::<Index>(), acked, prop::bool::weighted(0.8), epoch);
+    let repeats = repeats.prop_map(|(which, acked, allowed, epoch)| Repetition {
+        which,
+        acked,
+        allowed,
+        epoch,
+    });
+    proptest::option::weighted(0.25, repeats)
 }
 
 pub(super) fn any_history() -> impl Strategy<Value = Vec<Step>> {
@@ -377,19 +423,9 @@ pub(super) fn any_history() -> impl Strategy<Value = Vec<Step>> {
         2 => 20_000..90_000_u64,
         1 => Just(DAY_MS / 2 + 1),
     ];
-    let said = prop_oneof![
-        20 => any_batch(),
-        2 => any_open(),
-        2 => any_alter(),
-        3 => any_housekeeping(),
-        1 => any_registration(),
-    ];
-    let step = (later, said).prop_map(|(later_ms, said)| Step { later_ms, said });
-    let acked = proptest::option::weighted(0.2, 0_u64..4);
-    let epoch = proptest::option::weighted(0.2, 1_u64..4);
-    let repeats = (any::<Index>(), acked, prop::bool::weighted(0.8), epoch);
-    let repeats = proptest::option::weighted(0.25, repeats);
-    (vec(any_registration(), 2), vec((step, repeats), 0..60)).prop_map(|(clients, steps)| {
+    let step = (later, any_said()).prop_map(|(later_ms, said)| Step { later_ms, said });
+    let clients = vec(any_registration(), 2);
+    (clients, vec((step, any_repetition()), 0..60)).prop_map(|(clients, steps)| {
         let mut history = opened();
         history.extend(clients.into_iter().map(|said| Step { later_ms: 0, said }));
         for (mut step, repeats) in steps {
@@ -398,12 +434,11 @@ pub(super) fn any_history() -> impl Strategy<Value = Vec<Step>> {
                 _ => None,
             });
             let numbered: Vec<&Batch> = numbered.collect();
-            if let (Some((which, acked, allowed, epoch)), false) = (repeats, numbered.is_empty()) {
-                let first = numbered[which.index(numbered.len())];
-                step.said = Said::Batch(again(first, acked, allowed, epoch));
+            if let Some(said) = repeats.and_then(|repetition| repetition.of(&numbered)) {
+                step.said = said;
             }
             history.push(step);
         }
-        settle(history)
+        settle_all(history)
     })
 }

@@ -9,6 +9,7 @@ mod naive_clients;
 mod naive_log;
 mod naive_map;
 mod naive_table;
+mod under_faults;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

@@ -21,7 +21,7 @@ type What = [Vec<(u32, Bytes)>; 3];
 #[derive(Clone, Debug)]
 pub(super) struct NaiveClient {
     ttl_ms: u64,
-    registrant: Option<Registrant>,
+    pub(super) registrant: Option<Registrant>,
     used: u64,
     looked_at: u64,
     pub(super) acked_up_to: u64,
