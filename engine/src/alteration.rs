@@ -24,6 +24,13 @@ use crate::spec_codec::{
 };
 
 /// How often a resource was altered.
+///
+/// ```
+/// use palisade::Revision;
+///
+/// assert_eq!(Revision::MADE.next(), Revision::new(1));
+/// assert!(Revision::new(1).get() == 1 && Revision::MADE < Revision::new(1));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Revision(u64);
 
@@ -246,6 +253,25 @@ impl Altered {
 }
 
 /// Why something was altered, for people: 1 to 256 bytes.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?;
+/// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+/// let (directory, name) = (engine.directory(), LogicalResourceName::new("stock")?);
+/// let refused = directory.delete(&name, Revision::MADE, 60_000, "").await;
+/// assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "nobody says why");
+///
+/// directory.delete(&name, Revision::MADE, 60_000, "not sold any more").await?;
+/// let made = directory.alterations(&name, ReadConsistency::Linearizable).await?.value;
+/// let reason: &Reason = &made[0].reason;
+/// assert_eq!(reason.as_str(), "not sold any more");
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason(String);
 

@@ -89,6 +89,26 @@ pub struct AuditRecord<'a> {
 }
 
 /// Shows that a record is in the log that an anchor stands for.
+///
+/// ```
+/// use palisade::audit::{Anchor, AuditError, InclusionProof, link, next_head, verify};
+///
+/// let proof = InclusionProof {
+///     offset: 1,
+///     log_time: 7,
+///     payload: b"a".to_vec(),
+///     head_before: [0; 32],
+///     links: Vec::new(),
+/// };
+/// let file = proof.to_bytes();
+/// let read = InclusionProof::from_bytes(&file)?;
+/// assert_eq!(read.anchor_offset(), Some(1));
+///
+/// let anchor = Anchor { offset: 1, head: next_head([0; 32], link(1, 7, b"a")) };
+/// verify(&anchor, &read)?;
+/// assert!(matches!(InclusionProof::from_bytes(&file[1..]), Err(AuditError::Malformed { .. })));
+/// # Ok::<(), AuditError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InclusionProof {
     /// The record's offset.

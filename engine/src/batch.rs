@@ -1,8 +1,11 @@
 //! Batches: operations on several resources that take effect at one offset, or not at all (G7).
 
+mod done;
+
 use bytes::Bytes;
 use palisade_replication::{ClusterId, GroupId, LogTime};
 
+pub use self::done::{BatchDone, OpOutcome};
 use crate::bounds::{BATCH_OPS_MAX, KEY_BYTES_MAX, SCHEMA_BYTES, VALUE_BYTES_MAX};
 use crate::clients::{CommandNumber, Registrant};
 use crate::command::{BatchCommand, Op};
@@ -16,13 +19,11 @@ use crate::log::{Consumer, ReplicatedLog};
 use crate::map::ReplicatedMap;
 use crate::outcome::{Branch, Outcome};
 use crate::projection::Projection;
-use crate::projections::idempotency::{
-    Fingerprint, Idempotency, RequestOp, RequestOutcome, RequestWindow,
-};
+use crate::projections::idempotency::{Fingerprint, RequestOp, RequestWindow};
 use crate::projections::log::{
-    APPEND_ENTRIES_MAX, ConsumerChange, Log, LogOp, LogOutcome, LogPosition, LogRetention, LogTrim,
+    APPEND_ENTRIES_MAX, ConsumerChange, LogOp, LogPosition, LogRetention,
 };
-use crate::projections::map::{History, Map, MapOp, Version};
+use crate::projections::map::{History, MapOp, Version};
 use crate::receipt::Receipt;
 use crate::resource::{FailureDomain, FenceEpoch};
 use crate::stored::{Key, Stored};
@@ -51,26 +52,29 @@ pub(crate) struct Unproposable {
 /// judged at its place in the log:
 ///
 /// ```
-/// # use palisade::*;
-/// # async fn example(
-/// #     engine: &Engine, stock: &ReplicatedMap<String, u64>, orders: &ReplicatedLog<String>,
-/// # ) -> Result<(), Error> {
-/// let key = "apples".to_owned();
-/// let seen = stock.get(&key, ReadConsistency::Local).await?.value;
-/// let (left, version) = seen.map_or((0, Version::ABSENT), |row| (row.value, row.version));
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?;
+/// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+/// # let spec = ResourceSpec::new("orders", "order.v1")?;
+/// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+/// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+/// let seen = stock.get(&apples, ReadConsistency::Local).await?.value;
+/// let (left, version) = seen.map_or((7, Version::ABSENT), |row| (row.value, row.version));
 /// let done = engine
 ///     .batch()
-///     .require(stock.version_is(&key, version))
-///     .put(stock, &key, &left.saturating_sub(1))
-///     .append(orders, &"an apple".to_owned())
+///     .require(stock.version_is(&apples, version))
+///     .put(&stock, &apples, &(left - 1))
+///     .append(&orders, &"an apple".to_owned())
 ///     .otherwise()
-///     .append(orders, &"somebody was faster".to_owned())
+///     .append(&orders, &"somebody was faster".to_owned())
 ///     .commit()
 ///     .await?;
-/// let bought = done.branch == Some(Branch::Then);
-/// # let _ = bought;
-/// # Ok(())
-/// # }
+/// assert_eq!(done.branch, Some(Branch::Then));
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
 /// ```
 #[derive(Clone)]
 #[must_use = "a batch does nothing until it is committed"]
@@ -89,72 +93,6 @@ pub struct Batch {
     bytes: usize,
     /// What no batch could contain.
     broken: Option<String>,
-}
-
-/// A batch that took effect, or had taken effect before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BatchDone {
-    /// Where it took effect.
-    pub receipt: Receipt,
-    /// Which operations were done; nothing for a duplicate, where some were the first time.
-    pub branch: Option<Branch>,
-    /// What each of them says, in the order they were added; nothing for a duplicate.
-    pub outcomes: Vec<OpOutcome>,
-}
-
-/// What one operation of a batch says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpOutcome {
-    projection: &'static str,
-    raw: Bytes,
-}
-
-impl OpOutcome {
-    /// Where an append has put its value, or the first of them: the others follow at the places after it.
-    /// Nothing for any other operation.
-    #[must_use]
-    pub fn appended(&self) -> Option<LogPosition> {
-        match self.of::<Log>().ok()? {
-            LogOutcome::Appended { first, .. } => Some(first),
-            _ => None,
-        }
-    }
-
-    /// What a trim has removed; nothing for any other operation.
-    #[must_use]
-    pub fn trimmed(&self) -> Option<LogTrim> {
-        match self.of::<Log>().ok()? {
-            LogOutcome::Trimmed(trim) => Some(trim),
-            _ => None,
-        }
-    }
-
-    /// What was done with a request; nothing for an operation on another kind of resource.
-    #[must_use]
-    pub fn request(&self) -> Option<RequestOutcome> {
-        self.of::<Idempotency>().ok()
-    }
-
-    /// At which version a changed key was before, [`Version::ABSENT`] if it was not there; nothing for
-    /// any other operation.
-    #[must_use]
-    pub fn replaced(&self) -> Option<Version> {
-        self.of::<Map>().ok()
-    }
-
-    /// The outcome of an operation on a resource of this kind.
-    ///
-    /// # Errors
-    /// [`Error::Incompatible`] if the operation was one on a resource of another kind.
-    pub fn of<P: Projection>(&self) -> Result<P::Outcome, Error> {
-        let expected = || format!("an outcome of projection={}", P::NAME);
-        if self.projection != P::NAME {
-            let found = format!("projection={}", self.projection);
-            return Err(Error::Incompatible { expected: expected(), found });
-        }
-        P::Outcome::from_bytes(&self.raw)
-            .map_err(|error| Error::Incompatible { expected: expected(), found: error.to_string() })
-    }
 }
 
 impl Batch {
@@ -182,6 +120,23 @@ impl Batch {
     }
 
     /// On whose behalf: the domain that placement is judged by. This node's own if never said.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// let elsewhere = FailureDomain::new("elsewhere", "r", "z");
+    /// let refused = engine.batch().caller(elsewhere).append(&orders, &apple).commit().await;
+    /// assert!(matches!(refused, Err(Error::DomainUnavailable { .. })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn caller(mut self, domain: FailureDomain) -> Self {
         self.command.caller = domain;
         self
@@ -189,6 +144,22 @@ impl Batch {
 
     /// As a part of a trace, which is stored with the batch: see [`Engine::traced`]. It is no part of what a command
     /// is known by: one that is sent again may be part of another.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// let trace = TraceContext::new([7; 16], [9; 8], 1).expect("these are no zeros");
+    /// engine.batch().traced(trace).put(&stock, &apples, &7).append(&orders, &apple).commit().await?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn traced(mut self, trace: TraceContext) -> Self {
         self.engine = self.engine.traced(trace);
         self
@@ -209,6 +180,29 @@ impl Batch {
 
     /// Says who makes a numbered command: whoever registered the client, with
     /// [`crate::Group::register_client_as`]. For any other [`Batch::commit`] is [`Error::ClientOfAnother`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// let (alice, bob) = (Registrant::of("alice"), Registrant::of("bob"));
+    /// let hour = std::time::Duration::from_secs(3600);
+    /// let client = orders.group().register_client_as(alice, hour).await?;
+    /// let number = CommandNumber { client, seq: 1, acked_up_to: 0 };
+    /// let order = engine.batch().numbered(number).append(&orders, &apple);
+    ///
+    /// let refused = order.clone().registrant(bob).commit().await;
+    /// assert!(matches!(refused, Err(Error::ClientOfAnother { client: of }) if of == client.offset));
+    /// order.registrant(alice).commit().await?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn registrant(mut self, registrant: Registrant) -> Self {
         self.registrant = Some(registrant);
         self
@@ -237,6 +231,28 @@ impl Batch {
     }
 
     /// Adds an operation on a resource of any kind.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # mod counter {
+    /// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/counter.rs"));
+    /// # }
+    /// # use counter::Counter;
+    /// # let mut fabric = SimFabric::builder(1).projection(Counter).build().unwrap();
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("visits", "count.v1")?;
+    /// # let visits = Handle::<Counter>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// // `visits` is a `Handle<Counter>`: a kind of resource of the service's own.
+    /// let batch = engine.batch().with(&visits, &3).append(&orders, &"an apple".to_owned());
+    /// let done = batch.commit().await?;
+    /// let outcome: &OpOutcome = &done.outcomes[0];
+    /// assert_eq!(outcome.of::<Counter>()?, 3);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn with<P: Projection>(self, handle: &Handle<P>, op: &P::Op) -> Self {
         self.op(handle, 0, None, op)
     }
@@ -248,6 +264,25 @@ impl Batch {
 
     /// Adds a value to a log if its tail is this once the operations before are done; otherwise the whole
     /// batch is refused.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// let tail = orders.append(&apple).await?.outcome.after();
+    /// let next = || engine.batch().put(&stock, &apples, &7).append_if(&orders, &apple, tail);
+    /// next().commit().await?;
+    /// // The tail has moved: nothing of the batch is done, the put as little as the append.
+    /// assert!(matches!(next().commit().await, Err(Error::TailMismatch { op: 1, .. })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn append_if<T: Stored>(
         self,
         log: &ReplicatedLog<T>,
@@ -269,6 +304,24 @@ impl Batch {
     }
 
     /// Adds values to a log, one right after the other: see [`ReplicatedLog::append_all`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// let pair = [apple, "a pear".to_owned()];
+    /// let done = engine.batch().put(&stock, &apples, &7).append_all(&orders, &pair).commit().await?;
+    /// let first = done.outcomes[1].appended().expect("it is an append");
+    /// assert_eq!(first.after().index, 1);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn append_all<T: Stored>(mut self, log: &ReplicatedLog<T>, values: &[T]) -> Self {
         if !(1..=APPEND_ENTRIES_MAX).contains(&values.len()) {
             self.broken = Some(format!("1 to {APPEND_ENTRIES_MAX} values are appended at once"));
@@ -286,6 +339,27 @@ impl Batch {
     }
 
     /// Removes the entries of a log before a position: see [`ReplicatedLog::trim_before`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// # let spec = ResourceSpec::new("archive", "order.v1")?;
+    /// # let archive = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let order = orders.append(&apple).await?.outcome;
+    /// // From one log to another, so that at no offset it is in both, or in none.
+    /// let moved = engine.batch().append(&archive, &apple).trim_before(&orders, order.after());
+    /// let done = moved.commit().await?;
+    /// assert_eq!(done.outcomes[1].trimmed().map(|trim| trim.complete), Some(true));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn trim_before<T: Stored>(self, log: &ReplicatedLog<T>, before: LogPosition) -> Self {
         self.op(&log.handle, 0, None, &LogOp::Trim { before })
     }
@@ -293,11 +367,56 @@ impl Batch {
     /// Says that a consumer is done with everything before a position of its log: see [`Consumer::commit`].
     /// With what was made of the entries in the same batch, each of them counts once: there is no moment at
     /// which one is there without the other.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// let order = orders.append(&apple).await?.outcome;
+    /// let billing = orders.consumer("billing")?;
+    /// // What was made of the entry, and that it is done with: a crash leaves both or neither.
+    /// let billed = engine.batch().put(&stock, &apples, &6).commit_consumer(&billing, order.after());
+    /// let receipt = billed.commit().await?.receipt;
+    /// assert_eq!(billing.position(receipt.freshness()).await?.value, order.after());
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn commit_consumer(self, consumer: &Consumer, position: LogPosition) -> Self {
         self.op(&consumer.handle, 0, None, &consumer.op(ConsumerChange::Commit(position)))
     }
 
     /// Says how much of its past a map keeps: see [`ReplicatedMap::keep`].
+    ///
+    /// How long each of several resources keeps what it has can be said at one offset:
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// # let spec = ResourceSpec::new("requests", "request.v1")?;
+    /// # let requests = ReplicatedIdempotencyStore::open(&engine, spec).await?;
+    /// engine
+    ///     .batch()
+    ///     .retain(&orders, LogRetention { keep_bytes: Some(1 << 30), ..LogRetention::default() })
+    ///     .keep(&stock, History { keep_ms: 60_000, changes_max: 1_000 })
+    ///     .keep_requests(&requests, RequestWindow { retention_ms: 60_000, requests_max: 1_000 })
+    ///     .commit()
+    ///     .await?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn keep<K: Key, V: Stored>(self, map: &ReplicatedMap<K, V>, history: History) -> Self {
         self.op(&map.handle, 0, None, &MapOp::Keep { history })
     }
@@ -308,6 +427,30 @@ impl Batch {
     }
 
     /// Sets a key of a map if its version is this one; otherwise the whole batch is refused.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let [apples, pears] = ["apples", "pears"].map(str::to_owned);
+    /// # stock.put(&apples, &7).await?;
+    /// # stock.put(&pears, &0).await?;
+    /// let keys = [apples, pears];
+    /// let seen = stock.get_many(&keys, ReadConsistency::Linearizable).await?.value;
+    /// let [Some(from), Some(to)] = &seen[..] else { panic!("both are there") };
+    /// // From one key to the other, unless somebody has changed either since they were read.
+    /// let moved = engine
+    ///     .batch()
+    ///     .put_if(&stock, &keys[0], &(from.value - 1), from.version)
+    ///     .put_if(&stock, &keys[1], &(to.value + 1), to.version);
+    /// moved.clone().commit().await?;
+    /// assert!(matches!(moved.commit().await, Err(Error::VersionMismatch { op: 0, .. })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn put_if<K: Key, V: Stored>(
         self,
         map: &ReplicatedMap<K, V>,
@@ -320,6 +463,25 @@ impl Batch {
 
     /// Sets a key of a map that is removed by itself so many milliseconds of log time later: see
     /// [`ReplicatedMap::put_with_ttl_ms`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// // An offer that is withdrawn by itself, and the entry that announces it.
+    /// let offer = engine.batch().put_with_ttl_ms(&stock, &apples, &7, 60_000).append(&orders, &apple);
+    /// let receipt = offer.commit().await?.receipt;
+    /// let row = stock.get(&apples, receipt.freshness()).await?.value.expect("it was put");
+    /// assert_eq!(row.ends_at.map(|end| end.get()), Some(receipt.log_time.get() + 60_000));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn put_with_ttl_ms<K: Key, V: Stored>(
         self,
         map: &ReplicatedMap<K, V>,
@@ -331,6 +493,22 @@ impl Batch {
     }
 
     /// The same if the key's version is this one; otherwise the whole batch is refused.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let seat = "seat 12".to_owned();
+    /// // Held by passenger 7 for a minute, unless somebody holds it.
+    /// let hold = engine.batch().put_if_with_ttl_ms(&stock, &seat, &7, Version::ABSENT, 60_000);
+    /// hold.clone().commit().await?;
+    /// assert!(matches!(hold.commit().await, Err(Error::VersionMismatch { .. })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn put_if_with_ttl_ms<K: Key, V: Stored>(
         self,
         map: &ReplicatedMap<K, V>,
@@ -343,11 +521,50 @@ impl Batch {
     }
 
     /// Removes a key from a map.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let [apples, pears] = ["apples", "pears"].map(str::to_owned);
+    /// stock.put(&apples, &7).await?;
+    /// // Renamed: there is no offset at which both are there.
+    /// let receipt = engine.batch().delete(&stock, &apples).put(&stock, &pears, &7).commit().await?.receipt;
+    /// let rows = stock.get_many(&[apples, pears], receipt.freshness()).await?.value;
+    /// assert!(rows[0].is_none() && rows[1].is_some());
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn delete<K: Key, V: Stored>(self, map: &ReplicatedMap<K, V>, key: &K) -> Self {
         self.change(map, key, None, None, None)
     }
 
     /// Removes a key from a map if its version is this one; otherwise the whole batch is refused.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// let version = Version::at(stock.put(&apples, &0).await?.offset);
+    /// let done = engine
+    ///     .batch()
+    ///     .delete_if(&stock, &apples, version)
+    ///     .append(&orders, &"apples are sold out".to_owned())
+    ///     .commit()
+    ///     .await?;
+    /// assert_eq!(done.outcomes[0].replaced(), Some(version));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn delete_if<K: Key, V: Stored>(
         self,
         map: &ReplicatedMap<K, V>,
@@ -381,6 +598,35 @@ impl Batch {
 
     /// Reserves a request. If it was completed before, the whole batch is a duplicate: it has no
     /// effect, and the receipt is the first one again.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// # let spec = ResourceSpec::new("requests", "request.v1")?;
+    /// # let requests = ReplicatedIdempotencyStore::open(&engine, spec).await?;
+    /// let owner = FenceEpoch::new(1);
+    /// let print = Fingerprint::of(b"bob buys an apple");
+    /// // The request, what it does, and its answer: all at one offset.
+    /// let buy = engine
+    ///     .batch()
+    ///     .reserve(&requests, "r-17", print, owner)
+    ///     .put(&stock, &apples, &6)
+    ///     .append(&orders, &apple)
+    ///     .complete(&requests, "r-17", owner, "bought".into());
+    /// let first = buy.clone().commit().await?.receipt;
+    /// let again = buy.commit().await?.receipt;
+    /// assert!(again.duplicate);
+    /// assert_eq!(again.offset, first.offset);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn reserve(
         self,
         store: &ReplicatedIdempotencyStore,
@@ -394,6 +640,32 @@ impl Batch {
     /// Reserves a request that says when it was issued: a log time that its maker had from the engine
     /// before he sent it for the first time, and that stays with it. One that may have been forgotten
     /// meanwhile is refused ([`Error::WindowExpired`]) and never takes effect twice.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// # let spec = ResourceSpec::new("requests", "request.v1")?;
+    /// # let requests = ReplicatedIdempotencyStore::open(&engine, spec).await?;
+    /// let (owner, print) = (FenceEpoch::new(1), Fingerprint::of(b"bob buys an apple"));
+    /// // Had from the engine before the request is sent for the first time; it stays with it.
+    /// let issued = requests.status("r-17", ReadConsistency::Linearizable).await?.log_time;
+    /// let buy = engine
+    ///     .batch()
+    ///     .reserve_issued(&requests, "r-17", print, owner, issued)
+    ///     .append(&orders, &apple)
+    ///     .complete(&requests, "r-17", owner, "bought".into());
+    /// assert!(!buy.clone().commit().await?.receipt.duplicate);
+    /// assert!(buy.commit().await?.receipt.duplicate);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn reserve_issued(
         self,
         store: &ReplicatedIdempotencyStore,

@@ -135,6 +135,42 @@ impl EngineBuilder {
     /// The certificates by which this node and its peers know each other. Without them every peer must be on
     /// this machine, or [`EngineBuilder::unprotected_peers`] be said. Who keeps a clone of these can give the
     /// node others while it runs: [`PeerTls::replace`].
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// use palisade::tls::{Credentials, PeerTls};
+    ///
+    /// # // An authority, and a certificate that it has issued for the node.
+    /// # use rcgen::*;
+    /// # let (authority_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    /// # let mut authority = CertificateParams::default();
+    /// # authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    /// # let authority_pem = authority.self_signed(&authority_key).unwrap().pem();
+    /// # let mut leaf = CertificateParams::default();
+    /// # let uri = format!("spiffe://{:032x}.palisade/node/1", 7);
+    /// # leaf.subject_alt_names = vec![SanType::URI(uri.as_str().try_into().unwrap())];
+    /// # leaf.extended_key_usages =
+    /// #     vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    /// # let certificate = leaf.signed_by(&key, &Issuer::new(authority, authority_key)).unwrap();
+    /// # let (certificates_pem, key_pem) = (certificate.pem().into(), key.serialize_pem().into());
+    /// # let authorities_pem = authority_pem.into();
+    /// # async fn example(dir: &std::path::Path, credentials: &Credentials) -> Result<(), Error> {
+    /// // Of files: the node's certificate, its key, and the authorities that it believes.
+    /// let (cluster, node) = (ClusterId::new(7), NodeId::new(1));
+    /// let tls = PeerTls::new(cluster, node, credentials).expect("the certificate names this node");
+    /// let address = "127.0.0.1:0".parse().expect("it is an address");
+    /// let builder = Engine::builder(dir).cluster(cluster).node(node).listen(address);
+    /// let engine = builder.voter(node, address).peer_tls(tls.clone()).open().await?;
+    ///
+    /// // The next certificate, before this one ends: while the node runs.
+    /// tls.replace(credentials).expect("it names this node, too");
+    /// engine.close().await
+    /// # }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let credentials = Credentials { certificates_pem, key_pem, authorities_pem };
+    /// # let work = example(dir.path(), &credentials);
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(work).unwrap();
+    /// ```
     pub fn peer_tls(mut self, tls: PeerTls) -> Self {
         self.links = PeerLinks::Tls(tls);
         self
@@ -155,6 +191,38 @@ impl EngineBuilder {
 
     /// As [`EngineBuilder::voter`], and says where the voter is: what fails together with it. A resource
     /// that demands commits across domains needs this of every voter.
+    ///
+    /// The first three voters, each opened with the same words but its number:
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    /// use std::path::Path;
+    ///
+    /// use palisade::*;
+    ///
+    /// fn node(dir: &Path, number: u64) -> EngineBuilder {
+    ///     let address = |node: u64| SocketAddr::from(([10, 0, 0, node as u8], 7400));
+    ///     let zone = |node| FailureDomain::new("aws", "us-east-1", &format!("us-east-1{node}"));
+    ///     let builder = Engine::builder(dir)
+    ///         .cluster(ClusterId::new(7))
+    ///         .node(NodeId::new(number))
+    ///         .domain(zone(number))
+    ///         .listen(address(number))
+    ///         .unprotected_peers() // nobody else is in this network
+    ///         .data_groups(4);
+    ///     (1..=3).fold(builder, |builder, voter| {
+    ///         builder.voter_in(NodeId::new(voter), address(voter), &zone(voter))
+    ///     })
+    /// }
+    /// # async fn example(dir: &Path) {
+    ///
+    /// // What contradicts itself is refused before anything is touched.
+    /// let refused = node(dir, 4).open().await;
+    /// assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "it is no first voter");
+    /// # }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path()));
+    /// ```
     pub fn voter_in(self, node: NodeId, address: SocketAddr, domain: &FailureDomain) -> Self {
         let domain = domain.to_string();
         self.first_voter(node, Member { address: Some(address), domain, ..Member::default() })
@@ -168,6 +236,22 @@ impl EngineBuilder {
     }
 
     /// This node is to be made a member by those who are: see [`Engine::change_members`].
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+    /// let address = "127.0.0.1:0".parse().expect("it is an address");
+    /// let builder = Engine::builder(dir).node(NodeId::new(4)).listen(address).joins();
+    /// let engine = builder.open().await?;
+    /// // It is outside until a voter is asked to add it, with its incarnation and its address.
+    /// let status = engine.group(GroupId::new(1))?.status().await?;
+    /// assert_eq!(status.role, Role::Outsider);
+    /// println!("node={} incarnation={}", engine.node(), engine.incarnation());
+    /// engine.close().await?;
+    /// # Ok(()) }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+    /// ```
     pub fn joins(mut self) -> Self {
         self.joins = true;
         self
@@ -205,6 +289,29 @@ impl EngineBuilder {
 
     /// Memory for changes of the state that are not on disk yet, over all kinds of resources; 64 MiB if never
     /// said, and at least [`STATE_MEMORY_BYTES_MIN`]. It bounds nothing without the feature `rocksdb`.
+    ///
+    /// A small machine with a slow disk:
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+    /// let limits = degradation::HealthLimits { sync_ms_max: 2_000, ..Default::default() };
+    /// let engine = Engine::builder(dir)
+    ///     .state_cache_bytes(8 << 20)
+    ///     .state_write_buffer_bytes(8 << 20)
+    ///     .reader_threads(1)
+    ///     .scrub_bytes_per_second(1 << 20)
+    ///     .request_timeout_ms(30_000)
+    ///     .health_limits(limits)
+    ///     .options(Options { kept_entries: 100_000, ..Options::default() })
+    ///     .wal(WalOptions { live_multiple_max: 3, ..WalOptions::default() })
+    ///     .open()
+    ///     .await?;
+    /// engine.close().await?;
+    /// # Ok(()) }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+    /// ```
     pub fn state_write_buffer_bytes(mut self, state_write_buffer_bytes: usize) -> Self {
         self.memory.write_buffer_bytes = state_write_buffer_bytes;
         self
@@ -224,6 +331,26 @@ impl EngineBuilder {
 
     /// How the files of the log and of snapshots are opened, if there is to be something before them:
     /// slow disks for a measurement, failing ones for a test.
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// // A test that looks at which directories are opened; another could put a failing disk before the files.
+    /// let opened = Arc::new(Mutex::new(Vec::new()));
+    /// let seen = Arc::clone(&opened);
+    /// let disk = OpenDisk::over(move |dir, files: Arc<dyn Disk>| {
+    ///     seen.lock().expect("nobody panics with it").push(dir.to_owned());
+    ///     files
+    /// });
+    /// let engine = Engine::builder(dir).disk(disk).open().await?;
+    /// engine.close().await?;
+    /// assert!(!opened.lock().expect("nobody panics with it").is_empty());
+    /// # Ok(()) }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+    /// ```
     pub fn disk(mut self, disk: OpenDisk) -> Self {
         self.disk = disk;
         self
@@ -239,6 +366,22 @@ impl EngineBuilder {
 
     /// Says that the state store, `state` below the directory, lies on an encrypted disk or file system. It
     /// has in clear what the log has sealed, and nothing here can see whether that is true.
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+    /// use palisade::encryption::{KeyRing, Keys, SystemRandomness};
+    ///
+    /// let mut ring = KeyRing::default();
+    /// ring.rotate(&SystemRandomness).expect("there is a first epoch");
+    /// let builder = Engine::builder(dir).keys(Keys::new(ring));
+    /// let engine = builder.state_disk_is_encrypted().open().await?;
+    /// assert!(engine.keys().are_given());
+    /// engine.close().await?;
+    /// # Ok(()) }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+    /// ```
     pub fn state_disk_is_encrypted(mut self) -> Self {
         self.state_disk_is_encrypted = true;
         self
@@ -257,6 +400,24 @@ impl EngineBuilder {
     /// that is. From then on the newer one decides, and a later release can leave the older one out.
     ///
     /// As long as it is here, an operation that it could not read is refused at the handle.
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// # mod versions {
+    /// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/versions.rs"));
+    /// # }
+    /// # use versions::{First, Second};
+    /// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+    /// // A release whose second version takes over from the first: `Second` says how, with `Projection::import`.
+    /// let builder = Engine::builder(dir).projection(Second).superseding(First);
+    /// let engine = builder.rebuild_queue_bytes_max(256 << 20).open().await?;
+    /// let visits = Handle::<Second>::open(&engine, ResourceSpec::new("visits", "v1")?).await?;
+    /// visits.submit(&3).await?;
+    /// engine.close().await?;
+    /// # Ok(()) }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+    /// ```
     pub fn superseding(mut self, older: impl Projection) -> Self {
         self.added.older(older);
         self
@@ -286,6 +447,22 @@ impl EngineBuilder {
     /// Stores the trace contexts of callers with what they write: see [`Engine::traced`]. If never said they are
     /// left out, and the writes are not. A node of a release that does not know such records halts at the first: to
     /// be said once every node of the cluster is of one that does. Each node applies them, whether it says so or not.
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+    /// let engine = Engine::builder(dir).stores_traces().open().await?;
+    /// let trace = TraceContext::new([7; 16], [9; 8], 1).expect("these are no zeros");
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let mut records = engine.traced_records();
+    /// orders.traced(trace).append(&"an apple".to_owned()).await?;
+    /// assert_eq!(records.next().await.map(|record| record.trace), Some(trace));
+    /// engine.close().await?;
+    /// # Ok(()) }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+    /// ```
     pub fn stores_traces(mut self) -> Self {
         self.stores_traces = true;
         self

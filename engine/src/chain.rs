@@ -10,6 +10,22 @@ use crate::audit;
 pub(crate) const ANCHORS_EVERY: u64 = 1024;
 
 /// Head of the chain of records: equal heads at equal offsets mean equal logs.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("orders", "order.v1")?;
+/// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+/// orders.append(&"an apple".to_owned()).await?;
+/// let (offset, head): (Offset, ChainHead) = orders.group().chain_head().await?;
+/// // What an auditor keeps, where nobody who could change the log can change it, too.
+/// let anchor = audit::Anchor { offset: offset.get(), head: head.to_bytes() };
+/// assert_ne!(anchor, audit::Anchor::ZERO);
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ChainHead(pub(crate) [u8; 32]);
 

@@ -10,6 +10,25 @@ use crate::projection::rebuild::served;
 use crate::store::{Direction, StateRead, StoreError, Walk};
 
 /// What a replica's state amounts to at one offset. Equal offsets must have equal digests (G8).
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(3);
+/// # let spec = ResourceSpec::new("stock", "count.v1").unwrap().replicas(ReplicaPolicy::majority(3));
+/// # let engine = fabric.engine(fabric.node(1));
+/// # let stock = fabric.block_on(ReplicatedMap::<String, u64>::open(&engine, spec)).unwrap();
+/// # fabric.block_on(stock.put(&"apples".to_owned(), &7)).unwrap();
+/// # fabric.run_for(std::time::Duration::from_secs(2));
+/// let replicas: [Group; 2] =
+///     [1, 2].map(|n| fabric.engine(fabric.node(n)).group(GroupId::new(1)).expect("it is there"));
+/// # fabric.block_on(async {
+/// let (here, there) = (replicas[0].digest().await?, replicas[1].digest().await?);
+/// let StateDigest { offset, head, projections } = &here;
+/// assert_eq!(there.offset, *offset);
+/// assert_eq!((&there.head, &there.projections), (head, projections));
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateDigest {
     /// Everything up to this record is in the state.

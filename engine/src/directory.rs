@@ -31,17 +31,23 @@ pub const LISTED_MAX: usize = 1_000;
 /// The resources of a cluster: `docs/directory.md`. Cheap to clone.
 ///
 /// ```
-/// use palisade::{Alteration, Error, ReadConsistency, ResourceKind, ResourceSpec, SchemaId};
-/// # async fn example(engine: &palisade::Engine) -> Result<(), Error> {
-/// let directory = engine.directory();
-/// let states = ResourceSpec::new("states", "state.v1")?;
-/// let made = directory.create(&ResourceKind::MAP, states).await?;
-/// let change = Alteration::AddSchema(SchemaId::new("state.v2")?);
-/// directory.alter(&made.name, made.revision, change, "state.v2 has a region").await?;
-/// for found in directory.list("", None, 100, ReadConsistency::Local).await?.resources {
-///     println!("{found}");
-/// }
-/// # Ok(())
+/// use palisade::sim::SimFabric;
+/// use palisade::*;
+///
+/// # fn main() -> Result<(), Error> {
+/// let mut fabric = SimFabric::new(1);
+/// let engine = fabric.engine(fabric.node(1));
+/// fabric.block_on(async {
+///     let directory: Directory = engine.directory();
+///     let states = ResourceSpec::new("states", "state.v1")?;
+///     let made = directory.create(&ResourceKind::MAP, states).await?;
+///     let change = Alteration::AddSchema(SchemaId::new("state.v2")?);
+///     directory.alter(&made.name, made.revision, change, "state.v2 has a region").await?;
+///     for found in directory.list("", None, 100, ReadConsistency::Local).await?.resources {
+///         println!("{found}");
+///     }
+///     Ok(())
+/// })
 /// # }
 /// ```
 #[derive(Clone)]
@@ -85,6 +91,27 @@ pub struct Described {
 }
 
 /// Resources of all groups, and how fresh what is said of each group is.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?;
+/// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+/// # let spec = ResourceSpec::new("orders", "order.v1")?;
+/// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+/// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+/// let listed: Listed = engine.directory().list("", None, 100, ReadConsistency::Local).await?;
+/// let names: Vec<&str> = listed.resources.iter().map(|found| found.name.as_str()).collect();
+/// assert_eq!(names, ["orders", "stock"]);
+/// // What is told of each group, and of when.
+/// for freshness in &listed.freshness {
+///     println!("group={} at {}", freshness.group, freshness.offset);
+/// }
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Listed {
@@ -169,6 +196,20 @@ impl fmt::Display for Described {
 
 impl Engine {
     /// The resources that there are, and how they are changed.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let stock = LogicalResourceName::new("stock")?;
+    /// let found = engine.directory().describe(&stock, ReadConsistency::Linearizable).await?.value;
+    /// println!("{found}");
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn directory(&self) -> Directory {
         Directory { engine: self.clone(), caller: self.domain().clone() }
@@ -178,6 +219,22 @@ impl Engine {
 impl Directory {
     /// On whose behalf resources are altered: the domain that their placement is judged by. This node's own if
     /// never said.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let elsewhere = FailureDomain::new("elsewhere", "r", "z");
+    /// let directory = engine.directory().caller(elsewhere);
+    /// let name = LogicalResourceName::new("stock")?;
+    /// let refused = directory.delete(&name, Revision::MADE, 60_000, "not sold any more").await;
+    /// assert!(matches!(refused, Err(Error::DomainUnavailable { .. })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn caller(self, domain: FailureDomain) -> Self {
         Self { caller: domain, ..self }
@@ -208,6 +265,23 @@ impl Directory {
     }
 
     /// Says what a resource is. One that is deleted is described as long as it can be taken back.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let name = LogicalResourceName::new("stock")?;
+    /// let found: Described = engine.directory().describe(&name, ReadConsistency::Local).await?.value;
+    /// assert_eq!((found.kind.as_str(), found.revision), ("map", Revision::MADE));
+    /// assert_eq!(found.epoch, FenceEpoch::new(1));
+    /// let [DescribedSchema { id, retired, .. }] = &found.schemas[..] else { panic!("it has one") };
+    /// assert_eq!((id.as_str(), *retired), ("count.v1", false));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is none, and as any read.
@@ -265,6 +339,25 @@ impl Directory {
     }
 
     /// The last alterations of a resource, the oldest of them first: 64 at most.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let (directory, name) = (engine.directory(), LogicalResourceName::new("stock")?);
+    /// let second = Alteration::AddSchema(SchemaId::new("count.v2")?);
+    /// directory.alter(&name, Revision::MADE, second.clone(), "counts have a unit").await?;
+    ///
+    /// let made: Vec<Altered> = directory.alterations(&name, ReadConsistency::Linearizable).await?.value;
+    /// assert_eq!((made[0].revision, &made[0].alteration), (Revision::new(1), &second));
+    /// assert_eq!(made[0].reason.as_str(), "counts have a unit");
+    /// println!("through node {}, from {}, at {}", made[0].node, made[0].domain, made[0].log_time);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// As [`Directory::describe`].
@@ -325,6 +418,28 @@ impl Directory {
     /// Deletes a resource: nothing can be done with it from then on. It can be taken back for so many
     /// milliseconds of log time, at most [`Alteration::RETAIN_MS_MAX`]; then everything it has is removed.
     ///
+    /// It is told the revision that whoever decides has seen, so that two who decide do not both take effect:
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let (directory, name, now) =
+    ///     (engine.directory(), LogicalResourceName::new("stock")?, ReadConsistency::Linearizable);
+    /// let seen = directory.describe(&name, now).await?.value.revision;
+    /// directory.delete(&name, seen, 7 * 86_400_000, "not sold any more").await?;
+    ///
+    /// let deleted = directory.describe(&name, now).await?.value;
+    /// assert!(matches!(deleted.state, ResourceState::Deleted { .. }));
+    /// let gone = stock.get(&"apples".to_owned(), now).await;
+    /// assert!(matches!(gone, Err(Error::NotFound { .. })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As [`Directory::alter`].
     pub async fn delete(
@@ -338,6 +453,24 @@ impl Directory {
     }
 
     /// Takes a deleted resource back, as it was.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let (directory, name) = (engine.directory(), LogicalResourceName::new("stock")?);
+    /// directory.delete(&name, Revision::MADE, 60_000, "not sold any more").await?;
+    /// let late = directory.undelete(&name, Revision::MADE, "it is").await;
+    /// assert!(matches!(late, Err(Error::PreconditionFailed { .. })));
+    ///
+    /// directory.undelete(&name, Revision::MADE.next(), "it is").await?;
+    /// stock.put(&"apples".to_owned(), &7).await?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// As [`Directory::alter`].

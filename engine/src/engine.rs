@@ -175,6 +175,26 @@ impl Engine {
     /// Records with a trace context as they are applied here, from now on, whoever has written them and through
     /// whichever replica. After a crash, records since the state was last made durable are applied, and told,
     /// again. Who listens holds up nobody.
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+    /// let engine = Engine::builder(dir).stores_traces().open().await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let mut records: TracedRecords = engine.traced_records();
+    /// let trace = TraceContext::new([7; 16], [9; 8], 1).expect("these are no zeros");
+    /// let order = engine.traced(trace).batch().append(&orders, &"an apple".to_owned());
+    /// let receipt = order.commit().await?.receipt;
+    ///
+    /// let told = records.next().await.expect("the engine runs");
+    /// let TracedRecord { trace: of, offset, outcome, .. } = told;
+    /// assert_eq!((of, offset, outcome), (trace, receipt.offset, "done"));
+    /// engine.close().await?;
+    /// # Ok(()) }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+    /// ```
     pub fn traced_records(&self) -> TracedRecords {
         self.inner.setup.traces.listen()
     }
@@ -207,6 +227,21 @@ impl Engine {
     /// It is registered in each group that holds resources, as a client of its own there; at most 64 writes to a group
     /// are under way, more of them wait. A group knows it for `ttl` without a write: see
     /// [`Group::register_client`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// let session = engine.client_session(std::time::Duration::from_secs(3600)).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// let orders = ReplicatedLog::<String>::open(session.engine(), spec).await?;
+    /// // A leader that dies meanwhile is no concern of the caller's: it is appended once.
+    /// orders.append(&"an apple".to_owned()).await?;
+    /// assert!(session.client(orders.group().id()).is_some());
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// As [`Group::register_client`], of each group: a session whose token lacked one could not repeat what it
@@ -256,6 +291,15 @@ impl Engine {
     }
 
     /// The groups that it hosts, in the order of their numbers: the system group, then those that hold resources.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::builder(1).data_groups(2).build().unwrap();
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// let ids: Vec<GroupId> = engine.groups().iter().map(Group::id).collect();
+    /// assert_eq!(ids, [0, 1, 2].map(GroupId::new));
+    /// assert_eq!(ids[0], SYSTEM_GROUP);
+    /// ```
     #[must_use]
     pub fn groups(&self) -> Vec<Group> {
         (0..=self.data_groups()).map(|id| Group::of(self, GroupId::new(id))).collect()
@@ -285,6 +329,28 @@ impl Engine {
     }
 
     /// What waits in this node and may wait at most, and how long its log takes.
+    ///
+    /// What a page about the health of a node can show:
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # stock.put(&"apples".to_owned(), &7).await?;
+    /// let NodeLoad { queues, .. } = engine.load();
+    /// for QueueLoad { queue, held, held_max } in &queues {
+    ///     println!("{queue}: {held} of {held_max}");
+    /// }
+    /// for (fault, count) in engine.peer_faults() {
+    ///     println!("{count} times a peer was refused: {fault:?}");
+    /// }
+    /// assert!(!engine.state_is_damaged());
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn load(&self) -> NodeLoad {
         self.backend().load()
@@ -299,6 +365,27 @@ impl Engine {
 
     /// A copy of the placement as this node has it: the groups, their members, and the resources with what they
     /// declare. What might be can be judged on it as well, with [`FailureDrill::judge`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let (node, zone) = (NodeId::new(1), FailureDomain::new("local", "local", "a"));
+    /// # let mut fabric = SimFabric::builder(1).place(node, zone).build().unwrap();
+    /// # let engine = fabric.engine(node);
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let map = engine.cluster_map().await?;
+    /// map.check()?;
+    /// let names: Vec<&str> = map.resources.iter().map(|resource| resource.name.as_str()).collect();
+    /// assert_eq!(names, ["stock"]);
+    ///
+    /// // What if the node that is lost were the only one?
+    /// let drill = degradation::FailureDrill::NodeLoss { node: engine.node() };
+    /// let report = drill.judge(&map)?;
+    /// assert!(!report.groups[0].commits);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for a member of whom nobody said where it is,
@@ -328,13 +415,18 @@ impl Engine {
     /// away, and nobody is asked but this node.
     ///
     /// ```
-    /// # use palisade::{Engine, Error, degradation::FailureDrill};
-    /// # async fn example(engine: &Engine) -> Result<(), Error> {
+    /// # use palisade::{degradation::FailureDrill, sim::SimFabric, *};
+    /// # let zone = |node| FailureDomain::new("local", "local", ["a", "b", "c"][node as usize - 1]);
+    /// # let builder = (1..=3).fold(SimFabric::builder(3), |b, n| b.place(NodeId::new(n), zone(n)));
+    /// # let mut fabric = builder.build().unwrap();
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
     /// let zone = engine.domain().clone();
     /// let report = engine.drill(&FailureDrill::AvailabilityZoneLoss { zone }).await?;
     /// println!("{report}");
-    /// # Ok(())
-    /// # }
+    /// assert!(report.groups.iter().all(|group| group.commits));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
     /// ```
     ///
     /// # Errors
@@ -344,6 +436,21 @@ impl Engine {
     }
 
     /// Which life of its data directory this node is in: part of who it is when it is added.
+    ///
+    /// What those who are members are told of a node that is to be one:
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// let member = Member {
+    ///     incarnation: Some(engine.incarnation()),
+    ///     address: Some(([10, 0, 0, 4], 7400).into()),
+    ///     domain: engine.domain().to_string(),
+    /// };
+    /// let change = MemberChange::AddLearner { node: engine.node(), member };
+    /// # let _ = change;
+    /// ```
     #[must_use]
     pub fn incarnation(&self) -> Incarnation {
         self.backend().incarnation()

@@ -224,6 +224,20 @@ impl Error {
     }
 
     /// What a person can do about it.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let refused = stock.put_with_ttl_ms(&"apples".to_owned(), &7, 0).await.unwrap_err();
+    /// eprintln!("{refused}\n{}", refused.help());
+    /// assert_eq!(refused.disposition(), Disposition::Reject);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn help(&self) -> &'static str {
         match self {

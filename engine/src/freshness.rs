@@ -16,6 +16,21 @@ const VERSION: u8 = 1;
 ///
 /// It is of one cluster: offsets that were never committed may mean something else in a cluster that was
 /// restored from a backup.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?;
+/// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+/// let token: Freshness = stock.put(&"apples".to_owned(), &7).await?.freshness();
+/// // As bytes, it goes with an answer to a client, and comes back with its next question.
+/// let Freshness { group, offset, .. } = Freshness::from_bytes(&token.to_bytes()).unwrap();
+/// assert_eq!((group, offset), (token.group, token.offset));
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Freshness {
     /// Whose log it is.
@@ -91,6 +106,23 @@ pub(crate) fn take_record(
 }
 
 /// What was read, and of when.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?;
+/// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+/// stock.put(&"apples".to_owned(), &7).await?;
+/// let read = stock.get(&"apples".to_owned(), ReadConsistency::Linearizable).await?;
+/// let Read { value, freshness, log_time, stale } = read;
+/// assert_eq!(value.map(|row| row.value), Some(7));
+/// assert!(!stale);
+/// println!("as it was at {freshness}, of {log_time}");
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Read<T> {
     /// What was read.

@@ -55,6 +55,33 @@ struct Part {
 }
 
 /// How a resource with a contract operates under a failure: see [`Engine::conditions`].
+///
+/// ```
+/// # use palisade::{degradation::*, sim::SimFabric, *};
+/// # use std::time::Duration;
+/// # let mut fabric = SimFabric::new(3);
+/// # let engine = fabric.engine(fabric.leader().unwrap());
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?.replicas(ReplicaPolicy::majority(3));
+/// let stale = DegradationRule::new([Failure::Disconnected], DegradationMode::StaleReadsOk);
+/// let spec = spec.contract(DegradationContract::builder().rule(stale).build()?);
+/// let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+/// assert!(engine.conditions().await.is_empty());
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// # fabric.partition(&[engine.node()]);
+/// # fabric.run_for(Duration::from_secs(30));
+/// # fabric.block_on(async {
+///
+/// // When it has lost the others:
+/// for ResourceCondition { resource, observed, mode, .. } in engine.conditions().await {
+///     assert_eq!((resource.as_str(), mode), ("stock", DegradationMode::StaleReadsOk));
+///     println!("{observed}");
+/// }
+/// # assert_eq!(engine.conditions().await.len(), 1);
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug)]
 pub struct ResourceCondition {
     /// Which resource.
@@ -268,15 +295,17 @@ impl Engine {
     /// so that events are told, and leadership is handed over, where no handle is used.
     ///
     /// ```
-    /// # use palisade::{Engine, degradation::PolicyAction};
-    /// # async fn example(engine: &Engine) {
+    /// # use palisade::{degradation::PolicyAction, sim::SimFabric};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
     /// for condition in engine.conditions().await {
     ///     println!("{}: {} ({})", condition.resource, condition.mode, condition.observed);
     ///     if let Some(PolicyAction::Plan(plan)) = condition.due {
     ///         println!("to be done: {plan:?}");
     ///     }
     /// }
-    /// # }
+    /// # });
     /// ```
     pub async fn conditions(&self) -> Vec<ResourceCondition> {
         let mut conditions = Vec::new();

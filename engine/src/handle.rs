@@ -29,6 +29,33 @@ use crate::trace::TraceContext;
 
 /// A handle to a resource of the kind `P`, opened by one writer generation or for reading alone. The engine must have been
 /// opened with [`crate::EngineBuilder::projection`].
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # mod counter {
+/// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/counter.rs"));
+/// # }
+/// # use counter::Counter;
+/// # let mut fabric = SimFabric::builder(1).projection(Counter).build().unwrap();
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("visits", "count.v1")?;
+/// # let visits = Handle::<Counter>::open(&engine, spec).await?;
+/// // `Counter` is the projection that the page of `Projection` shows: it counts to a hundred.
+/// let Done { receipt, outcome } = visits.submit(&97).await?;
+/// assert_eq!(outcome, 97);
+///
+/// let refused = visits.submit(&4).await.unwrap_err();
+/// assert_eq!(visits.refusal(&refused), Some(97));
+///
+/// let count = |rows: &RowsRead<'_>| {
+///     Ok(rows.get(b"count")?.map(|raw| u64::from_bytes(&raw)).transpose()?.unwrap_or(0))
+/// };
+/// assert_eq!(visits.read(receipt.freshness(), count).await?.value, 97);
+/// assert_eq!(visits.group().id(), receipt.group);
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 pub struct Handle<P> {
     pub(crate) group: Group,
     family: FamilyId,
@@ -92,6 +119,31 @@ impl<P: Projection> Handle<P> {
     /// written to the log, and no writer is fenced. Each write is judged at its place in the log as any other
     /// is: with another epoch than the current one none takes effect.
     ///
+    /// A program that was told the epoch writes with it; one that only looks needs none:
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # mod counter {
+    /// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/counter.rs"));
+    /// # }
+    /// # use counter::Counter;
+    /// # let mut fabric = SimFabric::builder(1).projection(Counter).build().unwrap();
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("visits", "count.v1")?;
+    /// # let visits = Handle::<Counter>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("visits", "count.v1")?;
+    /// let worker =
+    ///     Handle::<Counter>::open_existing(&engine, &spec.name, &spec.schema, spec.epoch).await?;
+    /// worker.submit(&3).await?;
+    ///
+    /// let reader = Handle::<Counter>::open_reader(&engine, &spec.name, &spec.schema).await?;
+    /// let refused = reader.submit(&3).await;
+    /// assert!(matches!(refused, Err(Error::InvalidArgument { .. })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As [`Handle::open_reader`], and [`Error::Incompatible`] for a schema that was retired.
     pub async fn open_existing(
@@ -125,6 +177,28 @@ impl<P: Projection> Handle<P> {
 
     /// The same handle on behalf of somebody: placement is judged by his domain too, for writes of its
     /// own and for reads (G9). In a batch say so with [`crate::Batch::caller`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # mod counter {
+    /// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/counter.rs"));
+    /// # }
+    /// # use counter::Counter;
+    /// # let mut fabric = SimFabric::builder(1).projection(Counter).build().unwrap();
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("visits", "count.v1")?;
+    /// # let visits = Handle::<Counter>::open(&engine, spec).await?;
+    /// let (here, elsewhere) = (engine.domain().clone(), FailureDomain::new("elsewhere", "r", "z"));
+    /// visits.admit(&here).await?;
+    /// visits.for_caller(here).submit(&3).await?;
+    ///
+    /// let refused = visits.for_caller(elsewhere.clone()).submit(&3).await;
+    /// assert!(matches!(refused, Err(Error::DomainUnavailable { .. })));
+    /// assert!(visits.admit(&elsewhere).await.is_err());
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn for_caller(&self, domain: FailureDomain) -> Self {
         Self { caller: Some(domain), ..self.clone() }
@@ -132,6 +206,23 @@ impl<P: Projection> Handle<P> {
 
     /// The same handle as a part of a trace, which is stored with what it writes: see [`Engine::traced`]. In a batch
     /// say so with [`crate::Batch::traced`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # mod counter {
+    /// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/counter.rs"));
+    /// # }
+    /// # use counter::Counter;
+    /// # let mut fabric = SimFabric::builder(1).projection(Counter).build().unwrap();
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("visits", "count.v1")?;
+    /// # let visits = Handle::<Counter>::open(&engine, spec).await?;
+    /// let trace = TraceContext::new([7; 16], [9; 8], 1).expect("these are no zeros");
+    /// visits.traced(trace).submit(&3).await?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn traced(&self, trace: TraceContext) -> Self {
         Self { group: self.group.traced(trace), ..self.clone() }
@@ -199,6 +290,28 @@ impl<P: Projection> Handle<P> {
     }
 
     /// What a batch may demand of this resource: see [`crate::Batch::require`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # mod counter {
+    /// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/counter.rs"));
+    /// # }
+    /// # use counter::Counter;
+    /// # let mut fabric = SimFabric::builder(1).projection(Counter).build().unwrap();
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("visits", "count.v1")?;
+    /// # let visits = Handle::<Counter>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// // What a guard of this kind says is for the projection to know: here, a count of ten at least.
+    /// let cake = || engine.batch().require(visits.guard(&10)).append(&orders, &"a cake".to_owned());
+    /// assert!(matches!(cake().commit().await, Err(Error::GuardFailed { .. })));
+    /// visits.submit(&10).await?;
+    /// cake().commit().await?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn guard(&self, guard: &P::Guard) -> Guard {
         let (cluster, group) = (self.group.engine.cluster(), self.group.id());
         Guard { cluster, group, part: self.part(guard, true) }

@@ -111,6 +111,28 @@ impl ReplicatedIdempotencyStore {
     /// Opens a store that is there for writing with an epoch that it has: see
     /// [`crate::Handle::open_existing`].
     ///
+    /// A program that was told the epoch writes with it; one that only looks needs none:
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("requests", "request.v1")?;
+    /// let (name, schema, epoch) = (spec.name.clone(), spec.schema.clone(), spec.epoch);
+    /// ReplicatedIdempotencyStore::open(&engine, spec).await?;
+    ///
+    /// let worker = ReplicatedIdempotencyStore::open_existing(&engine, &name, &schema, epoch).await?;
+    /// let receipt = worker.reserve("r-17", Fingerprint::of(b"a report"), epoch).await?;
+    ///
+    /// let reader = ReplicatedIdempotencyStore::open_reader(&engine, &name, &schema).await?;
+    /// let status = reader.status("r-17", receipt.freshness()).await?.value;
+    /// assert!(matches!(status, RequestStatus::InProgress { owner, .. } if owner == epoch));
+    /// assert_eq!(reader.group().id(), worker.group().id());
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// The same.
     pub async fn open_existing(
@@ -130,12 +152,45 @@ impl ReplicatedIdempotencyStore {
     }
 
     /// The same handle on behalf of somebody: see [`crate::Handle::for_caller`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("requests", "request.v1")?;
+    /// # let requests = ReplicatedIdempotencyStore::open(&engine, spec).await?;
+    /// let (here, elsewhere) = (engine.domain().clone(), FailureDomain::new("elsewhere", "r", "z"));
+    /// let (print, owner) = (Fingerprint::of(b"a report"), FenceEpoch::new(1));
+    /// requests.admit(&here).await?;
+    /// requests.for_caller(here).reserve("r-17", print, owner).await?;
+    ///
+    /// let refused = requests.for_caller(elsewhere.clone()).reserve("r-18", print, owner).await;
+    /// assert!(matches!(refused, Err(Error::DomainUnavailable { .. })));
+    /// assert!(requests.admit(&elsewhere).await.is_err());
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn for_caller(&self, domain: FailureDomain) -> Self {
         Self { handle: self.handle.for_caller(domain) }
     }
 
     /// The same handle as a part of a trace: see [`crate::Handle::traced`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("requests", "request.v1")?;
+    /// # let requests = ReplicatedIdempotencyStore::open(&engine, spec).await?;
+    /// let trace = TraceContext::new([7; 16], [9; 8], 1).expect("these are no zeros");
+    /// let print = Fingerprint::of(b"a report");
+    /// requests.traced(trace).reserve("r-17", print, FenceEpoch::new(1)).await?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn traced(&self, trace: crate::TraceContext) -> Self {
         Self { handle: self.handle.traced(trace) }
@@ -150,12 +205,47 @@ impl ReplicatedIdempotencyStore {
     }
 
     /// Demands of a batch that a request was completed.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("requests", "request.v1")?;
+    /// # let requests = ReplicatedIdempotencyStore::open(&engine, spec).await?;
+    /// # let log = ResourceSpec::new("letters", "letter.v1")?;
+    /// # let letters = ReplicatedLog::<String>::open(&engine, log).await?;
+    /// let send = || {
+    ///     let letter = "your report is done".to_owned();
+    ///     engine.batch().require(requests.completed("r-17")).append(&letters, &letter)
+    /// };
+    /// let owner = FenceEpoch::new(1);
+    /// requests.reserve("r-17", Fingerprint::of(b"a report"), owner).await?;
+    /// assert!(matches!(send().commit().await, Err(Error::GuardFailed { guard: 0 })));
+    /// requests.complete("r-17", owner, "42 pages".into()).await?;
+    /// send().commit().await?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn completed(&self, key: &str) -> Guard {
         let key = Bytes::copy_from_slice(key.as_bytes());
         self.handle.guard(&RequestGuard::Completed { key })
     }
 
     /// Says how long requests are known; a day and a million of them if never said.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("requests", "request.v1")?;
+    /// # let requests = ReplicatedIdempotencyStore::open(&engine, spec).await?;
+    /// let hour = RequestWindow { retention_ms: 3_600_000, requests_max: 10_000 };
+    /// requests.keep(hour).await?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// As [`crate::Batch::commit`].
@@ -164,6 +254,28 @@ impl ReplicatedIdempotencyStore {
     }
 
     /// Reserves a request that says when it was issued: see [`crate::Batch::reserve_issued`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("requests", "request.v1")?;
+    /// # let requests = ReplicatedIdempotencyStore::open(&engine, spec).await?;
+    /// # let (print, owner) = (Fingerprint::of(b"a report"), FenceEpoch::new(1));
+    /// // Had from the engine before the request is sent for the first time; it stays with it.
+    /// let issued = requests.status("r-17", ReadConsistency::Linearizable).await?.log_time;
+    /// requests.reserve_issued("r-17", print, owner, issued).await?;
+    /// # requests.keep(RequestWindow { retention_ms: 3_600_000, requests_max: 1 }).await?;
+    /// # requests.reserve("r-18", print, owner).await?;
+    /// # requests.reserve("r-19", print, owner).await?;
+    ///
+    /// // Much later: the store has forgotten it, and does not take it for a new one.
+    /// let late = requests.reserve_issued("r-17", print, owner, issued).await;
+    /// assert!(matches!(late, Err(Error::WindowExpired { floor }) if floor >= issued));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::WindowExpired`] if it may have been forgotten, and as
@@ -182,6 +294,28 @@ impl ReplicatedIdempotencyStore {
 
     /// Reserves a request for an owner. A receipt with `duplicate` says that it was completed
     /// before; one without that the owner is to do the work and complete it.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("requests", "request.v1")?;
+    /// # let requests = ReplicatedIdempotencyStore::open(&engine, spec).await?;
+    /// let (print, owner) = (Fingerprint::of(b"a report"), FenceEpoch::new(1));
+    /// let first = requests.reserve("r-17", print, owner).await?;
+    /// assert!(!first.duplicate);
+    /// let done = requests.complete("r-17", owner, "42 pages".into()).await?;
+    /// // Asked once more, it has been done: there is nothing to do.
+    /// let again = requests.reserve("r-17", print, owner).await?;
+    /// assert!(again.duplicate);
+    /// assert_eq!(again.offset, done.offset);
+    /// // The id is that of another request.
+    /// let other = requests.reserve("r-17", Fingerprint::of(b"a letter"), owner).await;
+    /// assert!(matches!(other, Err(Error::IdempotencyConflict { .. })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::IdempotencyConflict`] if the id was used for another request,
@@ -248,6 +382,27 @@ impl ReplicatedIdempotencyStore {
     }
 
     /// How a request stands.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("requests", "request.v1")?;
+    /// # let requests = ReplicatedIdempotencyStore::open(&engine, spec).await?;
+    /// let owner = FenceEpoch::new(1);
+    /// requests.reserve("r-17", Fingerprint::of(b"a report"), owner).await?;
+    /// let receipt = requests.complete("r-17", owner, "42 pages".into()).await?;
+    /// match requests.status("r-17", receipt.freshness()).await?.value {
+    ///     RequestStatus::Unknown { floor } => println!("none that was issued after {floor}"),
+    ///     RequestStatus::InProgress { owner, age_ms, .. } => println!("{owner} since {age_ms} ms"),
+    ///     RequestStatus::Completed(Completion { offset, result, .. }) => {
+    ///         assert_eq!((offset, &result[..]), (receipt.offset, &b"42 pages"[..]));
+    ///     }
+    /// }
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::NotYetApplied`] and others, as the options say.

@@ -27,6 +27,8 @@
 //! The guarantees have numbers, G1 to G12; the README lists them. `docs/architecture.md` is the map
 //! of this crate.
 
+#![warn(clippy::missing_errors_doc)]
+
 mod alteration;
 pub mod audit;
 mod backend;

@@ -73,6 +73,26 @@ pub struct LogEntry<T> {
 }
 
 /// A part of a log.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("orders", "order.v1")?;
+/// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+/// orders.append_all(&["an apple".to_owned(), "a pear".to_owned(), "a plum".to_owned()]).await?;
+/// let (mut from, mut found) = (Some(LogPosition::START), Vec::new());
+/// while let Some(place) = from {
+///     let page = orders.scan(place, Direction::Forward, 2, ReadConsistency::Local).await?.value;
+///     let LogPage { entries, next, .. } = page;
+///     found.extend(entries.into_iter().map(|LogEntry { value, .. }| value));
+///     from = next;
+/// }
+/// assert_eq!(found, ["an apple", "a pear", "a plum"]);
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogPage<T> {
     /// The values, in the order of the scan.
@@ -127,6 +147,29 @@ impl<T: Stored> ReplicatedLog<T> {
     /// Opens a log that is there for writing with an epoch that it has: see
     /// [`crate::Handle::open_existing`].
     ///
+    /// A program that was told the epoch writes with it; one that only looks needs none:
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// let (name, schema, epoch) = (spec.name.clone(), spec.schema.clone(), spec.epoch);
+    /// ReplicatedLog::<String>::open(&engine, spec).await?;
+    ///
+    /// let worker = ReplicatedLog::open_existing(&engine, &name, &schema, epoch).await?;
+    /// let order = worker.append(&"an apple".to_owned()).await?;
+    ///
+    /// let reader = ReplicatedLog::<String>::open_reader(&engine, &name, &schema).await?;
+    /// let page = reader.scan(order.outcome, Direction::Forward, 1, order.receipt.freshness()).await?;
+    /// assert_eq!(page.value.entries[0].value, "an apple");
+    /// let refused = reader.append(&"a pear".to_owned()).await;
+    /// assert!(matches!(refused, Err(Error::InvalidArgument { .. })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// The same.
     pub async fn open_existing(
@@ -146,12 +189,43 @@ impl<T: Stored> ReplicatedLog<T> {
     }
 
     /// The same handle on behalf of somebody: see [`crate::Handle::for_caller`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let (here, elsewhere) = (engine.domain().clone(), FailureDomain::new("elsewhere", "r", "z"));
+    /// orders.admit(&here).await?;
+    /// orders.for_caller(here).append(&"an apple".to_owned()).await?;
+    ///
+    /// let refused = orders.for_caller(elsewhere.clone()).append(&"a pear".to_owned()).await;
+    /// assert!(matches!(refused, Err(Error::DomainUnavailable { .. })));
+    /// assert!(orders.admit(&elsewhere).await.is_err());
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn for_caller(&self, domain: FailureDomain) -> Self {
         Self { handle: self.handle.for_caller(domain), values: self.values }
     }
 
     /// The same handle as a part of a trace: see [`crate::Handle::traced`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let trace = TraceContext::new([7; 16], [9; 8], 1).expect("these are no zeros");
+    /// orders.traced(trace).append(&"an apple".to_owned()).await?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn traced(&self, trace: crate::TraceContext) -> Self {
         Self { handle: self.handle.traced(trace), values: self.values }
@@ -178,6 +252,20 @@ impl<T: Stored> ReplicatedLog<T> {
     /// [`crate::APPEND_ENTRIES_MAX`], and together as many bytes as a value may have, where each counts
     /// with up to three more.
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let orders_of_bob = ["an apple".to_owned(), "a pear".to_owned()];
+    /// let placed = orders.append_all(&orders_of_bob).await?.outcome;
+    /// assert_eq!(placed[1], placed[0].after());
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// [`Error::InvalidArgument`] for none, or for more than fit; others as [`crate::Batch::commit`].
     pub async fn append_all(&self, values: &[T]) -> Result<Done<Vec<LogPosition>>, Error> {
@@ -188,6 +276,24 @@ impl<T: Stored> ReplicatedLog<T> {
     }
 
     /// Appends a value if the tail is this: nobody has appended what its writer has not seen.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let seen = orders.bounds(ReadConsistency::Linearizable).await?.value.tail;
+    /// orders.append(&"an apple".to_owned()).await?; // by somebody who was faster
+    ///
+    /// let late = orders.append_if(&"a pear".to_owned(), seen).await;
+    /// let Err(Error::TailMismatch { found, .. }) = late else { panic!("the tail has moved") };
+    /// // Read what is new, and decide again.
+    /// orders.append_if(&"a pear".to_owned(), found).await?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::TailMismatch`] if it is another, and as [`crate::Batch::commit`].
@@ -206,11 +312,40 @@ impl<T: Stored> ReplicatedLog<T> {
     }
 
     /// Demands of a batch that the tail is this, before any of its operations.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let tail = orders.append(&"an apple".to_owned()).await?.outcome.after();
+    /// let next = || engine.batch().require(orders.tail_is(tail)).append(&orders, &"a pear".to_owned());
+    /// next().commit().await?;
+    /// assert!(matches!(next().commit().await, Err(Error::GuardFailed { guard: 0 })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn tail_is(&self, position: LogPosition) -> Guard {
         self.handle.guard(&LogGuard::TailIs { position })
     }
 
     /// Sets how long entries are kept. What is beyond is removed by the appends that follow.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let week = LogRetention { keep_ms: Some(7 * 86_400_000), ..LogRetention::default() };
+    /// orders.retain(week).await?;
+    /// assert_eq!(orders.bounds(ReadConsistency::Linearizable).await?.value.retention, week);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// As [`crate::Batch::commit`].
@@ -220,6 +355,29 @@ impl<T: Stored> ReplicatedLog<T> {
 
     /// Removes the entries before a position, at most [`crate::TRIM_ENTRIES_MAX`] of them at once: call it
     /// again until it says that it is complete.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// orders.append(&"an apple".to_owned()).await?;
+    /// let kept = orders.append(&"a pear".to_owned()).await?.outcome;
+    /// loop {
+    ///     let LogTrim { complete, removed, .. } = orders.trim_before(kept).await?.outcome;
+    ///     println!("removed={removed}");
+    ///     if complete {
+    ///         break;
+    ///     }
+    /// }
+    /// let now = ReadConsistency::Linearizable;
+    /// let gone = orders.scan(LogPosition::START, Direction::Forward, 10, now).await;
+    /// assert!(matches!(gone, Err(Error::Trimmed { first }) if first <= kept));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// As [`crate::Batch::commit`].
@@ -232,6 +390,22 @@ impl<T: Stored> ReplicatedLog<T> {
     }
 
     /// How far the log goes.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// orders.append(&"an apple".to_owned()).await?;
+    /// let LogBounds { first, tail, entries, bytes, .. } =
+    ///     orders.bounds(ReadConsistency::Linearizable).await?.value;
+    /// assert!(first < tail);
+    /// assert_eq!((entries, bytes), (1, 8 + 17));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::NotYetApplied`] and others, as the options say.
@@ -303,6 +477,25 @@ impl<T: Stored> ReplicatedLog<T> {
 
     /// All consumers that have committed something and were not forgotten, by name: who they are, and how far
     /// each has come. There are at most [`crate::CONSUMERS_MAX`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let order = orders.append(&"an apple".to_owned()).await?;
+    /// orders.consumer("billing")?.commit(order.outcome.after()).await?;
+    ///
+    /// let found = orders.consumers(order.receipt.freshness()).await?.value;
+    /// for ConsumerPosition { name, position, log_time, .. } in &found {
+    ///     println!("{name} has come to {position} at {log_time}");
+    /// }
+    /// assert_eq!(found[0].name, "billing");
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::NotYetApplied`] and others, as the options say.

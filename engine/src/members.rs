@@ -40,6 +40,21 @@ impl Engine {
     /// After an error the groups before the one that failed are changed, and those behind it are not: call it
     /// again, on any voter. Where the members are so already nothing is done.
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(3);
+    /// # let [one, three] = [1, 3].map(|number| fabric.engine(fabric.node(number)));
+    /// # fabric.block_on(async {
+    /// let gone = MemberChange::Remove { node: three.node() };
+    /// let made = one.change_members(gone.clone()).await?;
+    /// assert!(made.values().all(|changed| *changed == MembersChanged::Now));
+    /// // Who is not sure asks again.
+    /// let made = one.change_members(gone).await?;
+    /// assert!(made.values().all(|changed| *changed == MembersChanged::Before));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// [`Error::DomainUnavailable`] for a new node outside the placement of a resource;
     /// [`Error::PreconditionFailed`] with the reason if the change is not made in a group, for one that would not

@@ -20,6 +20,29 @@ type Look<T> = dyn Fn(&RowsRead<'_>) -> Result<T, ProjectionFault> + Send + Sync
 ///
 /// Nothing is kept for who observes, and nobody waits for him: after each wait it reads once, however many
 /// records there were.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # mod counter {
+/// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/counter.rs"));
+/// # }
+/// # use counter::Counter;
+/// # let mut fabric = SimFabric::builder(1).projection(Counter).build().unwrap();
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("visits", "count.v1")?;
+/// # let visits = Handle::<Counter>::open(&engine, spec).await?;
+/// let count = |rows: &RowsRead<'_>| Ok(rows.get(b"count")?);
+/// let mut seen: Observation<Counter, _> = visits.observe(Offset::ZERO, count);
+/// assert_eq!(seen.next().await?.value, None);
+/// let receipt = visits.submit(&3).await?.receipt;
+/// let told: Read<_> = seen.next().await?;
+/// assert_eq!(told.value, Some(3_u64.to_bytes()));
+/// // On any replica, one that is made from here tells of nothing older.
+/// assert!(receipt.offset <= seen.position());
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[must_use = "an observation reads nothing until it is asked"]
 pub struct Observation<P, T> {
     handle: Handle<P>,

@@ -56,6 +56,14 @@ impl PolicyHash {
     }
 
     /// A hash as it was stored.
+    ///
+    /// ```
+    /// use palisade::{PlacementProfile, PolicyHash};
+    ///
+    /// let hash = PlacementProfile::multi_az("aws", "us-east-1")?.hash();
+    /// assert_eq!(PolicyHash::from_bytes(hash.to_bytes()), hash);
+    /// # Ok::<(), palisade::Error>(())
+    /// ```
     #[must_use]
     pub const fn from_bytes(raw: [u8; 32]) -> Self {
         Self(raw)

@@ -47,6 +47,28 @@ impl Group {
     /// What the log has trimmed cannot be proven any more: [`crate::Options::kept_entries`] says how much of it
     /// stays that nothing else needs.
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// use palisade::audit::{self, Anchor, InclusionProof};
+    ///
+    /// let order = orders.append(&"an apple".to_owned()).await?.receipt;
+    /// orders.append(&"a pear".to_owned()).await?;
+    ///
+    /// let proof: InclusionProof = orders.group().prove(order.offset).await?;
+    /// let anchor = proof.anchor_offset().expect("it is one of this log");
+    /// let head = orders.group().head(Offset::new(anchor)).await?;
+    /// // Who keeps the anchor needs neither the log nor the engine to verify.
+    /// let kept = Anchor { offset: anchor, head: head.to_bytes() };
+    /// audit::verify(&kept, &proof).expect("the record is in the log");
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As for [`Group::head`], and [`Error::InvalidArgument`] for offset 0, which no record has.
     pub async fn prove(&self, offset: Offset) -> Result<InclusionProof, Error> {

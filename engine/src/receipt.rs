@@ -6,6 +6,23 @@ use crate::freshness::Freshness;
 
 /// Says where a write took effect. It is returned only once the record is on stable storage at a
 /// quorum of voters (G1) and applied on the node that was called.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?;
+/// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+/// let receipt = stock.put(&"apples".to_owned(), &7).await?;
+/// let Receipt { group, offset, duplicate, .. } = receipt;
+/// assert_eq!((group, duplicate), (stock.group().id(), false));
+/// // Whoever has it reads, on any replica, what was written or what became of it.
+/// let read = stock.get(&"apples".to_owned(), receipt.freshness()).await?;
+/// assert!(offset <= read.freshness.offset);
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
     /// The cluster that it is of.

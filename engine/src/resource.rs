@@ -71,6 +71,26 @@ name! {
 
 /// What resources have in common that are used together: those of one affinity lie in one group, and can be in
 /// one batch. All that say nothing have the same.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::builder(1).data_groups(4).build().unwrap();
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// // With several groups, what is to be in one batch says so when it is made.
+/// let of_shop = Affinity::new("shop")?;
+/// let stock = ResourceSpec::new("stock", "count.v1")?.affinity(of_shop.clone());
+/// let orders = ResourceSpec::new("orders", "order.v1")?.affinity(of_shop);
+/// assert_eq!(stock.affinity.as_str(), "shop");
+///
+/// let stock = ReplicatedMap::<String, u64>::open(&engine, stock).await?;
+/// let orders = ReplicatedLog::<String>::open(&engine, orders).await?;
+/// assert_eq!(stock.group().id(), orders.group().id());
+/// let both = engine.batch().put(&stock, &"apples".to_owned(), &6);
+/// both.append(&orders, &"an apple".to_owned()).commit().await?;
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Affinity(Arc<str>);
 
@@ -114,6 +134,26 @@ impl fmt::Display for Affinity {
 }
 
 /// Writer generation of a resource, only ever rising.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("orders", "order.v1")?;
+/// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+/// # let spec = ResourceSpec::new("orders", "order.v1")?;
+/// // Whoever takes over opens with a higher epoch than the one that there is.
+/// let seen = engine.directory().describe(&spec.name, ReadConsistency::Linearizable).await?.value;
+/// assert!(FenceEpoch::zero() < seen.epoch);
+/// let next = FenceEpoch::new(seen.epoch.get() + 1);
+/// ReplicatedLog::<String>::open(&engine, spec.epoch(next)).await?;
+///
+/// let fenced = orders.append(&"of the writer before".to_owned()).await;
+/// assert!(matches!(fenced, Err(Error::Fenced { current }) if current == next));
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FenceEpoch(u64);
 
@@ -194,6 +234,13 @@ impl FenceGuard {
 }
 
 /// What a resource is: the name of its projection.
+///
+/// ```
+/// use palisade::ResourceKind;
+///
+/// let kinds = [ResourceKind::LOG, ResourceKind::MAP, ResourceKind::IDEMPOTENCY];
+/// assert_eq!(kinds.each_ref().map(ResourceKind::as_str), ["log", "map", "idempotency"]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ResourceKind(Cow<'static, str>);
 
@@ -406,6 +453,15 @@ impl Placement {
 
     /// Allows every domain of any provider named here.
     ///
+    /// ```
+    /// use palisade::{FailureDomain, Placement};
+    ///
+    /// let placement = Placement::providers(["aws", "gcp"])?;
+    /// assert!(placement.allows(&FailureDomain::new("gcp", "europe-west4", "europe-west4-a")));
+    /// assert_eq!(placement.rules().len(), 2);
+    /// # Ok::<(), palisade::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`Placement::new`].
     pub fn providers<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, Error> {
@@ -497,6 +553,19 @@ impl ResourceSpec {
     }
 
     /// From where it may be used.
+    ///
+    /// ```
+    /// use palisade::degradation::{DegradationContract, DegradationMode, DegradationRule};
+    /// use palisade::{Failure, Placement, ResourceSpec};
+    ///
+    /// // Without a quorum it is read stale, and not written.
+    /// let rule = DegradationRule::new([Failure::Disconnected], DegradationMode::StaleReadsOk);
+    /// let spec = ResourceSpec::new("reports", "report.v1")?
+    ///     .placement(Placement::providers(["aws"])?)
+    ///     .contract(DegradationContract::builder().rule(rule).build()?);
+    /// assert!(spec.contract.is_some());
+    /// # Ok::<(), palisade::Error>(())
+    /// ```
     #[must_use]
     pub fn placement(self, placement: Placement) -> Self {
         Self { placement, ..self }

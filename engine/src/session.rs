@@ -61,8 +61,11 @@ impl Seen {
 /// with those of a client session.
 ///
 /// ```
-/// # use palisade::*;
-/// # async fn example(here: &Engine, there: &Engine, spec: ResourceSpec) -> Result<(), Error> {
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(3);
+/// # let spec = ResourceSpec::new("states", "state.v1").unwrap().replicas(ReplicaPolicy::majority(3));
+/// let [here, there]: [Engine; 2] = [1, 2].map(|number| fabric.engine(fabric.node(number)));
+/// # fabric.block_on(async {
 /// let session = here.session();
 /// let map: ReplicatedMap<String, String> =
 ///     ReplicatedMap::open(session.engine(), spec.clone()).await?;
@@ -73,8 +76,8 @@ impl Seen {
 /// let map: ReplicatedMap<String, String> = ReplicatedMap::open(session.engine(), spec).await?;
 /// let read = map.get(&"k".to_owned(), ReadConsistency::Local).await?;
 /// assert!(read.value.is_some());
-/// # Ok(())
-/// # }
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
 /// ```
 #[derive(Clone)]
 pub struct Session {
@@ -111,6 +114,24 @@ impl Session {
     }
 
     /// What it has written and seen: one token for each group.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// let session: Session = engine.session();
+    /// let stock = ReplicatedMap::<String, u64>::open(session.engine(), spec).await?;
+    /// let receipt = stock.put(&"apples".to_owned(), &7).await?;
+    /// assert_eq!(session.freshness(), [receipt.freshness()]);
+    /// // It numbers nothing: that is what `Engine::client_session` is for.
+    /// assert_eq!(session.client(receipt.group), None);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn freshness(&self) -> Vec<Freshness> {
         let cluster = self.engine.cluster();

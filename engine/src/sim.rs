@@ -50,6 +50,56 @@ pub use release::SimRelease;
 const CLUSTER: ClusterId = ClusterId::new(1);
 
 /// The engine over a store that loses what was not flushed.
+///
+/// What is proposed to it are records as services make them; a campaign with histories of its own is built of these:
+///
+/// ```
+/// use palisade::sim::*;
+/// use palisade::*;
+///
+/// let mut cluster = SimCluster::new(1, SimOptions::calm(), SimEngine::new);
+/// while cluster.leader(GROUP).is_none() {
+///     cluster.run_for(10_000);
+/// }
+/// let leader = cluster.leader(GROUP).expect("somebody leads");
+/// let caller = FailureDomain::new("local", "local", "local");
+/// let mut done = |record| -> SimOutcome {
+///     cluster.propose(leader, GROUP, record);
+///     assert!(cluster.run_to_completion(u64::MAX));
+///     match cluster.completion() {
+///         Some((_, SimCompletion::Committed(done))) => (&done.outcome as &RecordOutcome).into(),
+///         other => panic!("{other:?}"),
+///     }
+/// };
+/// let mut opened = |kind, name| -> ResourceId {
+///     let spec = ResourceSpec::new(name, "v1").expect("it is a name");
+///     match done(open(kind, spec, caller.clone())) {
+///         SimOutcome::Opened(resource) => resource,
+///         other => panic!("{other:?}"),
+///     }
+/// };
+/// let resources = [
+///     opened(ResourceKind::LOG, "log"),
+///     opened(ResourceKind::MAP, "map"),
+///     opened(ResourceKind::IDEMPOTENCY, "requests"),
+/// ];
+/// let [log, map, _] = resources;
+/// let (key, epoch) = (b"r-17".to_vec(), FenceEpoch::new(1));
+/// let payload = b"a report".to_vec();
+/// let submission = Submission { resources, epoch, key: key.clone(), payload, caller: caller.clone() };
+/// assert_eq!(done(submission.encode()), SimOutcome::Applied);
+/// assert!(matches!(done(submission.encode()), SimOutcome::Duplicate(_)));
+///
+/// let payload = b"another".to_vec();
+/// let swap = Swap { log, map, epoch, key: key.clone(), expected: Some(1), payload, caller };
+/// assert_eq!(done(swap.encode()), SimOutcome::VersionMismatch);
+///
+/// let state: &SimEngine = cluster.machine(leader);
+/// let (offset, report) = state.log(GROUP, log)[0].clone();
+/// assert_eq!(state.logged(GROUP, log, offset), Some(report.clone()));
+/// assert_eq!(state.map(GROUP, map, &key), Some((report, offset)));
+/// # let _ = SimEngine::of_groups(NodeId::new(1), &[GROUP]);
+/// ```
 pub struct SimEngine {
     store: MemoryStore,
     machine: EngineMachine,
@@ -68,6 +118,18 @@ impl SimEngine {
     }
 
     /// A fresh replica of each of these groups.
+    ///
+    /// ```
+    /// use palisade::GroupId;
+    /// use palisade::sim::{SimCluster, SimEngine, SimOptions};
+    ///
+    /// let groups = [1, 2].map(GroupId::new);
+    /// let options = SimOptions { groups: 2, ..SimOptions::calm() };
+    /// let mut cluster =
+    ///     SimCluster::new(1, options, move |node| SimEngine::of_groups(node, &groups));
+    /// cluster.run_for(2_000_000);
+    /// assert!(groups.iter().all(|group| cluster.leader(*group).is_some()));
+    /// ```
     ///
     /// # Panics
     /// Never: an empty store in memory opens.

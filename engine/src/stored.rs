@@ -48,6 +48,36 @@ pub trait Stored: Sized + Send + 'static {
     /// The value of bytes that were written with another schema of the resource than the one that it was
     /// opened with: see `docs/directory.md`. A type that does not say how reads none of them.
     ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use palisade::{DecodeError, SchemaId, Stored};
+    ///
+    /// /// Since `price.v2` with a currency; in `price.v1` there were cents alone.
+    /// #[derive(Debug, PartialEq)]
+    /// struct Price(u64, String);
+    ///
+    /// impl Stored for Price {
+    ///     fn to_bytes(&self) -> Bytes {
+    ///         (self.0, self.1.clone()).to_bytes()
+    ///     }
+    ///
+    ///     fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+    ///         <(u64, String)>::from_bytes(bytes).map(|(cents, currency)| Self(cents, currency))
+    ///     }
+    ///
+    ///     fn from_schema(schema: &SchemaId, bytes: &Bytes) -> Result<Self, DecodeError> {
+    ///         match schema.as_str() {
+    ///             "price.v1" => Ok(Self(u64::from_bytes(bytes)?, "EUR".to_owned())),
+    ///             _ => Err(DecodeError { what: "price" }),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let old = SchemaId::new("price.v1")?;
+    /// assert_eq!(Price::from_schema(&old, &499_u64.to_bytes()).unwrap(), Price(499, "EUR".to_owned()));
+    /// # Ok::<(), palisade::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// When it does not know the schema, or they are not the bytes of such a value.
     fn from_schema(schema: &SchemaId, bytes: &Bytes) -> Result<Self, DecodeError> {
@@ -57,6 +87,30 @@ pub trait Stored: Sized + Send + 'static {
 }
 
 /// A key of a map. Its bytes are in the order of the keys.
+///
+/// ```
+/// use bytes::Bytes;
+/// use palisade::{DecodeError, Key, Stored};
+///
+/// /// Newest first.
+/// #[derive(Clone, Debug, PartialEq)]
+/// struct Day(u64);
+///
+/// impl Stored for Day {
+///     fn to_bytes(&self) -> Bytes {
+///         (!self.0).to_bytes()
+///     }
+///
+///     fn from_bytes(bytes: &Bytes) -> Result<Self, DecodeError> {
+///         Ok(Self(!u64::from_bytes(bytes)?))
+///     }
+/// }
+///
+/// impl Key for Day {}
+///
+/// let days = [Day(3), Day(2), Day(1)].map(|day| day.to_bytes());
+/// assert!(days.is_sorted());
+/// ```
 pub trait Key: Stored {}
 
 impl Stored for Bytes {

@@ -21,6 +21,25 @@ const SAMPLED: u8 = 1;
 const WAITING_MAX: usize = 1024;
 
 /// A part of a trace, as W3C Trace Context names it.
+///
+/// From the `traceparent` of a request, and back:
+///
+/// ```
+/// use palisade::TraceContext;
+///
+/// fn parse(header: &str) -> Option<TraceContext> {
+///     let [_, trace, span, flags] = header.split('-').collect::<Vec<_>>()[..] else { return None };
+///     let number = |hex: &str| u128::from_str_radix(hex, 16).ok();
+///     let span = u64::from_str_radix(span, 16).ok()?.to_be_bytes();
+///     TraceContext::new(number(trace)?.to_be_bytes(), span, u8::from_str_radix(flags, 16).ok()?)
+/// }
+///
+/// let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+/// let context = parse(header).expect("it is one");
+/// let (trace, span) = (context.trace_id(), context.span_id());
+/// let (trace, span) = (u128::from_be_bytes(trace), u64::from_be_bytes(span));
+/// assert_eq!(format!("00-{trace:032x}-{span:016x}-{:02x}", context.flags()), header);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: [u8; 16],

@@ -8,8 +8,12 @@
 mod deny;
 #[path = "tidy/pages.rs"]
 mod pages;
+#[path = "tidy/readme.rs"]
+mod readme;
 #[path = "tidy/safety.rs"]
 mod safety;
+#[path = "tidy/shown.rs"]
+mod shown;
 #[path = "tidy/tree.rs"]
 mod tree;
 #[path = "tidy/twins.rs"]
@@ -476,68 +480,6 @@ fn every_crate_says_what_it_is() {
     assert!(opens_with_docs(Some("\n//! A log.")));
     assert!(!opens_with_docs(Some("mod log;\n//! A log.")));
     assert!(!opens_with_docs(None));
-}
-
-// ---- what a handle shows ----
-
-/// What a service holds in its hands: each says how it is used, with an example that is run.
-const HANDLES: &[&str] = &[
-    "Batch",
-    "Consumer",
-    "Directory",
-    "Engine",
-    "EngineBuilder",
-    "LogTail",
-    "MapAt",
-    "MapRange",
-    "Placement",
-    "PlacementProfile",
-    "ReadOptions",
-    "ReplicatedIdempotencyStore",
-    "ReplicatedLog",
-    "ReplicatedMap",
-    "Session",
-    "Stored",
-    "Watch",
-];
-
-/// Those of these types that no source documents with a block of code.
-fn unshown(handles: &[&str], sources: &[(String, String)]) -> Vec<String> {
-    let shown = |name: &str, text: &str| {
-        let lines: Vec<&str> = text.lines().collect();
-        let declares = |line: &str| {
-            let rest = line.strip_prefix("pub struct ").or(line.strip_prefix("pub trait "));
-            rest.and_then(|rest| rest.strip_prefix(name))
-                .is_some_and(|rest| rest.starts_with(['<', ' ', ':', ';', '(']))
-        };
-        lines.iter().position(|line| declares(line)).is_some_and(|at| {
-            let above = lines[..at].iter().rev();
-            let mut above =
-                above.take_while(|line| line.starts_with("///") || line.starts_with('#'));
-            above.any(|line| *line == "/// ```")
-        })
-    };
-    let engine: Vec<&String> = sources
-        .iter()
-        .filter(|(path, _)| path.starts_with("engine/src/"))
-        .map(|(_, s)| s)
-        .collect();
-    let missing = handles.iter().filter(|name| !engine.iter().any(|text| shown(name, text)));
-    missing.map(|name| format!("{name} has no example")).collect()
-}
-
-#[test]
-fn every_handle_shows_how_it_is_used() {
-    hold(
-        "A block of code in its documentation, which is run as a test.",
-        unshown(HANDLES, &sources()),
-    );
-    let of = |text: &str| vec![("engine/src/a.rs".to_owned(), text.to_owned())];
-    let with =
-        of("/// A.\n///\n/// ```\n/// let a = 1;\n/// ```\n#[derive(Clone)]\npub struct A<T> {\n");
-    assert_eq!(unshown(&["A"], &with), [""; 0]);
-    assert_eq!(unshown(&["A"], &of("/// A.\npub struct A<T> {\n")).len(), 1);
-    assert_eq!(unshown(&["A"], &of("/// ```\npub struct AB {\n")).len(), 1);
 }
 
 // ---- what a source file may hold ----

@@ -9,6 +9,16 @@ use crate::error::Error;
 use crate::failure::Failure;
 
 /// Why a backup was not taken, not found whole, or not restored. Files are named below the prefix.
+///
+/// ```
+/// use palisade::backup::{BackupError, BackupId};
+/// use palisade::{Disposition, Failure};
+///
+/// let refused: BackupError = BackupId::new("monday/evening").unwrap_err();
+/// assert_eq!(refused.failure(), Failure::InvalidArgument);
+/// // What a program does about any of them follows from this.
+/// assert_eq!(refused.disposition(), Disposition::Reject);
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupError {

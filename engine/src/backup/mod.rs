@@ -85,6 +85,15 @@ pub use restore::{RestoreTo, restore};
 pub use verify::verify;
 
 /// What a backup is called, below the prefix it lies under.
+///
+/// ```
+/// use palisade::backup::BackupId;
+///
+/// let id = BackupId::new("2026-11-17T04-00")?;
+/// assert_eq!(id.as_str(), "2026-11-17T04-00");
+/// assert!(BackupId::new("2026/11/17").is_err());
+/// # Ok::<(), palisade::backup::BackupError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackupId(Arc<str>);
 
@@ -129,6 +138,29 @@ impl fmt::Display for BackupId {
 }
 
 /// What a backup holds.
+///
+/// ```
+/// # use palisade::*;
+/// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+/// # use palisade::backup::*;
+/// # let place = BackupPlace::new(std::sync::Arc::new(object_store::memory::InMemory::new()), "b").unwrap();
+/// # let engine = Engine::builder(dir).open().await?;
+/// # let taken = async {
+/// let sunday = BackupId::new("2026-11-15")?;
+/// // At night there is nobody to be slowed down; by day, let it take an hour.
+/// let backup: Backup = engine.backup(&place).bytes_per_second(4 << 20);
+/// let BackupSummary { id, parent, groups, .. } = backup.full(&sunday).await?;
+/// assert_eq!((id, parent), (sunday, None));
+/// for (group, GroupSummary { to, files, bytes, .. }) in &groups {
+///     println!("group={group} up to offset={to}: {files} files, {bytes} bytes");
+/// }
+/// # Ok::<(), BackupError>(()) };
+/// # taken.await.unwrap();
+/// # engine.close().await?;
+/// # Ok(()) }
+/// # let dir = tempfile::tempdir().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupSummary {
@@ -228,6 +260,30 @@ impl Backup<'_> {
     }
 
     /// Takes the records that came after another backup, up to what is applied here now.
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+    /// # use palisade::backup::*;
+    /// # let place = BackupPlace::new(std::sync::Arc::new(object_store::memory::InMemory::new()), "b").unwrap();
+    /// # let options = Options { kept_entries: 1 << 20, ..Options::default() };
+    /// # let engine = Engine::builder(dir).options(options).open().await?;
+    /// # let taken = async {
+    /// let [monday, tuesday] = [BackupId::new("2026-11-16")?, BackupId::new("2026-11-17")?];
+    /// engine.backup(&place).full(&monday).await?;
+    /// let summary = match engine.backup(&place).incremental(&tuesday, &monday).await {
+    ///     // The log does not go back so far: everything, then.
+    ///     Err(BackupError::Trimmed { .. }) => engine.backup(&place).full(&tuesday).await?,
+    ///     taken => taken?,
+    /// };
+    /// assert_eq!(summary.parent, Some(monday));
+    /// # Ok::<(), BackupError>(()) };
+    /// # taken.await.unwrap();
+    /// # engine.close().await?;
+    /// # Ok(()) }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+    /// ```
     ///
     /// # Errors
     /// As [`Backup::full`]; and [`BackupError::Trimmed`] if the log no longer has them all,

@@ -79,6 +79,37 @@ impl BackupPlace {
     /// The key epochs that a backup needs, and those before it down to the full one; none for those that are
     /// clear. No key is needed to know.
     ///
+    /// Before a key is destroyed, whoever keeps backups asks which of them need it:
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+    /// # use palisade::backup::*;
+    /// # use palisade::encryption::{KeyRing, Keys, SystemRandomness};
+    /// # let mut ring = KeyRing::default();
+    /// # ring.rotate(&SystemRandomness).unwrap();
+    /// # let keys = Keys::new(ring);
+    /// # let builder = Engine::builder(dir).keys(keys.clone()).state_disk_is_encrypted();
+    /// # let engine = builder.open().await?;
+    /// # let place = BackupPlace::new(std::sync::Arc::new(object_store::memory::InMemory::new()), "b").unwrap();
+    /// # let asked = async {
+    /// let monday = BackupId::new("2026-11-16")?;
+    /// engine.backup(&place).full(&monday).await?;
+    /// let needs = place.key_epochs(&monday).await?;
+    /// assert_eq!(needs.len(), 1, "it is a full one");
+    /// assert!(needs[0].1.is_some(), "it is sealed");
+    ///
+    /// // What is inside is verified with the keys, and only with them.
+    /// assert!(verify(&place, &monday).await.is_err());
+    /// verify(&place.with_keys(keys), &monday).await?;
+    /// # Ok::<(), BackupError>(()) };
+    /// # asked.await.unwrap();
+    /// # engine.close().await?;
+    /// # Ok(()) }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As [`verify`](super::verify) of their manifests.
     pub async fn key_epochs(
@@ -102,6 +133,25 @@ impl BackupPlace {
     }
 
     /// All ids below the prefix, in order.
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+    /// # use palisade::backup::*;
+    /// # let place = BackupPlace::new(std::sync::Arc::new(object_store::memory::InMemory::new()), "b").unwrap();
+    /// # let engine = Engine::builder(dir).open().await?;
+    /// # let listed = async {
+    /// engine.backup(&place).full(&BackupId::new("2026-11-15")?).await?;
+    /// for ListedBackup { id, complete, .. } in place.list().await? {
+    ///     println!("{id}{}", if complete { "" } else { ": it did not come to its end" });
+    /// }
+    /// # Ok::<(), BackupError>(()) };
+    /// # listed.await.unwrap();
+    /// # engine.close().await?;
+    /// # Ok(()) }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`BackupError::Store`] if it fails.

@@ -15,14 +15,22 @@ use crate::node_backend::Carrier;
 /// The state lies in the builder's directory meanwhile, which has to be empty and is emptied again; no node can
 /// be opened from it. The builder needs the projections that the backup has rows of. Its cluster does not matter.
 ///
-/// ```no_run
+/// ```
 /// use palisade::Engine;
 /// use palisade::backup::{BackupError, BackupId, BackupPlace, rehearse};
 ///
-/// # async fn example(place: &BackupPlace) -> Result<(), BackupError> {
-/// let restored = rehearse(place, &BackupId::new("2026-11-17")?, &Engine::builder("scratch")).await?;
+/// # async fn example(dir: &std::path::Path) -> Result<(), BackupError> {
+/// # let store = std::sync::Arc::new(object_store::memory::InMemory::new());
+/// # let place = BackupPlace::new(store, "backups/prod")?;
+/// # let engine = Engine::builder(dir.join("first")).open().await?;
+/// # engine.backup(&place).full(&BackupId::new("2026-11-17")?).await?;
+/// # engine.close().await?;
+/// let builder = Engine::builder(dir.join("scratch"));
+/// let restored = rehearse(&place, &BackupId::new("2026-11-17")?, &builder).await?;
 /// println!("{} groups can be restored", restored.groups.len());
 /// # Ok(()) }
+/// # let dir = tempfile::tempdir().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
 /// ```
 ///
 /// # Errors

@@ -80,15 +80,27 @@ fn check(
 /// Makes a node of a new cluster out of a backup and all before it, down to the full one: the node that the
 /// builder opens afterwards, which is the only voter until others join. See `docs/backup.md` for what is checked, in which order things become durable, and what is refused.
 ///
-/// ```no_run
-/// use palisade::backup::{BackupError, BackupId, BackupPlace, RestoreTo, restore};
+/// ```
+/// use palisade::backup::*;
 /// use palisade::{ClusterId, Engine};
 ///
-/// # async fn example(place: &BackupPlace) -> Result<(), BackupError> {
-/// let builder = Engine::builder("restored").cluster(ClusterId::new(8));
-/// restore(place, &BackupId::new("2026-11-17")?, &builder, RestoreTo::End).await?;
+/// # async fn example(dir: &std::path::Path) -> Result<(), BackupError> {
+/// # let store = std::sync::Arc::new(object_store::memory::InMemory::new());
+/// # let place = BackupPlace::new(store, "backups/prod")?;
+/// # let engine = Engine::builder(dir.join("first")).cluster(ClusterId::new(7)).open().await?;
+/// # engine.backup(&place).full(&BackupId::new("2026-11-17")?).await?;
+/// # engine.close().await?;
+/// let builder = Engine::builder(dir.join("restored")).cluster(ClusterId::new(8));
+/// let id = BackupId::new("2026-11-17")?;
+/// let Restored { groups, .. } = restore(&place, &id, &builder, RestoreTo::End).await?;
+/// for (group, RestoredGroup { digest, .. }) in &groups {
+///     println!("group={group} is as it was at offset={}", digest.offset);
+/// }
 /// let engine = builder.open().await?;
+/// engine.close().await?;
 /// # Ok(()) }
+/// # let dir = tempfile::tempdir().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
 /// ```
 ///
 /// # Errors

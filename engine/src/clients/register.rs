@@ -55,6 +55,20 @@ impl Group {
     /// A batch that is numbered with them says [`crate::Batch::registrant`], or is refused with
     /// [`Error::ClientOfAnother`]: it has no effect, and is told nothing of what the client has done.
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// let group = engine.group(GroupId::new(1))?;
+    /// let hour = std::time::Duration::from_secs(3600);
+    /// let ClientId { group: known_to, .. } =
+    ///     group.register_client_as(Registrant::of("alice"), hour).await?;
+    /// assert_eq!(known_to, group.id());
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As [`Group::register_client`].
     pub async fn register_client_as(

@@ -76,6 +76,18 @@ impl DegradationContract {
     }
 
     /// The rules, in the order of their first failures.
+    ///
+    /// ```
+    /// use palisade::Failure;
+    /// use palisade::degradation::{DegradationContract, DegradationMode, DegradationRule};
+    ///
+    /// let rule = DegradationRule::new([Failure::Disconnected], DegradationMode::StaleReadsOk);
+    /// let contract = DegradationContract::builder().rule(rule).build()?;
+    /// assert_eq!(contract.rules().len(), 1);
+    /// // Two that say the same have one hash.
+    /// assert_ne!(contract.hash(), DegradationContract::default().hash());
+    /// # Ok::<(), palisade::Error>(())
+    /// ```
     #[must_use]
     pub fn rules(&self) -> &[DegradationRule] {
         &self.rules

@@ -10,6 +10,20 @@ use crate::error::Error;
 use crate::resource::{FailureDomain, LogicalResourceName, Placement, ReplicaPolicy, ResourceSpec};
 
 /// Groups, their members, and the resources in them.
+///
+/// ```
+/// use palisade::degradation::{ClusterMap, ResourceMap};
+/// use palisade::{Failure, GroupId, ResourceSpec};
+///
+/// let spec = ResourceSpec::new("orders", "order.v1")?;
+/// let lost = ClusterMap {
+///     groups: Vec::new(),
+///     resources: vec![ResourceMap::of(GroupId::new(1), spec)],
+/// };
+/// let refused = lost.check().unwrap_err();
+/// assert_eq!(refused.failure(), Failure::InvalidArgument);
+/// # Ok::<(), palisade::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClusterMap {
     /// The groups.

@@ -38,6 +38,29 @@ pub enum PolicyAction {
 }
 
 /// A change that an operator, or a program, is asked to make.
+///
+/// ```
+/// use palisade::degradation::*;
+/// use palisade::{Failure, NodeId};
+///
+/// let rule = DegradationRule::new([Failure::Degraded], DegradationMode::DegradedOk);
+/// let contract = DegradationContract::builder()
+///     .rule(rule.action(RecoveryAction::ReplicaAdd))
+///     .build()?;
+/// let voter = |node, zone: &str, answers| VoterHealth {
+///     node: NodeId::new(node),
+///     domain: format!("aws/us-east-1/{zone}"),
+///     answers,
+///     records_behind: 0,
+/// };
+/// let mut health = GroupHealth::well(NodeId::new(1));
+/// health.voters = vec![voter(1, "a", true), voter(2, "b", false), voter(3, "c", true)];
+///
+/// let due = contract.evaluate(&Failure::Degraded, &health);
+/// let Some(PolicyAction::Plan(RewritePlan::ReplicaAdd { domains })) = due else { panic!("{due:?}") };
+/// assert!(domains.contains("aws/us-east-1/b"));
+/// # Ok::<(), palisade::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RewritePlan {

@@ -108,6 +108,35 @@ pub struct GroupVerdict {
 }
 
 /// What would be left after a drill. Prints as a table.
+///
+/// ```
+/// # use palisade::{degradation::*, sim::SimFabric, *};
+/// # let zone = |node| FailureDomain::new("local", "local", ["a", "b", "c"][node as usize - 1]);
+/// # let builder = (1..=3).fold(SimFabric::builder(3), |b, n| b.place(NodeId::new(n), zone(n)));
+/// # let mut fabric = builder.build().unwrap();
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?.replicas(ReplicaPolicy::majority(3));
+/// # ReplicatedMap::<String, u64>::open(&engine, spec.clone()).await?;
+/// let drill = FailureDrill::AvailabilityZoneLoss { zone: engine.domain().clone() };
+/// let DrillReport { lost, groups, resources, .. } = engine.drill(&drill).await?;
+/// assert!(lost.contains(&engine.node()));
+/// for GroupVerdict { group, voters_left, commits, .. } in &groups {
+///     println!("group={group}: {voters_left} voters are left");
+///     assert!(commits, "two of three are a majority");
+/// }
+///
+/// let ResourceVerdict { nodes, .. } = &resources[0];
+/// let there = nodes.iter().filter(|answers: &&NodeAnswers| answers.writes == Answer::Served);
+/// assert_eq!(there.count(), 2);
+/// // By place: where it is served from, and why not from elsewhere.
+/// let stock = &resources[0];
+/// assert_eq!(stock.served_from(|node| node.writes).len(), 2);
+/// let refused = stock.refused_from(|node| node.writes);
+/// assert!(refused[engine.domain()].contains(&Failure::Disconnected));
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrillReport {
     /// What was taken away.
@@ -122,6 +151,17 @@ pub struct DrillReport {
 
 impl DrillReport {
     /// What is left of the resource of this name, of the first if several groups have one.
+    ///
+    /// ```
+    /// # use palisade::{degradation::*, *};
+    /// # fn example(map: &ClusterMap, drill: &FailureDrill) -> Result<(), Error> {
+    /// let report: DrillReport = drill.judge(map)?;
+    /// if let Some(stock) = report.resource(&LogicalResourceName::new("stock")?) {
+    ///     println!("{} replicas too few", stock.replicas_missing);
+    /// }
+    /// # Ok(()) }
+    /// # example(&ClusterMap::default(), &FailureDrill::NodeLoss { node: NodeId::new(1) }).ok();
+    /// ```
     #[must_use]
     pub fn resource(&self, name: &LogicalResourceName) -> Option<&ResourceVerdict> {
         self.resources.iter().find(|resource| resource.name == *name)

@@ -51,6 +51,14 @@ impl DegradationMode {
     }
 
     /// True if a read may be answered stale, and says so.
+    ///
+    /// ```
+    /// use palisade::degradation::DegradationMode;
+    ///
+    /// let stale = DegradationMode::ALL.into_iter().filter(|mode| mode.serves_stale());
+    /// let names: Vec<&str> = stale.map(DegradationMode::as_str).collect();
+    /// assert_eq!(names, ["StaleReadsOk", "DegradedOk"]);
+    /// ```
     #[must_use]
     pub const fn serves_stale(self) -> bool {
         matches!(self, Self::StaleReadsOk | Self::DegradedOk)
@@ -84,6 +92,12 @@ pub enum EmitAction {
 
 /// What may be done about a failure besides operating in a mode. These and no others: see
 /// [`DegradationContract::evaluate`](super::DegradationContract::evaluate).
+///
+/// ```
+/// use palisade::degradation::RecoveryAction;
+///
+/// assert_eq!(RecoveryAction::Throttle { per_second: 100 }.as_str(), "Throttle");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RecoveryAction {
     /// Hands the leadership to another voter.

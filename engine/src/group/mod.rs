@@ -26,16 +26,21 @@ use crate::trace::TraceContext;
 /// one group, and [`crate::Handle::group`] says in which. Cheap to clone.
 ///
 /// ```
-/// # use palisade::{Engine, Error, ReadConsistency, ReplicatedMap};
-/// # async fn example(engine: &Engine, map: &ReplicatedMap<String, u64>) -> Result<(), Error> {
-/// let applied = map.group().applied()?;
-/// let now = map.get(&"k".to_owned(), ReadConsistency::AtLeastOffset(applied)).await?;
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?;
+/// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+/// # stock.put(&"apples".to_owned(), &7).await?;
+/// let applied = stock.group().applied()?;
+/// let now = ReadConsistency::AtLeastOffset(applied);
+/// assert!(stock.get(&"apples".to_owned(), now).await?.value.is_some());
 /// for group in engine.groups() {
 ///     println!("{group}: {:?}", group.status().await?.role);
 /// }
-/// # let _ = now;
-/// # Ok(())
-/// # }
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
 /// ```
 #[derive(Clone)]
 pub struct Group {
@@ -92,6 +97,20 @@ impl Group {
     /// Asks for the leadership to be handed to a voter. This node must lead, or be the one that is to;
     /// otherwise nothing happens. [`Group::status`] says whether it was.
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(3);
+    /// # let leader = fabric.leader().unwrap();
+    /// # let to = fabric.node(1 + leader.get() % 3);
+    /// # let group = fabric.engine(leader).group(GroupId::new(1)).unwrap();
+    /// group.transfer_leadership(to)?;
+    /// # fabric.run_for(std::time::Duration::from_secs(2));
+    /// // A moment later:
+    /// let status = fabric.block_on(group.status())?;
+    /// assert_eq!(status.leader, Some(to));
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::RateLimited`] if the node is too busy, [`Error::InternalError`] if it has stopped.
     pub fn transfer_leadership(&self, to: NodeId) -> Result<(), Error> {
@@ -99,6 +118,18 @@ impl Group {
     }
 
     /// The last record applied here, and the head of the chain of records up to it.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(3);
+    /// # let groups = [1, 2].map(|n| fabric.engine(fabric.node(n)).group(GroupId::new(1)).unwrap());
+    /// # fabric.block_on(async {
+    /// let (here, there) = (groups[0].chain_head().await?, groups[1].chain_head().await?);
+    /// // At equal offsets the heads are equal, or the logs are not the same.
+    /// assert!(here.0 != there.0 || here.1 == there.1);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// As for any read.
@@ -121,6 +152,36 @@ impl Group {
     /// of them: each named with the first range of rows that differs. Any replica tells that has applied the
     /// record that showed it, but not the one it is about: that has halted, and its calls say why.
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # use std::time::Duration;
+    /// # let mut fabric = SimFabric::new(3);
+    /// # let engine = fabric.engine(fabric.leader().unwrap());
+    /// # let wrong = fabric.node(1 + engine.node().get() % 3);
+    /// # let spec = ResourceSpec::new("stock", "count.v1").unwrap();
+    /// # let stock = fabric.block_on(ReplicatedMap::<String, u64>::open(&engine, spec)).unwrap();
+    /// # fabric.block_on(stock.put(&"apples".to_owned(), &7)).unwrap();
+    /// # fabric.run_for(Duration::from_secs(2));
+    /// # fabric.flip_bit(wrong, "map", 0, true);
+    /// # for n in 0..40 {
+    /// #     fabric.block_on(stock.put(&"pears".to_owned(), &n)).unwrap();
+    /// #     fabric.run_for(Duration::from_secs(1));
+    /// # }
+    /// # let group = stock.group();
+    /// # fabric.block_on(async {
+    /// for found in group.divergences().await? {
+    ///     let Divergence { node, projection, from, has_majority, .. } = found;
+    ///     println!("node={node} differs in projection={projection}, from key={from:?} on");
+    ///     assert!(has_majority, "or nobody knows whose state is right");
+    /// #   assert_eq!(node, wrong);
+    /// }
+    /// let Compared { digests, differing, .. } = group.compared();
+    /// assert!(differing <= digests);
+    /// # assert_eq!(differing, 1);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As any read of this replica alone.
     pub async fn divergences(&self) -> Result<Vec<Divergence>, Error> {
@@ -139,6 +200,29 @@ impl Group {
     /// wrong: its state and its log are given up for it. Resolves once the replica is as far as it was, and serves
     /// again. A crash on the way leaves a replica that has halted: call it again. The node votes only once it
     /// holds again all that it had confirmed.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # use std::time::Duration;
+    /// # let mut fabric = SimFabric::new(3);
+    /// # let engine = fabric.engine(fabric.leader().unwrap());
+    /// # let wrong = fabric.node(1 + engine.node().get() % 3);
+    /// # let spec = ResourceSpec::new("stock", "count.v1").unwrap();
+    /// # let stock = fabric.block_on(ReplicatedMap::<String, u64>::open(&engine, spec)).unwrap();
+    /// # fabric.block_on(stock.put(&"apples".to_owned(), &7)).unwrap();
+    /// # fabric.run_for(Duration::from_secs(65));
+    /// # fabric.flip_bit(wrong, "map", 0, false);
+    /// # fabric.run_for(Duration::from_secs(65));
+    /// # let group = fabric.engine(wrong).group(stock.group().id()).unwrap();
+    /// # fabric.block_on(async {
+    /// // A bit of a row has flipped, and the replica has halted.
+    /// let halted = group.applied().unwrap_err();
+    /// assert_eq!(halted.disposition(), Disposition::Halt);
+    /// group.rebuild_replica().await?;
+    /// group.applied()?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::PreconditionFailed`] with the reason where it cannot be done: the replica has not halted, or is the

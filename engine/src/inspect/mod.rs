@@ -26,6 +26,19 @@ pub use state::{GroupState, StateView, verify_state};
 pub use wal::{GroupLog, ItemBody, SegmentFile, WalFiles, WalFrame, WalItem, WalPlace, WalVerdict};
 
 /// Why files could not be looked at.
+///
+/// ```
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let dir = dir.path();
+/// use palisade::encryption::Keys;
+/// use palisade::inspect::{InspectError, WalFiles};
+///
+/// match WalFiles::open(dir, Keys::none()) {
+///     Ok(files) => println!("{:?}", files.verdict()),
+///     Err(InspectError::InUse { what }) => println!("stop the node first: {what}"),
+///     Err(error) => println!("{error}"),
+/// }
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectError {

@@ -31,6 +31,24 @@ pub struct KeyNeeds {
 /// Looks at a data directory. Of a node that runs, what is seen is of the moment; the node itself never takes
 /// a ring that does not open what it has.
 ///
+/// ```
+/// # use palisade::*;
+/// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+/// use palisade::inspect::{KeyNeeds, key_needs};
+///
+/// let engine = Engine::builder(dir).open().await?;
+/// // Of a node that runs, too.
+/// let KeyNeeds { segments, clear_segments, is_running, .. } =
+///     key_needs(dir).expect("it can be read");
+/// assert!(is_running);
+/// assert_eq!(segments.len(), 0, "no epoch is needed");
+/// println!("{clear_segments} segments are clear");
+/// engine.close().await?;
+/// # Ok(()) }
+/// # let dir = tempfile::tempdir().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+/// ```
+///
 /// # Errors
 /// As [`InspectError`] says.
 pub fn key_needs(data_dir: &Path) -> Result<KeyNeeds, InspectError> {

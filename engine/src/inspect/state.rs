@@ -58,6 +58,24 @@ impl StateView {
 
 /// Reads all of the state of a data directory.
 ///
+/// ```
+/// # use palisade::*;
+/// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+/// use palisade::inspect::{GroupState, StateView, verify_state};
+///
+/// let engine = Engine::builder(dir).open().await?;
+/// engine.close().await?;
+/// let state: StateView = verify_state(dir).expect("it can be read");
+/// for GroupState { group, bytes_compared, faults, .. } in &state.groups {
+///     println!("group={group}: {bytes_compared} bytes were compared");
+///     faults.iter().for_each(|fault| println!("  {fault}"));
+/// }
+/// assert!(!state.is_damaged());
+/// # Ok(()) }
+/// # let dir = tempfile::tempdir().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+/// ```
+///
 /// # Errors
 /// As [`InspectError`] says. Rows that are damaged are none: they are listed.
 pub fn verify_state(data_dir: &Path) -> Result<StateView, InspectError> {

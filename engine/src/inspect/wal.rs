@@ -17,6 +17,46 @@ use super::InspectError;
 use super::record::{self, RecordView, RegisterView};
 
 /// The files of a write-ahead log, held so that no node opens them meanwhile.
+///
+/// ```
+/// # use palisade::*;
+/// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+/// # let engine = Engine::builder(dir).node(NodeId::new(4)).open().await?;
+/// # engine.close().await?;
+/// # inspect(dir).unwrap();
+/// # Ok(()) }
+/// # let dir = tempfile::tempdir().unwrap();
+/// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+/// use palisade::encryption::Keys;
+/// use palisade::inspect::*;
+///
+/// # fn inspect(dir: &std::path::Path) -> Result<(), InspectError> {
+/// // Of a node that was stopped.
+/// let files = WalFiles::open(dir, Keys::none())?;
+/// let (_, node, _) = files.owner();
+/// assert_eq!(node, NodeId::new(4));
+/// match files.verdict() {
+///     WalVerdict::Clean => println!("everything is there"),
+///     WalVerdict::TornTail { segment, byte_pos } => println!("cut off in {segment} at {byte_pos}"),
+///     WalVerdict::Damaged { segment, byte_pos } => println!("damaged in {segment} at {byte_pos}"),
+/// }
+/// assert!(!files.is_unlisted_damaged());
+///
+/// for SegmentFile { segment, bytes, key_epoch, .. } in files.segments() {
+///     println!("segment={segment} bytes={bytes} sealed={}", key_epoch.is_some());
+/// }
+/// let (spares, spare_bytes) = files.spares();
+/// println!("{spares} files wait to be used, {spare_bytes} bytes");
+/// // Nothing is sealed, so a start needs no keys.
+/// assert_eq!((files.needs().count(), files.refused().is_some()), (0, false));
+///
+/// for GroupLog { group, first, last, holes, register, .. } in files.groups() {
+///     println!("group={group} entries={first}..={last} holes={}", holes.len());
+///     let fields = register.map(|RegisterView { fields, .. }| fields).unwrap_or_default();
+///     fields.iter().for_each(|(field, value)| println!("  {field}={value}"));
+/// }
+/// # Ok(()) }
+/// ```
 pub struct WalFiles {
     disk: ReadOnlyDisk,
     inspection: Inspection,
@@ -257,6 +297,46 @@ impl WalFiles {
 
     /// Shows what lies in the segments, in order, from a batch on, until `each` breaks off. Places that are
     /// no frame are shown wherever they are.
+    ///
+    /// ```
+    /// # use palisade::*;
+    /// # async fn example(dir: &std::path::Path) -> Result<(), Error> {
+    /// # let engine = Engine::builder(dir).open().await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # orders.append(&"an apple".to_owned()).await?;
+    /// # engine.close().await?;
+    /// # inspect(dir).unwrap();
+    /// # Ok(()) }
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # tokio::runtime::Runtime::new().unwrap().block_on(example(dir.path())).unwrap();
+    /// # use palisade::encryption::Keys;
+    /// use std::ops::ControlFlow;
+    ///
+    /// use palisade::inspect::*;
+    ///
+    /// # fn inspect(dir: &std::path::Path) -> Result<(), InspectError> {
+    /// # let files = WalFiles::open(dir, Keys::none())?;
+    /// // The records of the first data group, as far as its frames hold.
+    /// let mut offsets = Vec::new();
+    /// files.walk(0, &mut |place| {
+    ///     let items: Vec<WalItem> = match place {
+    ///         WalPlace::Frame(WalFrame { items, .. }) => items,
+    ///         WalPlace::NoFrame { segment, byte_pos, raw } => {
+    ///             println!("segment={segment} byte_pos={byte_pos}: {} bytes of no frame", raw.len());
+    ///             Vec::new()
+    ///         }
+    ///     };
+    ///     for item in items.into_iter().filter(|item| item.group == Some(GroupId::new(1))) {
+    ///         if let ItemBody::Entry { records, .. } = item.body {
+    ///             offsets.extend(records.iter().map(|RecordView { offset, .. }| *offset));
+    ///         }
+    ///     }
+    ///     ControlFlow::Continue(())
+    /// })?;
+    /// assert_eq!(offsets, [1, 2].map(Offset::new));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     /// When the file system refuses.

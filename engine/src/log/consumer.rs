@@ -56,6 +56,23 @@ impl Consumer {
     }
 
     /// The same consumer for another owner.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let order = orders.append(&"an apple".to_owned()).await?.outcome;
+    /// let old = orders.consumer("billing")?.owned_by(FenceEpoch::new(4));
+    /// let new = orders.consumer("billing")?.owned_by(FenceEpoch::new(5));
+    /// new.commit(order.after()).await?;
+    /// let late = old.commit(order.after()).await;
+    /// assert!(matches!(late, Err(Error::Fenced { .. })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn owned_by(self, owner: FenceEpoch) -> Self {
         Self { owner, ..self }
@@ -89,6 +106,23 @@ impl Consumer {
     /// Sets the position, back or forth: for whoever decides that entries are to be read again, or left
     /// out.
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let order = orders.append(&"an apple".to_owned()).await?.outcome;
+    /// let billing = orders.consumer("billing")?;
+    /// billing.commit(order.after()).await?;
+    /// // The bill was wrong: it is to be written again.
+    /// let receipt = billing.reset(order).await?;
+    /// assert_eq!(billing.position(receipt.freshness()).await?.value, order);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As [`Consumer::commit`], but that it may fall.
     pub async fn reset(&self, position: LogPosition) -> Result<Receipt, Error> {
@@ -96,6 +130,22 @@ impl Consumer {
     }
 
     /// Removes the consumer with its position and its owner. One that is not there stays so.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// let order = orders.append(&"an apple".to_owned()).await?.outcome;
+    /// let billing = orders.consumer("billing")?;
+    /// billing.commit(order.after()).await?;
+    /// let receipt = billing.forget().await?;
+    /// assert_eq!(billing.position(receipt.freshness()).await?.value, LogPosition::START);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::Fenced`] if a higher owner has made a change. Others as [`crate::Batch::commit`].

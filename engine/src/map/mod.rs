@@ -71,6 +71,22 @@ impl<K, V> Clone for ReplicatedMap<K, V> {
 }
 
 /// A value and its version.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?;
+/// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+/// let apples = "apples".to_owned();
+/// let receipt = stock.put(&apples, &7).await?;
+/// let row = stock.get(&apples, receipt.freshness()).await?.value;
+/// let Some(Versioned { value, version, ends_at }) = row else { panic!("it was put") };
+/// assert_eq!((value, version, ends_at), (7, Version::at(receipt.offset), None));
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned<V> {
     /// The value.
@@ -113,6 +129,29 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     /// Opens a map that is there for writing with an epoch that it has: see
     /// [`crate::Handle::open_existing`].
     ///
+    /// A program that was told the epoch writes with it; one that only looks needs none:
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// let (name, schema, epoch) = (spec.name.clone(), spec.schema.clone(), spec.epoch);
+    /// ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    ///
+    /// let worker = ReplicatedMap::open_existing(&engine, &name, &schema, epoch).await?;
+    /// let receipt = worker.put(&"apples".to_owned(), &7_u64).await?;
+    ///
+    /// let reader = ReplicatedMap::<String, u64>::open_reader(&engine, &name, &schema).await?;
+    /// let row = reader.get(&"apples".to_owned(), receipt.freshness()).await?.value;
+    /// assert_eq!(row.map(|row| row.value), Some(7));
+    /// let refused = reader.delete(&"apples".to_owned()).await;
+    /// assert!(matches!(refused, Err(Error::InvalidArgument { .. })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// The same.
     pub async fn open_existing(
@@ -132,12 +171,44 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     }
 
     /// The same handle on behalf of somebody: see [`crate::Handle::for_caller`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let apples = "apples".to_owned();
+    /// let (here, elsewhere) = (engine.domain().clone(), FailureDomain::new("elsewhere", "r", "z"));
+    /// stock.admit(&here).await?;
+    /// stock.for_caller(here).put(&apples, &7).await?;
+    ///
+    /// let refused = stock.for_caller(elsewhere.clone()).get(&apples, ReadConsistency::Local).await;
+    /// assert!(matches!(refused, Err(Error::DomainUnavailable { .. })));
+    /// assert!(stock.admit(&elsewhere).await.is_err());
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn for_caller(&self, domain: FailureDomain) -> Self {
         Self { handle: self.handle.for_caller(domain), rows: self.rows }
     }
 
     /// The same handle as a part of a trace: see [`crate::Handle::traced`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let trace = TraceContext::new([7; 16], [9; 8], 1).expect("these are no zeros");
+    /// stock.traced(trace).put(&"apples".to_owned(), &7).await?;
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn traced(&self, trace: crate::TraceContext) -> Self {
         Self { handle: self.handle.traced(trace), rows: self.rows }
@@ -154,6 +225,25 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     /// Says how much of its past the map keeps; an hour and 100,000 changes if never said. What is
     /// beyond goes a little with every change from then on, and what is only too old as time passes.
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let apples = "apples".to_owned();
+    /// stock.keep(History { keep_ms: 60_000, changes_max: 1 }).await?;
+    /// let first = stock.put(&apples, &7).await?.offset;
+    /// stock.put(&apples, &6).await?;
+    /// let now = stock.put(&apples, &5).await?;
+    ///
+    /// let gone = stock.at(first).get(&apples, now.freshness()).await;
+    /// assert!(matches!(gone, Err(Error::Compacted { floor }) if floor > first));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As [`crate::Batch::commit`].
     pub async fn keep(&self, history: History) -> Result<Receipt, Error> {
@@ -162,6 +252,24 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
 
     /// Demands of a batch that a key stands at this version, [`Version::ABSENT`] if it is not to be
     /// there.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// # let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// # let (apples, apple) = ("apples".to_owned(), "an apple".to_owned());
+    /// let version = Version::at(stock.put(&apples, &7).await?.offset);
+    /// let sold = engine.batch().require(stock.version_is(&apples, version)).append(&orders, &apple);
+    /// stock.put(&apples, &6).await?; // by somebody who was faster
+    /// assert!(matches!(sold.commit().await, Err(Error::GuardFailed { guard: 0 })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     pub fn version_is(&self, key: &K, version: Version) -> Guard {
         self.handle.guard(&MapGuard::VersionIs { key: key.to_bytes(), version })
     }
@@ -186,6 +294,28 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     /// normally within a second, while the group has a leader. Until then it is there for every reader,
     /// and its removal is a change like another: it has an offset, and is watched.
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # let spec = ResourceSpec::new("offers", "count.v1").unwrap();
+    /// # let offers = fabric.block_on(ReplicatedMap::<String, u64>::open(&engine, spec)).unwrap();
+    /// # let apples = "apples".to_owned();
+    /// # fabric.block_on(async {
+    /// let receipt = offers.put_with_ttl_ms(&apples, &7, 60_000).await?;
+    /// let Versioned { value, ends_at, .. } =
+    ///     offers.get(&apples, receipt.freshness()).await?.value.expect("it is there for a minute");
+    /// assert_eq!((value, ends_at), (7, Some(LogTime::new(receipt.log_time.get() + 60_000))));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// # fabric.run_for(std::time::Duration::from_secs(70));
+    /// # fabric.block_on(async {
+    /// // More than a minute later.
+    /// assert_eq!(offers.get(&apples, ReadConsistency::Linearizable).await?.value, None);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// [`Error::InvalidArgument`] for no time at all, and as [`crate::Batch::commit`].
     pub async fn put_with_ttl_ms(&self, key: &K, value: &V, ttl_ms: u64) -> Result<Receipt, Error> {
@@ -195,6 +325,21 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
 
     /// Removes a key; one that is not there stays so.
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let apples = "apples".to_owned();
+    /// stock.put(&apples, &7).await?;
+    /// let receipt = stock.delete(&apples).await?;
+    /// assert_eq!(stock.get(&apples, receipt.freshness()).await?.value, None);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As [`crate::Batch::commit`].
     pub async fn delete(&self, key: &K) -> Result<Receipt, Error> {
@@ -203,6 +348,23 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     }
 
     /// Removes a key if its version is this one.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let apples = "apples".to_owned();
+    /// let empty = Version::at(stock.put(&apples, &0).await?.offset);
+    /// stock.put(&apples, &7).await?; // by somebody who was faster
+    ///
+    /// let late = stock.delete_if(&apples, empty).await;
+    /// assert!(matches!(late, Err(Error::VersionMismatch { expected, .. }) if expected == empty));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::VersionMismatch`] if it is another, and as [`crate::Batch::commit`].
@@ -225,6 +387,22 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
 
     /// The values of several keys at one moment, in the order asked; at most [`GET_KEYS_MAX`], and
     /// [`SCAN_BYTES_MAX`] together.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let keys = ["apples".to_owned(), "pears".to_owned()];
+    /// let receipt = stock.put(&keys[0], &7).await?;
+    /// let rows = stock.get_many(&keys, receipt.freshness()).await?.value;
+    /// let counts: Vec<u64> = rows.into_iter().map(|row| row.map_or(0, |row| row.value)).collect();
+    /// assert_eq!(counts, [7, 0]);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::InvalidArgument`] for more keys or bytes, [`Error::NotYetApplied`] and others, as the options say.
@@ -257,6 +435,22 @@ impl<K: Key, V: Stored> ReplicatedMap<K, V> {
     }
 
     /// From which offset on the map can be read as it was, and watched; and how many keys it has.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let first = stock.put(&"apples".to_owned(), &7).await?;
+    /// let MapBounds { floor, keys } = stock.bounds(first.freshness()).await?.value;
+    /// assert_eq!(keys, 1);
+    /// // It can be read as it was then, and watched from there.
+    /// assert!(floor <= first.offset);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::NotYetApplied`] and others, as the options say.

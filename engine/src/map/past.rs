@@ -57,6 +57,23 @@ impl<K: Key, V: Stored> MapAt<K, V> {
 
     /// As [`ReplicatedMap::get_many`].
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let keys = ["apples".to_owned(), "pears".to_owned()];
+    /// stock.put(&keys[0], &7).await?;
+    /// let then = stock.put(&keys[1], &2).await?.offset;
+    /// let now = stock.delete(&keys[1]).await?.freshness();
+    /// let rows = stock.at(then).get_many(&keys, now).await?.value;
+    /// assert_eq!(rows[1].as_ref().map(|row| row.value), Some(2));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Compacted`] below the floor of the map, and as [`ReplicatedMap::get_many`].
     pub async fn get_many(
@@ -68,6 +85,31 @@ impl<K: Key, V: Stored> MapAt<K, V> {
     }
 
     /// As [`ReplicatedMap::range`].
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let then = stock.put(&"apples".to_owned(), &7).await?;
+    /// stock.put(&"pears".to_owned(), &2).await?;
+    /// // Page after page of one moment, whatever is written meanwhile.
+    /// let mut range = MapRange::all().limit(100);
+    /// let mut rows = Vec::new();
+    /// loop {
+    ///     let page = stock.at(then.offset).range(range, then.freshness()).await?.value;
+    ///     rows.extend(page.rows);
+    ///     match page.next {
+    ///         Some(next) => range = next,
+    ///         None => break,
+    ///     }
+    /// }
+    /// assert_eq!(rows.len(), 1);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::Compacted`] below the floor of the map, and as [`ReplicatedMap::range`].

@@ -95,6 +95,26 @@ impl<K: Key> MapRange<K> {
 }
 
 /// A part of a map.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?;
+/// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+/// stock.put(&"apples".to_owned(), &7).await?;
+/// stock.put(&"pears".to_owned(), &2).await?;
+/// let (mut asked, mut found) = (Some(MapRange::all().limit(1)), Vec::new());
+/// while let Some(range) = asked {
+///     let MapPage { rows, next } = stock.range(range, ReadConsistency::Linearizable).await?.value;
+///     found.extend(rows.into_iter().map(|(key, Versioned { value, .. })| (key, value)));
+///     asked = next;
+/// }
+/// assert_eq!(found, [("apples".to_owned(), 7), ("pears".to_owned(), 2)]);
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapPage<K, V> {
     /// The rows, in the order of the range.

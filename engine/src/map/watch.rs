@@ -30,6 +30,26 @@ impl Default for WatchOptions {
 }
 
 /// One change of a key.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?;
+/// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+/// let apples = "apples".to_owned();
+/// let from = stock.put(&apples, &7).await?.offset;
+/// stock.delete(&apples).await?;
+/// let mut watch = stock.watch(from, WatchOptions::default());
+/// if let WatchEvent::Changes { changes, .. } = watch.next().await? {
+///     let MapChange { key, now, before, ended } = &changes[0];
+///     assert_eq!((key, now, ended), (&apples, &None, &false));
+///     assert_eq!(before.as_ref().map(|row| row.value), Some(7));
+/// }
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MapChange<K, V> {
     /// The key.
@@ -106,6 +126,27 @@ impl<K: Key, V: Stored> Watch<K, V> {
     }
 
     /// Where it stands: everything up to this offset was told. A watch from here tells what is next.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let from = stock.put(&"apples".to_owned(), &7).await?.offset;
+    /// let mut watch = stock.watch(from, WatchOptions::default());
+    /// stock.put(&"pears".to_owned(), &2).await?;
+    /// watch.next().await?;
+    /// // Kept somewhere; on any replica a watch goes on from there.
+    /// let position = watch.position();
+    /// stock.put(&"apples".to_owned(), &6).await?;
+    /// let mut watch = stock.watch(position, WatchOptions::default());
+    /// let WatchEvent::Changes { changes, .. } = watch.next().await? else { panic!("a key was put") };
+    /// assert_eq!(changes[0].key, "apples");
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn position(&self) -> Offset {
         self.position

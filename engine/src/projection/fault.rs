@@ -6,6 +6,29 @@ use crate::codec::DecodeError;
 use crate::store::{StoreCause, StoreError};
 
 /// Why a projection cannot go on: its rows are not what it has written, or cannot be read.
+///
+/// A read of the caller's own that finds something else than it looks for:
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # mod counter {
+/// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/counter.rs"));
+/// # }
+/// # use counter::Counter;
+/// # let mut fabric = SimFabric::builder(1).projection(Counter).build().unwrap();
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("visits", "count.v1")?;
+/// # let visits = Handle::<Counter>::open(&engine, spec).await?;
+/// let first = |rows: &RowsRead<'_>| {
+///     let row = rows.first(b"", None)?;
+///     row.map(|(key, _)| key).ok_or_else(|| ProjectionFault::new("nobody has come yet"))
+/// };
+/// let found = visits.read(ReadConsistency::Linearizable, first).await;
+/// assert!(found.unwrap_err().to_string().contains("nobody has come yet"));
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 pub struct ProjectionFault {

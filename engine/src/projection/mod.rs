@@ -123,6 +123,37 @@ pub trait Projection: Send + Sync + 'static {
 
     /// Whether what a batch demands is so. It is asked before any operation of the batch is done.
     ///
+    /// ```
+    /// use palisade::{Applied, At, Projection, ProjectionFault, Rows, RowsRead, Stored};
+    /// # use palisade::sim::check_projection;
+    /// # use std::convert::Infallible;
+    ///
+    /// struct Counter;
+    ///
+    /// impl Projection for Counter {
+    /// #   const NAME: &'static str = "counter";
+    /// #   const VERSION: u32 = 1;
+    /// #   type Op = u64;
+    /// #   type Outcome = ();
+    /// #   type Refusal = Infallible;
+    ///     /// A count that must have been reached.
+    ///     type Guard = u64;
+    ///     // ...
+    /// #   fn apply(&self, _: At, add: u64, rows: &mut Rows<'_, '_>)
+    /// #       -> Result<Applied<(), Infallible>, ProjectionFault> {
+    /// #       let held = rows.get(b"count")?.map_or(Ok(0), |raw| u64::from_bytes(&raw))?;
+    /// #       rows.put(b"count", (held + add).to_bytes())?;
+    /// #       Ok(Applied::Done(()))
+    /// #   }
+    ///
+    ///     fn holds(&self, least: &u64, rows: &RowsRead<'_>) -> Result<bool, ProjectionFault> {
+    ///         let count = rows.get(b"count")?.map_or(Ok(0), |raw| u64::from_bytes(&raw))?;
+    ///         Ok(*least <= count)
+    ///     }
+    /// }
+    /// # check_projection(|| Counter, &[1, 2, 3]).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As [`Projection::apply`].
     fn holds(&self, guard: &Self::Guard, rows: &RowsRead<'_>) -> Result<bool, ProjectionFault> {
@@ -144,6 +175,60 @@ pub trait Projection: Send + Sync + 'static {
     /// first. It is called by a record of its own, which the leader writes when it is due: as
     /// [`Projection::apply`], it must do the same everywhere.
     ///
+    /// Rows that are named by the time at which they end:
+    ///
+    /// ```
+    /// use palisade::sim::SimFabric;
+    /// use palisade::*;
+    /// # use std::convert::Infallible;
+    ///
+    /// /// Offers of a minute each.
+    /// struct Offers;
+    ///
+    /// impl Projection for Offers {
+    /// #   const NAME: &'static str = "offers";
+    /// #   const VERSION: u32 = 1;
+    /// #   type Op = String;
+    /// #   type Outcome = ();
+    /// #   type Refusal = Infallible;
+    /// #   type Guard = Infallible;
+    ///     // ...
+    ///     fn apply(&self, at: At, offer: String, rows: &mut Rows<'_, '_>)
+    ///         -> Result<Applied<(), Infallible>, ProjectionFault>
+    ///     {
+    ///         let end = at.log_time.get() + 60_000;
+    ///         rows.put(&end.to_be_bytes(), offer.to_bytes())?;
+    ///         Ok(Applied::Done(()))
+    ///     }
+    ///
+    ///     fn due(&self, rows: &RowsRead<'_>) -> Result<Option<LogTime>, ProjectionFault> {
+    ///         let Some((key, _)) = rows.first(b"", None)? else { return Ok(None) };
+    ///         Ok(Some(LogTime::new(u64::from_bytes(&key.into())?)))
+    ///     }
+    ///
+    ///     fn tidy(&self, at: At, rows: &mut Rows<'_, '_>, most: usize) -> Result<(), ProjectionFault> {
+    ///         for _ in 0..most {
+    ///             match self.due(&rows.read())? {
+    ///                 Some(end) if end <= at.log_time => rows.remove(&end.get().to_be_bytes()),
+    ///                 _ => break,
+    ///             }
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    /// # fn main() -> Result<(), Error> {
+    /// # let mut fabric = SimFabric::builder(1).projection(Offers).build()?;
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # let spec = ResourceSpec::new("offers", "v1")?;
+    /// # let offers = fabric.block_on(Handle::<Offers>::open(&engine, spec))?;
+    /// # fabric.block_on(offers.submit(&"apples".to_owned()))?;
+    /// # let any = |rows: &RowsRead<'_>| Ok(rows.first(b"", None)?.is_some());
+    /// # assert!(fabric.block_on(offers.read(ReadConsistency::Linearizable, any))?.value);
+    /// # fabric.run_for(std::time::Duration::from_secs(65));
+    /// # assert!(!fabric.block_on(offers.read(ReadConsistency::Linearizable, any))?.value);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// As [`Projection::apply`].
     fn tidy(&self, at: At, rows: &mut Rows<'_, '_>, most: usize) -> Result<(), ProjectionFault> {
@@ -158,6 +243,50 @@ pub trait Projection: Send + Sync + 'static {
     /// So it makes no difference when it is called: what it makes of some rows, with more operations done by
     /// this version, is what it makes of the rows that the older version comes to with the same operations.
     /// `sim::check_import` tries that.
+    ///
+    /// ```
+    /// use palisade::sim::check_import;
+    /// use palisade::*;
+    /// # mod versions {
+    /// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/versions.rs"));
+    /// # }
+    /// # use versions::First;
+    /// # use std::convert::Infallible;
+    ///
+    /// /// Keeps in the row `sum` what the first version has kept in the row `count`.
+    /// struct Second;
+    ///
+    /// impl Projection for Second {
+    ///     const NAME: &'static str = First::NAME;
+    ///     const VERSION: u32 = First::VERSION + 1;
+    /// #   type Op = u64;
+    /// #   type Outcome = u64;
+    /// #   type Refusal = Infallible;
+    /// #   type Guard = Infallible;
+    ///     // ...
+    /// #   fn apply(&self, _: At, add: u64, rows: &mut Rows<'_, '_>)
+    /// #       -> Result<Applied<u64, Infallible>, ProjectionFault> {
+    /// #       let held = rows.get(b"sum")?.map_or(Ok(0), |raw| u64::from_bytes(&raw))?;
+    /// #       rows.put(b"sum", (held + add).to_bytes())?;
+    /// #       Ok(Applied::Done(held + add))
+    /// #   }
+    ///
+    ///     fn import(&self, from: u32, old: &RowsRead<'_>, new: &mut NewRows<'_>)
+    ///         -> Result<Imported, ProjectionFault>
+    ///     {
+    ///         if from != First::VERSION {
+    ///             return Ok(Imported::Unable);
+    ///         }
+    ///         if let Some(count) = old.get(b"count")? {
+    ///             new.put(b"sum", count)?;
+    ///         }
+    ///         Ok(Imported::All)
+    ///     }
+    /// }
+    ///
+    /// check_import(|| First, || Second, &[1, 2, 3])?;
+    /// # Ok::<(), palisade::sim::Misconduct>(())
+    /// ```
     ///
     /// # Errors
     /// As [`Projection::apply`]; but it is the rebuild that ends then, and the older version stays.

@@ -49,6 +49,28 @@ impl<'a> RowsRead<'a> {
 
     /// Which version of the projection has written the rows. While a newer one supersedes an older one, what
     /// is read may still be the older one's: a read that knows both layouts is served throughout.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # mod counter {
+    /// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/counter.rs"));
+    /// # }
+    /// # use counter::Counter;
+    /// # let mut fabric = SimFabric::builder(1).projection(Counter).build().unwrap();
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("visits", "count.v1")?;
+    /// # let visits = Handle::<Counter>::open(&engine, spec).await?;
+    /// # let receipt = visits.submit(&3).await?.receipt;
+    /// // Two layouts, as long as nodes are on their way from the one to the other.
+    /// let count = |rows: &RowsRead<'_>| {
+    ///     let key: &[u8] = if rows.version() == 1 { b"count" } else { b"sum" };
+    ///     Ok(rows.get(key)?.map(|raw| u64::from_bytes(&raw)).transpose()?)
+    /// };
+    /// assert_eq!(visits.read(receipt.freshness(), count).await?.value, Some(3));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
@@ -64,6 +86,47 @@ impl<'a> RowsRead<'a> {
 
     /// The rows from `from` up to before `end`, or to the last, in order or backward, as `each` says. The
     /// keys it is given are in the range, and so must be those that it seeks.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # use std::convert::Infallible;
+    /// # struct Names;
+    /// # impl Projection for Names {
+    /// #     const NAME: &'static str = "names";
+    /// #     const VERSION: u32 = 1;
+    /// #     type Op = String;
+    /// #     type Outcome = ();
+    /// #     type Refusal = Infallible;
+    /// #     type Guard = Infallible;
+    /// #     fn apply(&self, _: At, name: String, rows: &mut Rows<'_, '_>)
+    /// #         -> Result<Applied<(), Infallible>, ProjectionFault> {
+    /// #         rows.put(name.as_bytes(), "")?;
+    /// #         Ok(Applied::Done(()))
+    /// #     }
+    /// # }
+    /// # let mut fabric = SimFabric::builder(1).projection(Names).build().unwrap();
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let names = Handle::<Names>::open(&engine, ResourceSpec::new("names", "v1")?).await?;
+    /// for name in ["fruit/apple", "fruit/pear", "nut/hazel", "nut/wal"] {
+    ///     names.submit(&name.to_owned()).await?;
+    /// }
+    /// // The kinds alone: from one name to the first of the next kind, with nothing read between.
+    /// let kinds = |rows: &RowsRead<'_>| {
+    ///     let mut kinds = Vec::new();
+    ///     let each: &mut EachRow<'_> = &mut |key, _| {
+    ///         let kind = key.split(|byte| *byte == b'/').next().unwrap_or(key).to_vec();
+    ///         let next = [&kind[..], b"0"].concat(); // `0` is the byte behind `/`
+    ///         kinds.push(String::from_utf8_lossy(&kind).into_owned());
+    ///         if kinds.len() < 100 { Walk::Seek(next) } else { Walk::Stop }
+    ///     };
+    ///     rows.walk(b"", None, Direction::Forward, each)?;
+    ///     Ok(kinds)
+    /// };
+    /// assert_eq!(names.read(ReadConsistency::Linearizable, kinds).await?.value, ["fruit", "nut"]);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -91,6 +154,27 @@ impl<'a> RowsRead<'a> {
     }
 
     /// The last row from `from` up to before `end`, or of all from there on.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # mod counter {
+    /// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/counter.rs"));
+    /// # }
+    /// # use counter::Counter;
+    /// # let mut fabric = SimFabric::builder(1).projection(Counter).build().unwrap();
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("visits", "count.v1")?;
+    /// # let visits = Handle::<Counter>::open(&engine, spec).await?;
+    /// # visits.submit(&3).await?;
+    /// let ends = |rows: &RowsRead<'_>| Ok((rows.first(b"", None)?, rows.last(b"", None)?));
+    /// let (first, last) = visits.read(ReadConsistency::Linearizable, ends).await?.value;
+    /// let (key, value) = first.clone().expect("there is one row");
+    /// assert_eq!((key, value), (b"count".to_vec(), 3_u64.to_bytes()));
+    /// assert_eq!(first, last);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// When the store cannot be read.

@@ -78,6 +78,24 @@ pub struct SimFabric {
 }
 
 /// A cluster in the making: see [`SimFabric::builder`].
+///
+/// ```
+/// use palisade::degradation::HealthLimits;
+/// use palisade::sim::{SimFabric, SimFabricBuilder, SimRelease};
+/// use palisade::*;
+///
+/// let zone = |node| FailureDomain::new("aws", "us-east-1", ["a", "b", "c"][node as usize - 1]);
+/// let builder: SimFabricBuilder = SimFabric::builder(3)
+///     .seed(7)
+///     .data_groups(2)
+///     .release(SimRelease::default()) // or what a service opens its engine with
+///     .health_limits(HealthLimits::default());
+/// let builder = (1..=3).fold(builder, |builder, node| builder.place(NodeId::new(node), zone(node)));
+/// let fabric = builder.build()?;
+/// assert_eq!(fabric.engine(fabric.node(2)).domain(), &zone(2));
+/// assert!(fabric.leader_of(GroupId::new(2)).is_some());
+/// # Ok::<(), Error>(())
+/// ```
 #[must_use = "a builder does nothing until it is built"]
 pub struct SimFabricBuilder {
     seed: u64,
@@ -102,6 +120,20 @@ impl SimFabricBuilder {
     }
 
     /// Adds a kind of resource.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # mod counter {
+    /// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/counter.rs"));
+    /// # }
+    /// # use counter::Counter;
+    /// let mut fabric = SimFabric::builder(3).projection(Counter).build()?;
+    /// let engine = fabric.engine(fabric.node(1));
+    /// let spec = ResourceSpec::new("visits", "count.v1")?.replicas(ReplicaPolicy::majority(3));
+    /// let visits = fabric.block_on(Handle::<Counter>::open(&engine, spec))?;
+    /// assert_eq!(fabric.block_on(visits.submit(&3))?.outcome, 3);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn projection(mut self, projection: impl Projection) -> Self {
         self.release = self.release.projection(projection);
         self
@@ -151,6 +183,21 @@ impl SimFabric {
     }
 
     /// The same with another order of things.
+    ///
+    /// A run that fails is repeated by its seed:
+    ///
+    /// ```
+    /// use palisade::sim::SimFabric;
+    /// use std::time::Duration;
+    ///
+    /// let run = |seed| {
+    ///     let mut fabric = SimFabric::from_seed(seed, 3);
+    ///     fabric.run_for(Duration::from_secs(1));
+    ///     (fabric.now(), fabric.trace())
+    /// };
+    /// assert_eq!(run(17), run(17));
+    /// assert_ne!(run(17).1, run(18).1);
+    /// ```
     #[must_use]
     pub fn from_seed(seed: u64, nodes: u64) -> Self {
         let registry = Registry::new(&[]).expect("no name is wrong");
@@ -270,6 +317,15 @@ impl SimFabric {
     /// Where a node is: what placement judges for engines that are taken from now on. As a member, whose
     /// commits may have to reach two zones, a node is in `zone-0` or `zone-1` by its number, also after
     /// this.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(3);
+    /// // Before the engine of the node is taken.
+    /// let elsewhere = FailureDomain::new("gcp", "europe-west4", "a");
+    /// fabric.place(fabric.node(2), elsewhere.clone());
+    /// assert_eq!(fabric.engine(fabric.node(2)).domain(), &elsewhere);
+    /// ```
     pub fn place(&mut self, node: NodeId, domain: FailureDomain) {
         self.placed.insert(node, domain);
     }
@@ -293,6 +349,26 @@ impl SimFabric {
 
     /// The same for at most so long: `None` if the future is not done then. Give it `&mut` of a pinned
     /// future to go on with it later, when something has gone wrong meanwhile.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(3);
+    /// # let engine = fabric.engine(fabric.leader().unwrap());
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?.replicas(ReplicaPolicy::majority(3));
+    /// # let stock = fabric.block_on(ReplicatedMap::<String, u64>::open(&engine, spec))?;
+    /// use std::{pin::pin, time::Duration};
+    ///
+    /// // The leader is cut off while a write is under way.
+    /// let apples = "apples".to_owned();
+    /// fabric.partition(&[engine.node()]);
+    /// let mut put = pin!(stock.put(&apples, &7));
+    /// assert!(fabric.block_on_for(Duration::from_millis(50), &mut put).is_none());
+    /// fabric.heal();
+    /// let put = fabric.block_on(put);
+    /// // Done or not, and the caller is told which.
+    /// assert!(put.is_ok() || put.is_err_and(|error| error.disposition() == Disposition::Indeterminate));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn block_on_for<F: Future>(&mut self, length: Duration, future: F) -> Option<F::Output> {
         let end_us = self.cluster.now_us().saturating_add(micros(length));
         self.drive(future, end_us)
@@ -365,6 +441,26 @@ impl SimFabric {
     }
 
     /// The disk of a node takes so many times as long from now on, up to three seconds for a sync.
+    ///
+    /// Disks of three kinds, of which the others make up for one each:
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(3);
+    /// # let engine = fabric.engine(fabric.leader().unwrap());
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?.replicas(ReplicaPolicy::majority(3));
+    /// # let stock = fabric.block_on(ReplicatedMap::<String, u64>::open(&engine, spec))?;
+    /// # let apples = "apples".to_owned();
+    /// # let bad = fabric.node(1 + engine.node().get() % 3);
+    /// fabric.slow_disk(bad, 100);
+    /// fabric.block_on(stock.put(&apples, &7))?;
+    /// fabric.hold_disk(bad);
+    /// fabric.block_on(stock.put(&apples, &6))?;
+    /// fabric.fill_disk(bad);
+    /// fabric.block_on(stock.put(&apples, &5))?;
+    /// fabric.heal();
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn slow_disk(&mut self, node: NodeId, times: u64) {
         self.cluster.slow_disk(node, times);
     }
@@ -392,6 +488,30 @@ impl SimFabric {
     }
 
     /// Starts a node that is down on what its disk holds.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(3);
+    /// # use std::time::Duration;
+    /// # let engine = fabric.engine(fabric.leader().unwrap());
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?.replicas(ReplicaPolicy::majority(3));
+    /// # let stock = fabric.block_on(ReplicatedMap::<String, u64>::open(&engine, spec.clone()))?;
+    /// # fabric.block_on(stock.put(&"apples".to_owned(), &7))?;
+    /// let node = engine.node();
+    /// fabric.crash(node);
+    /// fabric.restart(node);
+    /// fabric.run_for(Duration::from_secs(2));
+    ///
+    /// // Handles are those of a life: the node has another engine now.
+    /// assert!(stock.group().applied().is_err());
+    /// let engine = fabric.engine(node);
+    /// let stock = fabric.block_on(ReplicatedMap::<String, u64>::open(&engine, spec))?;
+    /// let found = fabric.block_on(stock.get(&"apples".to_owned(), ReadConsistency::Linearizable))?;
+    /// assert_eq!(found.value.map(|row| row.value), Some(7));
+    /// fabric.run_for(Duration::from_secs(2));
+    /// fabric.assert_converged();
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn restart(&mut self, node: NodeId) {
         self.cluster.start(node);
         self.desk.begin(node);
@@ -407,6 +527,33 @@ impl SimFabric {
     }
 
     /// Starts a node that is down from another release, on what its disk holds.
+    ///
+    /// A rolling upgrade, node after node:
+    ///
+    /// ```
+    /// # use palisade::{sim::{SimFabric, SimRelease}, *};
+    /// # use std::time::Duration;
+    /// # mod versions {
+    /// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/versions.rs"));
+    /// # }
+    /// # use versions::{First, Second};
+    /// let next = SimRelease::default().projection(Second).superseding(First);
+    /// # let mut fabric = SimFabric::builder(3).projection(First).build()?;
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # let spec = ResourceSpec::new("visits", "v1")?.replicas(ReplicaPolicy::majority(3));
+    /// # let visits = fabric.block_on(Handle::<First>::open(&engine, spec))?;
+    /// # fabric.block_on(visits.submit(&3))?;
+    /// for node in [1, 2, 3].map(|number| fabric.node(number)) {
+    ///     fabric.shut_down(node);
+    ///     fabric.restart_from(node, &next)?;
+    ///     fabric.run_for(Duration::from_secs(5));
+    /// }
+    /// # fabric.run_for(Duration::from_secs(20));
+    /// let group = fabric.engine(fabric.node(1)).group(GroupId::new(1))?;
+    /// let status = fabric.block_on(group.rebuilds())?.value;
+    /// assert_eq!(status[0].active, 2);
+    /// # Ok::<(), Error>(())
+    /// ```
     ///
     /// # Errors
     /// What [`crate::EngineBuilder::open`] of that release would say to what the disk holds; the node stays
@@ -424,6 +571,16 @@ impl SimFabric {
     }
 
     /// The process of a node stands still for so long, and then goes on.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(3);
+    /// # use std::time::Duration;
+    /// let before = fabric.leader().expect("somebody leads");
+    /// fabric.pause(before, Duration::from_secs(5));
+    /// fabric.run_for(Duration::from_secs(4));
+    /// assert_ne!(fabric.leader(), Some(before));
+    /// ```
     pub fn pause(&mut self, node: NodeId, length: Duration) {
         self.cluster.pause(node, micros(length));
     }
@@ -431,6 +588,25 @@ impl SimFabric {
     /// One bit of a stored row of a node is another from now on, for good. With `unnoticed` the node takes it for
     /// what it wrote itself, as if it had applied a record otherwise than the others. Gives the key of the row,
     /// without its group; the row is the `nth` of its projection, or another if there are not so many.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(3);
+    /// # use std::time::Duration;
+    /// # let engine = fabric.engine(fabric.leader().unwrap());
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?.replicas(ReplicaPolicy::majority(3));
+    /// # let stock = fabric.block_on(ReplicatedMap::<String, u64>::open(&engine, spec))?;
+    /// # fabric.block_on(stock.put(&"apples".to_owned(), &7))?;
+    /// # fabric.run_for(Duration::from_secs(65));
+    /// let bad = fabric.node(1 + engine.node().get() % 3);
+    /// let key = fabric.flip_bit(bad, "map", 0, false);
+    /// println!("the row at {key:?} is another now");
+    /// // Enough for the node to have read all of its rows again.
+    /// fabric.run_for(Duration::from_secs(65));
+    /// let group = fabric.engine(bad).group(stock.group().id())?;
+    /// assert!(group.applied().is_err(), "it has halted");
+    /// # Ok::<(), Error>(())
+    /// ```
     ///
     /// # Panics
     /// When there is no such projection or node, or no row.
@@ -450,6 +626,20 @@ impl SimFabric {
     }
 
     /// The wall clock of a node jumps.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(3);
+    /// # let engine = fabric.engine(fabric.leader().unwrap());
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?.replicas(ReplicaPolicy::majority(3));
+    /// # let stock = fabric.block_on(ReplicatedMap::<String, u64>::open(&engine, spec))?;
+    /// # let apples = "apples".to_owned();
+    /// let before = fabric.block_on(stock.put(&apples, &7))?.log_time;
+    /// fabric.jump_clock(engine.node(), -3_600_000);
+    /// // Log time never falls, whatever clocks do.
+    /// assert!(before <= fabric.block_on(stock.put(&apples, &6))?.log_time);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn jump_clock(&mut self, node: NodeId, ms: i64) {
         self.cluster.jump_clock(node, ms);
     }

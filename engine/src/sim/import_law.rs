@@ -34,6 +34,39 @@ const TIDIED_PERCENT: u64 = 20;
 ///   and the rest of the records done by the newer version, are the rows of the older version after all of
 ///   them, imported; byte for byte.
 ///
+/// The page of [`Projection::import`] shows a second version that keeps the law. One that leaves its rows behind
+/// does not:
+///
+/// ```
+/// use palisade::sim::{Misconduct, check_import};
+/// use palisade::*;
+/// # mod versions {
+/// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/versions.rs"));
+/// # }
+/// # use versions::First;
+/// # use std::convert::Infallible;
+/// # struct Forgets;
+/// # impl Projection for Forgets {
+/// #     const NAME: &'static str = First::NAME;
+/// #     const VERSION: u32 = 2;
+/// #     type Op = u64;
+/// #     type Outcome = u64;
+/// #     type Refusal = Infallible;
+/// #     type Guard = Infallible;
+/// #     fn apply(&self, at: At, add: u64, rows: &mut Rows<'_, '_>)
+/// #         -> Result<Applied<u64, Infallible>, ProjectionFault> {
+/// #         First.apply(at, add, rows)
+/// #     }
+/// #     fn import(&self, _: u32, _: &RowsRead<'_>, _: &mut NewRows<'_>)
+/// #         -> Result<Imported, ProjectionFault> {
+/// #         Ok(Imported::All)
+/// #     }
+/// # }
+///
+/// let broken: Misconduct = check_import(|| First, || Forgets, &[1, 2, 3]).unwrap_err();
+/// println!("{broken}");
+/// ```
+///
 /// # Errors
 /// The first of these that does not hold.
 pub fn check_import<O: Projection, N: Projection>(

@@ -16,6 +16,24 @@ use crate::trace::TraceListeners;
 
 /// A release of a service: what it opens its engine with. See [`super::SimFabric::restart_from`].
 /// By default there are no projections in it but the built-in ones.
+///
+/// ```
+/// # use palisade::{sim::{SimFabric, SimRelease}, *};
+/// # mod versions {
+/// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/versions.rs"));
+/// # }
+/// # use versions::{First, Second};
+/// let first = SimRelease::default().projection(First);
+/// let second = SimRelease::default()
+///     .projection(Second)
+///     .superseding(First)
+///     .rebuild_queue_bytes_max(1 << 20);
+/// let mut fabric = SimFabric::builder(1).release(first).build()?;
+/// let node = fabric.node(1);
+/// fabric.shut_down(node);
+/// fabric.restart_from(node, &second)?;
+/// # Ok::<(), Error>(())
+/// ```
 #[derive(Clone, Default)]
 #[must_use = "a release does nothing until a node is started from it"]
 pub struct SimRelease {

@@ -16,7 +16,7 @@ const MOVED: &[(&str, &str)] = &[
 const OPENING: &[&str] = &["open", "open_existing", "open_reader", "admit"];
 
 /// The type of an `impl`, without what the blocking module wraps it in.
-fn type_of(line: &str) -> Option<&str> {
+pub(crate) fn type_of(line: &str) -> Option<&str> {
     let mut rest = line.strip_prefix("impl")?;
     if rest.starts_with('<') {
         let mut depth = 0;

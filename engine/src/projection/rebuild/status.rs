@@ -129,6 +129,41 @@ impl Group {
     /// How far the group is with each kind of resource whose version rises, or has risen, as this node has
     /// applied it: see [`crate::EngineBuilder::superseding`].
     ///
+    /// ```
+    /// # use palisade::{sim::{SimFabric, SimRelease}, *};
+    /// # mod versions {
+    /// #     include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/versions.rs"));
+    /// # }
+    /// # use versions::{First, Second};
+    /// # let second = SimRelease::default().projection(Second).superseding(First);
+    /// # let mut fabric = SimFabric::builder(1).projection(First).build().unwrap();
+    /// # let node = fabric.node(1);
+    /// # let engine = fabric.engine(node);
+    /// # let spec = ResourceSpec::new("visits", "v1").unwrap();
+    /// # fabric.block_on(Handle::<First>::open(&engine, spec)).unwrap();
+    /// # fabric.shut_down(node);
+    /// # fabric.restart_from(node, &second).unwrap();
+    /// # fabric.run_for(std::time::Duration::from_secs(20));
+    /// # let group = fabric.engine(node).group(GroupId::new(1)).unwrap();
+    /// # fabric.block_on(async {
+    /// // A while after each member was opened with the newer version.
+    /// for RebuildStatus { kind, active, stage, .. } in group.rebuilds().await?.value {
+    ///     match stage {
+    ///         RebuildStage::Idle => assert_eq!(active, 2, "the newer version of {kind} decides"),
+    ///         RebuildStage::Waiting { missing, .. } => println!("{missing:?} are to be opened with it"),
+    ///         RebuildStage::Building { here: RebuildHere::Ready, .. } => println!("ready here"),
+    ///         RebuildStage::Building { ready, .. } => println!("ready at {ready:?}"),
+    ///         RebuildStage::Failed { failure: RebuildFailure::QueueFull { bytes_max }, .. } => {
+    ///             println!("it needs more than {bytes_max} bytes");
+    ///         }
+    ///         RebuildStage::Failed { failure, node, .. } => println!("node {node}: {failure}"),
+    ///         other => println!("{other:?}"),
+    ///     }
+    /// }
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As any read.
     pub async fn rebuilds(&self) -> Result<Read<Vec<RebuildStatus>>, Error> {
@@ -139,6 +174,22 @@ impl Group {
     }
 
     /// Lets a rebuild that has failed be tried again, with the same version.
+    ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let group = fabric.engine(fabric.node(1)).group(GroupId::new(1)).unwrap();
+    /// # fabric.block_on(async {
+    /// for status in group.rebuilds().await?.value {
+    ///     if let RebuildStage::Failed { .. } = status.stage {
+    ///         group.rebuild_again(&status.kind).await?;
+    ///     }
+    /// }
+    /// # let none = group.rebuild_again(&ResourceKind::MAP).await;
+    /// # assert!(matches!(none, Err(Error::PreconditionFailed { .. })));
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
     /// [`Error::PreconditionFailed`] if none has failed, and as any write.

@@ -32,6 +32,18 @@ use crate::resource::FenceEpoch;
 use crate::stored::Stored;
 
 /// A canonical digest of a request: the same request has the same, another request another.
+///
+/// ```
+/// use palisade::Fingerprint;
+///
+/// let of_bob = Fingerprint::of(b"account=bob amount=12");
+/// assert_eq!(of_bob, Fingerprint::of(b"account=bob amount=12"));
+/// assert_ne!(of_bob, Fingerprint::of(b"account=bob amount=13"));
+/// // Who has a SHA-256 of his own gives that.
+/// # let sha256 = [7; 32];
+/// let given = Fingerprint::from_digest(sha256);
+/// assert_ne!(given, of_bob);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint(pub(crate) [u8; 32]);
 

@@ -21,6 +21,24 @@ use crate::keys;
 use crate::projection::ProjectionFault;
 
 /// Offset of the last change of a key, or that there is none.
+///
+/// ```
+/// # use palisade::{sim::SimFabric, *};
+/// # let mut fabric = SimFabric::new(1);
+/// # let engine = fabric.engine(fabric.node(1));
+/// # fabric.block_on(async {
+/// # let spec = ResourceSpec::new("stock", "count.v1")?;
+/// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+/// let apples = "apples".to_owned();
+/// let first = stock.put_if(&apples, &7, Version::ABSENT).await?;
+/// let version = Version::at(first.offset);
+/// assert_eq!(version.offset(), first.offset);
+/// stock.put_if(&apples, &6, version).await?;
+/// let late = stock.put_if(&apples, &5, version).await;
+/// assert!(matches!(late, Err(Error::VersionMismatch { expected, .. }) if expected == version));
+/// # Ok::<(), Error>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub(crate) Offset);
 
