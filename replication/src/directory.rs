@@ -77,7 +77,11 @@ pub(crate) fn claim(
             let incarnation = Incarnation::new(random_u128().map_err(io("no randomness for"))?);
             write_new(data_dir, FILE, &encode(cluster, node, incarnation))
                 .map_err(io("could not write"))?;
-            fs::create_dir(wal_dir(data_dir)).map_err(io("could not create the log in"))?;
+            if let Err(error) = fs::create_dir(wal_dir(data_dir)) {
+                // No room, say: without a log it would count as one that lost it.
+                let _ = fs::remove_file(data_dir.join(FILE));
+                return Err(io("could not create the log in")(error));
+            }
             Ok(incarnation)
         }
     }

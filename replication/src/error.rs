@@ -186,6 +186,9 @@ impl From<Arc<WalError>> for NodeError {
     fn from(error: Arc<WalError>) -> Self {
         match &*error {
             WalError::Panicked { what } => Self::Invariant { what: what.clone() },
+            WalError::Poisoned { cause } if matches!(**cause, WalError::Panicked { .. }) => {
+                Arc::clone(cause).into()
+            }
             _ => Self::Wal(error),
         }
     }

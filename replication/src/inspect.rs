@@ -86,7 +86,7 @@ pub struct StoredRegister {
 /// Reads the bytes of a register as the write-ahead log has them.
 ///
 /// # Errors
-/// [`NodeError::Damaged`] when they are none.
+/// [`NodeError::Damaged`] when they are none, [`NodeError::Newer`] when a newer release wrote them.
 pub fn stored_register(stored: &[u8]) -> Result<StoredRegister, NodeError> {
     let Register { term, vote, commit, base, probation, members, .. } = Register::decode(stored)?;
     let vote = (vote != 0).then(|| NodeId::new(vote));

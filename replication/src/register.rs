@@ -90,13 +90,13 @@ impl Register {
     pub(crate) fn decode(stored: &[u8]) -> Result<Self, NodeError> {
         let mut raw = stored;
         let damaged = |what: &str| NodeError::Damaged { what: format!("group register {what}") };
+        if let Some(version) = raw.first().filter(|version| VERSION < **version) {
+            return Err(NodeError::Newer { what: format!("a group register version={version}") });
+        }
         if raw.len() < FIXED_BYTES {
             return Err(damaged("is too short"));
         }
         let version = raw.get_u8();
-        if VERSION < version {
-            return Err(NodeError::Newer { what: format!("a group register version={version}") });
-        }
         if version != VERSION {
             return Err(damaged("is of no version"));
         }
@@ -167,6 +167,7 @@ mod tests {
             "{refused}"
         );
         assert!(!is_of_one_log(&refused), "the node does not open");
+        assert!(matches!(Register::decode(&newer[..9]), Err(NodeError::Newer { .. })));
         newer[0] = 0;
         assert!(matches!(Register::decode(&newer), Err(NodeError::Damaged { .. })));
     }

@@ -89,6 +89,8 @@ pub(crate) enum FileKind {
 
 /// Beyond what files are ever numbered with: such a name was made up.
 const NUMBER_MAX: u64 = 1 << 62;
+/// The highest number that a log goes on from: no log comes so far by itself.
+pub(crate) const NUMBER_FOUND_MAX: u64 = 1 << 61;
 
 /// Only a name that the wal itself would give counts.
 pub(crate) fn kind_of(name: &str) -> FileKind {

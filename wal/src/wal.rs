@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use crate::commit::{Chunk, Commit, ReadItem, Taken, WalStats};
 use crate::disk::Disk;
@@ -21,7 +21,8 @@ use crate::salvage;
 use crate::scrub::WalScrubber;
 use crate::sealing::{Opener, TailSeal};
 use crate::segment::{
-    self, FileKind, SEGMENT_HEADER_BYTES, SegmentHeader, WalIdentity, decode_header, encode_header,
+    self, FileKind, NUMBER_FOUND_MAX, SEGMENT_HEADER_BYTES, SegmentHeader, WalIdentity,
+    decode_header, encode_header,
 };
 use crate::sync::{Mutex, MutexGuard};
 use crate::sync_times::SyncClock;
@@ -48,6 +49,11 @@ impl Shared {
             commit.poison(&WalError::Panicked { what: "the wal was left half changed".to_owned() });
             commit
         })
+    }
+
+    /// Also where a panic left it half changed.
+    pub(crate) fn commit_as_left(&self) -> MutexGuard<'_, Commit> {
+        self.commit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,6 +119,12 @@ impl Wal {
         disk.sync_dir().map_err(WalError::failed("sync", "the wal's directory"))?;
         let names = disk.list().map_err(WalError::io("list", "the wal's directory"))?;
         let segments: BTreeSet<SegmentId> = names.iter().filter_map(|name| id_of(name)).collect();
+        if let Some(last) = segments.last().filter(|last| NUMBER_FOUND_MAX < last.get()) {
+            return Err(WalError::Foreign {
+                file: segment::file_name(*last),
+                difference: "no log comes to this number by itself: move the file away".to_owned(),
+            });
+        }
         let noted = read_note(&*disk, &identity)?;
         let mut outcome = recover(&*disk, &identity, noted, &options, &segments)?.finish();
         // Nothing was written yet: with the right keys it is all as it was.
@@ -123,6 +135,9 @@ impl Wal {
         let mut next_spare = 0;
         for name in names {
             match segment::kind_of(&name) {
+                FileKind::Spare(number) if NUMBER_FOUND_MAX < number => {
+                    disk.remove(&name).map_err(WalError::io("remove", &name))?;
+                }
                 FileKind::Spare(number) => {
                     next_spare = next_spare.max(number + 1);
                     // One that was not finished has another length.
@@ -364,6 +379,10 @@ impl Wal {
     /// # Errors
     /// Any failure but a full disk is final: the wal is poisoned.
     pub fn maintain(&mut self) -> Result<(), WalError> {
+        // What it would free may be needed, if somebody left it half changed.
+        if let Some(refusal) = &self.shared.commit().refusal {
+            return Err(refusal.clone());
+        }
         let now = self.stats();
         let before = std::mem::replace(&mut self.maintained, now);
         let written = now.bytes_written - before.bytes_written;

@@ -135,7 +135,8 @@ fn run(mut wal: Wal, bell: &Bell, mut on_durable: OnDurable) -> Result<(), WalEr
     let ended = guarded(|| rounds(&mut wal, bell, &mut on_durable))
         .unwrap_or_else(|what| Err(WalError::Panicked { what }));
     if let Err(error) = &ended {
-        wal.shared.commit().poison(error);
+        // What it said itself comes before what is found of it.
+        wal.shared.commit_as_left().poison(error);
         // The panic may have been its own.
         let _ = guarded(|| on_durable(Err(Arc::new(error.clone()))));
     }

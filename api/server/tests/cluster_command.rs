@@ -54,7 +54,7 @@ fn fails(dir: &Path, args: &[&str], exit: i32, code: &str) -> Value {
     document
 }
 
-/// Two ports that follow each other, and that nobody listens on now.
+/// Three ports that follow each other, and that nobody listens on now.
 fn three_ports() -> u16 {
     loop {
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -308,6 +308,8 @@ fn a_new_cluster_is_written_once() {
     assert_eq!(fs::read(dir.join("conf/node-1.toml")).unwrap(), before);
     assert!(!dir.join("conf/node-3.toml").exists(), "all of them or none");
     fails(dir, &["cluster", "init", "--node=1=10.0.0.1:1", "--node=1=10.0.0.2:1"], 2, "Usage");
+    let near = ["cluster", "init", "--node=1=127.0.0.1:7300", "--node=2=127.0.0.1:7302"];
+    fails(dir, &near, 2, "Usage");
 }
 
 /// Three nodes for the load alone, gone at the end.

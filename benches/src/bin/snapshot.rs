@@ -133,12 +133,14 @@ async fn run(args: Args) -> Result<(), String> {
     let of_after = 100.0 * median(|run| run.during() / run.after.0.per_second);
     let risen = median(|run| run.export.1.max(run.install.1).max(run.catch_up.1) - run.before.1);
     println!(
-        "medians of {}: from the change of membership until the newcomer has caught up {:.0} % of \
-         before, {of_before:.0} % of after; {risen:+.0} MiB at the peak",
+        "medians of {}: from the change of membership until the newcomer has caught up {of_before:.0} % of \
+         before, {of_after:.0} % of after; {risen:+.0} MiB at the peak",
         runs.len(),
     );
     nodes.close().await?;
-    if let Some(least) = args.share_min.filter(|least| of_before < *least) {
+    // Without writes before there is no share of them.
+    let is_less = |least: &f64| !of_before.is_finite() || of_before < *least;
+    if let Some(least) = args.share_min.filter(is_less) {
         return Err(format!("{of_before:.0} % of before, and at least {least} % was asked for"));
     }
     if let Some(most) = args.memory_mib_max.filter(|most| *most < risen) {

@@ -97,6 +97,7 @@ impl From<NodeError> for InspectError {
         let what = error.to_string();
         match error {
             NodeError::Io { source, .. } => Self::Unreadable { what: format!("{what}: {source}") },
+            NodeError::Newer { .. } => Self::Incompatible { what },
             _ => Self::Damaged { what },
         }
     }

@@ -4,10 +4,10 @@ use toml::{Table, Value};
 
 use super::tree::{hold, read, workspace};
 
-/// Members that take the workspace's lints say so; the packages of fuzz targets are not members.
+/// Members that take the workspace's lints say so; fuzz targets and benches beside peers are not members.
 fn unsafe_settings(workspace: &Table, members: &[(String, Table)]) -> Vec<String> {
     let at = |path: &[&str]| {
-        let mut found = Some(&Value::Table(workspace.clone())).cloned();
+        let mut found = Some(Value::Table(workspace.clone()));
         for key in path {
             found = found.and_then(|value| value.get(key).cloned());
         }
@@ -20,9 +20,9 @@ fn unsafe_settings(workspace: &Table, members: &[(String, Table)]) -> Vec<String
     if at(&["profile", "release", "overflow-checks"]) != Some(true.into()) {
         findings.push("Cargo.toml: profile.release.overflow-checks is not true".to_owned());
     }
-    for (profile, key) in [("dev", "overflow-checks"), ("dev", "debug-assertions")] {
-        if at(&["profile", profile, key]) == Some(false.into()) {
-            findings.push(format!("Cargo.toml: profile.{profile}.{key} is false"));
+    for profile in ["dev", "test", "bench", "release"] {
+        if at(&["profile", profile, "overflow-checks"]) == Some(false.into()) {
+            findings.push(format!("Cargo.toml: profile.{profile}.overflow-checks is false"));
         }
     }
     for (path, member) in members {

@@ -44,8 +44,6 @@ impl<M: SimMachine> SimCluster<M> {
             5 => ("altered read", |faults, counts, soon| {
                 faults.altered_read = Some(counts.reads + soon);
             }),
-            // One that it is being given: its log may count on it already.
-            6 if self.rot_shelf(id, "in-") => return true,
             _ => return self.damage_place(id),
         };
         self.tell(|| format!("node {id}: {what} soon"));
@@ -85,18 +83,13 @@ impl<M: SimMachine> SimCluster<M> {
 
     /// A place of the snapshots rots that a node serves: whoever is helped by them has another one.
     pub fn rot_snapshots(&mut self, id: NodeId) {
-        self.rot_shelf(id, "out-");
-    }
-
-    /// A place of its snapshots rots, of those whose files begin like this. Returns whether there was one.
-    fn rot_shelf(&mut self, id: NodeId, of: &str) -> bool {
         let disk = self.nodes[&id].shelf_disk.clone();
         let mut names = disk.list().expect("a simulated disk lists its files");
-        names.retain(|name| name.starts_with(of));
+        names.retain(|name| name.starts_with("out-"));
         let lengths = names.into_iter().map(|name| (disk.contents(&name).len(), name));
         let files: Vec<(usize, String)> = lengths.filter(|(bytes, _)| 0 < *bytes).collect();
         if files.is_empty() {
-            return false;
+            return;
         }
         let (bytes, name) = self.random.pick(&files).clone();
         let at = self.random.below(bytes as u64) as usize;
@@ -107,7 +100,6 @@ impl<M: SimMachine> SimCluster<M> {
         }
         self.count("rotten snapshot");
         self.tell(|| format!("node {id}: {name} of its snapshots rots at {at} of {bytes}"));
-        true
     }
 
     fn damage_place(&mut self, id: NodeId) -> bool {
@@ -155,6 +147,7 @@ impl<M: SimMachine> SimCluster<M> {
         node.disk.set_faults(SimFaults::default());
         node.disk.mend_reads();
         node.shelf_disk.set_faults(SimFaults::default());
+        node.shelf_disk.mend_reads();
     }
 
     /// The disk of a node's log has no room for another file.

@@ -339,6 +339,7 @@ impl<M: SimMachine> SimCluster<M> {
         self.power_off(id);
         let first = self.nodes[&id].first.clone();
         let life = self.nodes[&id].life;
+        self.coverage = self.coverage();
         self.make_node(id, first);
         let node = self.nodes.get_mut(&id).expect("just made");
         (node.life, node.wiped) = (life + 1, true);

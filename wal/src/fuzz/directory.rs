@@ -246,10 +246,16 @@ pub(super) fn seeds() -> Vec<(String, Vec<u8>)> {
         ("flipped-synced-frame".to_owned(), flipped),
         ("first-segment-gone".to_owned(), print(0, &disk)),
         ("header-cut".to_owned(), good[..40].to_vec()),
-        ("note-behind".to_owned(), with_note(&good, 1)),
+        ("good-note-behind".to_owned(), with_note(&good, 1)),
         ("note-ahead".to_owned(), with_note(&good, 1 << 40)),
-        ("far-segment".to_owned(), [&good[..], &[SEGMENT | HIGH, 0xff, 0, 0, 0, 0]].concat()),
-        ("far-spare".to_owned(), [&good[..], &[SPARE | HIGH | PADDED, 0xff, 0, 0, 0, 0]].concat()),
+        ("last-segment".to_owned(), [&good[..], &[SEGMENT | HIGH, 0x1f, 0, 0, 0, 0]].concat()),
+        ("too-far-segment".to_owned(), [&good[..], &[SEGMENT | HIGH, 0x20, 0, 0, 0, 0]].concat()),
+        ("good-too-far-spare".to_owned(), [&good[..], &[SPARE | HIGH, 0x20, 0, 0, 0, 0]].concat()),
+        ("good-far-segment".to_owned(), [&good[..], &[SEGMENT | HIGH, 0xff, 0, 0, 0, 0]].concat()),
+        (
+            "good-far-spare".to_owned(),
+            [&good[..], &[SPARE | HIGH | PADDED, 0xff, 0, 0, 0, 0]].concat(),
+        ),
         ("nothing".to_owned(), Vec::new()),
     ]
 }

@@ -1,5 +1,6 @@
 //! `palisade cluster init` and `join`: configurations for real machines, and what is to be done with them.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -165,6 +166,18 @@ impl InitArgs {
             })
         };
         let files = self.nodes.iter().map(file).collect::<Result<Vec<_>, Failed>>()?;
+        let here = files.iter().filter(|file| file.node.address.ip().is_loopback());
+        let mut taken = BTreeSet::new();
+        for file in here {
+            let consoles = file.admin.map(|admin| admin.port());
+            for port in [file.node.address.port(), file.grpc.port()].into_iter().chain(consoles) {
+                if !taken.insert(port) {
+                    let what = format!("node {}: port {port} is of two nodes", file.node.id);
+                    let help = "a node takes three ports that follow each other: for peers, callers and its console";
+                    return Err(Failed::new("Usage", what, help));
+                }
+            }
+        }
         write(&self.out, &files)?;
         let mut next = Vec::new();
         if !self.insecure_loopback {
