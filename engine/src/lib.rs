@@ -118,7 +118,7 @@ pub use handle::{Done, Handle};
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus, Reservation};
 pub use log::{
     Consumer, LogBounds, LogEntry, LogPage, LogTail, ReplicatedLog, SCAN_ENTRIES_MAX,
-    TAIL_ENTRIES_MAX,
+    TAIL_BYTES_MAX, TAIL_ENTRIES_MAX,
 };
 pub use map::{
     GET_KEYS_MAX, MapAt, MapChange, MapPage, MapRange, RANGE_ROWS_MAX, ReplicatedMap, Versioned,
