@@ -163,6 +163,10 @@ pub mod encryption {
         KeyEpoch, KeyError, KeyHold, KeyRing, KeyState, Keys, Randomness, SystemRandomness,
     };
 }
+/// Connections of which nobody has said yet who they are.
+pub mod lobby {
+    pub use palisade_replication::lobby::{Lobby, Origin, Place, STRANGERS_MAX};
+}
 /// Certificates: whom they name, and what TLS between nodes, or with callers, is made of.
 pub mod tls {
     pub use palisade_replication::{
