@@ -120,7 +120,7 @@ pub use handle::{Done, Handle};
 pub use idempotency::{ReplicatedIdempotencyStore, RequestStatus, Reservation};
 pub use log::{
     Consumer, LogBounds, LogEntry, LogPage, LogTail, ReplicatedLog, SCAN_ENTRIES_MAX,
-    TAIL_ENTRIES_MAX,
+    TAIL_BYTES_MAX, TAIL_ENTRIES_MAX,
 };
 pub use map::{
     GET_KEYS_MAX, MapAt, MapChange, MapPage, MapRange, RANGE_ROWS_MAX, ReplicatedMap, Versioned,
@@ -164,6 +164,10 @@ pub mod encryption {
     pub use palisade_replication::{
         KeyEpoch, KeyError, KeyHold, KeyRing, KeyState, Keys, Randomness, SystemRandomness,
     };
+}
+/// Connections of which nobody has said yet who they are.
+pub mod lobby {
+    pub use palisade_replication::lobby::{Lobby, Origin, Place, STRANGERS_MAX};
 }
 /// Certificates: whom they name, and what TLS between nodes, or with callers, is made of.
 pub mod tls {

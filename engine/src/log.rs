@@ -8,13 +8,14 @@ use std::marker::PhantomData;
 use palisade_replication::LogTime;
 
 pub use self::consumer::Consumer;
-pub use self::tail::{LogTail, TAIL_ENTRIES_MAX};
+pub use self::tail::{LogTail, TAIL_BYTES_MAX, TAIL_ENTRIES_MAX};
 use crate::batch::{Batch, Guard};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
 use crate::group::Group;
 use crate::handle::{Done, Handle};
+use crate::page::{Page, SCAN_BYTES_MAX};
 use crate::projections::log::{
     self, ConsumerPosition, Log, LogGuard, LogOp, LogOutcome, LogPosition, LogRetention, LogTrim,
     RawEntry, Scanned,
@@ -435,11 +436,22 @@ impl<T: Stored> ReplicatedLog<T> {
         limit: usize,
         options: impl Into<ReadOptions>,
     ) -> Result<Read<LogPage<T>>, Error> {
-        let (from, limit) = (from.into(), limit.min(SCAN_ENTRIES_MAX));
-        let read = self
-            .handle
-            .read_own(options, move |rows| log::scan(rows, from, direction, limit))
-            .await?;
+        let page = (limit.min(SCAN_ENTRIES_MAX), SCAN_BYTES_MAX);
+        self.page(from.into(), direction, page, options.into()).await
+    }
+
+    /// A part of at most so many entries and bytes.
+    async fn page(
+        &self,
+        from: LogPosition,
+        direction: Direction,
+        (entries_max, bytes_max): (usize, usize),
+        options: ReadOptions,
+    ) -> Result<Read<LogPage<T>>, Error> {
+        let read = self.handle.read_own(options, move |rows| {
+            log::scan(rows, from, direction, Page::within(entries_max, bytes_max))
+        });
+        let read = read.await?;
         let schemas = self.handle.schemas();
         read.try_map(|found| {
             let Scanned { page, header } = found?;

@@ -10,17 +10,23 @@ pub(crate) struct Page<T, N> {
     pub(crate) next: Option<N>,
     bytes: usize,
     rows_max: usize,
+    bytes_max: usize,
 }
 
 impl<T, N> Page<T, N> {
     pub(crate) fn new(rows_max: usize) -> Self {
-        Self { rows: Vec::new(), next: None, bytes: 0, rows_max }
+        Self::within(rows_max, SCAN_BYTES_MAX)
+    }
+
+    /// One of fewer bytes than a scan returns.
+    pub(crate) fn within(rows_max: usize, bytes_max: usize) -> Self {
+        Self { rows: Vec::new(), next: None, bytes: 0, rows_max, bytes_max }
     }
 
     /// Whether there is room for a row of so many bytes.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         let is_first = self.rows.is_empty();
-        self.rows.len() < self.rows_max && (is_first || self.bytes + bytes <= SCAN_BYTES_MAX)
+        self.rows.len() < self.rows_max && (is_first || self.bytes + bytes <= self.bytes_max)
     }
 
     pub(crate) fn push(&mut self, row: T, bytes: usize) {

@@ -225,7 +225,8 @@ fn page(
     from: LogPosition,
     limit: usize,
 ) -> Option<Page<RawEntry, LogPosition>> {
-    let found = log::scan(rows, from, Direction::Forward, limit).expect("memory can be read");
+    let found =
+        log::scan(rows, from, Direction::Forward, Page::new(limit)).expect("memory can be read");
     found.ok().map(|found| found.page)
 }
 

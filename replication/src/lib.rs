@@ -23,7 +23,7 @@ mod inspect;
 mod keeper;
 mod link;
 mod load;
-mod lobby;
+pub mod lobby;
 mod log_store;
 mod membership;
 mod node;

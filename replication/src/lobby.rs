@@ -10,14 +10,16 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// Connections without a greeting, at most.
-pub(crate) const STRANGERS_MAX: usize = 128;
+pub const STRANGERS_MAX: usize = 128;
 
 /// From where one comes: what one host can choose of an address does not make it several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Origin(IpAddr);
+pub struct Origin(IpAddr);
 
 impl Origin {
-    pub(crate) fn of(address: IpAddr) -> Self {
+    /// That of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             // A host has the whole of its network's last 64 bits.
             IpAddr::V6(address) => Self(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into()),
@@ -26,8 +28,9 @@ impl Origin {
     }
 }
 
+/// Where they wait.
 #[derive(Debug, Default)]
-pub(crate) struct Lobby {
+pub struct Lobby {
     inner: Mutex<Inner>,
 }
 
@@ -57,14 +60,16 @@ impl Inner {
 
 /// One of them; given back with this.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub struct Place {
     lobby: Arc<Lobby>,
     number: u64,
     taken: Arc<Notify>,
 }
 
 impl Lobby {
-    pub(crate) fn enter(self: &Arc<Self>, origin: Origin) -> Place {
+    /// A place for one more, whoever makes it.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>, origin: Origin) -> Place {
         let taken = Arc::new(Notify::new());
         let mut inner = self.lock();
         if inner.waiting.len() >= STRANGERS_MAX {
@@ -84,7 +89,7 @@ impl Lobby {
 
 impl Place {
     /// Resolves when another one needed it.
-    pub(crate) async fn taken(&self) {
+    pub async fn taken(&self) {
         self.taken.notified().await;
     }
 }

@@ -7,21 +7,35 @@ mod nodes;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::select_all;
 use nodes::Nodes;
-use palisade::Error;
+use palisade::{Direction, Error, LogPosition, ReadConsistency, ReplicatedLog, ResourceSpec};
 use palisade_proto::MESSAGE_BYTES_MAX;
 use palisade_proto::cluster::v1::GetStatusRequest;
 use palisade_proto::cluster::v1::cluster_client::ClusterClient;
 use palisade_proto::common::v1::Resource;
+use palisade_proto::failure::Failure;
+use palisade_proto::log::v1::TailRequest;
+use palisade_proto::log::v1::log_client::LogClient;
 use palisade_proto::map::v1::PutRequest;
 use palisade_proto::map::v1::map_client::MapClient;
 use palisade_server::grpc::{Callers, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
+
+/// Long enough for a busy machine; nothing waits for it that is done.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LARGE_VALUES: usize = 512;
+const LARGE_BYTES: usize = 16 << 20;
+/// What `docs/grpc.md` says of answers: pages, single answers, and what the transport has of every call.
+const ANSWERS_BYTES_MAX: usize = (32 + 64 + 128) << 20;
 
 async fn channel(nodes: &Nodes) -> Channel {
     let endpoint = format!("http://{}", nodes.addresses[0]);
@@ -97,6 +111,84 @@ async fn a_connection_is_told_its_bounds() {
     assert_eq!(settings.get(&4), Some(&(1 << 20)), "{settings:?}");
     assert_eq!(settings.get(&6), Some(&(16 << 10)), "{settings:?}");
     drop(stream);
+    nodes.close().await;
+}
+
+/// What is resident of this process in bytes.
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
+/// A log of 16 MiB.
+async fn large_log(nodes: &Nodes) -> ReplicatedLog<Vec<u8>> {
+    let spec = ResourceSpec::new("large", "test.v1").unwrap();
+    let log = ReplicatedLog::open(&nodes.engines[0], spec).await.unwrap();
+    for number in 0..LARGE_VALUES {
+        log.append(&vec![number as u8; LARGE_BYTES / LARGE_VALUES]).await.unwrap();
+    }
+    log
+}
+
+fn tail_of_large() -> TailRequest {
+    let (name, schema) = ("large".to_owned(), "test.v1".to_owned());
+    let log = Some(Resource { name, schema, ..Default::default() });
+    TailRequest { log, from: None }
+}
+
+/// A connection whose streams are bounded, each for itself: the node's memory is looked at, and not the caller's.
+async fn narrow(nodes: &Nodes) -> LogClient<Channel> {
+    let endpoint = Channel::from_shared(format!("http://{}", nodes.addresses[0])).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(64 << 10);
+    LogClient::new(endpoint.initial_connection_window_size(16 << 20).connect().await.unwrap())
+}
+
+/// G12: streams that nobody reads have no more of the node's memory than answers may, and who reads is served: on
+/// another connection, and in its turn on the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_reads_takes_no_more_memory_than_it_may() {
+    let nodes = Nodes::start(1).await;
+    let log = large_log(&nodes).await;
+    // So that the reads themselves have what they keep.
+    let all = log.scan(LogPosition::START, Direction::Forward, 9999, ReadConsistency::Local).await;
+    drop(all.unwrap());
+    let before = resident();
+    let mut unread = Vec::new();
+    let mut connections = Vec::new();
+    for _ in 0..8 {
+        let mut logs = narrow(&nodes).await;
+        for _ in 0..64 {
+            unread.push(logs.tail(tail_of_large()).await.unwrap().into_inner());
+        }
+        connections.push(logs);
+    }
+    let other = LogClient::new(channel(&nodes).await);
+    for (mut logs, entries) in [(other, LARGE_VALUES), (connections.remove(0), 1)] {
+        let mut tail = logs.tail(tail_of_large()).await.unwrap().into_inner();
+        let mut told = 0;
+        while told < entries {
+            let message = timeout(PATIENCE, tail.message()).await.expect("its turn comes");
+            told += message.unwrap().expect("it goes on").entries.len();
+            is_served(&nodes).await;
+        }
+        let grown = resident().saturating_sub(before);
+        assert!(grown < ANSWERS_BYTES_MAX, "{} MiB", grown >> 20);
+    }
+
+    // Whose room it was is told so.
+    let mut unread = select_all(unread);
+    let ended = async {
+        loop {
+            if let Err(status) = unread.next().await.expect("they have no end") {
+                return Failure::of(&status).unwrap_or_else(|| panic!("{status:?}"));
+            }
+        }
+    };
+    let failure = timeout(PATIENCE, ended).await.expect("one of them has ended");
+    assert_eq!(failure.kind, "RATE_LIMITED", "{failure:?}");
+    assert!(failure.retry_after.is_some());
+    drop((unread, connections, log));
     nodes.close().await;
 }
 

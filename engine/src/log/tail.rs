@@ -6,11 +6,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
-use palisade_replication::Disposition;
+use palisade_replication::{Disposition, Offset};
 
-use super::{LogEntry, ReplicatedLog};
+use super::{LogEntry, LogPage, ReplicatedLog};
 use crate::backend::BoxFuture;
 use crate::error::Error;
+use crate::freshness::Read;
 use crate::projections::log::LogPosition;
 use crate::read::ReadConsistency;
 use crate::store::Direction;
@@ -18,9 +19,11 @@ use crate::stored::Stored;
 
 /// Most entries that a tail holds.
 pub const TAIL_ENTRIES_MAX: usize = 256;
+/// Most bytes of their values, but for the first: as the page of a watch, since there may be many of them.
+pub const TAIL_BYTES_MAX: usize = 256 << 10;
 
 /// A reader that follows a log on this replica: a cursor, not a queue. However far it is behind, it holds
-/// one page of at most [`TAIL_ENTRIES_MAX`] entries and [`crate::SCAN_BYTES_MAX`].
+/// one page of at most [`TAIL_ENTRIES_MAX`] entries and [`TAIL_BYTES_MAX`], or one value.
 ///
 /// Every entry from its position on comes once, in order. If some of them were removed before they could
 /// be read, that is [`Error::Trimmed`], now and for ever after: nothing is left out in silence.
@@ -75,6 +78,41 @@ impl<T: Stored> LogTail<T> {
         poll_fn(|context| self.poll_entry(context)).await
     }
 
+    /// Waits until there is something to read, and reads none of it: for who bounds what is held at once, and
+    /// makes room before [`LogTail::read_page`]. Giving up the wait loses nothing.
+    ///
+    /// # Errors
+    /// As for any read.
+    pub async fn ready(&mut self) -> Result<(), Error> {
+        while self.held.is_empty() {
+            let bounds = self.log.bounds(ReadConsistency::Local).await?;
+            // What was removed is something to read, too: that it was.
+            if self.position < bounds.value.tail || self.position < bounds.value.first {
+                break;
+            }
+            applied_after(&self.log, bounds.freshness.offset).await?;
+        }
+        Ok(())
+    }
+
+    /// The next entries as far as they are there, as many as a tail holds; none if it would have to wait.
+    /// Giving up the wait loses nothing.
+    ///
+    /// # Errors
+    /// As [`LogTail::next`].
+    pub async fn read_page(&mut self) -> Result<Vec<LogEntry<T>>, Error> {
+        // It would be told twice.
+        self.coming = None;
+        let page = match self.held.is_empty() {
+            true => page(&self.log, self.position).await?.value.entries,
+            false => self.held.drain(..).collect(),
+        };
+        if let Some(last) = page.last() {
+            self.position = last.position.after();
+        }
+        Ok(page)
+    }
+
     fn poll_entry(&mut self, context: &mut Context<'_>) -> Poll<Result<LogEntry<T>, Error>> {
         loop {
             if let Some(entry) = self.held.pop_front() {
@@ -99,17 +137,28 @@ async fn fetch<T: Stored>(
     log: ReplicatedLog<T>,
     from: LogPosition,
 ) -> Result<Vec<LogEntry<T>>, Error> {
-    let (forward, local) = (Direction::Forward, ReadConsistency::Local);
     loop {
-        let read = log.scan(from, forward, TAIL_ENTRIES_MAX, local).await?;
+        let read = page(&log, from).await?;
         if !read.value.entries.is_empty() {
             return Ok(read.value.entries);
         }
-        // Whatever is applied next may be an entry of this log.
-        let next = read.freshness.offset.next();
-        let group = &log.handle.group;
-        group.engine.backend().wait_applied(group.id(), next).await?;
+        applied_after(&log, read.freshness.offset).await?;
     }
+}
+
+/// What there is from a position on, as much as a tail holds.
+async fn page<T: Stored>(
+    log: &ReplicatedLog<T>,
+    from: LogPosition,
+) -> Result<Read<LogPage<T>>, Error> {
+    let most = (TAIL_ENTRIES_MAX, TAIL_BYTES_MAX);
+    log.page(from, Direction::Forward, most, ReadConsistency::Local.into()).await
+}
+
+/// Waits for whatever is applied next: it may be an entry of this log.
+async fn applied_after<T: Stored>(log: &ReplicatedLog<T>, offset: Offset) -> Result<(), Error> {
+    let group = &log.handle.group;
+    group.engine.backend().wait_applied(group.id(), offset.next()).await
 }
 
 /// Ends after an error that asking again does not help against.

@@ -161,50 +161,78 @@ impl<K: Key, V: Stored> Watch<K, V> {
     /// [`Error::Compacted`] if what comes next is not kept any more: read the map, and watch from there.
     /// Any other as a read; it can be tried again.
     pub async fn next(&mut self) -> Result<WatchEvent<K, V>, Error> {
+        loop {
+            self.ready().await?;
+            if let Some(event) = self.read_next().await? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// Waits until there may be something to tell, and reads none of it: for who bounds what is held at once,
+    /// and makes room before [`Watch::read_next`].
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// As for any read.
+    pub async fn ready(&mut self) -> Result<(), Error> {
+        let left = self.left();
+        let group = &self.map.handle.group;
+        if self.told.is_empty() && !left.is_zero() && group.applied()? <= self.read {
+            // Whoever named the place may have named one that never comes.
+            let next = Offset::new(self.read.get().saturating_add(1));
+            group.wait_applied(next, left).await?;
+        }
+        Ok(())
+    }
+
+    /// What is next as [`Watch::next`] tells it, or none if it would have to wait.
+    ///
+    /// Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// As [`Watch::next`].
+    pub async fn read_next(&mut self) -> Result<Option<WatchEvent<K, V>>, Error> {
+        let left = self.left();
         if self.told.is_empty() {
-            self.fill().await?;
+            self.read_page().await?;
+            if self.told.is_empty() && !left.is_zero() {
+                return Ok(None);
+            }
         }
         // Told only once it is decoded: what cannot be read is not passed over.
         let schemas = self.map.handle.schemas();
         let event = self.told.front().map(|record| event(schemas, record)).transpose()?;
         self.silent_until = None;
-        match event {
+        Ok(Some(match event {
             Some(event) => {
                 let first = self.told.pop_front().map_or(self.read, |record| record.offset);
                 self.position = if self.told.is_empty() { self.read } else { first };
-                Ok(event)
+                event
             }
             None => {
                 self.position = self.read;
-                Ok(WatchEvent::Progress { offset: self.position })
+                WatchEvent::Progress { offset: self.position }
             }
-        }
+        }))
     }
 
-    /// Reads until there are changes to tell, or it has been silent for long enough. The end of its silence
-    /// stays when whoever waits gives up.
-    async fn fill(&mut self) -> Result<(), Error> {
-        let progress = self.options.progress;
-        let engine = self.map.handle.group.engine.clone();
-        let until = engine.backend().now().saturating_add(progress);
-        let until = *self.silent_until.get_or_insert(until);
-        loop {
-            let left = until.saturating_sub(engine.backend().now());
-            self.read_page(left).await?;
-            if !self.told.is_empty() || left.is_zero() {
-                return Ok(());
-            }
-        }
+    /// Whether it holds what it has read and not told.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        !self.told.is_empty()
     }
 
-    /// Reads a page of changes. Waits so long for a record that may have some.
-    async fn read_page(&mut self, wait: Duration) -> Result<(), Error> {
-        let group = &self.map.handle.group;
-        if group.applied()? <= self.read {
-            // Whoever named the place may have named one that never comes.
-            let next = Offset::new(self.read.get().saturating_add(1));
-            group.wait_applied(next, wait).await?;
-        }
+    /// How long it is still silent if nothing comes. The end of its silence stays when whoever waits gives up.
+    fn left(&mut self) -> Duration {
+        let now = self.map.handle.group.engine.backend().now();
+        let until = now.saturating_add(self.options.progress);
+        self.silent_until.get_or_insert(until).saturating_sub(now)
+    }
+
+    /// Reads a page of changes.
+    async fn read_page(&mut self) -> Result<(), Error> {
         let (from, prefix) = (self.read, self.options.prefix.clone());
         let read = self.map.handle.read_own(ReadConsistency::Local, move |rows| {
             map::changes(rows, from, |key| key.starts_with(&prefix))

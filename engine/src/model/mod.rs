@@ -39,6 +39,7 @@ use crate::directory;
 use crate::keys;
 use crate::machine::{EngineMachine, read_position};
 use crate::outcome::{Branch, Completion, Outcome};
+use crate::page::Page;
 use crate::profile::PolicyHash;
 use crate::projection::{Registry, RowsRead};
 use crate::projections::idempotency::{self, RequestOutcome, RequestRefusal, Window, find};
@@ -247,7 +248,8 @@ fn assert_log(rows: &RowsRead<'_>, wanted: &NaiveLog) {
     assert_eq!((header.first, header.tail), (wanted.first, wanted.tail));
     assert_eq!((header.entries, header.bytes), (wanted.entries.len() as u64, wanted.bytes()));
     assert_eq!(header.retention, wanted.retention);
-    let found = log::scan(rows, header.first, Direction::Forward, usize::MAX).unwrap().unwrap();
+    let found =
+        log::scan(rows, header.first, Direction::Forward, Page::new(usize::MAX)).unwrap().unwrap();
     let entry = |entry: log::RawEntry| (entry.position, (entry.log_time.get(), entry.payload));
     let entries: BTreeMap<_, _> = found.page.rows.into_iter().map(entry).collect();
     assert_eq!(entries, wanted.entries);

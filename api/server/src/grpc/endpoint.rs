@@ -18,6 +18,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::{Request, Response, Status};
 
 use super::access::{Access, Caller, Origin, facts_of, not_allowed};
+use super::answers::Room;
 use super::connections::Peer;
 use super::convert;
 use super::deadline;
@@ -51,6 +52,7 @@ pub(crate) struct Call {
     origin: Origin,
     pub(crate) left: Option<Duration>,
     seen: Vec<Freshness>,
+    room: Room,
 }
 
 /// What a call is about that is of no one resource: who takes part, and how the nodes are.
@@ -68,6 +70,7 @@ impl Endpoint {
         let method = request.extensions().get::<OriginalUri>().map(|method| method.0.clone());
         let origin = Origin { address: peer.map(|peer| peer.address.ip()), method };
         let identity = peer.and_then(|peer| peer.identity.as_ref());
+        let room = request.extensions().get::<Room>().cloned().unwrap_or_default();
         let caller = match &*self.access {
             Access::Everyone => None,
             Access::Granted(grants) => {
@@ -75,7 +78,7 @@ impl Endpoint {
             }
         };
         let call = Call::of(caller, origin, request.metadata()).map_err(refused)?;
-        Ok((call, request.into_inner()))
+        Ok((Call { room, ..call }, request.into_inner()))
     }
 
     /// Refuses a call of somebody who may do nothing at all here, now and with what he shows.
@@ -213,7 +216,8 @@ impl Call {
             let token = value.to_bytes().map_err(|_| invalid(format!("{FRESHNESS} is base64")))?;
             seen.push(convert::freshness(&token)?);
         }
-        Ok(Self { caller, origin, left: deadline::of(metadata), seen })
+        let room = Room::default();
+        Ok(Self { caller, origin, left: deadline::of(metadata), seen, room })
     }
 
     /// How a read of this call is done in a group.
@@ -249,6 +253,11 @@ impl Call {
         write: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         deadline::within(self.left, true, write).await
+    }
+
+    /// Room for what it is answered with.
+    pub(crate) fn room(&self) -> Room {
+        self.room.clone()
     }
 
     /// Who makes it, where that is asked.

@@ -3,27 +3,23 @@
 use std::pin::Pin;
 
 use bytes::Bytes;
-use futures_util::{FutureExt, Stream, stream};
+use futures_util::{Stream, stream};
 use palisade::{
-    Batch, Direction, Error, LogEntry, LogPosition, LogRetention, OpOutcome, ReadConsistency,
-    SCAN_ENTRIES_MAX,
+    Batch, Direction, Error, LogEntry, LogPosition, LogRetention, LogTail, OpOutcome,
+    ReadConsistency, SCAN_ENTRIES_MAX,
 };
 use palisade_proto::common::v1 as common;
 use palisade_proto::log::v1 as proto;
 use palisade_proto::log::v1::log_server::Log as Service;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::answers::Room;
 use super::append_stream;
 use super::convert::{self, Raw, epoch, needed, of_position, position};
 use super::endpoint::{Call, Endpoint, refused};
 use super::failure::invalid;
 use super::handles::{Log, Use};
 use crate::security::grants::Right;
-
-/// Entries that one message of a tail holds at most.
-const TAIL_MESSAGE_ENTRIES: usize = 256;
-/// Bytes of values after which a message of a tail is sent.
-const TAIL_MESSAGE_BYTES: usize = 1 << 20;
 
 fn entry(entry: LogEntry<Raw>) -> proto::Entry {
     proto::Entry {
@@ -165,6 +161,19 @@ impl Endpoint {
     }
 }
 
+/// The next page of a tail, once there is one, and room for it.
+async fn followed(tail: &mut LogTail<Raw>, room: &Room) -> Result<Vec<LogEntry<Raw>>, Error> {
+    loop {
+        tail.ready().await?;
+        room.take().await;
+        let page = tail.read_page().await?;
+        if !page.is_empty() {
+            return Ok(page);
+        }
+        room.give_back();
+    }
+}
+
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -217,27 +226,20 @@ impl Service for Endpoint {
         let (log, first) = opened.await.map_err(refused)?;
         let from = asked.from.as_ref().map_or(Ok(first), position).map_err(refused)?;
         let tail = log.tail(from);
-        let messages = stream::unfold(Some(tail), |tail| async {
-            let mut tail = tail?;
-            let (mut entries, mut bytes) = (Vec::new(), 0);
-            // The first is waited for; others come along if they are there.
-            let mut next = Some(tail.next().await);
-            while let Some(found) = next.take() {
-                match found {
-                    Ok(found) => {
-                        bytes += found.value.data.len();
-                        entries.push(entry(found));
+        let room = call.room();
+        let messages = stream::unfold(Some(tail), move |tail| {
+            let room = room.clone();
+            async move {
+                let mut tail = tail?;
+                match followed(&mut tail, &room).await {
+                    Ok(page) => {
+                        let entries = page.into_iter().map(entry).collect();
+                        let next = Some(of_position(tail.position()));
+                        Some((Ok(proto::TailResponse { entries, next }), Some(tail)))
                     }
-                    // Told once what was read before it is.
-                    Err(error) if entries.is_empty() => return Some((Err(refused(error)), None)),
-                    Err(_) => break,
-                }
-                if entries.len() < TAIL_MESSAGE_ENTRIES && bytes < TAIL_MESSAGE_BYTES {
-                    next = tail.next().now_or_never();
+                    Err(error) => Some((Err(refused(error)), None)),
                 }
             }
-            let next = Some(of_position(tail.position()));
-            Some((Ok(proto::TailResponse { entries, next }), Some(tail)))
         });
         let name = asked.log.map(|log| log.name).unwrap_or_default();
         Ok(Response::new(self.while_allowed(call, Right::Read, name, messages)))

@@ -5,13 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::stream;
 use palisade::{
-    Batch, Error, History, MapChange, MapRange, Offset, OpOutcome, RANGE_ROWS_MAX, Version,
+    Batch, Error, History, MapChange, MapRange, Offset, OpOutcome, RANGE_ROWS_MAX, Version, Watch,
     WatchEvent, WatchOptions,
 };
 use palisade_proto::map::v1 as proto;
 use palisade_proto::map::v1::map_server::Map as Service;
 use tonic::{Request, Response, Status};
 
+use super::answers::Room;
 use super::convert::{self, Raw, row, version};
 use super::endpoint::{Call, Endpoint, refused};
 use super::failure::invalid;
@@ -175,6 +176,23 @@ fn told(event: WatchEvent<Bytes, Raw>, position: Offset) -> proto::WatchResponse
     }
 }
 
+/// What a watch tells next, once there is something and room for it. The room is kept for as long as it has read
+/// more than it has told.
+async fn watched(
+    watch: &mut Watch<Bytes, Raw>,
+    room: &Room,
+) -> Result<WatchEvent<Bytes, Raw>, Error> {
+    loop {
+        watch.ready().await?;
+        room.take().await;
+        if let Some(event) = watch.read_next().await? {
+            room.keep(watch.holds());
+            return Ok(event);
+        }
+        room.give_back();
+    }
+}
+
 #[tonic::async_trait]
 impl Service for Endpoint {
     type WatchStream = Messages<proto::WatchResponse>;
@@ -235,12 +253,16 @@ impl Service for Endpoint {
         });
         let map = opened.await.map_err(refused)?;
         let watch = map.watch(Offset::new(asked.from), watching(&asked));
-        let events = stream::unfold(Some(watch), |watch| async move {
-            let mut watch = watch?;
-            Some(match watch.next().await {
-                Ok(event) => (Ok(told(event, watch.position())), Some(watch)),
-                Err(error) => (Err(refused(error)), None),
-            })
+        let room = call.room();
+        let events = stream::unfold(Some(watch), move |watch| {
+            let room = room.clone();
+            async move {
+                let mut watch = watch?;
+                Some(match watched(&mut watch, &room).await {
+                    Ok(event) => (Ok(told(event, watch.position())), Some(watch)),
+                    Err(error) => (Err(refused(error)), None),
+                })
+            }
         });
         let name = asked.map.map(|map| map.name).unwrap_or_default();
         Ok(Response::new(self.while_allowed(call, Right::Read, name, events)))

@@ -5,6 +5,7 @@
 
 mod access;
 mod access_service;
+mod answers;
 mod append_stream;
 mod audit;
 mod backups;
@@ -47,6 +48,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tower_layer::{Identity, Stack};
 
 use self::access::{Access, Grants};
+use self::answers::{Answers, Bounded, Bounds};
 use self::backups::Backups;
 pub(crate) use self::connections::{CONNECTIONS_MAX, Connection};
 use self::connections::{Door, incoming};
@@ -94,8 +96,9 @@ fn router(
     observed: &Observed,
     access: Arc<Access>,
     backup_dir: Option<PathBuf>,
-) -> Result<Router<Stack<Metered, Identity>>, Error> {
+) -> Result<Router<Stack<Bounded, Stack<Metered, Identity>>>, Error> {
     let endpoint = Endpoint::new(observed.engine().clone(), access);
+    let answers = Bounded(Arc::new(Answers::new(Bounds::default())));
     let described = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -103,6 +106,7 @@ fn router(
     };
     let server = Server::builder()
         .layer(Metered(Arc::clone(observed.calls())))
+        .layer(answers)
         .max_concurrent_streams(CALLS_MAX)
         .initial_stream_window_size(CALL_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

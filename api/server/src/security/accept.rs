@@ -67,6 +67,7 @@ pub struct AcceptCounts {
 pub struct Gate {
     cluster: ClusterId,
     tls: Arc<CallerTls>,
+    timeout: Duration,
     taken: AtomicU64,
     untrusted: AtomicU64,
     unidentified: AtomicU64,
@@ -78,7 +79,14 @@ impl Gate {
     #[must_use]
     pub fn new(cluster: ClusterId, tls: Arc<CallerTls>) -> Self {
         let [taken, untrusted, unidentified, stalled] = [0; 4].map(AtomicU64::new);
-        Self { cluster, tls, taken, untrusted, unidentified, stalled }
+        let timeout = HANDSHAKE_TIMEOUT;
+        Self { cluster, tls, timeout, taken, untrusted, unidentified, stalled }
+    }
+
+    /// One that waits for ever.
+    #[cfg(test)]
+    pub(crate) fn patient(self) -> Self {
+        Self { timeout: Duration::MAX, ..self }
     }
 
     /// Does the handshake, and judges who it is with. How many of these go on at once is for whoever
@@ -87,7 +95,7 @@ impl Gate {
     /// # Errors
     /// [`AcceptRefusal`]; the connection is closed, and counted.
     pub async fn admit(&self, stream: TcpStream) -> Result<CallerStream, AcceptRefusal> {
-        let admitted = timeout(HANDSHAKE_TIMEOUT, self.handshake(stream)).await;
+        let admitted = timeout(self.timeout, self.handshake(stream)).await;
         let admitted = admitted.unwrap_or(Err(AcceptRefusal::Stalled));
         let counter = match &admitted {
             Ok(_) => &self.taken,

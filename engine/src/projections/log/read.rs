@@ -106,13 +106,12 @@ pub(crate) struct Scanned {
     pub(crate) header: Header,
 }
 
-/// The entries from `from` on, or those before it, the newest first: at most `limit` of them and what a
-/// page holds.
+/// The entries from `from` on, or those before it, the newest first: a page of them.
 pub(crate) fn scan(
     rows: &RowsRead<'_>,
     from: LogPosition,
     direction: Direction,
-    limit: usize,
+    mut page: Page<RawEntry, LogPosition>,
 ) -> Result<Result<Scanned, Trimmed>, ProjectionFault> {
     let header = header(rows)?;
     let first = header.first;
@@ -128,7 +127,6 @@ pub(crate) fn scan(
         Direction::Forward => (from.row(), ENTRIES_END.to_vec()),
         Direction::Backward => (first.row(), from.row()),
     };
-    let mut page = Page::new(limit);
     let mut malformed = Ok(());
     rows.walk(&from, Some(&end), direction, &mut |key, value| {
         match split_entry(key, value) {

@@ -12,7 +12,7 @@ use super::state::Consumer;
 use super::*;
 use crate::bounds::VALUE_BYTES_MAX;
 use crate::codec::DecodeError;
-use crate::page::SCAN_BYTES_MAX;
+use crate::page::{Page, SCAN_BYTES_MAX};
 use crate::resource::{FenceEpoch, ResourceId};
 use crate::store::{Direction, FamilyId, MemoryStore};
 use crate::stored::Stored;
@@ -80,7 +80,7 @@ impl<'v> Alone<'v> {
         direction: Direction,
         limit: usize,
     ) -> Result<(Vec<LogPosition>, Option<LogPosition>), LogPosition> {
-        let found = scan(&self.rows().read(), from, direction, limit).unwrap();
+        let found = scan(&self.rows().read(), from, direction, Page::new(limit)).unwrap();
         let places = |rows: Vec<RawEntry>| rows.into_iter().map(|entry| entry.position).collect();
         found
             .map(|found| (places(found.page.rows), found.page.next))
