@@ -50,6 +50,22 @@ impl<T: Stored> Following<LogTail<T>> {
         // The sleep begins on the runtime: its clock is that one's.
         self.running.wait(async { race(next, engine.backend().sleep(wait)).await.transpose() })
     }
+
+    /// As [`LogTail::ready`].
+    ///
+    /// # Errors
+    /// As [`LogTail::ready`], and [`Error::InvalidArgument`] within a tokio runtime.
+    pub fn ready(&mut self) -> Result<(), Error> {
+        self.running.wait(self.of.ready())
+    }
+
+    /// As [`LogTail::read_page`].
+    ///
+    /// # Errors
+    /// As [`LogTail::read_page`], and [`Error::InvalidArgument`] within a tokio runtime.
+    pub fn read_page(&mut self) -> Result<Vec<LogEntry<T>>, Error> {
+        self.running.wait(self.of.read_page())
+    }
 }
 
 impl<K: Key, V: Stored> Following<Watch<K, V>> {
@@ -57,6 +73,22 @@ impl<K: Key, V: Stored> Following<Watch<K, V>> {
     #[must_use]
     pub fn position(&self) -> Offset {
         self.of.position()
+    }
+
+    /// As [`Watch::ready`].
+    ///
+    /// # Errors
+    /// As [`Watch::ready`], and [`Error::InvalidArgument`] within a tokio runtime.
+    pub fn ready(&mut self) -> Result<(), Error> {
+        self.running.wait(self.of.ready())
+    }
+
+    /// As [`Watch::read_next`].
+    ///
+    /// # Errors
+    /// As [`Watch::read_next`], and [`Error::InvalidArgument`] within a tokio runtime.
+    pub fn read_next(&mut self) -> Result<Option<WatchEvent<K, V>>, Error> {
+        self.running.wait(self.of.read_next())
     }
 }
 

@@ -81,6 +81,24 @@ impl<T: Stored> LogTail<T> {
     /// Waits until there is something to read, and reads none of it: for who bounds what is held at once, and
     /// makes room before [`LogTail::read_page`]. Giving up the wait loses nothing.
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("orders", "order.v1")?;
+    /// let orders = ReplicatedLog::<String>::open(&engine, spec).await?;
+    /// orders.append(&"an apple".to_owned()).await?;
+    /// let mut tail = orders.tail(LogPosition::START);
+    /// tail.ready().await?;
+    /// // Now there is something: room for a page of at most `TAIL_BYTES_MAX`, or one value.
+    /// let page = tail.read_page().await?;
+    /// assert_eq!(page[0].value, "an apple");
+    /// assert!(tail.read_page().await?.is_empty(), "it does not wait");
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As for any read.
     pub async fn ready(&mut self) -> Result<(), Error> {

@@ -174,6 +174,31 @@ impl<K: Key, V: Stored> Watch<K, V> {
     ///
     /// Dropping the future loses nothing.
     ///
+    /// ```
+    /// # use palisade::{sim::SimFabric, *};
+    /// # let mut fabric = SimFabric::new(1);
+    /// # let engine = fabric.engine(fabric.node(1));
+    /// # fabric.block_on(async {
+    /// # let spec = ResourceSpec::new("stock", "count.v1")?;
+    /// # let stock = ReplicatedMap::<String, u64>::open(&engine, spec).await?;
+    /// let from = stock.put(&"apples".to_owned(), &7).await?.offset;
+    /// let mut watch = stock.watch(from, WatchOptions::default());
+    /// stock.put(&"pears".to_owned(), &2).await?;
+    /// stock.put(&"plums".to_owned(), &3).await?;
+    /// watch.ready().await?;
+    /// // Now there is something, and room for a page of it.
+    /// let mut told = 0;
+    /// while let Some(WatchEvent::Changes { .. }) = watch.read_next().await? {
+    ///     told += 1;
+    ///     if !watch.holds() {
+    ///         break;
+    ///     }
+    /// }
+    /// assert_eq!(told, 2);
+    /// # Ok::<(), Error>(())
+    /// # }).unwrap();
+    /// ```
+    ///
     /// # Errors
     /// As for any read.
     pub async fn ready(&mut self) -> Result<(), Error> {

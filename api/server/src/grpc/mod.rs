@@ -92,11 +92,13 @@ macro_rules! services {
     };
 }
 
+type Layers = Stack<Bounded, Stack<Metered, Identity>>;
+
 fn router(
     observed: &Observed,
     access: Arc<Access>,
     backup_dir: Option<PathBuf>,
-) -> Result<Router<Stack<Bounded, Stack<Metered, Identity>>>, Error> {
+) -> Result<Router<Layers>, Error> {
     let endpoint = Endpoint::new(observed.engine().clone(), access);
     let answers = Bounded(Arc::new(Answers::new(Bounds::default())));
     let described = || {

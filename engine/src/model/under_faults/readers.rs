@@ -5,6 +5,7 @@ use palisade_replication::sim::SimRandom;
 use super::super::*;
 use super::journal::Journal;
 use super::node::Watched;
+use crate::page::Page;
 use crate::projections::log::LogPosition;
 
 /// A page of a tail.
@@ -139,7 +140,7 @@ impl Tail {
         self.seen = stands;
         let naive = journal.model(stands).logs.get(&self.log).cloned().unwrap_or_default();
         let rows = rows(node, FamilyId::LOG, self.log);
-        match log::scan(&rows, self.next, Direction::Forward, PAGE).unwrap() {
+        match log::scan(&rows, self.next, Direction::Forward, Page::new(PAGE)).unwrap() {
             Ok(found) => {
                 let wanted = naive.entries.range(self.next..).take(PAGE);
                 let wanted = wanted.map(|(at, (time, payload))| (*at, *time, payload.clone()));
