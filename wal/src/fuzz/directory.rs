@@ -66,7 +66,8 @@ pub(super) fn run(raw: &[u8]) -> bool {
 
 /// Behind damage nothing is changed; otherwise the end of the last segment may have been zeroed.
 fn check_changes(disk: &SimDisk, files: &Files, is_fresh: bool) {
-    let segments = files.iter().filter(|(name, _)| name.ends_with(".seg"));
+    let is_segment = |name: &str| matches!(segment::kind_of(name), segment::FileKind::Segment(_));
+    let segments = files.iter().filter(|(name, _)| is_segment(name));
     for (number, (name, before)) in segments.rev().enumerate() {
         let after = contents(disk, name);
         let Some(changed) = before.iter().zip(&after).position(|(one, other)| one != other) else {
