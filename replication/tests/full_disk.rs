@@ -193,6 +193,24 @@ fn a_node_with_a_full_disk_votes_and_starts_again() {
     });
 }
 
+/// What disks did is counted once: also when a disk is gone, and another's still counts.
+#[test]
+fn what_a_disk_did_is_counted_once() {
+    let mut records = Records::new(1, options(), true);
+    let leader = records.leader();
+    let nodes = records.cluster.node_ids();
+    let full = *nodes.iter().find(|node| **node != leader).unwrap();
+    records.cluster.fill_disk(full);
+    assert!(records.acked_of(leader, 600) >= 400, "the other two go on");
+    let strikes = |records: &Records| records.cluster.coverage()["no space"];
+    let before = strikes(&records);
+    assert!(0 < before);
+    for node in nodes.iter().filter(|node| **node != full).chain([&full]) {
+        records.cluster.wipe(*node);
+        assert_eq!(strikes(&records), before, "node={node}");
+    }
+}
+
 /// However much there would be for it to take: its reserve is for votes.
 #[test]
 fn a_follower_with_a_full_disk_takes_no_more_and_votes() {

@@ -339,7 +339,7 @@ impl<M: SimMachine> SimCluster<M> {
         self.power_off(id);
         let first = self.nodes[&id].first.clone();
         let life = self.nodes[&id].life;
-        self.coverage = self.coverage();
+        self.nodes[&id].strikes(&mut self.coverage);
         self.make_node(id, first);
         let node = self.nodes.get_mut(&id).expect("just made");
         (node.life, node.wiped) = (life + 1, true);
@@ -439,11 +439,7 @@ impl<M: SimMachine> SimCluster<M> {
     #[must_use]
     pub fn coverage(&self) -> BTreeMap<&'static str, u64> {
         let mut all = self.coverage.clone();
-        for disk in self.nodes.values().flat_map(|node| [&node.disk, &node.shelf_disk]) {
-            disk.strikes()
-                .into_iter()
-                .for_each(|(what, count)| *all.entry(what).or_default() += count);
-        }
+        self.nodes.values().for_each(|node| node.strikes(&mut all));
         all
     }
 

@@ -68,6 +68,13 @@ pub(super) struct SimNode<M> {
 }
 
 impl<M> SimNode<M> {
+    /// Adds how often each fault of its disks has struck.
+    pub(super) fn strikes(&self, counts: &mut BTreeMap<&'static str, u64>) {
+        for (what, count) in [&self.disk, &self.shelf_disk].into_iter().flat_map(SimDisk::strikes) {
+            *counts.entry(what).or_default() += count;
+        }
+    }
+
     pub(super) fn running(&self) -> &Running {
         self.running.as_ref().expect("it is up")
     }
