@@ -184,6 +184,14 @@ pub(crate) fn decode_header(
     }))
 }
 
+/// Whether a file that begins like this was last a segment of this wal up to this one, or never any. What was
+/// a later one holds frames that would pass in a segment of its number.
+pub(crate) fn is_spent(identity: &WalIdentity, raw: &[u8], last: SegmentId) -> bool {
+    let is_new = raw.iter().all(|byte| *byte == 0);
+    let header = decode_header(identity, "", raw);
+    is_new || matches!(header, Ok(Some(header)) if header.segment <= last)
+}
+
 fn is_known(version: u32) -> bool {
     matches!(version, VERSION | VERSION_SEALED)
 }

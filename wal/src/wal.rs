@@ -133,6 +133,7 @@ impl Wal {
         open_registers(&mut outcome, &opener)?;
         let mut spares = Vec::new();
         let mut next_spare = 0;
+        let last = segments.last().copied().unwrap_or(SegmentId::new(0));
         for name in names {
             match segment::kind_of(&name) {
                 FileKind::Spare(number) if NUMBER_FOUND_MAX < number => {
@@ -142,7 +143,7 @@ impl Wal {
                     next_spare = next_spare.max(number + 1);
                     // One that was not finished has another length.
                     let length = disk.len(&name).map_err(WalError::io("stat", &name))?;
-                    if length == options.segment_bytes {
+                    if length == options.segment_bytes && is_spent(&*disk, &identity, &name, last) {
                         spares.push(name);
                     } else {
                         disk.remove(&name).map_err(WalError::io("remove", &name))?;
@@ -682,6 +683,12 @@ pub(crate) fn read_note(disk: &dyn Disk, identity: &WalIdentity) -> Result<Batch
         Err(error) => Err(error),
     };
     raw.map(|raw| note::decode(&identity.domain(), &raw.bytes)).map_err(io)
+}
+
+/// Whether a spare can become any segment after the last one: no frame in it says that it is of one of those.
+fn is_spent(disk: &dyn Disk, identity: &WalIdentity, name: &str, last: SegmentId) -> bool {
+    let mut raw = [0; SEGMENT_HEADER_BYTES as usize];
+    disk.read_at(name, 0, &mut raw).is_ok() && segment::is_spent(identity, &raw, last)
 }
 
 /// Writes what stands at these places, to the same places.

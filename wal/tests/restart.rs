@@ -173,3 +173,31 @@ fn what_a_failed_sync_left_in_the_cache_is_written_again() {
         }
     }
 }
+
+/// What was durable as the next segment lies under the name of a spare again: used as one, its frames would come
+/// back behind the first that is written there.
+#[test]
+fn a_spare_that_was_the_next_segment_is_not_used() {
+    let disk = SimDisk::from_seed(1);
+    let (mut wal, _) = open(Arc::new(disk.clone())).unwrap();
+    for index in 1..=20 {
+        let payload = vec![index as u8; 1000].into();
+        wal.submit(&[Write::Append { group: GROUP, index: LogIndex::new(index), payload }])
+            .unwrap();
+        wal.write_queued().unwrap();
+        wal.sync().unwrap();
+        wal.maintain().unwrap();
+    }
+    drop(wal);
+    let names = disk.list().unwrap();
+    let segment = names.iter().filter(|name| name.ends_with(".seg")).max().unwrap();
+    for spare in names.iter().filter(|name| name.ends_with(".spare")) {
+        disk.remove(spare).unwrap();
+    }
+    let spare = "0000000000000000.spare".to_owned();
+    disk.rename(segment, &spare).unwrap();
+    disk.sync_dir().unwrap();
+    let (_, recovered) = open(Arc::new(disk.clone())).unwrap();
+    assert!(recovered.groups[&GROUP].last.get() < 20, "the end of the log is gone");
+    assert!(!disk.list().unwrap().contains(&spare), "its frames name the next segment");
+}
