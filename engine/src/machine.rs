@@ -345,6 +345,11 @@ impl StateMachine for EngineMachine {
         latch.map(|latch| ApplyError::of_group(latch.cause()))
     }
 
+    fn is_given_up(&self, group: GroupId) -> bool {
+        let latch = self.groups.get(&group).and_then(|group| group.latch.as_ref());
+        matches!(latch, Some(Latch::Anew(_)))
+    }
+
     fn give_up(&mut self, group: GroupId) -> Result<(), ApplyError> {
         let stood = self.applied(group).offset;
         latch::give_up(&*self.store, group, stood)?;

@@ -249,6 +249,10 @@ impl StateMachine for SimEngine {
         self.machine.halted(group)
     }
 
+    fn is_given_up(&self, group: GroupId) -> bool {
+        self.machine.is_given_up(group)
+    }
+
     fn give_up(&mut self, group: GroupId) -> Result<(), ApplyError> {
         self.machine.give_up(group)
     }

@@ -190,6 +190,11 @@ impl<M: StateMachine> Applier<M> {
                     self.rebuilding.remove(&group);
                     self.inbox.report(Event::Halt { group, cause: NodeError::Apply(cause) });
                 }
+                Err(cause @ NodeError::Damaged { .. }) => {
+                    self.halted.insert(group);
+                    self.rebuilding.remove(&group);
+                    self.inbox.report(Event::SnapshotLost { group, cause });
+                }
                 taken => taken?,
             }
             unflushed_bytes += bytes;
@@ -376,6 +381,10 @@ impl<M: StateMachine> Applier<M> {
 }
 
 /// Puts a received snapshot in place of a group's state, and removes it then.
+///
+/// # Errors
+/// [`NodeError::Damaged`] if it is not there, or has rotted: the log counts on it, and the state can be made
+/// anew from what others have.
 pub(crate) fn install<M: StateMachine>(
     machine: &mut M,
     shelf: &Shelf,
@@ -388,14 +397,23 @@ pub(crate) fn install<M: StateMachine>(
     };
     if machine.applied(group).index < index {
         let manifest = shelf.received(group, index).map_err(io("could not find"))?;
-        let manifest = manifest.ok_or_else(|| NodeError::Damaged {
+        let lost = |why: &str| NodeError::Damaged {
             what: format!(
                 "the state of group={group} is behind its log, which begins after index={index}, \
-                 and no snapshot is there to make up for it: replace this replica"
+                 and {why}"
             ),
-        })?;
-        let mut chunks = (0..manifest.chunks.len()).map(|at| shelf.chunk(&manifest, at));
-        machine.install(group, manifest.position, &mut chunks)?;
+        };
+        let manifest = manifest.ok_or_else(|| lost("no snapshot is there that makes up for it"))?;
+        let mut missing = None;
+        let mut chunks = (0..manifest.chunks.len()).map(|at| {
+            let chunk = shelf.chunk(&manifest, at);
+            chunk.inspect_err(|error| missing = Some(error.what.clone()))
+        });
+        let installed = machine.install(group, manifest.position, &mut chunks);
+        if let Some(what) = missing {
+            return Err(lost(&what));
+        }
+        installed?;
         assert_eq!(machine.applied(group), manifest.position, "a snapshot is of one place");
     }
     shelf.discard(group).map_err(io("could not remove"))

@@ -409,11 +409,27 @@ impl Host {
         hosted.may_rebuild(self.node)
     }
 
-    /// A group that has halted gets what it is to hold from the others. Its state was given up.
+    /// A group that has halted gets what it is to hold from the others, if that
+    /// [may be](Self::may_rebuild). Its state was given up.
     pub(crate) fn rebuild(&mut self, group: GroupId) {
         if let Some(hosted) = self.groups.get_mut(&group) {
             hosted.rebuild();
         }
+    }
+
+    /// Goes on with a rebuild that began before this start, where the state stands. Nobody was promised
+    /// anything yet. Returns false if it has to be asked for again: then the group is halted.
+    pub(crate) fn resume_rebuild(&mut self, group: GroupId, applied: AppliedPosition) -> bool {
+        if applied != AppliedPosition::ZERO {
+            // The log is that which came with it.
+            return true;
+        }
+        let _ = self.halt(group);
+        let may = self.may_rebuild(group).is_ok();
+        if may {
+            self.rebuild(group);
+        }
+        may
     }
 
     /// The group has stopped here.

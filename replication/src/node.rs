@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::acquaintances::Acquaintances;
 use crate::ages::Ages;
-use crate::applier::{Applier, Committed, GroupShared, ROOM_RETRY};
+use crate::applier::{Applier, Committed, GroupShared, ROOM_RETRY, rebuilding};
 use crate::ceiling::Ceiling;
 use crate::directory;
 use crate::driver::{Callers, Driver, Event, ROUND_BYTES_MAX};
@@ -351,10 +351,20 @@ impl<M: StateMachine> Node<M> {
             bytes_per_second: config.options.snapshot_bytes_per_second,
         };
         let mut host = Host::new(config.node, replicas, term, &config.wal);
-        let mut halted = BTreeSet::new();
+        let (mut halted, mut anew) = (BTreeSet::new(), BTreeSet::new());
         for (group, shared) in &shared_groups {
             let before = machine.halted(*group).map(|cause| NodeError::Apply(Arc::new(cause)));
+            let is_lost = lost.contains_key(group);
             let Some(cause) = lost.remove(group).or(before) else { continue };
+            if !is_lost
+                && machine.is_given_up(*group)
+                && host.resume_rebuild(*group, machine.applied(*group))
+            {
+                tracing::warn!(%group, "the state is still to be made anew");
+                shared.halt(rebuilding(*group));
+                anew.insert(*group);
+                continue;
+            }
             tracing::error!(%group, %cause, "the group is halted on this node");
             let cause = Arc::new(cause);
             shared.halt(NodeError::GroupHalted { group: group.get(), cause });
@@ -380,7 +390,7 @@ impl<M: StateMachine> Node<M> {
             inbox: inbox.clone(),
             flush_bytes_target: config.options.flush_bytes_target,
             halted,
-            rebuilding: BTreeSet::new(),
+            rebuilding: anew,
             held: VecDeque::new(),
             is_full: false,
             room_retry: ROOM_RETRY,

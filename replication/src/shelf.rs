@@ -176,7 +176,7 @@ impl Shelf {
         Ok(true)
     }
 
-    /// The received snapshot of a group at this index, if there is one, whole or not.
+    /// The received snapshot of a group at this index, if there is one that says what it is, whole or not.
     pub(crate) fn received(&self, group: GroupId, index: LogIndex) -> io::Result<Option<Manifest>> {
         for name in self.disk.list()? {
             if !name.starts_with(&in_prefix(group)) || !name.ends_with(".manifest") {
@@ -184,9 +184,10 @@ impl Shelf {
             }
             let length = self.disk.len(&name)?.min(MANIFEST_BYTES_MAX);
             let mut raw = vec![0; length as usize];
-            self.disk.read_at(&name, 0, &mut raw)?;
-            let manifest =
-                self.opened(&self.keys, &name, raw).and_then(|raw| Manifest::decode(&raw));
+            // One that cannot be read is as good as none.
+            let is_read = self.disk.read_at(&name, 0, &mut raw).is_ok();
+            let manifest = is_read.then(|| self.opened(&self.keys, &name, raw)).flatten();
+            let manifest = manifest.and_then(|raw| Manifest::decode(&raw));
             let manifest = manifest.filter(|m| manifest_name(&in_stem(m)) == name);
             if let Some(manifest) = manifest.filter(|m| m.position.index == index) {
                 return Ok(Some(manifest));

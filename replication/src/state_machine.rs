@@ -50,6 +50,12 @@ pub trait StateMachine: Send + 'static {
         Err(ApplyError::of_node(format!("the state of group={group} cannot be given up")))
     }
 
+    /// Whether the group's state was given up, and none that came as far has taken its place yet.
+    fn is_given_up(&self, group: GroupId) -> bool {
+        let _ = group;
+        false
+    }
+
     /// The position that would survive a loss of power now. The log is trimmed only below it.
     fn flushed(&self, group: GroupId) -> AppliedPosition;
 
@@ -69,8 +75,8 @@ pub trait StateMachine: Send + 'static {
     /// in order, and must be read to its end.
     ///
     /// # Errors
-    /// When a chunk cannot be read or the state cannot be stored; halts the node unless it is for want of
-    /// space. The same install is then done again.
+    /// When a chunk is not given, and the state is then given up and made anew. When the state cannot be
+    /// stored: halts the node unless it is for want of space, and the same install is then done again.
     fn install(
         &mut self,
         group: GroupId,

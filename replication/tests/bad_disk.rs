@@ -35,6 +35,8 @@ struct Mood {
     panics_at_sync: AtomicBool,
     /// The next sync fails, and only that one: the disk takes everything after it.
     fails_once: AtomicBool,
+    /// The next part of a snapshot that is received is not written, and seems to be.
+    loses_part: AtomicBool,
 }
 
 impl Mood {
@@ -80,6 +82,10 @@ impl Disk for Moody {
     }
 
     fn write_at(&self, name: &str, pos: u64, bytes: &[u8]) -> io::Result<()> {
+        let is_part = name.starts_with("in-") && !name.ends_with(".manifest");
+        if is_part && self.mood.loses_part.swap(false, Ordering::SeqCst) {
+            return Ok(());
+        }
         self.disk.write_at(name, pos, bytes)
     }
 
@@ -186,9 +192,9 @@ async fn leader(nodes: &[(Node<Journal>, Journal)], but: Option<usize>) -> usize
     found.unwrap()
 }
 
-async fn commit(node: &Node<Journal>, payload: &'static str) {
+async fn commit(node: &Node<Journal>, payload: &str) {
     until("a commit", async || {
-        let proposal = node.propose(GROUP, Bytes::from_static(payload.as_bytes())).unwrap();
+        let proposal = node.propose(GROUP, Bytes::from(payload.to_owned())).unwrap();
         proposal.await.is_ok()
     })
     .await;
@@ -402,4 +408,35 @@ async fn a_panic_over_snapshots_halts_the_node() {
     );
     assert!(first.close().await.is_err());
     second.close().await.unwrap();
+}
+
+/// G10: the log counts on a snapshot that turns out to lack a part. It is received anew, and the node goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_part_of_a_snapshot_is_received_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let addresses = addresses(2);
+    let (mood, fine) = (Arc::<Mood>::default(), Arc::<Mood>::default());
+    let first = open(dir.path(), 1, &addresses, &[1], [&fine, &fine]).await;
+    for record in 0..40 {
+        commit(&first.0, &format!("record {record}")).await;
+    }
+    mood.loses_part.store(true, Ordering::SeqCst);
+    let second = open(dir.path(), 2, &addresses, &[], [&fine, &mood]).await;
+    let member = Member {
+        incarnation: Some(second.0.incarnation()),
+        address: Some(addresses[1]),
+        ..Member::default()
+    };
+    let change = MemberChange::AddLearner { node: NodeId::new(2), member };
+    first.0.change_members(GROUP, change).await.unwrap();
+    let nodes = [first, second];
+    same_everywhere(&nodes, 40).await;
+    let (second, journal) = &nodes[1];
+    assert!(journal.has_given_up(GROUP), "what it lacked was noticed");
+    until("it is served again", async || second.halted(GROUP).is_none()).await;
+    commit(&nodes[0].0, "after the loss").await;
+    same_everywhere(&nodes, 41).await;
+    for (node, _) in &nodes {
+        node.close().await.unwrap();
+    }
 }

@@ -140,10 +140,12 @@ async fn half_of_what_was_restored_is_refused() {
 
     let opened = Node::open(config(dir.path(), 1, listen, &[]), Journal::default()).await;
     let node = opened.expect("that the state is missing is found by who holds it");
-    until("it halts", async || node.stopped().is_some()).await;
-    let stopped = node.stopped().unwrap().to_string();
-    assert!(stopped.contains("no snapshot is there to make up for it"), "{stopped}");
-    assert!(node.close().await.is_err());
+    until("it halts", async || node.halted(GROUP).is_some()).await;
+    let halted = node.halted(GROUP).unwrap().to_string();
+    assert!(halted.contains("no snapshot is there that makes up for it"), "{halted}");
+    let refused = node.rebuild(GROUP).await.unwrap_err();
+    assert!(matches!(refused, NodeError::Rebuild(RebuildRefusal::OnlyVoter)), "{refused}");
+    node.close().await.unwrap();
 
     let other = tempfile::tempdir().unwrap();
     let opened = Node::open(config(other.path(), 1, address(), &[1]), restored()).await;

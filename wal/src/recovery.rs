@@ -57,6 +57,19 @@ pub(crate) struct SegmentBytes<'a> {
     pub(crate) seq_end: BatchSeq,
 }
 
+impl SegmentBytes<'_> {
+    /// Of the file as it is, or as it was when it was begun, if that was longer.
+    fn length(&self) -> u64 {
+        let read = self.raw.len() as u64;
+        self.header.map_or(read, |header| header.bytes.max(read))
+    }
+
+    /// Whether something behind this place cannot be read, or is gone.
+    fn lacks(&self, pos: u64) -> bool {
+        (self.raw.len() as u64) < self.length() || pos < self.read_from
+    }
+}
+
 /// Takes segments in order and keeps what they say.
 pub(crate) struct Recovery {
     domain: Hasher,
@@ -157,8 +170,10 @@ impl Recovery {
                 continue;
             }
             if expected < frame.header.seq {
+                // Where more is missing, nothing is cut: the next start would find it again.
                 let promised = segment.is_followed
                     || self.fresh.is_some()
+                    || segment.lacks(self.end.1)
                     || expected <= self.noted.max(*synced);
                 if !promised {
                     is_cut = true;
@@ -305,8 +320,6 @@ impl Recovery {
     /// Whether the log ends where the last frame does.
     fn end_of_last(&mut self, segment: &SegmentBytes<'_>, is_cut: bool) {
         let end = self.end.1;
-        let read = segment.raw.len() as u64;
-        let length = segment.header.map_or(read, |header| header.bytes);
         let is_empty = segment.header.is_none() && end == SEGMENT_HEADER_BYTES;
         // What a recycled file still holds of its former life names another segment.
         let named = segment.raw.get(end as usize + 8..end as usize + 16);
@@ -316,9 +329,9 @@ impl Recovery {
         // A tear beside damage may be damage too.
         let is_doubtful = self.fresh.is_some() && self.is_torn;
         let is_missed = self.expected() <= self.noted;
-        if read < length || end < segment.read_from || is_empty || is_doubtful || is_missed {
+        if segment.lacks(end) || is_empty || is_doubtful || is_missed {
             // There may have been more.
-            self.lost_at_end = length.max(read).saturating_sub(end) / FRAME_BYTES_MIN + 1;
+            self.lost_at_end = segment.length().saturating_sub(end) / FRAME_BYTES_MIN + 1;
             self.fresh = self.fresh.or(Some(self.end));
         }
     }

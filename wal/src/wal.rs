@@ -217,7 +217,8 @@ impl Wal {
     /// Without space for it, the wal does without.
     fn prepare_note(&mut self) -> Result<(), WalError> {
         let disk = &*self.shared.disk;
-        let is_there = disk.len(NOTE_NAME).is_ok_and(|length| length == NOTE_BYTES as u64);
+        // A longer one may have been believed: its end is nobody's.
+        let is_there = disk.len(NOTE_NAME).is_ok_and(|length| NOTE_BYTES as u64 <= length);
         if is_there {
             return Ok(());
         }

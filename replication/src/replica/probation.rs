@@ -121,6 +121,12 @@ impl Replica {
         self.probation.is_some()
     }
 
+    /// True while its state is still to be installed.
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_installing(&self) -> bool {
+        self.installing.is_some()
+    }
+
     /// The term of an entry that cannot be read, if the log knows it.
     pub(crate) fn term_of(&self, index: LogIndex) -> Option<Term> {
         self.raw.store().term_of(index)

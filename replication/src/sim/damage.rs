@@ -10,6 +10,9 @@ use crate::host::is_of_one_log;
 use crate::identity::NodeId;
 
 const SECTOR: usize = 512;
+/// What the files of snapshots are called.
+const EXPORTED: &str = "out-";
+const RECEIVED: &str = "in-";
 
 impl<M: SimMachine> SimCluster<M> {
     /// From now on the node may find that its log is damaged: somebody has seen to it.
@@ -17,10 +20,13 @@ impl<M: SimMachine> SimCluster<M> {
         self.nodes.get_mut(&id).expect("a known node").harmed = true;
     }
 
-    /// Something happens to one place of a node's log. Returns whether there was one.
+    /// Something happens to one place of a node's log, or of the snapshots it has received. Returns whether
+    /// there was one.
     pub fn damage_log(&mut self, id: NodeId) -> bool {
         self.expect_damage(id);
-        let disk = self.nodes[&id].disk.clone();
+        let of_snapshots = self.random.below(4) == 0;
+        let node = &self.nodes[&id];
+        let disk = if of_snapshots { &node.shelf_disk } else { &node.disk }.clone();
         let counts = disk.counts();
         let soon = 1 + self.random.below(20);
         let (what, change): (_, fn(&mut SimFaults, SimCounts, u64)) = match self.random.below(12) {
@@ -44,11 +50,20 @@ impl<M: SimMachine> SimCluster<M> {
             5 => ("altered read", |faults, counts, soon| {
                 faults.altered_read = Some(counts.reads + soon);
             }),
+            _ if of_snapshots => return self.rot_snapshots(id, RECEIVED),
             _ => return self.damage_place(id),
         };
-        self.tell(|| format!("node {id}: {what} soon"));
+        self.tell(|| format!("node {id}: {what} soon, of its snapshots: {of_snapshots}"));
         disk.change_faults(|faults| change(faults, counts, soon));
         true
+    }
+
+    /// One of the next parts of a snapshot that the node receives is not written, and seems to be.
+    pub fn lose_received(&mut self, id: NodeId, soon: u64) {
+        self.expect_damage(id);
+        let disk = self.nodes[&id].shelf_disk.clone();
+        let at = disk.counts().writes + 1 + soon;
+        disk.change_faults(|faults| faults.lost_write = Some(at));
     }
 
     /// The next operation of some kind of a node's disk fails, that of its log or that of its snapshots. Nothing that
@@ -82,14 +97,18 @@ impl<M: SimMachine> SimCluster<M> {
     }
 
     /// A place of the snapshots rots that a node serves: whoever is helped by them has another one.
-    pub fn rot_snapshots(&mut self, id: NodeId) {
+    pub fn rot_exported(&mut self, id: NodeId) {
+        self.rot_snapshots(id, EXPORTED);
+    }
+
+    fn rot_snapshots(&mut self, id: NodeId, prefix: &str) -> bool {
         let disk = self.nodes[&id].shelf_disk.clone();
         let mut names = disk.list().expect("a simulated disk lists its files");
-        names.retain(|name| name.starts_with("out-"));
+        names.retain(|name| name.starts_with(prefix));
         let lengths = names.into_iter().map(|name| (disk.contents(&name).len(), name));
         let files: Vec<(usize, String)> = lengths.filter(|(bytes, _)| 0 < *bytes).collect();
         if files.is_empty() {
-            return;
+            return false;
         }
         let (bytes, name) = self.random.pick(&files).clone();
         let at = self.random.below(bytes as u64) as usize;
@@ -100,6 +119,7 @@ impl<M: SimMachine> SimCluster<M> {
         }
         self.count("rotten snapshot");
         self.tell(|| format!("node {id}: {name} of its snapshots rots at {at} of {bytes}"));
+        true
     }
 
     fn damage_place(&mut self, id: NodeId) -> bool {
@@ -171,12 +191,22 @@ impl<M: SimMachine> SimCluster<M> {
         }
     }
 
-    /// The node is up, and no group of it is under repair or on probation.
+    /// The node is up, and no group of it is under repair or on probation, or waits for its state.
     #[must_use]
     pub fn is_whole(&self, id: NodeId) -> bool {
         let Some(running) = &self.nodes[&id].running else { return false };
-        let whole = running.host.replicas().filter(|(_, replica)| !replica.is_on_probation());
+        let whole = running
+            .host
+            .replicas()
+            .filter(|(_, replica)| !replica.is_on_probation() && !replica.is_installing());
         whole.count() as u64 == self.options.groups
+    }
+
+    /// The node keeps nothing of a snapshot that is still to be installed.
+    #[must_use]
+    pub fn receives_nothing(&self, id: NodeId) -> bool {
+        let names = self.nodes[&id].shelf_disk.list().expect("a simulated disk lists its files");
+        !names.iter().any(|name| name.starts_with(RECEIVED))
     }
 
     /// Every first voter has applied something of every group.

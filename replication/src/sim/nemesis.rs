@@ -229,7 +229,7 @@ impl Nemesis {
             }
             SimFault::Members => self.change_members(cluster, group),
             SimFault::Damage => self.damage(cluster, node),
-            SimFault::DiskError if self.random.below(4) == 0 => cluster.rot_snapshots(node),
+            SimFault::DiskError if self.random.below(4) == 0 => cluster.rot_exported(node),
             SimFault::DiskError => cluster.fail_operation(node),
             SimFault::FullDisk if self.random.below(2) == 0 => cluster.fill_disk(node),
             SimFault::FullDisk => cluster.crowd_disks(node),
@@ -291,7 +291,8 @@ impl Nemesis {
             cluster.mend_disk(damaged);
             cluster.kill(damaged);
             cluster.start(damaged);
-            if cluster.is_whole(damaged) {
+            // What was damaged may be part of a snapshot that is installed later.
+            if cluster.is_whole(damaged) && cluster.receives_nothing(damaged) {
                 self.damaged = None;
             }
         }

@@ -151,7 +151,9 @@ impl<M: SimMachine> SimCluster<M> {
                 node.rebuilding.clear();
                 let (life, tick_us) = (node.life, node.tick_us);
                 for group in self.groups() {
-                    if let Some(cause) = self.nodes[&id].machine.halted(group) {
+                    if let Some(cause) = self.nodes[&id].machine.halted(group)
+                        && (lost.contains_key(&group) || !self.resume_rebuild(id, group))
+                    {
                         self.stop_group(id, group, cause.into());
                     }
                 }
@@ -300,6 +302,9 @@ impl<M: SimMachine> SimCluster<M> {
     pub fn rebuild(&mut self, id: NodeId, group: GroupId) -> Result<(), NodeError> {
         let node = self.nodes.get_mut(&id).expect("a known node");
         let running = node.running.as_mut().ok_or(NodeError::Closed)?;
+        if node.rebuilding.contains(&group) {
+            return Ok(());
+        }
         running.host.may_rebuild(group).map_err(NodeError::Rebuild)?;
         node.machine.give_up(group).expect("a simulated state can be given up");
         running.host.rebuild(group);
@@ -308,6 +313,20 @@ impl<M: SimMachine> SimCluster<M> {
         self.count("state given up");
         self.tell(|| format!("node {id} group {group}: its state is made anew"));
         Ok(())
+    }
+
+    /// A state that was given up before this start. False if that is to be asked for again.
+    fn resume_rebuild(&mut self, id: NodeId, group: GroupId) -> bool {
+        let node = self.nodes.get_mut(&id).expect("a known node");
+        let running = node.running.as_mut().expect("it was just started");
+        let goes_on = node.machine.is_given_up(group)
+            && running.host.resume_rebuild(group, node.machine.applied(group));
+        if goes_on {
+            node.rebuilding.insert(group);
+            node.halted_groups.insert(group, rebuilding(group));
+            self.count("rebuild resumed");
+        }
+        goes_on
     }
 
     /// A state that was given up is served again once it is whole.
@@ -537,8 +556,11 @@ impl<M: SimMachine> SimCluster<M> {
         self.note(b"apply", id.get());
         let steps = std::mem::take(&mut self.running(id).to_apply);
         let mut entries: Vec<CommittedEntry> = Vec::new();
-        let mut of = None;
+        let (mut of, mut lost) = (None, BTreeSet::new());
         for (group, step) in steps {
+            if lost.contains(&group) {
+                continue;
+            }
             if of.is_some_and(|of| of != group) {
                 self.apply_entries(id, of.expect("just looked"), &std::mem::take(&mut entries));
             }
@@ -548,8 +570,13 @@ impl<M: SimMachine> SimCluster<M> {
                 Apply::Flush => flush = true,
                 Apply::Install(index) => {
                     self.apply_entries(id, group, &std::mem::take(&mut entries));
-                    if !self.install(id, group, index) {
-                        return;
+                    match self.install(id, group, index) {
+                        Ok(()) => {}
+                        Err(cause @ NodeError::Damaged { .. }) => {
+                            self.lose_snapshot(id, group, cause);
+                            lost.insert(group);
+                        }
+                        Err(cause) => return self.halt(id, cause),
                     }
                 }
             }
@@ -589,23 +616,32 @@ impl<M: SimMachine> SimCluster<M> {
         });
     }
 
-    fn install(&mut self, id: NodeId, group: GroupId, index: LogIndex) -> bool {
-        self.count("snapshot installed");
+    fn install(&mut self, id: NodeId, group: GroupId, index: LogIndex) -> Result<(), NodeError> {
         self.tell(|| format!("node {id} group {group}: installs a snapshot, index={index}"));
         let node = self.nodes.get_mut(&id).expect("a known node");
-        let Some(running) = &node.running else { return false };
+        let Some(running) = &node.running else { return Ok(()) };
         let shelf = Arc::clone(&running.shelf);
-        if let Err(cause) = install(&mut node.machine, &shelf, group, index) {
-            self.halt(id, cause);
-            return false;
-        }
+        install(&mut node.machine, &shelf, group, index)?;
+        self.count("snapshot installed");
         self.check_head(id, group);
         self.note_whole(id, group);
         let machine = &self.nodes[&id].machine;
         let (position, flushed) = (machine.applied(group), machine.flushed(group).index);
         self.input(id, group, Input::Applied { position });
         self.input(id, group, Input::Flushed { index: flushed });
-        true
+        Ok(())
+    }
+
+    /// What was received and is to be installed is not what it was: the group halts, and is made anew.
+    fn lose_snapshot(&mut self, id: NodeId, group: GroupId, cause: NodeError) {
+        if self.notice_cut(id) {
+            return;
+        }
+        self.stop_group(id, group, cause);
+        self.count("received snapshot lost");
+        if let Err(refusal) = self.rebuild(id, group) {
+            self.tell(|| format!("node {id} group {group}: {refusal}"));
+        }
     }
 
     fn apply_entries(&mut self, id: NodeId, group: GroupId, entries: &[CommittedEntry]) {

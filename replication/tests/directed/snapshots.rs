@@ -116,3 +116,40 @@ fn who_gets_a_snapshot_gets_what_follows_it() {
         scene.finish();
     });
 }
+
+/// G10: what was received rots, all of it was there, and the log counts on it already. Its group is made
+/// anew, over restarts too, and the node goes on.
+#[test]
+fn what_rots_before_it_is_installed_is_received_anew() {
+    let lost = each_seed(20, |seed| {
+        let mut scene = Scene::begun(seed, forgetful());
+        for round in 0..6 {
+            let leader = scene.led();
+            let others = scene.others(leader);
+            let victim = *scene.random().pick(&others);
+            leave_behind(&mut scene, victim);
+            let first =
+                |scene: &Scene| scene.status(victim, GROUP).map(|status| status.first_index);
+            let before = first(&scene);
+            scene.cut(&[victim], false);
+            let soon = scene.below(4);
+            scene.lose_received(victim, soon);
+            let begins_anew = |scene: &Scene| before < first(scene);
+            assert!(scene.wait(5_000_000, begins_anew), "liveness: it gets a snapshot");
+            if round % 2 == 0 {
+                let us = scene.below(5_000);
+                scene.pass(us);
+                scene.power_off(victim);
+                scene.start(victim);
+            }
+            scene.pass(5_000_000);
+            assert!(scene.halted(victim).is_none(), "{:?}", scene.halted(victim));
+            assert!(scene.halted_group(victim, GROUP).is_none());
+        }
+        let lost = count(&scene, "received snapshot lost");
+        scene.finish();
+        lost
+    });
+    let lost: u64 = lost.into_iter().sum();
+    assert!(20 <= lost, "lost={lost}");
+}

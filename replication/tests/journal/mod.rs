@@ -44,6 +44,8 @@ type Groups = BTreeMap<GroupId, Kept>;
 pub(crate) struct Journal {
     groups: Arc<Mutex<Groups>>,
     flushed: Groups,
+    /// Up to where what was given up had come: it is served again from there on.
+    given_up: Arc<Mutex<BTreeMap<GroupId, Offset>>>,
     /// Nothing of it ever survives a crash.
     pub(crate) never_flushes: bool,
 }
@@ -51,6 +53,12 @@ pub(crate) struct Journal {
 impl Journal {
     fn with<T>(&self, group: GroupId, read: impl FnOnce(&mut Kept) -> T) -> T {
         read(self.groups.lock().unwrap().entry(group).or_default())
+    }
+
+    /// Whether a state of the group was ever given up.
+    #[allow(dead_code, reason = "not every test gives states up")]
+    pub(crate) fn has_given_up(&self, group: GroupId) -> bool {
+        self.given_up.lock().unwrap().contains_key(&group)
     }
 
     /// What it holds of a group.
@@ -86,6 +94,28 @@ impl StateMachine for Journal {
             }
             Ok(outcomes)
         })
+    }
+
+    fn halted(&self, group: GroupId) -> Option<ApplyError> {
+        self.is_given_up(group).then(|| ApplyError::of_group("it was given up"))
+    }
+
+    fn is_given_up(&self, group: GroupId) -> bool {
+        let applied = self.applied(group);
+        let is_behind =
+            |up_to: &Offset| applied == AppliedPosition::ZERO || applied.offset < *up_to;
+        self.given_up.lock().unwrap().get(&group).is_some_and(is_behind)
+    }
+
+    fn give_up(&mut self, group: GroupId) -> Result<(), ApplyError> {
+        let had = self.applied(group).offset;
+        let mut given_up = self.given_up.lock().unwrap();
+        let up_to = given_up.entry(group).or_insert(had);
+        *up_to = had.max(*up_to);
+        drop(given_up);
+        self.groups.lock().unwrap().remove(&group);
+        self.flushed.remove(&group);
+        Ok(())
     }
 
     fn flushed(&self, group: GroupId) -> AppliedPosition {

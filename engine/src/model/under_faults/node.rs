@@ -67,6 +67,10 @@ impl StateMachine for Watched {
         self.replica.machine.halted(group)
     }
 
+    fn is_given_up(&self, group: GroupId) -> bool {
+        self.replica.machine.is_given_up(group)
+    }
+
     fn give_up(&mut self, group: GroupId) -> Result<(), ApplyError> {
         self.replica.machine.give_up(group)
     }
