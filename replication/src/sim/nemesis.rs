@@ -260,6 +260,16 @@ impl Nemesis {
             self.wiped.insert(node);
             self.damaged = None;
             cluster.wipe(node);
+            self.lose_received(cluster, node);
+        }
+    }
+
+    /// Of what a node without anything is sent, something may be lost that it takes to be there.
+    fn lose_received<M: SimMachine>(&mut self, cluster: &mut SimCluster<M>, node: NodeId) {
+        if self.random.below(4) == 0 && self.begun && self.damaged.is_none() {
+            let soon = self.random.below(6);
+            cluster.lose_received(node, soon);
+            self.damaged = Some(node);
         }
     }
 
@@ -374,7 +384,9 @@ impl Nemesis {
         let outside: Vec<NodeId> =
             cluster.up().into_iter().filter(|node| !inside.contains(node)).collect();
         let (node, member) = if outside.is_empty() && cluster.node_ids().len() < 9 {
-            cluster.add_node()
+            let (node, member) = cluster.add_node();
+            self.lose_received(cluster, node);
+            (node, member)
         } else if outside.is_empty() {
             let nodes = cluster.node_ids();
             let node = *self.random.pick(&nodes);
