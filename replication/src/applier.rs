@@ -186,15 +186,10 @@ impl<M: StateMachine> Applier<M> {
             }
             match self.take(job) {
                 Err(NodeError::Apply(cause)) if cause.scope == HaltScope::Group => {
-                    self.halted.insert(group);
-                    self.rebuilding.remove(&group);
-                    self.inbox.report(Event::Halt { group, cause: NodeError::Apply(cause) });
+                    self.halt(group, NodeError::Apply(cause));
                 }
-                Err(cause @ NodeError::Damaged { .. }) => {
-                    self.halted.insert(group);
-                    self.rebuilding.remove(&group);
-                    self.inbox.report(Event::SnapshotLost { group, cause });
-                }
+                // What it was sent and is to install.
+                Err(cause @ NodeError::Damaged { .. }) => self.halt(group, cause),
                 taken => taken?,
             }
             unflushed_bytes += bytes;
@@ -207,6 +202,12 @@ impl<M: StateMachine> Applier<M> {
             Err(full) if full.scope == HaltScope::Nothing => Err(NodeError::Closed),
             flushed => Ok(flushed?),
         }
+    }
+
+    fn halt(&mut self, group: GroupId, cause: NodeError) {
+        self.halted.insert(group);
+        self.rebuilding.remove(&group);
+        self.inbox.report(Event::Halt { group, cause });
     }
 
     /// Does it again and again while there is no space for the state. The node is told of that: it takes in
@@ -383,8 +384,7 @@ impl<M: StateMachine> Applier<M> {
 /// Puts a received snapshot in place of a group's state, and removes it then.
 ///
 /// # Errors
-/// [`NodeError::Damaged`] if it is not there, or has rotted: the log counts on it, and the state can be made
-/// anew from what others have.
+/// [`NodeError::Damaged`] if it is not there, or has rotted: the log counts on it, and the group halts.
 pub(crate) fn install<M: StateMachine>(
     machine: &mut M,
     shelf: &Shelf,
@@ -400,7 +400,7 @@ pub(crate) fn install<M: StateMachine>(
         let lost = |why: &str| NodeError::Damaged {
             what: format!(
                 "the state of group={group} is behind its log, which begins after index={index}, \
-                 and {why}"
+                 and {why}: make it anew"
             ),
         };
         let manifest = manifest.ok_or_else(|| lost("no snapshot is there that makes up for it"))?;

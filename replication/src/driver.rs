@@ -63,7 +63,7 @@ pub(crate) enum Event<O> {
     },
     Rebuild {
         group: GroupId,
-        reply: RebuildReply,
+        reply: oneshot::Sender<Result<(), NodeError>>,
     },
     Status {
         group: GroupId,
@@ -98,11 +98,6 @@ pub(crate) enum Event<O> {
         group: GroupId,
         cause: NodeError,
     },
-    /// What was received of a group, and its log counts on, cannot be installed.
-    SnapshotLost {
-        group: GroupId,
-        cause: NodeError,
-    },
     /// There is no space for the state, or again there is.
     StateFull(bool),
     /// A group has no state any more, and is to get one.
@@ -128,12 +123,6 @@ impl<O> Event<O> {
     }
 }
 
-/// Callers who wait for one state to be made anew.
-const REBUILDS_MAX: usize = 16;
-
-/// To whoever waits for a state that is made anew.
-type RebuildReply = oneshot::Sender<Result<(), NodeError>>;
-
 /// Who waits for what in one group.
 pub(crate) struct Callers<O> {
     shared: Arc<GroupShared<O>>,
@@ -142,7 +131,7 @@ pub(crate) struct Callers<O> {
     reads: BTreeMap<u64, oneshot::Sender<Result<LogIndex, NodeError>>>,
     changes: BTreeMap<u64, oneshot::Sender<Result<(), NodeError>>>,
     /// Who waits for the state to be made anew.
-    rebuilds: Vec<RebuildReply>,
+    rebuild: Option<oneshot::Sender<Result<(), NodeError>>>,
 }
 
 impl<O> Callers<O> {
@@ -153,15 +142,7 @@ impl<O> Callers<O> {
             next_token: 0,
             reads: BTreeMap::new(),
             changes: BTreeMap::new(),
-            rebuilds: Vec::new(),
-        }
-    }
-
-    /// The rebuild that they wait for is over.
-    fn rebuilt(&mut self, how: &Result<(), NodeError>) {
-        for reply in self.rebuilds.drain(..) {
-            // Who gave up the wait is told nothing.
-            let _ = reply.send(how.clone());
+            rebuild: None,
         }
     }
 }
@@ -264,16 +245,14 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             }
             Event::Transfer { group, to } => self.host.input(group, Input::Transfer { to }),
             Event::Rebuild { group, reply } => self.on_rebuild(group, reply),
-            Event::SnapshotLost { group, cause } => {
-                let waiting = std::mem::take(&mut self.callers(group).rebuilds);
-                self.halt(group, cause);
-                self.callers(group).rebuilds = waiting;
-                self.rebuild(group);
+            Event::GivenUp { group } => {
+                let effects = self.host.rebuild(group);
+                self.perform(group, effects);
             }
-            Event::GivenUp { group } => self.host.rebuild(group),
             Event::Whole { group } => {
                 tracing::info!(%group, "the state was made anew");
-                self.callers(group).rebuilt(&Ok(()));
+                // Who gave up the wait is told nothing.
+                self.callers(group).rebuild.take().map(|reply| reply.send(Ok(())));
             }
             Event::Status { group, reply } => {
                 if let Some(status) = self.host.status(group) {
@@ -321,28 +300,20 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
         halted.unwrap_or(NodeError::Unavailable)
     }
 
-    /// One that is under way is waited for.
-    fn on_rebuild(&mut self, group: GroupId, reply: RebuildReply) {
-        let retry_after_ms = self.tick.as_millis() as u64;
+    /// The state goes first: without a log it could not be taken up, nor without it be followed. One that is
+    /// under way is waited for, by who called last.
+    fn on_rebuild(&mut self, group: GroupId, reply: oneshot::Sender<Result<(), NodeError>>) {
         let callers = self.callers(group);
-        callers.rebuilds.retain(|reply| !reply.is_closed());
-        if callers.rebuilds.len() == REBUILDS_MAX {
-            let _ = reply.send(Err(NodeError::Backpressure { queue: "rebuilds", retry_after_ms }));
+        let was_begun = callers.rebuild.is_some()
+            || callers.shared.halted().as_ref().is_some_and(is_rebuilding);
+        if !was_begun && let Err(refusal) = self.host.may_rebuild(group) {
+            let _ = reply.send(Err(NodeError::Rebuild(refusal)));
             return;
         }
-        callers.rebuilds.push(reply);
-        if !callers.shared.halted().as_ref().is_some_and(is_rebuilding) {
-            self.rebuild(group);
+        self.callers(group).rebuild = Some(reply);
+        if !was_begun {
+            let _ = self.jobs.send(ApplyJob { group, steps: Vec::new(), gives_up: true });
         }
-    }
-
-    /// The state goes first: without a log it could not be taken up, nor without it be followed.
-    fn rebuild(&mut self, group: GroupId) {
-        if let Err(refusal) = self.host.may_rebuild(group) {
-            self.callers(group).rebuilt(&Err(NodeError::Rebuild(refusal)));
-            return;
-        }
-        let _ = self.jobs.send(ApplyJob { group, steps: Vec::new(), gives_up: true });
     }
 
     fn halt(&mut self, group: GroupId, cause: NodeError) {
@@ -351,7 +322,9 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
         let effects = self.host.halt(group);
         let callers = self.callers(group);
         callers.shared.halt(cause.clone());
-        callers.rebuilt(&Err(cause));
+        if let Some(reply) = callers.rebuild.take() {
+            let _ = reply.send(Err(cause));
+        }
         self.perform(group, effects);
     }
 

@@ -259,18 +259,22 @@ impl Hosted {
         others.next().map(drop).ok_or(RebuildRefusal::OnlyVoter)
     }
 
-    /// A group that has halted gets what it is to hold from the others.
-    fn rebuild(&mut self) {
+    /// A group that has halted gets what it is to hold from the others. What it was told meanwhile is of what was
+    /// given up.
+    fn rebuild(&mut self) -> Effects {
+        let mut effects = Effects::default();
         let stage = std::mem::replace(&mut self.stage, Stage::Turning);
         self.stage = match stage {
             Stage::Halted(halted) => match *halted {
                 Halted { parts: Ok(parts), .. } => {
+                    effects = unanswered(self.inputs.drain(..).chain(self.held.drain(..)));
                     Stage::Repairing(Box::new(Repair::of_state(parts)))
                 }
                 halted => Stage::Halted(Box::new(halted)),
             },
             other => other,
         };
+        effects
     }
 
     /// A replica that cannot read an entry repairs it, if there is anybody to ask.
@@ -410,26 +414,17 @@ impl Host {
     }
 
     /// A group that has halted gets what it is to hold from the others, if that
-    /// [may be](Self::may_rebuild). Its state was given up.
-    pub(crate) fn rebuild(&mut self, group: GroupId) {
-        if let Some(hosted) = self.groups.get_mut(&group) {
-            hosted.rebuild();
-        }
+    /// [may be](Self::may_rebuild). Its state was given up. Gives what its callers are owed.
+    pub(crate) fn rebuild(&mut self, group: GroupId) -> Effects {
+        let Some(hosted) = self.groups.get_mut(&group) else { return Effects::default() };
+        hosted.rebuild()
     }
 
-    /// Goes on with a rebuild that began before this start, where the state stands. Nobody was promised
-    /// anything yet. Returns false if it has to be asked for again: then the group is halted.
-    pub(crate) fn resume_rebuild(&mut self, group: GroupId, applied: AppliedPosition) -> bool {
-        if applied != AppliedPosition::ZERO {
-            // The log is that which came with it.
-            return true;
-        }
-        let _ = self.halt(group);
-        let may = self.may_rebuild(group).is_ok();
-        if may {
-            self.rebuild(group);
-        }
-        may
+    /// Whether a state that was given up before this start, and stands there, needs nothing more but what the
+    /// replica gets by itself: the log that did not lead to it is gone.
+    pub(crate) fn is_made_anew(&self, group: GroupId, applied: AppliedPosition) -> bool {
+        applied != AppliedPosition::ZERO
+            || self.replica(group).is_some_and(|replica| replica.begins_anew())
     }
 
     /// The group has stopped here.

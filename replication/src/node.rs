@@ -358,7 +358,7 @@ impl<M: StateMachine> Node<M> {
             let Some(cause) = lost.remove(group).or(before) else { continue };
             if !is_lost
                 && machine.is_given_up(*group)
-                && host.resume_rebuild(*group, machine.applied(*group))
+                && host.is_made_anew(*group, machine.applied(*group))
             {
                 tracing::warn!(%group, "the state is still to be made anew");
                 shared.halt(rebuilding(*group));

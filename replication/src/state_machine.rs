@@ -75,8 +75,8 @@ pub trait StateMachine: Send + 'static {
     /// in order, and must be read to its end.
     ///
     /// # Errors
-    /// When a chunk is not given, and the state is then given up and made anew. When the state cannot be
-    /// stored: halts the node unless it is for want of space, and the same install is then done again.
+    /// When a chunk is not given, which halts the group. When the state cannot be stored: halts the node unless
+    /// it is for want of space. The same install is then done again, or at the next start.
     fn install(
         &mut self,
         group: GroupId,

@@ -143,7 +143,10 @@ impl Wal {
                     next_spare = next_spare.max(number + 1);
                     // One that was not finished has another length.
                     let length = disk.len(&name).map_err(WalError::io("stat", &name))?;
-                    if length == options.segment_bytes && is_spent(&*disk, &identity, &name, last) {
+                    let is_used = length == options.segment_bytes
+                        && (is_spent(&*disk, &identity, &name, last)
+                            || wipe(&*disk, &name, length));
+                    if is_used {
                         spares.push(name);
                     } else {
                         disk.remove(&name).map_err(WalError::io("remove", &name))?;
@@ -690,6 +693,11 @@ pub(crate) fn read_note(disk: &dyn Disk, identity: &WalIdentity) -> Result<Batch
 fn is_spent(disk: &dyn Disk, identity: &WalIdentity, name: &str, last: SegmentId) -> bool {
     let mut raw = [0; SEGMENT_HEADER_BYTES as usize];
     disk.read_at(name, 0, &mut raw).is_ok() && segment::is_spent(identity, &raw, last)
+}
+
+/// Makes a new file of one, in place: on a full disk there may be no room for another. Whether that worked.
+fn wipe(disk: &dyn Disk, name: &str, length: u64) -> bool {
+    zero(disk, name, 0, length).is_ok() && disk.sync(name).is_ok()
 }
 
 /// Writes what stands at these places, to the same places.

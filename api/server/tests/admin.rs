@@ -370,7 +370,7 @@ async fn the_command_says_what_is_fenced() {
         let clear =
             ["clear", "--endpoint", &endpoint, "--node", "1", "--group", "1", "--reason", "a test"];
         let (code, found) = run(&clear);
-        assert_eq!((code, &found["cleared"]), (4, &json!(false)), "only the plan is shown");
+        assert_eq!((code, found["plan"].as_array().map(Vec::len)), (2, Some(1)), "{found}");
         let (code, found) = run(&[&clear[..], &["--confirm"]].concat());
         let expected = (4, &json!("PreconditionFailed"));
         assert_eq!((code, &found["error"]["code"]), expected, "nothing has halted: {found}");

@@ -145,9 +145,17 @@ async fn maps_and_requests_are_what_they_were_made() {
     nodes.close().await;
 }
 
+/// What may take something away says what first.
+fn confirmed(scene: &Scene, words: &[&str]) -> Value {
+    let planned = scene.exits(2, words);
+    assert_eq!((code(&planned), planned["plan"].as_array().unwrap().len()), ("Unconfirmed", 1));
+    scene.done(&[words, &["--confirm"]].concat())
+}
+
 fn maps(scene: &Scene) {
     scene.done(&["directory", "open", "stock", "--kind", "map", "--schema", "stock.v1"]);
-    scene.done(&["map", "history", "stock", "--keep-ms", "3600000", "--changes-max", "100"]);
+    let history = ["map", "history", "stock", "--keep-ms", "3600000", "--changes-max", "100"];
+    confirmed(scene, &history);
     let first = scene.done(&["map", "put", "stock", "apples", "7"]);
     let version = first["offset"].to_string();
     assert_eq!(scene.text(&["map", "get", "stock", "apples"]), "7\n");
@@ -203,7 +211,8 @@ fn maps(scene: &Scene) {
 
 fn requests(scene: &Scene) {
     scene.done(&["directory", "open", "orders", "--kind", "idempotency", "--schema", "order.v1"]);
-    scene.done(&["idem", "window", "orders", "--retention-ms", "3600000", "--requests-max", "100"]);
+    let window = ["idem", "window", "orders", "--retention-ms", "3600000", "--requests-max", "100"];
+    confirmed(scene, &window);
     let state = || scene.done(&["idem", "status", "orders", "o-1"])["state"].clone();
     assert_eq!(state(), "unknown");
     let reserve = ["idem", "reserve", "orders", "o-1", "one apple"];

@@ -81,7 +81,9 @@ fn a_ring_is_made_rotated_and_its_keys_let_go_of() {
     let after = std::fs::read_to_string(dir.join("ring")).unwrap();
     assert!(after.contains("key 1 retired\n") && after.contains("key 2 active "), "{after}");
     told(dir, &["keys", "retire", "--ring", "ring", "--epoch", "2", "--confirm"], 4);
-    let off = told(dir, &["keys", "rotate", "--ring", "ring", "--off"], 0);
+    let off = ["keys", "rotate", "--ring", "ring", "--off"];
+    assert_eq!(told(dir, &off, 2)["error"]["code"], "Unconfirmed");
+    let off = told(dir, &[&off[..], &["--confirm"]].concat(), 0);
     assert_eq!(off["active"], serde_json::Value::Null);
 }
 

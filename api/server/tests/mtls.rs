@@ -373,7 +373,7 @@ async fn certificates_change_while_they_serve() {
     let (leaf, own_key) = (cluster.read("ops/client-ops.pem"), cluster.read("ops/client-ops.key"));
     ops.renew(leaf, own_key, cluster.read("ops/peer-authorities.pem")).unwrap();
     assert!(cluster.shown(1, own("old")).await.1, "both are believed");
-    cluster.done("ca rotate --dir ca client --drop-former");
+    cluster.done("ca rotate --dir ca client --drop-former --confirm");
     renew();
     let gone = async {
         while cluster.shown(1, own("old")).await.1 {

@@ -63,11 +63,9 @@ impl Latch {
     pub(crate) fn cause(&self) -> String {
         match self {
             Self::Wrong(what) | Self::Unreadable(what) => what.clone(),
-            Self::Anew(_) => {
-                "the state was being made anew when the node stopped, and the log has to \
-                              be repaired first: start the node again, then call rebuild_replica"
-                    .to_owned()
-            }
+            Self::Anew(_) => "the state was being made anew when the node stopped: call \
+                              rebuild_replica again"
+                .to_owned(),
         }
     }
 

@@ -121,6 +121,12 @@ impl Replica {
         self.probation.is_some()
     }
 
+    /// True if its state comes with a snapshot, whatever the log holds: nothing is applied before.
+    pub(crate) fn begins_anew(&self) -> bool {
+        let store = self.raw.store();
+        self.installing.is_some() || store.last() == LogIndex::ZERO
+    }
+
     /// True while its state is still to be installed.
     #[cfg(feature = "sim")]
     pub(crate) fn is_installing(&self) -> bool {

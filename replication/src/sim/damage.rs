@@ -232,11 +232,18 @@ impl<M: SimMachine> SimCluster<M> {
     }
 
     /// What an operator does: a node that is down is started, and one of which a log is beyond repair is
-    /// started again.
+    /// started again. A state that was given up is made anew.
     pub fn mend_node(&mut self, id: NodeId) {
         if self.is_beyond_repair(id) {
             self.kill(id);
         }
         self.start(id);
+        let groups: Vec<GroupId> = self.nodes[&id].halted_groups.keys().copied().collect();
+        for group in groups {
+            if self.nodes[&id].machine.is_given_up(group) {
+                // Where it cannot be done, the group stays halted.
+                let _ = self.rebuild(id, group);
+            }
+        }
     }
 }

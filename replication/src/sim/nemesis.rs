@@ -266,7 +266,9 @@ impl Nemesis {
 
     /// Of what a node without anything is sent, something may be lost that it takes to be there.
     fn lose_received<M: SimMachine>(&mut self, cluster: &mut SimCluster<M>, node: NodeId) {
-        if self.random.below(4) == 0 && self.begun && self.damaged.is_none() {
+        let others_are_well =
+            self.damaged.is_none() && self.wiped.iter().all(|wiped| *wiped == node);
+        if self.random.below(4) == 0 && self.begun && others_are_well {
             let soon = self.random.below(6);
             cluster.lose_received(node, soon);
             self.damaged = Some(node);

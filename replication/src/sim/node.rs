@@ -307,9 +307,11 @@ impl<M: SimMachine> SimCluster<M> {
         }
         running.host.may_rebuild(group).map_err(NodeError::Rebuild)?;
         node.machine.give_up(group).expect("a simulated state can be given up");
-        running.host.rebuild(group);
+        running.to_apply.retain(|(of, _)| *of != group);
+        let effects = running.host.rebuild(group);
         node.rebuilding.insert(group);
         node.halted_groups.insert(group, rebuilding(group));
+        self.perform(id, group, effects);
         self.count("state given up");
         self.tell(|| format!("node {id} group {group}: its state is made anew"));
         Ok(())
@@ -320,7 +322,7 @@ impl<M: SimMachine> SimCluster<M> {
         let node = self.nodes.get_mut(&id).expect("a known node");
         let running = node.running.as_mut().expect("it was just started");
         let goes_on = node.machine.is_given_up(group)
-            && running.host.resume_rebuild(group, node.machine.applied(group));
+            && running.host.is_made_anew(group, node.machine.applied(group));
         if goes_on {
             node.rebuilding.insert(group);
             node.halted_groups.insert(group, rebuilding(group));
@@ -340,9 +342,14 @@ impl<M: SimMachine> SimCluster<M> {
 
     /// One group of the node stops.
     fn stop_group(&mut self, id: NodeId, group: GroupId, cause: NodeError) {
+        let what = if is_of_one_log(&cause) { "log beyond repair" } else { "group halted" };
+        self.stop_group_of(id, group, cause, what);
+    }
+
+    fn stop_group_of(&mut self, id: NodeId, group: GroupId, cause: NodeError, what: &'static str) {
         let lost = is_of_one_log(&cause);
         assert!(!lost || self.nodes[&id].harmed, "node={id} lost something by itself: {cause}");
-        self.count(if lost { "log beyond repair" } else { "group halted" });
+        self.count(what);
         self.tell(|| format!("node {id} group {group} halts: {cause}"));
         let running = self.running(id);
         let mut effects = running.host.halt(group);
@@ -576,6 +583,10 @@ impl<M: SimMachine> SimCluster<M> {
                             self.lose_snapshot(id, group, cause);
                             lost.insert(group);
                         }
+                        Err(NodeError::Apply(cause)) if cause.scope == HaltScope::Group => {
+                            self.stop_group(id, group, NodeError::Apply(cause));
+                            lost.insert(group);
+                        }
                         Err(cause) => return self.halt(id, cause),
                     }
                 }
@@ -632,13 +643,13 @@ impl<M: SimMachine> SimCluster<M> {
         Ok(())
     }
 
-    /// What was received and is to be installed is not what it was: the group halts, and is made anew.
+    /// What was received and is to be installed is not what it was: the group halts, and somebody who watches it
+    /// has it made anew.
     fn lose_snapshot(&mut self, id: NodeId, group: GroupId, cause: NodeError) {
         if self.notice_cut(id) {
             return;
         }
-        self.stop_group(id, group, cause);
-        self.count("received snapshot lost");
+        self.stop_group_of(id, group, cause, "received snapshot lost");
         if let Err(refusal) = self.rebuild(id, group) {
             self.tell(|| format!("node {id} group {group}: {refusal}"));
         }

@@ -55,12 +55,6 @@ impl Journal {
         read(self.groups.lock().unwrap().entry(group).or_default())
     }
 
-    /// Whether a state of the group was ever given up.
-    #[allow(dead_code, reason = "not every test gives states up")]
-    pub(crate) fn has_given_up(&self, group: GroupId) -> bool {
-        self.given_up.lock().unwrap().contains_key(&group)
-    }
-
     /// What it holds of a group.
     pub(crate) fn records(&self, group: GroupId) -> Vec<Bytes> {
         self.with(group, |kept| kept.records.clone())

@@ -9,6 +9,7 @@ use palisade::{ClusterId, Error, NodeId};
 use serde::Serialize;
 use serde_json::json;
 
+use super::confirm::ConfirmArgs;
 use super::failed::Failed;
 use super::output::Found;
 use crate::config::cluster;
@@ -88,6 +89,8 @@ pub(super) struct RotateArgs {
     /// Drop the former ones from the bundle: once every leaf is of the new one.
     #[arg(long)]
     drop_former: bool,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
 }
 
 /// Which of the two authorities.
@@ -136,6 +139,18 @@ impl From<CaError> for Failed {
 
 impl CaCommand {
     pub(super) fn run(self) -> Result<Found, Failed> {
+        if let Self::Rotate(args) = &self
+            && args.drop_former
+        {
+            let plan = format!(
+                "take the former authorities out of the bundle in {}: every leaf that they issued is refused \
+                 once nodes have it",
+                args.dir.display()
+            );
+            if let Some(planned) = args.confirm.planned(&[plan]) {
+                return Ok(planned);
+            }
+        }
         Ok(done(self)?.into())
     }
 }

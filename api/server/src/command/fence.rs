@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use futures_util::future::join_all;
-use palisade::{Error, Failure};
+use palisade::Failure;
 use palisade_client::proto::cluster::v1::{Divergence, GetStatusResponse};
 use palisade_client::proto::directory::v1::{Described, Kind};
 use palisade_client::{Client, Consistency};
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::client_args::ClientArgs;
+use super::confirm::ConfirmArgs;
 use super::failed::Failed;
 use super::output::Found;
 use super::runtime;
@@ -47,9 +48,8 @@ pub(super) struct ClearArgs {
     /// Why, for the audit.
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Do it; without, only the plan is shown.
-    #[arg(long)]
-    confirm: bool,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -273,15 +273,11 @@ impl ListArgs {
 impl ClearArgs {
     fn run(self) -> Result<Found, Failed> {
         let Self { node, group, reason, confirm, client } = self;
-        if !confirm {
-            let plan = format!(
-                "the state and the log of group {group} at node {node} would be given up, and come again from \
-                 its leader\n"
-            );
-            let document = json!({ "node": node, "group": group, "cleared": false });
-            let error = Error::PreconditionFailed { what: "nothing was done".to_owned() };
-            let wrong = Failed::from(error).helping("to do it, repeat this with --confirm");
-            return Ok(Found::new(document, plan).but(Some(wrong)));
+        let plan = format!(
+            "give up the state and the log of group {group} at node {node}, and have them again from its leader"
+        );
+        if let Some(planned) = confirm.planned(&[plan]) {
+            return Ok(planned);
         }
         client.run(|client| async move {
             Ok(client.cluster().rebuild_replica(node, group, &reason).await?)

@@ -7,6 +7,7 @@ use palisade_client::{Grant, Granted, Right};
 use serde_json::{Value, json};
 
 use super::client_args::ClientArgs;
+use super::confirm::ConfirmArgs;
 use super::failed::Failed;
 use super::output::Found;
 use super::table::table;
@@ -50,6 +51,8 @@ pub(super) struct RemoveArgs {
     /// Only these rights, with commas between.
     #[arg(long, value_enum, value_delimiter = ',')]
     rights: Vec<WhichRight>,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
     #[command(flatten)]
     client_args: ClientArgs,
 }
@@ -114,8 +117,15 @@ impl AddArgs {
 
 impl RemoveArgs {
     fn run(self) -> Result<Found, Failed> {
-        let Self { client, resource, rights, client_args } = self;
+        let Self { client, resource, rights, confirm, client_args } = self;
         let rights: Vec<Right> = rights.into_iter().map(Right::from).collect();
+        let named: Vec<&str> = rights.iter().copied().map(name_of).collect();
+        let named = if named.is_empty() { "every right".to_owned() } else { named.join(", ") };
+        let of = resource.as_deref().unwrap_or("everything it was granted");
+        let plan = format!("take {named} on {of} away from {client}");
+        if let Some(planned) = confirm.planned(&[plan]) {
+            return Ok(planned);
+        }
         let what = match &resource {
             Some(resource) => format!("nothing of that was granted to {client} as {resource}"),
             None => format!("nothing of that was granted to {client}"),
@@ -144,14 +154,17 @@ impl ListArgs {
     }
 }
 
-fn rights(grant: &Grant) -> String {
-    let name = |right| match right {
+fn name_of(right: Right) -> &'static str {
+    match right {
         Right::Read => "read",
         Right::Append => "append",
         Right::Admin => "admin",
         Right::Unspecified => "unknown",
-    };
-    grant.rights().map(name).collect::<Vec<_>>().join(",")
+    }
+}
+
+fn rights(grant: &Grant) -> String {
+    grant.rights().map(name_of).collect::<Vec<_>>().join(",")
 }
 
 fn domains(grant: &Grant) -> Vec<String> {

@@ -59,6 +59,8 @@ pub(super) struct RotateArgs {
     /// Seal nothing from now on.
     #[arg(long)]
     off: bool,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
 }
 
 /// Of `palisade keys retire`.
@@ -167,6 +169,13 @@ fn new(path: &Path) -> Result<Found, Failed> {
 }
 
 fn rotate(args: &RotateArgs) -> Result<Found, Failed> {
+    let plan =
+        format!("have every node that shares {} write what follows in clear", args.ring.display());
+    if args.off
+        && let Some(planned) = args.confirm.planned(&[plan])
+    {
+        return Ok(planned);
+    }
     let _held = hold(&args.ring)?;
     let mut ring = KeyRing::read(&args.ring)?;
     let made = if args.off {

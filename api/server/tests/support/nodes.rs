@@ -49,6 +49,15 @@ impl Nodes {
 
     /// With those that each node, numbered from 1, is to serve.
     pub(crate) async fn start_for(count: usize, callers: impl Fn(NodeId) -> Callers) -> Self {
+        Self::start_with(count, callers, |_, builder| builder).await
+    }
+
+    /// And with what each node has beside that.
+    pub(crate) async fn start_with(
+        count: usize,
+        callers: impl Fn(NodeId) -> Callers,
+        with: impl Fn(NodeId, EngineBuilder) -> EngineBuilder,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // Held until each has its own.
         let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -61,6 +70,7 @@ impl Nodes {
             for (number, peer) in peers.iter().enumerate() {
                 builder = builder.voter(NodeId::new(number as u64 + 1), *peer);
             }
+            let builder = with(NodeId::new(at as u64 + 1), builder);
             engines.push(builder.open().await.unwrap());
         }
         let mut nodes = Self::none(dir, peers);

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::value::ValueArgs;
 use super::{FreshArgs, ResourceArgs, receipt_json, receipt_text};
+use crate::command::confirm::ConfirmArgs;
 use crate::command::failed::Failed;
 use crate::command::output::Found;
 
@@ -81,6 +82,8 @@ struct WindowArgs {
     /// At most so many are known.
     #[arg(long, value_name = "REQUESTS")]
     requests_max: u64,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
 }
 
 impl ResourceArgs {
@@ -103,6 +106,14 @@ impl IdemCommand {
 
 impl WindowArgs {
     fn run(&self) -> Result<Found, Failed> {
+        let plan = format!(
+            "forget completed requests of {} that are older than {} ms, and all but {} of them: who repeats one \
+             of those is told to do the work again",
+            self.store.name, self.retention_ms, self.requests_max
+        );
+        if let Some(planned) = self.confirm.planned(&[plan]) {
+            return Ok(planned);
+        }
         self.store.client.run(|client| async move {
             let requests = self.store.requests(&client).await?;
             let receipt = requests.set_window(self.retention_ms, self.requests_max).await?;

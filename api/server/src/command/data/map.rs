@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::value::{Raw, ValueArgs};
 use super::{FreshArgs, ResourceArgs, receipt_json, receipt_text};
+use crate::command::confirm::ConfirmArgs;
 use crate::command::failed::Failed;
 use crate::command::output::{Found, Output};
 use crate::command::table::table;
@@ -138,6 +139,8 @@ struct HistoryArgs {
     /// Keep so many changes at most.
     #[arg(long, value_name = "CHANGES", requires = "keep_ms")]
     changes_max: Option<u64>,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
     #[command(flatten)]
     fresh: FreshArgs,
 }
@@ -311,6 +314,15 @@ impl WatchArgs {
 
 impl HistoryArgs {
     fn run(&self) -> Result<Found, Failed> {
+        if let (Some(keep_ms), Some(changes_max)) = (self.keep_ms, self.changes_max) {
+            let plan = format!(
+                "forget versions of map {} that are older than {keep_ms} ms, and all but {changes_max} changes",
+                self.map.name
+            );
+            if let Some(planned) = self.confirm.planned(&[plan]) {
+                return Ok(planned);
+            }
+        }
         self.map.client.run(|client| async move {
             let map = self.map.map(&client).await?;
             if let (Some(keep_ms), Some(changes_max)) = (self.keep_ms, self.changes_max) {
