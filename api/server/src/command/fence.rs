@@ -289,6 +289,8 @@ impl ClearArgs {
 
 #[cfg(test)]
 mod tests {
+    use palisade::Error;
+
     use super::*;
 
     fn asked(endpoint: &str, withheld: bool) -> Asked {
