@@ -12,9 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use admin::AdminPort;
+use admin::{AdminPort, fill};
 use nodes::Nodes;
-use palisade::{Applied, At, Handle, NodeId, Projection, ProjectionFault, ResourceSpec, Rows};
+use palisade::{
+    Applied, At, Group, Handle, NodeId, Offset, Projection, ProjectionFault, ResourceSpec, Rows,
+};
 use palisade_server::admin::Shows;
 use palisade_server::grpc::Callers;
 use serde_json::{Value, json};
@@ -45,17 +47,41 @@ impl Projection for Ill {
     }
 }
 
-async fn fence(endpoint: String, words: Vec<String>) -> (i32, Value) {
+async fn fence(endpoints: &[String], words: &str) -> (i32, Value) {
+    let named = endpoints.iter().flat_map(|endpoint| ["--endpoint".to_owned(), endpoint.clone()]);
+    let words = std::iter::once("fence").chain(words.split(' ')).map(str::to_owned);
+    let words: Vec<String> = words.chain(named).collect();
     let asked = tokio::task::spawn_blocking(move || {
-        let words = words.iter().map(String::as_str);
-        let words: Vec<&str> = ["fence"].into_iter().chain(words).collect();
-        support::json(Path::new("."), &[&words[..], &["--endpoint", &endpoint]].concat())
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        support::json(Path::new("."), &words)
     });
     asked.await.unwrap()
 }
 
-fn words(line: &str) -> Vec<String> {
-    line.split(' ').map(str::to_owned).collect()
+/// By the node, of its group.
+async fn is_told(port: &AdminPort, state: &str) {
+    let told = async {
+        loop {
+            let answer = reqwest::get(port.url("/api/v1/readiness?group=1")).await.unwrap();
+            let is_ready = answer.status().is_success();
+            let found: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+            assert_eq!(is_ready, found["ready"] == true, "{found}");
+            if found["state"] == state {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("the node says so");
+}
+
+async fn reaches(replica: &Group, offset: Offset) {
+    let reached = async {
+        while !replica.applied().is_ok_and(|applied| offset <= applied) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, reached).await.expect("it follows");
 }
 
 /// G10: who operates sees which replica has halted and why, clears it with one command, and it is one of its group
@@ -75,18 +101,13 @@ async fn a_halted_replica_is_listed_and_cleared() {
     .await;
     let port = AdminPort::of(&nodes.observed[2], Shows::Everything).await;
     let spec = ResourceSpec::new("last", "number.v1").unwrap();
-    let opened = async {
-        loop {
-            if let Ok(opened) = Handle::<Ill>::open(&nodes.engines[0], spec.clone()).await {
-                return opened;
-            }
-        }
-    };
-    let last = tokio::time::timeout(PATIENCE, opened).await.expect("a leader");
+    fill(&nodes.engines[0]).await;
+    let last = Handle::<Ill>::open(&nodes.engines[0], spec).await.unwrap();
     last.submit(&1).await.unwrap();
     let group = last.group().id();
     let third = nodes.engines[2].group(group).unwrap();
-    third.wait_applied(last.submit(&2).await.unwrap().receipt.offset, PATIENCE).await.unwrap();
+    let second = last.submit(&2).await.unwrap().receipt.offset;
+    reaches(&third, second).await;
 
     is_ill.store(true, Ordering::Relaxed);
     let halts = async {
@@ -97,23 +118,24 @@ async fn a_halted_replica_is_listed_and_cleared() {
     };
     tokio::time::timeout(PATIENCE, halts).await.expect("it halts");
     is_ill.store(false, Ordering::Relaxed);
-    let endpoint = format!("http://{}", nodes.addresses[2]);
-    let (code, found) = fence(endpoint.clone(), words("list")).await;
+    let endpoints: Vec<String> =
+        nodes.addresses.iter().map(|address| format!("http://{address}")).collect();
+    let (code, found) = fence(&endpoints, "list").await;
     let halted = &found["halted"][0];
     assert_eq!((code, &halted["node"], &halted["group"]), (0, &json!(3), &json!(group.get())));
     assert!(found["halted"].to_string().contains("a bug of one process"), "{found}");
-    let ready = reqwest::get(port.url("/readyz")).await.unwrap().status().as_u16();
-    assert_eq!(ready, 503, "a node with a halted replica is not ready");
+    is_told(&port, "halted").await;
 
     let clear = format!("clear --node 3 --group {} --reason mended", group.get());
-    let (code, found) = fence(endpoint.clone(), words(&clear)).await;
+    let (code, found) = fence(&endpoints, &clear).await;
     assert_eq!((code, &found["error"]["code"]), (2, &json!("Unconfirmed")));
     assert!(third.applied().is_err(), "only the plan was told");
-    let (code, found) = fence(endpoint.clone(), words(&format!("{clear} --confirm"))).await;
+    let (code, found) = fence(&endpoints, &format!("{clear} --confirm")).await;
     assert_eq!((code, &found["cleared"]), (0, &json!(true)), "{found}");
     let committed = last.submit(&4).await.unwrap();
-    third.wait_applied(committed.receipt.offset, PATIENCE).await.unwrap();
-    let (code, found) = fence(endpoint, words("list")).await;
+    reaches(&third, committed.receipt.offset).await;
+    let (code, found) = fence(&endpoints, "list").await;
     assert_eq!((code, &found["halted"]), (0, &json!([])));
+    is_told(&port, "ready").await;
     nodes.close().await;
 }
