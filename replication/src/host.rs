@@ -422,9 +422,17 @@ impl Host {
 
     /// Whether a state that was given up before this start, and stands there, needs nothing more but what the
     /// replica gets by itself: the log that did not lead to it is gone.
-    pub(crate) fn is_made_anew(&self, group: GroupId, applied: AppliedPosition) -> bool {
-        applied != AppliedPosition::ZERO
-            || self.replica(group).is_some_and(|replica| replica.begins_anew())
+    pub(crate) fn is_made_anew(
+        &self,
+        group: GroupId,
+        applied: AppliedPosition,
+        is_received: impl FnOnce(LogIndex) -> bool,
+    ) -> bool {
+        let begins_anew = |replica: &Replica| match replica.installs() {
+            Some(snapshot) => is_received(snapshot),
+            None => replica.is_empty(),
+        };
+        applied != AppliedPosition::ZERO || self.replica(group).is_some_and(begins_anew)
     }
 
     /// The group has stopped here.

@@ -358,7 +358,9 @@ impl<M: StateMachine> Node<M> {
             let Some(cause) = lost.remove(group).or(before) else { continue };
             if !is_lost
                 && machine.is_given_up(*group)
-                && host.is_made_anew(*group, machine.applied(*group))
+                && host.is_made_anew(*group, machine.applied(*group), |index| {
+                    shelf.received(*group, index).is_ok_and(|found| found.is_some())
+                })
             {
                 tracing::warn!(%group, "the state is still to be made anew");
                 shared.halt(rebuilding(*group));

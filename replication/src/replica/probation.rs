@@ -121,16 +121,14 @@ impl Replica {
         self.probation.is_some()
     }
 
-    /// True if its state comes with a snapshot, whatever the log holds: nothing is applied before.
-    pub(crate) fn begins_anew(&self) -> bool {
-        let store = self.raw.store();
-        self.installing.is_some() || store.last() == LogIndex::ZERO
+    /// True if its log holds nothing, and never has.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.raw.store().last() == LogIndex::ZERO
     }
 
-    /// True while its state is still to be installed.
-    #[cfg(feature = "sim")]
-    pub(crate) fn is_installing(&self) -> bool {
-        self.installing.is_some()
+    /// The snapshot that is still to be installed, for the state to be no more behind the log.
+    pub(crate) fn installs(&self) -> Option<LogIndex> {
+        self.installing
     }
 
     /// The term of an entry that cannot be read, if the log knows it.

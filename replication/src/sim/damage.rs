@@ -198,7 +198,7 @@ impl<M: SimMachine> SimCluster<M> {
         let whole = running
             .host
             .replicas()
-            .filter(|(_, replica)| !replica.is_on_probation() && !replica.is_installing());
+            .filter(|(_, replica)| !replica.is_on_probation() && replica.installs().is_none());
         whole.count() as u64 == self.options.groups
     }
 

@@ -322,7 +322,9 @@ impl<M: SimMachine> SimCluster<M> {
         let node = self.nodes.get_mut(&id).expect("a known node");
         let running = node.running.as_mut().expect("it was just started");
         let goes_on = node.machine.is_given_up(group)
-            && running.host.is_made_anew(group, node.machine.applied(group));
+            && running.host.is_made_anew(group, node.machine.applied(group), |index| {
+                running.shelf.received(group, index).is_ok_and(|found| found.is_some())
+            });
         if goes_on {
             node.rebuilding.insert(group);
             node.halted_groups.insert(group, rebuilding(group));
