@@ -417,6 +417,10 @@ fn a_version_that_disagrees_once_both_do_every_record_does_not_take_over() {
         Ok::<_, Error>(apart.receipt)
     });
     let offset = receipt.unwrap().offset;
+    // Before the third is back, which does the record from its queue and would notice, too.
+    shop.fabric.run_for(Duration::from_secs(10));
+    let stage = shop.status(1).stage;
+    assert!(matches!(stage, RebuildStage::Failed { .. }), "{stage:?}");
     shop.fabric.restart_from(three, &release).unwrap();
     assert_eq!(failed(&mut shop), RebuildFailure::Disagrees { offset });
     shop.fabric.run_for(Duration::from_secs(5));
