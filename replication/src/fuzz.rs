@@ -19,7 +19,7 @@ use crate::membership::{MEMBERS_MAX, Member, Membership};
 use crate::register::Register;
 use crate::snapshot::{ChunkSum, Manifest, SnapshotId};
 use crate::wire::{Beat, Body, Envelope, Forward, NotGiven, Want};
-use crate::{acquaintances, ceiling, directory, frame, log_store};
+use crate::{acquaintances, ceiling, directory, frame, log_store, replica};
 
 /// Every target of this crate.
 pub const TARGETS: &[Target] = &[
@@ -27,6 +27,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "frame", run: frames, seeds: frame_seeds },
     Target { name: "greeting", run: greeting, seeds: greeting_seeds },
     Target { name: "raft_message", run: raft_message, seeds: raft_message_seeds },
+    Target { name: "change", run: change, seeds: change_seeds },
+    Target { name: "offer", run: offer, seeds: offer_seeds },
     Target { name: "entry", run: entry, seeds: entry_seeds },
     Target { name: "stored_entry", run: stored_entry, seeds: stored_entry_seeds },
     Target { name: "register", run: register, seeds: register_seeds },
@@ -234,6 +236,23 @@ fn raft_message_seeds() -> Vec<(String, Vec<u8>)> {
     ]
 }
 
+fn change(raw: &[u8]) -> bool {
+    replica::fuzz::change(raw)
+}
+
+fn change_seeds() -> Vec<(String, Vec<u8>)> {
+    with_broken(replica::fuzz::changes())
+}
+
+fn offer(raw: &[u8]) -> bool {
+    replica::fuzz::offer(raw)
+}
+
+fn offer_seeds() -> Vec<(String, Vec<u8>)> {
+    let of = |count| replica::fuzz::offer_of(&voters(count), &manifest_of(&[b"one", b"two"]));
+    with_broken(vec![("one", of(1)), ("many", of(MEMBERS_MAX as u64))])
+}
+
 fn entry(raw: &[u8]) -> bool {
     // The tail is read without the records, from what only looks like an entry, too.
     let tail = EntryBody::decode_tail(raw);
@@ -287,15 +306,16 @@ fn register(raw: &[u8]) -> bool {
     true
 }
 
-fn register_seeds() -> Vec<(String, Vec<u8>)> {
+fn voters(count: u64) -> Membership {
     let member = |id: u64| Member {
         incarnation: Some(Incarnation::new(u128::from(id) << 70)),
         address: Some(([127, 0, 0, 1], 4000 + id as u16).into()),
         domain: format!("zone-{id}"),
     };
-    let voters = |count: u64| {
-        Membership::of_voters((1..=count).map(|id| (NodeId::new(id), member(id))).collect())
-    };
+    Membership::of_voters((1..=count).map(|id| (NodeId::new(id), member(id))).collect())
+}
+
+fn register_seeds() -> Vec<(String, Vec<u8>)> {
     let used = Register {
         term: Term::new(7),
         vote: 2,
@@ -405,12 +425,15 @@ fn manifest(raw: &[u8]) -> bool {
     true
 }
 
-fn manifest_seeds() -> Vec<(String, Vec<u8>)> {
-    let of = |chunks: &[&[u8]]| Manifest {
+fn manifest_of(chunks: &[&[u8]]) -> Manifest {
+    Manifest {
         group: GroupId::new(3),
         position: AppliedPosition::GENESIS,
         chunks: chunks.iter().map(|chunk| ChunkSum::of(chunk)).collect(),
-    };
-    let (none, some) = (of(&[]).encode().to_vec(), of(&[b"one", b"two"]).encode().to_vec());
-    with_broken(vec![("empty", none), ("chunks", some)])
+    }
+}
+
+fn manifest_seeds() -> Vec<(String, Vec<u8>)> {
+    let of = |chunks: &[&[u8]]| manifest_of(chunks).encode().to_vec();
+    with_broken(vec![("empty", of(&[])), ("chunks", of(&[b"one", b"two"]))])
 }

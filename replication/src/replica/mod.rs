@@ -24,6 +24,8 @@
 
 mod barriers;
 mod domains;
+#[cfg(feature = "fuzz")]
+pub(crate) mod fuzz;
 mod leading;
 mod members;
 mod newborn;

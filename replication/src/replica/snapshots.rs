@@ -335,7 +335,7 @@ impl Replica {
 }
 
 /// What a snapshot's message says beside raft's part.
-fn encode_offer(members: &Membership, manifest: &Manifest) -> Bytes {
+pub(super) fn encode_offer(members: &Membership, manifest: &Manifest) -> Bytes {
     let mut out = BytesMut::new();
     members.encode(&mut out);
     out.put_slice(&manifest.encode());

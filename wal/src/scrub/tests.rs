@@ -40,10 +40,14 @@ struct Log {
 impl Log {
     /// Some segments with entries, registers, trim marks and moved items of three groups.
     fn new() -> Self {
+        Self::with_writes(60)
+    }
+
+    fn with_writes(count: u64) -> Self {
         let disk = SimDisk::from_seed(1);
         let (wal, _) = Wal::open(Arc::new(disk.clone()), IDENTITY, options()).unwrap();
         let mut log = Self { disk, wal, model: Model::default(), written: 0 };
-        (0..60).for_each(|_| log.write());
+        (0..count).for_each(|_| log.write());
         log
     }
 
@@ -220,6 +224,39 @@ fn a_read_that_goes_wrong_once_condemns_nothing() {
         }
     }
     assert_eq!(log.wal.stats().segments_condemned, 0);
+}
+
+/// A round that begins where the last one ended goes by what lies there now.
+#[test]
+fn a_log_of_one_segment_is_read_anew_in_each_round() {
+    let mut log = Log::with_writes(8);
+    let [(segment, _)] = log.segments()[..] else { panic!("{:?}", log.segments()) };
+    let mut scrubber = log.wal.scrubber();
+    Log::round_of(&mut scrubber);
+    assert_eq!(log.wal.stats().segments_condemned, 0);
+    log.disk.flip_bit(&segment::file_name(segment), 8, 1);
+    let found = Log::round_of(&mut scrubber);
+    assert_eq!(log.wal.stats().segments_condemned, 1);
+    log.heal(&found);
+    log.assert_sound("one segment");
+}
+
+/// What is written behind damage would have to be moved at once.
+#[test]
+fn a_condemned_segment_is_written_on_no_more() {
+    let mut log = Log::new();
+    let (tail, end) = *log.segments().last().unwrap();
+    assert!(end + 2048 < options().segment_bytes, "the next write would not have gone there");
+    log.disk.flip_bit(&segment::file_name(tail), 8, 1);
+    let found = log.round();
+    assert_eq!(log.wal.stats().segments_condemned, 1);
+    log.wal.submit(&[Write::SetState { group: GroupId::new(1), payload: "vote".into() }]).unwrap();
+    let last = *log.wal.shared.commit().segments.last().unwrap();
+    assert!(tail < last, "it goes to {last}, behind what is damaged");
+    log.settle();
+    log.model.registers.insert(GroupId::new(1), "vote".into());
+    log.heal(&found);
+    log.assert_sound("written elsewhere");
 }
 
 /// On a full disk what is left of the last segment is all there is for trims and votes.

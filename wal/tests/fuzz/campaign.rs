@@ -109,6 +109,16 @@ fn campaign(targets: &[Target], fuzz_dir: &Path) {
         }
         let begun = Instant::now();
         let corpus = corpus(target, fuzz_dir);
+        // A format that is written and read in another way would otherwise pass for what it was.
+        for (name, bytes) in (target.seeds)() {
+            let kept = corpus.iter().find(|(kept, _)| *kept == name);
+            assert!(
+                kept.is_some_and(|(_, kept)| *kept == bytes),
+                "{}/{name} is written in another way than it was. If that is meant, the format has a new \
+                 version; PALISADE_CORPUS=write writes the seeds again",
+                target.name
+            );
+        }
         for (name, bytes) in &corpus {
             let is_good = try_one(target, bytes, name);
             assert_eq!(
