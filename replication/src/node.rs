@@ -533,7 +533,7 @@ impl<M: StateMachine> Node<M> {
     ///
     /// # Errors
     /// [`NodeError::Change`] with the reason if it is not made, [`NodeError::Indeterminate`] if the
-    /// leadership moved meanwhile: look at the status then.
+    /// leadership moved or the replica stopped meanwhile: look at the status then.
     pub async fn change_members(
         &self,
         group: GroupId,
@@ -542,7 +542,8 @@ impl<M: StateMachine> Node<M> {
         self.check(group)?;
         let (reply, receiver) = oneshot::channel();
         self.offer(0, Event::Change { group, change, reply })?;
-        receiver.await.map_err(|_| self.stop_cause(group))?
+        // Without an answer it stopped here, and others may commit it.
+        receiver.await.unwrap_or(Err(NodeError::Indeterminate))
     }
 
     /// Asks the leader to hand the group to a voter. This node must lead it, or be the one that is to;

@@ -15,8 +15,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use journal::Journal;
 use palisade_replication::{
-    ClusterId, Disk, GroupId, Keys, Member, MemberChange, Node, NodeConfig, NodeError, NodeId,
-    Offset, OpenDisk, Options, PeerLinks, Role, WalOptions,
+    ClusterId, Disk, GroupId, Incarnation, Keys, Member, MemberChange, Node, NodeConfig, NodeError,
+    NodeId, Offset, OpenDisk, Options, PeerLinks, Role, WalOptions,
 };
 
 const GROUP: GroupId = GroupId::new(1);
@@ -447,4 +447,27 @@ async fn a_lost_part_of_a_snapshot_halts_its_group_alone() {
     for (node, _) in &nodes {
         node.close().await.unwrap();
     }
+}
+
+/// A change that is under way when its node is closed may be made by others, and by the node when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_under_way_at_the_close_is_of_unknown_outcome() {
+    let dir = tempfile::tempdir().unwrap();
+    let addresses = addresses(2);
+    let (mood, fine) = (Arc::<Mood>::default(), Arc::<Mood>::default());
+    let (node, _) = open(dir.path(), 1, &addresses, &[1], [&mood, &fine]).await;
+    commit(&node, "before").await;
+    mood.hold(true);
+    let _released = Released(Arc::clone(&mood));
+    let incarnation = Some(Incarnation::new(7));
+    let member = Member { incarnation, address: Some(addresses[1]), ..Member::default() };
+    let change = MemberChange::AddLearner { node: NodeId::new(2), member };
+    let (mut changed, mut closed) = (pin!(node.change_members(GROUP, change)), pin!(node.close()));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(changed.as_mut().poll(&mut context).is_pending());
+    assert!(closed.as_mut().poll(&mut context).is_pending());
+    mood.hold(false);
+    closed.await.unwrap();
+    let told = changed.await.unwrap_err();
+    assert!(matches!(told, NodeError::Indeterminate), "{told}");
 }
