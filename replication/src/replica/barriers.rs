@@ -61,18 +61,18 @@ mod tests {
     use palisade_wal::LogIndex;
 
     use super::super::Replica;
-    use super::super::scenarios::{Three, life, options};
+    use super::super::scenarios::{Replicas, life, options};
     use crate::effects::{Effects, Input, WallTime};
     use crate::identity::NodeId;
     use crate::wire::{Body, Envelope};
 
-    fn step(three: &mut Three, id: NodeId, input: Input) -> Effects {
+    fn step(three: &mut Replicas, id: NodeId, input: Input) -> Effects {
         let (effects, ended) = three.replica(id).step(WallTime::from_ms(1), [input]);
         ended.unwrap();
         effects
     }
 
-    fn deliver(three: &mut Three, envelope: &Envelope) -> Effects {
+    fn deliver(three: &mut Replicas, envelope: &Envelope) -> Effects {
         let input = Input::Peer { envelope: envelope.clone(), life: life(envelope.from) };
         step(three, envelope.to, input)
     }
@@ -82,7 +82,7 @@ mod tests {
     /// since that it leads.
     #[test]
     fn a_question_that_comes_again_confirms_nothing() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let leader = three.leader();
         let ids = three.ids();
@@ -94,7 +94,7 @@ mod tests {
         let question = raft(&step(&mut three, asks, Input::Read { token: 1 }));
         let [question] = &question[..] else { panic!("one question: {question:?}") };
         let beats = raft(&deliver(&mut three, question));
-        let answer = |three: &mut Three, id| {
+        let answer = |three: &mut Replicas, id| {
             let beat = beats.iter().find(|beat| beat.to == id).expect("a heartbeat to each");
             raft(&deliver(three, beat)).remove(0)
         };
@@ -115,7 +115,7 @@ mod tests {
     /// answers to these.
     #[test]
     fn reads_after_a_repair_have_other_names() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let id = three.leader();
         let replica = three.replica(id);
@@ -132,7 +132,7 @@ mod tests {
     /// than it names.
     #[test]
     fn a_question_is_not_handed_on() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let leader = three.leader();
         let others: Vec<NodeId> = three.ids().into_iter().filter(|id| *id != leader).collect();

@@ -125,7 +125,7 @@ pub(super) fn demand_of(entry: &Entry) -> Option<Demanded> {
 mod tests {
     use palisade_wal::{Wal, WalIdentity, WalOptions};
 
-    use super::super::scenarios::{Three, life, options};
+    use super::super::scenarios::{Replicas, life, options};
     use super::super::{Replica, ReplicaConfig};
     use super::*;
     use crate::effects::{Effects, Input, WallTime};
@@ -142,7 +142,7 @@ mod tests {
     /// behind it by a majority in one domain, should it lead next.
     #[test]
     fn a_demand_is_enforced_from_the_log_on() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let leader = three.leader();
         let follower = *three.nodes.keys().find(|id| **id != leader).unwrap();
@@ -202,7 +202,7 @@ mod tests {
     /// committed, also if its register does not say so yet. Without them its voters may be in one domain.
     #[test]
     fn what_was_changed_before_a_demand_is_committed() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let leader = three.leader();
         let follower = *three.nodes.keys().find(|id| **id != leader).unwrap();

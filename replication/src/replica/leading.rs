@@ -222,7 +222,7 @@ mod tests {
     use super::*;
     use crate::effects::Input;
     use crate::options::Options;
-    use crate::replica::scenarios::Three;
+    use crate::replica::scenarios::Replicas;
 
     /// Callers who give up leave their records with a leader whose disk is slow: it takes no more
     /// than it has room for, whether they come from its own callers or over other nodes.
@@ -235,7 +235,7 @@ mod tests {
             record_bytes_max: RECORD,
             ..Options::default()
         };
-        let mut three = Three::new(&options);
+        let mut three = Replicas::new(3, &options);
         three.tick(100);
         let leader = three.leader();
         let replica = three.replica(leader);
@@ -267,8 +267,8 @@ mod tests {
 
     /// A leader that packs entries of at most `TARGET` bytes, with records of these sizes to propose,
     /// numbered from 1.
-    fn leader_with(sizes: &[usize]) -> (Three, NodeId) {
-        let mut three = Three::new(&Options::default());
+    fn leader_with(sizes: &[usize]) -> (Replicas, NodeId) {
+        let mut three = Replicas::new(3, &Options::default());
         three.tick(100);
         let leader = three.leader();
         let replica = three.replica(leader);

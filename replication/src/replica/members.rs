@@ -289,7 +289,67 @@ impl Described {
 
 #[cfg(test)]
 mod tests {
+    use super::super::scenarios::{Replicas, options};
     use super::*;
+    use crate::effects::{Input, Ticket, WallTime};
+    use crate::options::Options;
+
+    /// A leader that its predecessor takes out, while more is committed without it than with it: of four voters
+    /// three make a majority, of those who are left two.
+    #[test]
+    fn a_leader_that_is_taken_out_steps_down_before_more_is_committed() {
+        let options = Options { appends_in_flight_max: 8, ..options() };
+        let mut four = Replicas::new(4, &options);
+        four.tick(40);
+        let before = four.leader();
+        let demand = MemberChange::AcrossDomains;
+        four.input(before, Input::Change { token: 1, change: demand });
+        let taken_out = four.ids().into_iter().find(|id| *id != before).unwrap();
+        // The change reaches whom it takes out and nobody else, nor the answer its leader.
+        let step = |four: &mut Replicas, id, input| {
+            let (effects, ended) = four.replica(id).step(WallTime::from_ms(1), [input]);
+            ended.unwrap();
+            four.perform(id, effects)
+        };
+        let change = MemberChange::Remove { node: taken_out };
+        for (to, input) in step(&mut four, before, Input::Change { token: 2, change }) {
+            if to == taken_out {
+                for (id, durable) in step(&mut four, to, input) {
+                    if id == to {
+                        step(&mut four, id, durable);
+                    }
+                }
+            }
+        }
+        four.cut_off = Some(before);
+        four.writing = Some(Vec::new());
+        for _ in 0..200 {
+            four.tick(1);
+            if four.replica(taken_out).leads() {
+                break;
+            }
+        }
+        assert!(four.replica(taken_out).leads());
+        // With its own disk the first half of the change is committed, and it proposes the second.
+        let durable = |four: &mut Replicas, tickets: Vec<Ticket>| {
+            tickets.into_iter().for_each(|ticket| four.input(taken_out, Input::Durable { ticket }));
+        };
+        let begun = four.writing.replace(Vec::new()).unwrap();
+        durable(&mut four, begun);
+        assert!(four.replica(taken_out).members.is_joint());
+        // All others have more than its disk has by the time the second is committed.
+        four.propose(taken_out, 1, 3);
+        four.tick(3);
+        for ticket in four.writing.take().unwrap() {
+            if four.replica(taken_out).leads() {
+                assert!(four.replica(taken_out).members.is_joint());
+                durable(&mut four, vec![ticket]);
+            }
+        }
+        let replica = four.replica(taken_out);
+        assert!(!replica.leads());
+        assert!(!replica.members.voters.contains(&taken_out), "{:?}", replica.members);
+    }
 
     #[test]
     fn what_a_change_says_comes_back() {

@@ -296,7 +296,7 @@ mod tests {
     use raft::eraftpb::Message;
 
     use super::super::Replica;
-    use super::super::scenarios::{Three, life, options};
+    use super::super::scenarios::{Replicas, life, options};
     use super::*;
     use crate::effects::{Input, WallTime};
     use crate::wire::Envelope;
@@ -320,7 +320,7 @@ mod tests {
     /// for entries that are gone, and raft never takes back what it has counted.
     #[test]
     fn a_late_confirmation_of_what_was_lost_does_not_count() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let leader = three.leader();
         three.propose(leader, 1, 5);
@@ -367,7 +367,7 @@ mod tests {
     /// A leader that waits for confirmations of a life that is over is told of the one that is.
     #[test]
     fn who_started_again_says_so() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let leader = three.leader();
         let follower = *three.nodes.keys().find(|id| **id != leader).unwrap();

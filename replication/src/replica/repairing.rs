@@ -1,11 +1,12 @@
 //! What a replica that is being repaired says of the entries that it has just been given.
 
+use bytes::Bytes;
 use palisade_wal::{GroupId, LogIndex, Write};
 
-use super::scenarios::{Three, life, options};
-use crate::effects::{Effects, Input};
+use super::scenarios::{Replicas, life, options};
+use crate::effects::{Effects, Input, WallTime};
 use crate::repair::Repair;
-use crate::wire::{Body, Envelope, NotGiven, Want};
+use crate::wire::{Beat, Body, Envelope, NotGiven, Want};
 
 const GROUP: GroupId = GroupId::new(1);
 
@@ -13,7 +14,7 @@ const GROUP: GroupId = GroupId::new(1);
 /// have replaced, so whoever asks for it is told that it is in doubt.
 #[test]
 fn what_it_was_given_is_its_own_once_it_is_durable() {
-    let mut three = Three::new(&options());
+    let mut three = Replicas::new(3, &options());
     three.tick(40);
     let leader = three.leader();
     three.propose(leader, 1, 5);
@@ -52,4 +53,67 @@ fn what_it_was_given_is_its_own_once_it_is_durable() {
     let (effects, stepped) = repair.step([Input::Durable { ticket: write.ticket }, asked()]);
     assert!(stepped.unwrap().is_some(), "it is whole");
     assert_eq!(answer(&effects), Ok(vec![payload]));
+}
+
+/// What the leader has trimmed others may have yet: it ends nothing while one of them was not asked often enough
+/// to have had the time, however many questions were lost.
+#[test]
+fn the_leaders_word_ends_nothing_before_the_others_had_time() {
+    let mut three = Replicas::new(3, &options());
+    three.tick(40);
+    let leader = three.leader();
+    three.propose(leader, 1, 5);
+    let ids: Vec<_> = three.ids().into_iter().filter(|id| *id != leader).collect();
+    let [damaged, other] = ids[..] else { unreachable!("two follow") };
+    // It writes another that nobody tells it is committed, so a snapshot could take its place.
+    let step = |three: &mut Replicas, id, input| {
+        let (effects, ended) = three.replica(id).step(WallTime::from_ms(1), [input]);
+        ended.unwrap();
+        three.perform(id, effects)
+    };
+    let record = Input::Propose { seq: 6, payload: Bytes::from_static(b"record") };
+    for (to, input) in step(&mut three, leader, record) {
+        if to == damaged {
+            step(&mut three, damaged, input);
+        }
+    }
+    let node = three.nodes.remove(&damaged).unwrap();
+    let (_, index) = node.wal.reader().range(GROUP).unwrap();
+    assert!(node.replica.status(0).applied_index < index);
+    let term = node.replica.term_of(index).unwrap();
+    let stored = node.wal.reader().read(GROUP, index, index.next(), usize::MAX).unwrap();
+    let want = Want { first: index, anchor: index, term };
+
+    let peer = |from, entries| {
+        let body = Body::Given { want, entries };
+        let envelope = Envelope { group: GROUP, from, to: damaged, body };
+        Input::Peer { envelope, life: life(from) }
+    };
+    let beat = Beat { group: GROUP, term, commit: index, answer: false };
+    let beat = || Input::Beat { from: leader, life: life(leader), beat };
+    let (mut repair, mut effects) = Repair::of_entry(node.replica.into_parts(), index, term);
+    let mut lost = 0;
+    let restored = loop {
+        let mut inputs = vec![beat()];
+        for envelope in std::mem::take(&mut effects.send) {
+            assert!(matches!(envelope.body, Body::Want(_)), "{envelope:?}");
+            if envelope.to == leader {
+                inputs.push(peer(leader, Err(NotGiven::Trimmed)));
+            } else if lost < 2 {
+                assert_eq!(envelope.to, other);
+                lost += 1;
+            } else {
+                inputs.push(peer(other, Ok(vec![stored[0].1.clone()])));
+            }
+        }
+        inputs.push(Input::Tick);
+        let stepped;
+        (effects, stepped) = repair.step(inputs);
+        assert!(stepped.unwrap().is_none());
+        if let Some(write) = effects.writes.pop() {
+            break write.writes;
+        }
+    };
+    assert_eq!(lost, 2);
+    assert!(matches!(restored[0], Write::Restore { .. }), "{restored:?}");
 }

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
     use crate::effects::{Input, WallTime};
     use crate::options::Options;
-    use crate::replica::scenarios::Three;
+    use crate::replica::scenarios::Replicas;
 
     fn tick(replica: &mut Replica) -> Effects {
         let (effects, ended) = replica.step(WallTime::from_ms(1), [Input::Tick]);
@@ -98,7 +98,7 @@ mod tests {
             report_ticks: u32::MAX,
             ..Options::default()
         };
-        let mut three = Three::new(&options);
+        let mut three = Replicas::new(3, &options);
         three.tick(150);
         let leader = three.leader();
         for id in three.ids() {
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_report_ends_a_rest_and_what_waits_allows_none() {
         let options = Options { report_ticks: 7, ..Options::default() };
-        let mut three = Three::new(&options);
+        let mut three = Replicas::new(3, &options);
         three.tick(70);
         let leader = three.leader();
         let replica = three.replica(leader);
@@ -154,7 +154,7 @@ mod tests {
             report_ticks: u32::MAX,
             ..Options::default()
         };
-        let mut three = Three::new(&options);
+        let mut three = Replicas::new(3, &options);
         three.tick(150);
         let leader = three.leader();
         let replica = three.replica(leader);

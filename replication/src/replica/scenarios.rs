@@ -11,7 +11,7 @@ use raft::eraftpb::{Message, MessageType};
 
 use super::leading::RECORD_BYTES;
 use super::{Replica, ReplicaConfig};
-use crate::effects::{Apply, Effects, Input, Role, WallTime};
+use crate::effects::{Apply, Effects, Input, Role, Ticket, WallTime};
 use crate::entry::AppliedPosition;
 use crate::identity::{Incarnation, NodeId, Term};
 use crate::membership::{Member, Membership};
@@ -32,17 +32,19 @@ pub(super) fn life(node: NodeId) -> Incarnation {
     Incarnation::new(u128::from(node.get()))
 }
 
-/// Three replicas whose disks are done at once, and whose messages all arrive. The second is alone in its
-/// failure domain.
-pub(super) struct Three {
+/// Replicas whose disks are done at once, and whose messages all arrive. Those of odd numbers are in one failure
+/// domain, the others in another.
+pub(super) struct Replicas {
     pub(super) nodes: BTreeMap<NodeId, Node>,
     /// Who does not hear and is not heard.
     pub(super) cut_off: Option<NodeId>,
+    /// What whoever leads has written, while that is not done at once.
+    pub(super) writing: Option<Vec<Ticket>>,
 }
 
-impl Three {
-    pub(super) fn new(options: &Options) -> Self {
-        let ids: Vec<NodeId> = (1..=3).map(NodeId::new).collect();
+impl Replicas {
+    pub(super) fn new(count: u64, options: &Options) -> Self {
+        let ids: Vec<NodeId> = (1..=count).map(NodeId::new).collect();
         let domain = |id: &NodeId| ["b", "a"][id.get() as usize % 2].to_owned();
         let member = |id| Member { domain: domain(id), ..Member::default() };
         let members = ids.iter().map(|id| (*id, member(id))).collect();
@@ -65,13 +67,14 @@ impl Three {
             let replica = Replica::open(config, None, wal.reader(), applied).unwrap();
             (*id, Node { disk, wal, replica, applied: Some(applied) })
         };
-        let mut three = Self { nodes: ids.iter().map(open).collect(), cut_off: None };
+        let nodes = ids.iter().map(open).collect();
+        let mut all = Self { nodes, cut_off: None, writing: None };
         for id in &ids {
             for by in ids.iter().filter(|by| *by != id) {
-                three.input(*id, Input::Recognized { by: *by, same: true });
+                all.input(*id, Input::Recognized { by: *by, same: true });
             }
         }
-        three
+        all
     }
 
     pub(super) fn input(&mut self, id: NodeId, input: Input) {
@@ -114,7 +117,10 @@ impl Three {
             node.wal.submit(&write.writes).unwrap();
             node.wal.write_queued().unwrap();
             node.wal.sync().unwrap();
-            next.push((id, Input::Durable { ticket: write.ticket }));
+            match self.writing.as_mut().filter(|_| node.replica.leads()) {
+                Some(writing) => writing.push(write.ticket),
+                None => next.push((id, Input::Durable { ticket: write.ticket })),
+            }
         }
         next.reverse();
         next
@@ -156,7 +162,7 @@ pub(super) fn options() -> Options {
 /// leader sends it again, or a snapshot to one that needs none.
 #[test]
 fn a_late_rejection_does_not_undo_what_was_confirmed() {
-    let mut three = Three::new(&options());
+    let mut three = Replicas::new(3, &options());
     three.tick(40);
     let leader = three.leader();
     three.propose(leader, 1, 5);
@@ -191,7 +197,7 @@ fn a_late_rejection_does_not_undo_what_was_confirmed() {
 #[test]
 fn who_has_much_to_apply_does_not_campaign() {
     let few = Options { unapplied_entries_max: 8, ..options() };
-    let mut three = Three::new(&few);
+    let mut three = Replicas::new(3, &few);
     three.tick(40);
     let leader = three.leader();
     let slow = *three.nodes.keys().find(|id| **id != leader).unwrap();
@@ -213,7 +219,7 @@ fn who_has_much_to_apply_does_not_campaign() {
 /// G12: what is forwarded goes in messages of a bounded size, in order; what is longer goes alone.
 #[test]
 fn what_is_forwarded_is_cut_into_messages() {
-    let three = Three::new(&options());
+    let three = Replicas::new(3, &options());
     let replica = &three.nodes[&NodeId::new(1)].replica;
     let max = options().message_bytes_max;
     let messages = |sizes: &[usize]| {
@@ -238,7 +244,7 @@ fn what_is_forwarded_is_cut_into_messages() {
 /// G12: a leader takes in so much and no more, and what it left out counts when it comes again.
 #[test]
 fn a_leader_takes_in_what_it_has_room_for() {
-    let mut three = Three::new(&options());
+    let mut three = Replicas::new(3, &options());
     three.tick(40);
     let leader = three.leader();
     let replica = &mut three.nodes.get_mut(&leader).unwrap().replica;
@@ -281,7 +287,7 @@ fn batch_count(replica: &Replica) -> usize {
 /// Two of its appends may be on their way to the disk; what comes meanwhile goes into one entry after them.
 #[test]
 fn a_leader_proposes_while_its_disk_keeps_up() {
-    let mut three = Three::new(&options());
+    let mut three = Replicas::new(3, &options());
     three.tick(40);
     let leader = three.leader();
     let mut owed = Vec::new();
@@ -304,7 +310,7 @@ fn a_leader_proposes_while_its_disk_keeps_up() {
 /// G12: a leader proposes up to the bound of what its state has to apply, and no further.
 #[test]
 fn a_leader_proposes_while_its_state_keeps_up() {
-    let mut three = Three::new(&options());
+    let mut three = Replicas::new(3, &options());
     three.tick(40);
     let leader = three.leader();
     three.nodes.get_mut(&leader).unwrap().applied = None;
@@ -324,7 +330,7 @@ fn a_leader_proposes_while_its_state_keeps_up() {
 /// A full disk alone holds records back, and they go as soon as there is space.
 #[test]
 fn a_leader_proposes_while_its_disk_has_space() {
-    let mut three = Three::new(&options());
+    let mut three = Replicas::new(3, &options());
     three.tick(40);
     let leader = three.leader();
     three.replica(leader).note_disk(true);
@@ -338,7 +344,7 @@ fn a_leader_proposes_while_its_disk_has_space() {
 /// A follower hands what is proposed to it on to the leader at once, and sees it committed.
 #[test]
 fn a_follower_forwards_what_it_is_asked() {
-    let mut three = Three::new(&patient());
+    let mut three = Replicas::new(3, &patient());
     three.tick(40);
     let leader = three.leader();
     let follower = three.ids().into_iter().find(|id| *id != leader).unwrap();
@@ -351,7 +357,7 @@ fn a_follower_forwards_what_it_is_asked() {
 /// they are asked for again.
 #[test]
 fn a_new_leader_serves_what_it_asked_of_the_last() {
-    let mut three = Three::new(&patient());
+    let mut three = Replicas::new(3, &patient());
     three.tick(40);
     let last = three.leader();
     three.cut_off = Some(last);
@@ -369,7 +375,7 @@ fn a_new_leader_serves_what_it_asked_of_the_last() {
 /// holds no longer. Its own records wait for the next leader, those of others are theirs to repeat.
 #[test]
 fn who_steps_down_within_a_term_takes_its_records_back() {
-    let mut three = Three::new(&patient());
+    let mut three = Replicas::new(3, &patient());
     three.tick(40);
     let leader = three.leader();
     three.cut_off = Some(leader);

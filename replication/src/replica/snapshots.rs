@@ -355,7 +355,7 @@ pub(super) fn decode_offer(snapshot: &Snapshot) -> Option<(Membership, Manifest)
 #[cfg(test)]
 mod tests {
     use super::super::conf_state;
-    use super::super::scenarios::{Three, life, options};
+    use super::super::scenarios::{Replicas, life, options};
     use super::*;
     use crate::effects::{Input, WallTime};
     use crate::entry::AppliedPosition;
@@ -372,7 +372,7 @@ mod tests {
     /// A disk that takes its time is no peer that has gone: begun anew, it would take as long again.
     #[test]
     fn a_transfer_waits_for_its_own_disk() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let leader = three.leader();
         let follower = *three.nodes.keys().find(|id| **id != leader).unwrap();
@@ -423,7 +423,7 @@ mod tests {
     /// And a disk without room says so: the leader offers it again.
     #[test]
     fn a_transfer_that_finds_no_room_is_given_up() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let follower = *three.nodes.keys().find(|id| **id != three.leader()).unwrap();
         let replica = &mut three.nodes.get_mut(&follower).unwrap().replica;

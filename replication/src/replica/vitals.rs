@@ -136,17 +136,17 @@ impl Replica {
 mod tests {
     use super::*;
     use crate::effects::{GroupStatus, Input, WallTime};
-    use crate::replica::scenarios::{Three, options};
+    use crate::replica::scenarios::{Replicas, options};
 
     const TICK_MS: u64 = 20;
 
-    fn status(three: &mut Three, id: NodeId) -> GroupStatus {
+    fn status(three: &mut Replicas, id: NodeId) -> GroupStatus {
         three.replica(id).status(0)
     }
 
     #[test]
     fn who_is_cut_off_counts_the_time_without_a_leader_and_without_a_commit() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let leader = three.leader();
         let other = *three.nodes.keys().find(|id| **id != leader).unwrap();
@@ -172,11 +172,11 @@ mod tests {
 
     #[test]
     fn a_leader_tells_which_voters_answer_and_how_far_they_are() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let leader = three.leader();
         three.propose(leader, 1, 3);
-        let told = |three: &mut Three| {
+        let told = |three: &mut Replicas| {
             let voters = status(three, leader).voters;
             let away: Vec<NodeId> = voters.iter().filter(|v| !v.answers).map(|v| v.node).collect();
             let behind: Vec<u64> = voters.iter().map(|voter| voter.entries_behind).collect();
@@ -195,9 +195,9 @@ mod tests {
 
     #[test]
     fn an_election_counts_where_it_was_begun_and_a_leader_where_it_is_known() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
-        let counts = |three: &mut Three, id| {
+        let counts = |three: &mut Replicas, id| {
             let status = status(three, id);
             (status.elections, status.leaders)
         };
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn what_a_replica_has_is_told_stage_by_stage() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let leader = three.leader();
         three.propose(leader, 1, 3);
@@ -256,7 +256,7 @@ mod tests {
     /// It has heard of nobody who did not vote for it, and has asked nobody yet.
     #[test]
     fn a_new_leader_calls_nobody_away() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let leader = three.leader();
         let others: Vec<NodeId> = three.ids().into_iter().filter(|id| *id != leader).collect();
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_slow_write_is_told_while_it_lasts_and_as_long_again() {
-        let mut three = Three::new(&options());
+        let mut three = Replicas::new(3, &options());
         three.tick(40);
         let leader = three.leader();
         let replica = three.replica(leader);
