@@ -92,9 +92,22 @@ impl<O> GroupShared<O> {
         self.halted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why the group is not served changes, or it is served again.
-    fn set_halted(&self, cause: Option<NodeError>) {
-        *self.halted.lock().unwrap_or_else(PoisonError::into_inner) = cause;
+    /// A state that was given up is waited for, whatever the group halted for.
+    fn await_state(&self, group: GroupId) {
+        *self.halted.lock().unwrap_or_else(PoisonError::into_inner) = Some(rebuilding(group));
+    }
+
+    /// It is there, and the group is served again, unless it has halted for something else since: its log
+    /// may be beyond repair.
+    fn serve_again(&self) -> bool {
+        let mut halted = self.halted.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_whole = halted.as_ref().is_some_and(is_rebuilding);
+        if is_whole {
+            *halted = None;
+            // Before anybody can halt it once more.
+            self.tracker.go_on();
+        }
+        is_whole
     }
 
     /// The node stops: what became of these is not known here.
@@ -288,7 +301,7 @@ impl<M: StateMachine> Applier<M> {
     fn give_up(&mut self, group: GroupId) -> Result<(), NodeError> {
         self.machine.give_up(group)?;
         let shared = &self.groups[&group];
-        shared.set_halted(Some(rebuilding(group)));
+        shared.await_state(group);
         shared.tracker.fall_back(self.machine.applied(group));
         self.halted.remove(&group);
         self.rebuilding.insert(group);
@@ -302,10 +315,7 @@ impl<M: StateMachine> Applier<M> {
         shared.tracker.advance(position);
         if self.rebuilding.contains(&group) && self.machine.halted(group).is_none() {
             self.rebuilding.remove(&group);
-            // Its log may be beyond repair since.
-            if shared.halted().as_ref().is_some_and(is_rebuilding) {
-                shared.set_halted(None);
-                shared.tracker.go_on();
+            if shared.serve_again() {
                 self.inbox.report(Event::Whole { group });
             }
         }

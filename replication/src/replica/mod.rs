@@ -266,9 +266,14 @@ impl Replica {
     /// repaired, as if it had been needed. But a sole voter has nobody to ask, and may never need it.
     fn on_unreadable(&mut self, index: LogIndex) -> Result<(), NodeError> {
         let group = self.config.group;
-        let read = self.raw.store().reader().read(group, index, index.next(), usize::MAX);
+        let store = self.raw.store();
+        if index <= store.base().index || store.last() < index {
+            // Trimmed or cut off, though the log may have to write that yet.
+            return Ok(());
+        }
+        let read = store.reader().read(group, index, index.next(), usize::MAX);
         let Err(error @ WalError::Corrupt { .. }) = read else {
-            // It was trimmed or replaced meanwhile.
+            // It was replaced meanwhile.
             return Ok(());
         };
         if self.trim_beyond(index) {

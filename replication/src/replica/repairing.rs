@@ -1,10 +1,13 @@
-//! What a replica that is being repaired says of the entries that it has just been given.
+//! What makes a replica be repaired, what it says meanwhile of the entries that it has just been given, and what
+//! ends it.
 
 use bytes::Bytes;
-use palisade_wal::{GroupId, LogIndex, Write};
+use palisade_wal::{Disk, GroupId, LogIndex, WalError, Write};
 
-use super::scenarios::{Replicas, life, options};
+use super::Replica;
+use super::scenarios::{Node, Replicas, life, options};
 use crate::effects::{Effects, Input, WallTime};
+use crate::options::Options;
 use crate::repair::Repair;
 use crate::wire::{Beat, Body, Envelope, NotGiven, Want};
 
@@ -116,4 +119,42 @@ fn the_leaders_word_ends_nothing_before_the_others_had_time() {
     };
     assert_eq!(lost, 2);
     assert!(matches!(restored[0], Write::Restore { .. }), "{restored:?}");
+}
+
+/// A scrub may come upon what the replica has just trimmed, before its log has written that.
+#[test]
+fn what_was_trimmed_meanwhile_needs_no_repair() {
+    let options = Options { trim_entries_min: 4, lag_entries_max: 4, ..options() };
+    let mut three = Replicas::new(3, &options);
+    three.tick(40);
+    let leader = three.leader();
+    three.propose(leader, 1, 20);
+    three.tick(2);
+    let node = three.nodes.get_mut(&leader).unwrap();
+    let Node { disk, replica, wal, .. } = node;
+    let applied = replica.status(0).applied_index;
+    let step = |replica: &mut Replica, input| {
+        let (effects, ended) = replica.step(WallTime::from_ms(1), [input]);
+        ended.unwrap();
+        effects
+    };
+    let effects = step(replica, Input::Flushed { index: applied });
+    let trims = effects.writes.iter().flat_map(|write| &write.writes);
+    let trimmed = trims.filter_map(|write| match write {
+        Write::Trim { up_to, .. } => Some(*up_to),
+        _ => None,
+    });
+    let base = trimmed.last().expect("it trims");
+    for name in disk.list().unwrap() {
+        let bytes = disk.contents(&name).len();
+        disk.fail_reads(&name, 0..bytes);
+    }
+    let (first, _) = wal.reader().range(GROUP).unwrap();
+    assert!(first < base);
+    for index in (first.get()..=base.get()).map(LogIndex::new) {
+        let read = wal.reader().read(GROUP, index, index.next(), usize::MAX);
+        assert!(matches!(read, Err(WalError::Corrupt { .. })), "{read:?}");
+        let effects = step(replica, Input::Unreadable { index });
+        assert!(effects.writes.is_empty(), "{effects:?}");
+    }
 }
