@@ -1,4 +1,4 @@
-//! A directory that was put back from a copy, and a peer that knows nothing of it: real nodes, real files.
+//! A directory that was put back from a copy, and a copy that runs beside it: real nodes, real files.
 
 mod journal;
 
@@ -88,14 +88,30 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+fn addresses<const COUNT: usize>() -> [SocketAddr; COUNT] {
+    let listeners = [0; COUNT].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.each_ref().map(|listener| listener.local_addr().unwrap())
+}
+
+/// Its end by the word of a peer that remembers more.
+async fn put_back_by(node: &Node<Journal>) -> NodeId {
+    let mut ended = None;
+    until("it halts", async || {
+        ended = node.status(GROUP).await.err();
+        ended.is_some()
+    })
+    .await;
+    let Some(NodeError::Halted { cause }) = ended else { panic!("{ended:?}") };
+    let NodeError::PutBack { by, .. } = *cause else { panic!("{cause:?}") };
+    by
+}
+
 /// What was committed by two is not voted away by one of them, put back, and the third, which was away: the second
 /// is asked first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_is_elected_before_who_knows_better_was_asked() {
     let dir = tempfile::tempdir().unwrap();
-    let listeners = [0; 3].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-    let addresses = listeners.each_ref().map(|listener| listener.local_addr().unwrap());
-    drop(listeners);
+    let addresses = addresses::<3>();
     let path = dir.path();
 
     let [one, two, three] = [1, 2, 3].map(|id| open(path, &addresses, id, 10));
@@ -121,19 +137,41 @@ async fn nobody_is_elected_before_who_knows_better_was_asked() {
     }
     let state = state();
     let two = open_with(path, &addresses, 2, 10, state.clone()).await;
-    let mut ended = None;
-    until("it halts", async || {
-        ended = put_back.status(GROUP).await.err();
-        ended.is_some()
-    })
-    .await;
-    let Some(NodeError::Halted { cause }) = ended else { panic!("{ended:?}") };
-    assert!(matches!(*cause, NodeError::PutBack { by, .. } if by.get() == 2), "{cause:?}");
+    assert_eq!(put_back_by(&put_back).await, NodeId::new(2));
     commit(&two, "by the others").await;
     two.read_barrier(GROUP).await.unwrap();
     let held = state.records(GROUP);
     let committed = ["by all", "by two", "by the others"];
     assert!(committed.iter().all(|one| held.iter().any(|held| held == one)), "{held:?}");
     close(two).await;
+    close(three).await;
+}
+
+/// Of two that run under one name the second is told so, and ends; what the first promises goes on to count.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_that_runs_beside_its_original_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let [first, second, third, beside] = addresses::<4>();
+    let (at, path) = ([first, second, third], dir.path());
+    let [one, two, three] = [1, 2, 3].map(|id| open(path, &at, id, 10));
+    let (one, two, three) = (one.await, two.await, three.await);
+    commit(&one, "by all").await;
+    close(three).await;
+    fs::create_dir(path.join("beside")).unwrap();
+    copy(&path.join("3"), &path.join("beside/3"));
+
+    let state = state();
+    let three = open_with(path, &at, 3, 10, state.clone()).await;
+    commit(&three, "the original is back").await;
+    let copied = open(&path.join("beside"), &[first, second, beside], 3, 10).await;
+    let by = put_back_by(&copied).await;
+    assert!([1, 2].contains(&by.get()), "{by}");
+    // A majority with the original alone.
+    close(two).await;
+    commit(&one, "with the original").await;
+    assert!(three.stopped().is_none());
+    three.read_barrier(GROUP).await.unwrap();
+    assert!(state.records(GROUP).iter().any(|held| held == "with the original"));
+    close(one).await;
     close(three).await;
 }

@@ -6,7 +6,7 @@ use palisade_wal::{GroupId, LogIndex};
 
 use super::{SimCluster, SimMachine};
 use crate::effects::Role;
-use crate::entry::CommittedEntry;
+use crate::entry::{AppliedPosition, CommittedEntry};
 use crate::identity::{NodeId, Offset};
 use crate::node_load::QueueLoad;
 use crate::replica::Replica;
@@ -98,7 +98,10 @@ impl<M: SimMachine> SimCluster<M> {
             };
             let indices = (0..=last.get()).rev().map(LogIndex::new);
             let kept = indices.into_iter().find(|index| !is_other(index)).unwrap_or_default();
-            node.kept.insert(group, kept);
+            // Where every log begins is no entry. Who is just becoming a first voter may have nothing durable.
+            if AppliedPosition::GENESIS.index < kept {
+                node.kept.insert(group, kept);
+            }
         }
     }
 
