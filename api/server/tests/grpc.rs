@@ -6,6 +6,7 @@ mod nodes;
 use std::time::Duration;
 
 use nodes::Nodes;
+use palisade::{LogicalResourceName, ReadConsistency, ReplicatedLog, SchemaId};
 use palisade_proto::common::v1 as common;
 use palisade_proto::directory::v1::directory_client::DirectoryClient;
 use palisade_proto::directory::v1::{self as directory, Kind};
@@ -361,6 +362,19 @@ async fn health_is_a_write() {
         let found = health.check(asked).await.unwrap().into_inner();
         assert_eq!(found.status(), ServingStatus::Serving, "{service}");
     }
+    // Each look is a record in the group's log, and not a read that a leader of yesterday would answer.
+    let name = LogicalResourceName::new("palisade.probe/0").unwrap();
+    let schema = SchemaId::new("palisade.probe.v1").unwrap();
+    let probe = ReplicatedLog::<u64>::open_reader(&nodes.engines[0], &name, &schema).await.unwrap();
+    let tail = async || probe.bounds(ReadConsistency::Linearizable).await.unwrap().value.tail;
+    let before = tail().await;
+    let grows = async {
+        while tail().await == before {
+            health.check(tonic_health::pb::HealthCheckRequest::default()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), grows).await.expect("a look appends");
     let asked = tonic_health::pb::HealthCheckRequest { service: "group/9".into() };
     assert_eq!(health.check(asked).await.unwrap_err().code(), tonic::Code::NotFound);
     let asked = tonic_health::pb::HealthCheckRequest { service: String::new() };
@@ -394,5 +408,25 @@ async fn services_are_listed() {
     for service in palisade_proto::SERVICES {
         assert!(found.iter().any(|name| name == service), "{service} is not in {found:?}");
     }
+    // Tools that are older ask in another way.
+    use tonic_reflection::pb::v1alpha as older;
+    let mut reflection =
+        older::server_reflection_client::ServerReflectionClient::new(channel(&nodes, 0).await);
+    let asked = older::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(older::server_reflection_request::MessageRequest::ListServices(
+            String::new(),
+        )),
+    };
+    let answers = reflection.server_reflection_info(futures_util::stream::iter([asked])).await;
+    let answer = answers.unwrap().into_inner().message().await.unwrap().unwrap().message_response;
+    let Some(older::server_reflection_response::MessageResponse::ListServicesResponse(listed)) =
+        answer
+    else {
+        panic!("{answer:?}");
+    };
+    let listed: Vec<_> = listed.service.into_iter().map(|service| service.name).collect();
+    let ours = |found: &[String]| found.iter().filter(|name| name.starts_with("palisade.")).count();
+    assert_eq!(listed[..ours(&found)], found[..ours(&found)]);
     nodes.close().await;
 }

@@ -82,12 +82,19 @@ fn failed(error: impl std::fmt::Display) -> Error {
     Error::InternalError { what: format!("the gRPC endpoint: {error}") }
 }
 
+/// No message is longer, in either direction.
+macro_rules! bounded {
+    ($server:expr) => {
+        $server
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    };
+}
+
 macro_rules! services {
     ($router:expr, $endpoint:expr, $($package:ident::$module:ident::$server:ident),* $(,)?) => {
         $router$(.add_service(
-            palisade_proto::$package::v1::$module::$server::new($endpoint.clone())
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            bounded!(palisade_proto::$package::v1::$module::$server::new($endpoint.clone())),
         ))*
     };
 }
@@ -118,10 +125,10 @@ fn router(
         .http2_keepalive_timeout(Some(ANSWER));
     let mut server = server;
     let router = server
-        .add_service(BackupsServer::new(Backups::new(endpoint.clone(), backup_dir)))
-        .add_service(HealthServer::new(Health::new(Arc::clone(observed.probe()))))
-        .add_service(described().build_v1().map_err(failed)?)
-        .add_service(described().build_v1alpha().map_err(failed)?);
+        .add_service(bounded!(BackupsServer::new(Backups::new(endpoint.clone(), backup_dir))))
+        .add_service(bounded!(HealthServer::new(Health::new(Arc::clone(observed.probe())))))
+        .add_service(bounded!(described().build_v1().map_err(failed)?))
+        .add_service(bounded!(described().build_v1alpha().map_err(failed)?));
     Ok(services!(
         router,
         endpoint,
