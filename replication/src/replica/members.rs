@@ -289,10 +289,43 @@ impl Described {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scenarios::{Replicas, options};
+    use protobuf::Message as _;
+    use raft::eraftpb::{Message, MessageType};
+
+    use super::super::scenarios::{Replicas, life, options};
     use super::*;
     use crate::effects::{Input, Ticket, WallTime};
     use crate::options::Options;
+    use crate::wire::{Body, Envelope};
+
+    /// Whom a majority has elected is the leader, also for who knows an earlier life of it and has not heard of
+    /// the change yet that named this one. What it says beside that does not count.
+    #[test]
+    fn a_leader_is_followed_in_a_life_that_is_not_known_yet() {
+        let mut three = Replicas::new(3, &options());
+        three.tick(40);
+        let follower = three.ids().into_iter().find(|id| *id != three.leader()).unwrap();
+        let (leader, former, today) = (NodeId::new(4), life(NodeId::new(4)), life(NodeId::new(5)));
+        let replica = three.replica(follower);
+        replica.meet(leader, former);
+        let term = replica.raw.raft.term + 5;
+        let mut says = |kind| {
+            let (from, to) = (leader.get(), follower.get());
+            let mut message = Message { from, to, term, ..Message::default() };
+            message.set_msg_type(kind);
+            let body = Body::Raft(message.write_to_bytes().unwrap().into());
+            let envelope =
+                Envelope { group: replica.config.group, from: leader, to: follower, body };
+            let input = Input::Peer { envelope, life: today };
+            let (effects, ended) = replica.step(WallTime::from_ms(1), [input]);
+            ended.unwrap();
+            (effects.refused.len(), replica.leader())
+        };
+        let (refused, led_by) = says(MessageType::MsgRequestVote);
+        assert_eq!(refused, 1);
+        assert_ne!(led_by, Some(leader));
+        assert_eq!(says(MessageType::MsgHeartbeat), (0, Some(leader)));
+    }
 
     /// A leader that its predecessor takes out, while more is committed without it than with it: of four voters
     /// three make a majority, of those who are left two.

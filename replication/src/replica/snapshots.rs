@@ -360,6 +360,7 @@ mod tests {
     use crate::effects::{Input, WallTime};
     use crate::entry::AppliedPosition;
     use crate::identity::Term;
+    use crate::membership::Member;
     use crate::snapshot::ChunkSum;
     use crate::wire::Envelope;
 
@@ -367,6 +368,50 @@ mod tests {
         let (effects, ended) = replica.step(WallTime::from_ms(1), [input]);
         ended.unwrap();
         effects
+    }
+
+    fn offer((from, to): (NodeId, NodeId), members: &Membership, manifest: &Manifest) -> Body {
+        let AppliedPosition { index, term, .. } = manifest.position;
+        let mut snapshot =
+            Snapshot { data: encode_offer(members, manifest), ..Snapshot::default() };
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (index.get(), term.get());
+        metadata.set_conf_state(conf_state(members));
+        let (from, to, term) = (from.get(), to.get(), term.get());
+        let mut message = Message { from, to, term, ..Message::default() };
+        message.set_msg_type(MessageType::MsgSnapshot);
+        message.set_snapshot(snapshot);
+        Body::Raft(protobuf::Message::write_to_bytes(&message).unwrap().into())
+    }
+
+    /// A node with nothing takes what is meant for it, and nothing that is meant for the life before, whose
+    /// members it would have.
+    #[test]
+    fn a_snapshot_for_another_life_is_not_taken() {
+        let three = Replicas::new(3, &options());
+        let (from, to) = (NodeId::new(1), NodeId::new(4));
+        let node = &three.nodes[&from];
+        let mut config = node.replica.config.clone();
+        (config.node, config.incarnation, config.first) = (to, life(to), None);
+        let (group, index) = (config.group, LogIndex::new(100));
+        let applied = AppliedPosition::ZERO;
+        let wal = three.nodes[&NodeId::new(2)].wal.reader();
+        let mut replica = Replica::open(config, None, wal, applied).unwrap();
+        let position = AppliedPosition { index, term: Term::new(2), ..AppliedPosition::GENESIS };
+        let manifest = Manifest { group, position, chunks: vec![ChunkSum::of(b"rows")] };
+        let mut members = node.replica.members.clone();
+        members.learners.insert(to);
+        for (incarnation, is_taken) in
+            [(Some(life(from)), false), (None, false), (Some(life(to)), true)]
+        {
+            members.members.insert(to, Member { incarnation, ..Member::default() });
+            let envelope =
+                Envelope { group, from, to, body: offer((from, to), &members, &manifest) };
+            let effects = step(&mut replica, Input::Peer { envelope, life: life(from) });
+            let begun =
+                effects.shelf.iter().any(|effect| matches!(effect, ShelfEffect::Begin { .. }));
+            assert_eq!(begun, is_taken, "{incarnation:?}");
+        }
     }
 
     /// A disk that takes its time is no peer that has gone: begun anew, it would take as long again.
@@ -382,21 +427,12 @@ mod tests {
         let chunk = Bytes::from_static(b"rows");
         let position = AppliedPosition { index, term: Term::new(term), ..AppliedPosition::GENESIS };
         let manifest = Manifest { group, position, chunks: vec![ChunkSum::of(&chunk)] };
-        let mut message =
-            Message { from: leader.get(), to: follower.get(), term, ..Message::default() };
-        message.set_msg_type(MessageType::MsgSnapshot);
-        let mut snapshot =
-            Snapshot { data: encode_offer(&replica.members, &manifest), ..Snapshot::default() };
-        let metadata = snapshot.mut_metadata();
-        (metadata.index, metadata.term) = (index.get(), term);
-        metadata.set_conf_state(conf_state(&replica.members));
-        message.set_snapshot(snapshot);
         let from_leader = |body| Input::Peer {
             envelope: Envelope { group, from: leader, to: follower, body },
             life: life(leader),
         };
-        let offer = protobuf::Message::write_to_bytes(&message).unwrap();
-        let effects = step(replica, from_leader(Body::Raft(offer.into())));
+        let offer = offer((leader, follower), &replica.members, &manifest);
+        let effects = step(replica, from_leader(offer));
         assert!(matches!(effects.shelf[..], [ShelfEffect::Begin { .. }]));
 
         let patience = replica.config.options.snapshot_patience_ticks;
