@@ -464,7 +464,10 @@ async fn a_change_under_way_at_the_close_is_of_unknown_outcome() {
     let change = MemberChange::AddLearner { node: NodeId::new(2), member };
     let (mut changed, mut closed) = (pin!(node.change_members(GROUP, change)), pin!(node.close()));
     let mut context = Context::from_waker(Waker::noop());
+    let last = async || node.status(GROUP).await.unwrap().last_index;
+    let before = last().await;
     assert!(changed.as_mut().poll(&mut context).is_pending());
+    until("it is proposed", async || before < last().await).await;
     assert!(closed.as_mut().poll(&mut context).is_pending());
     mood.hold(false);
     closed.await.unwrap();

@@ -115,7 +115,8 @@ fn campaign(targets: &[Target], fuzz_dir: &Path) {
             assert!(
                 kept.is_some_and(|(_, kept)| *kept == bytes),
                 "{}/{name} is written in another way than it was. If that is meant, the format has a new \
-                 version; PALISADE_CORPUS=write writes the seeds again",
+                 version: keep a good-* of the former one under another name, it must still be read; then \
+                 PALISADE_CORPUS=write writes the seeds again",
                 target.name
             );
         }

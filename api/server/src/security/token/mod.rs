@@ -143,15 +143,26 @@ impl Token {
         now_ms: u64,
         lives: Duration,
     ) -> Result<Self, TokenRefusal> {
+        let mut identifier = [0; 16];
+        let random = ring::rand::SystemRandom::new();
+        random.fill(&mut identifier).map_err(|_| TokenRefusal::UnknownKey)?;
+        Self::named(keys, cluster, principal, (now_ms, lives), identifier)
+    }
+
+    /// As [`mint`](Self::mint), under this name.
+    pub(super) fn named(
+        keys: &TokenKeys,
+        cluster: ClusterId,
+        principal: &str,
+        (now_ms, lives): (u64, Duration),
+        identifier: [u8; 16],
+    ) -> Result<Self, TokenRefusal> {
         check_principal(cluster, principal)?;
         if TOKEN_LIFE_MAX < lives {
             return Err(TokenRefusal::TooLong);
         }
         let not_after_ms = now_ms.saturating_add(milliseconds(lives));
         let (key_id, key) = keys.newest().ok_or(TokenRefusal::UnknownKey)?;
-        let mut identifier = [0; 16];
-        let random = ring::rand::SystemRandom::new();
-        random.fill(&mut identifier).map_err(|_| TokenRefusal::UnknownKey)?;
         let mut token = Self {
             key_id,
             identifier,
