@@ -85,7 +85,8 @@ impl<O> GroupShared<O> {
             *halted = Some(cause);
         }
         drop(halted);
-        self.stop();
+        self.answer_waiters();
+        self.tracker.stop();
     }
 
     pub(crate) fn halted(&self) -> Option<NodeError> {
@@ -110,13 +111,17 @@ impl<O> GroupShared<O> {
         is_whole
     }
 
-    /// The node stops: what became of these is not known here.
-    pub(crate) fn stop(&self) {
+    /// The node stops: what became of those who wait is not known here.
+    pub(crate) fn close(&self) {
+        self.answer_waiters();
+        self.tracker.close();
+    }
+
+    fn answer_waiters(&self) {
         for reply in std::mem::take(&mut *self.waiters()).into_values() {
             // A caller that gave up is no loss.
             let _ = reply.send(Err(NodeError::Indeterminate));
         }
-        self.tracker.stop();
     }
 
     fn waiters(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Reply<O>>> {

@@ -98,6 +98,11 @@ pub(crate) enum Event<O> {
         group: GroupId,
         cause: NodeError,
     },
+    /// Somebody has found the state of a group wrong.
+    Rejected {
+        group: GroupId,
+        cause: NodeError,
+    },
     /// There is no space for the state, or again there is.
     StateFull(bool),
     /// A group has no state any more, and is to get one.
@@ -132,6 +137,8 @@ pub(crate) struct Callers<O> {
     changes: BTreeMap<u64, oneshot::Sender<Result<(), NodeError>>>,
     /// Who waits for the state to be made anew.
     rebuild: Option<oneshot::Sender<Result<(), NodeError>>>,
+    /// The state is about to be given up: what is wrong with it matters no more.
+    gives_up: bool,
 }
 
 impl<O> Callers<O> {
@@ -143,6 +150,7 @@ impl<O> Callers<O> {
             reads: BTreeMap::new(),
             changes: BTreeMap::new(),
             rebuild: None,
+            gives_up: false,
         }
     }
 }
@@ -246,6 +254,7 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             Event::Transfer { group, to } => self.host.input(group, Input::Transfer { to }),
             Event::Rebuild { group, reply } => self.on_rebuild(group, reply),
             Event::GivenUp { group } => {
+                self.callers(group).gives_up = false;
                 let effects = self.host.rebuild(group);
                 self.perform(group, effects);
             }
@@ -286,7 +295,11 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
             }
             Event::Met { node, life } => self.host.meet(node, life),
             Event::Send(envelope) => self.transport.send(envelope),
+            Event::Halt { group, .. } if self.callers(group).gives_up => {}
             Event::Halt { group, cause } => self.halt(group, cause),
+            // One that has halted since may have another state soon.
+            Event::Rejected { group, .. } if self.callers(group).shared.halted().is_some() => {}
+            Event::Rejected { group, cause } => self.halt(group, cause),
             Event::StateFull(is_full) => self.state_is_full = is_full,
             Event::Failed(error) => return Err(error),
             Event::Close => unreachable!("handled by the loop"),
@@ -312,6 +325,7 @@ impl<O: Send + 'static, T: Transport> Driver<O, T> {
         }
         self.callers(group).rebuild = Some(reply);
         if !was_begun {
+            self.callers(group).gives_up = true;
             let _ = self.jobs.send(ApplyJob { group, steps: Vec::new(), gives_up: true });
         }
     }

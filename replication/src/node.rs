@@ -600,7 +600,7 @@ impl<M: StateMachine> Node<M> {
     pub fn halt(&self, group: GroupId, what: impl Into<String>) -> Result<(), NodeError> {
         self.check(group)?;
         let cause = NodeError::Apply(Arc::new(ApplyError::of_group(what)));
-        self.offer(0, Event::Halt { group, cause })
+        self.offer(0, Event::Rejected { group, cause })
     }
 
     /// Makes the state of a group anew that has halted here: it is given up, and with it this replica's log,
@@ -713,7 +713,7 @@ impl<O> Ends<O> {
         let _ = self.stopped.set(cause);
         drop(self.running);
         self.reader.lock().expect("no code panics while it holds the reader").take();
-        self.groups.iter().for_each(|shared| shared.stop());
+        self.groups.iter().for_each(|shared| shared.close());
     }
 }
 

@@ -22,6 +22,8 @@ struct Inner {
     position: AppliedPosition,
     /// Nobody will be served any more: who asks now must not begin to wait.
     stopped: bool,
+    /// And it does not go on.
+    closed: bool,
     next_id: u64,
     by_offset: BTreeMap<(Offset, u64), oneshot::Sender<AppliedPosition>>,
     by_index: BTreeMap<(LogIndex, u64), oneshot::Sender<AppliedPosition>>,
@@ -33,6 +35,7 @@ impl Tracker {
             inner: Mutex::new(Inner {
                 position,
                 stopped: false,
+                closed: false,
                 next_id: 0,
                 by_offset: BTreeMap::new(),
                 by_index: BTreeMap::new(),
@@ -71,9 +74,10 @@ impl Tracker {
         self.lock().position = position;
     }
 
-    /// Whoever asks from now on is served.
+    /// Whoever asks from now on is served, unless it was [closed](Self::close).
     pub(crate) fn go_on(&self) {
-        self.lock().stopped = false;
+        let mut inner = self.lock();
+        inner.stopped = inner.closed;
     }
 
     /// Resolves once the offset is applied. `None` if the node stops first.
@@ -112,12 +116,16 @@ impl Tracker {
         waiter.wait().await
     }
 
-    /// The node stops: whoever waits, and whoever asks for more than there is, has `None`.
+    /// The group stops: whoever waits, and whoever asks for more than there is, has `None`.
     pub(crate) fn stop(&self) {
+        self.lock().stop();
+    }
+
+    /// The node stops, for good.
+    pub(crate) fn close(&self) {
         let mut inner = self.lock();
-        inner.stopped = true;
-        inner.by_offset.clear();
-        inner.by_index.clear();
+        inner.closed = true;
+        inner.stop();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -126,6 +134,12 @@ impl Tracker {
 }
 
 impl Inner {
+    fn stop(&mut self) {
+        self.stopped = true;
+        self.by_offset.clear();
+        self.by_index.clear();
+    }
+
     fn take_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
@@ -198,6 +212,19 @@ mod tests {
         assert_eq!(tracker.offset(Offset::new(3)).await, None);
         assert_eq!(tracker.index(LogIndex::new(9)).await, None);
         assert_eq!(tracker.offset(Offset::new(2)).await, Some(at(2)), "what is there is there");
+    }
+
+    #[tokio::test]
+    async fn a_state_that_is_whole_again_is_served_unless_the_node_has_stopped() {
+        let tracker = Tracker::new(at(2));
+        tracker.fall_back(AppliedPosition::ZERO);
+        assert_eq!(tracker.offset(Offset::new(1)).await, None);
+        tracker.go_on();
+        tracker.advance(at(2));
+        assert_eq!(tracker.offset(Offset::new(1)).await, Some(at(2)));
+        tracker.close();
+        tracker.go_on();
+        assert_eq!(tracker.offset(Offset::new(3)).await, None);
     }
 
     /// A state machine that says it stands where it stood before is a bug, of which everybody is told.

@@ -2,8 +2,14 @@
 
 mod journal;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use journal::Journal;
@@ -21,6 +27,14 @@ const POISON: &[u8] = b"poison";
 struct Patient {
     journal: Journal,
     is_ill: Arc<AtomicBool>,
+    /// Tells that it cannot, and does not return before it hears.
+    asks: Option<(mpsc::Sender<()>, mpsc::Receiver<()>)>,
+}
+
+impl Patient {
+    fn new(is_ill: Arc<AtomicBool>) -> Self {
+        Self { journal: Journal::default(), is_ill, asks: None }
+    }
 }
 
 impl StateMachine for Patient {
@@ -38,9 +52,26 @@ impl StateMachine for Patient {
         let mut records = entries.iter().flat_map(|entry| &entry.records);
         let ill = self.is_ill.load(Ordering::Relaxed);
         if ill && group == HALTS && records.any(|record| record.payload == POISON) {
+            if let Some((cannot, hears)) = &self.asks {
+                cannot.send(()).unwrap();
+                // Or the test has ended.
+                let _ = hears.recv();
+            }
             return Err(ApplyError::of_group("a record that cannot be taken in"));
         }
         self.journal.apply(group, entries)
+    }
+
+    fn halted(&self, group: GroupId) -> Option<ApplyError> {
+        self.journal.halted(group)
+    }
+
+    fn give_up(&mut self, group: GroupId) -> Result<(), ApplyError> {
+        self.journal.give_up(group)
+    }
+
+    fn is_given_up(&self, group: GroupId) -> bool {
+        self.journal.is_given_up(group)
     }
 
     fn flushed(&self, group: GroupId) -> AppliedPosition {
@@ -92,9 +123,8 @@ impl Ward {
         let ill = NodeId::new(1 + seed % 3);
         let is_ill = Arc::new(AtomicBool::new(true));
         let of_one = Arc::clone(&is_ill);
-        let mut cluster = SimCluster::new(seed, options, move |node| Patient {
-            journal: Journal::default(),
-            is_ill: if node == ill { Arc::clone(&of_one) } else { Arc::default() },
+        let mut cluster = SimCluster::new(seed, options, move |node| {
+            Patient::new(if node == ill { Arc::clone(&of_one) } else { Arc::default() })
         });
         cluster.run_for(5_000_000);
         Self { cluster, ill, is_ill }
@@ -192,26 +222,37 @@ fn a_halted_group_goes_on_when_it_is_well() {
     }
 }
 
-/// The same with the threads of production: who waits is told, whoever asks later hears why, and the other
-/// group of the node goes on.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_hear_why_a_group_has_halted() {
-    let dir = tempfile::tempdir().unwrap();
+async fn open(
+    data_dir: &Path,
+    id: u64,
+    voters: BTreeMap<NodeId, Member>,
+    listen: Option<SocketAddr>,
+    machine: Patient,
+) -> Node<Patient> {
     let config = NodeConfig {
         cluster: ClusterId::new(3),
-        node: NodeId::new(1),
-        data_dir: dir.path().to_owned(),
+        node: NodeId::new(id),
+        data_dir: data_dir.to_owned(),
         groups: vec![HALTS, GOES_ON],
-        voters: [(NodeId::new(1), Member::default())].into(),
-        listen: None,
+        voters,
+        listen,
         links: PeerLinks::default(),
         options: Options::default(),
         wal: WalOptions::default(),
         disk: OpenDisk::default(),
         keys: Keys::none(),
     };
-    let machine = Patient { journal: Journal::default(), is_ill: Arc::new(AtomicBool::new(true)) };
-    let node = Node::open(config, machine).await.unwrap();
+    Node::open(config, machine).await.unwrap()
+}
+
+/// The same with the threads of production: who waits is told, whoever asks later hears why, and the other
+/// group of the node goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_hear_why_a_group_has_halted() {
+    let dir = tempfile::tempdir().unwrap();
+    let alone = [(NodeId::new(1), Member::default())].into();
+    let node =
+        open(dir.path(), 1, alone, None, Patient::new(Arc::new(AtomicBool::new(true)))).await;
     let record = |group, payload| node.propose(group, Bytes::from_static(payload));
     for group in [HALTS, GOES_ON] {
         // Alone it leads at once, but not before it has looked at its log.
@@ -236,4 +277,56 @@ async fn callers_hear_why_a_group_has_halted() {
     node.read_barrier(GOES_ON).await.unwrap();
     assert!(node.halted(GOES_ON).is_none() && node.stopped().is_none());
     node.close().await.unwrap();
+}
+
+/// What is found wrong with a state that is being given up is no news, though it comes late: the group is made anew,
+/// and whoever asked for that is told so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_that_fails_while_it_is_given_up_is_made_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let free: [TcpListener; 3] = std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+    let at = free.map(|listener| listener.local_addr().unwrap());
+    let member = |id: u64| Member { address: Some(at[id as usize - 1]), ..Member::default() };
+    let voters: BTreeMap<_, _> = (1..=3).map(|id| (NodeId::new(id), member(id))).collect();
+    let ((cannot, is_asked), (go_on, hears)) = (mpsc::channel(), mpsc::channel());
+    let is_ill = Arc::new(AtomicBool::new(true));
+    let patient = Patient { asks: Some((cannot, hears)), ..Patient::new(Arc::clone(&is_ill)) };
+    let journal = patient.journal.clone();
+    let mut nodes = Vec::new();
+    for (id, machine) in
+        (1..).zip([Patient::new(Arc::default()), Patient::new(Arc::default()), patient])
+    {
+        let listen = Some(at[id as usize - 1]);
+        nodes.push(
+            open(&dir.path().join(id.to_string()), id, voters.clone(), listen, machine).await,
+        );
+    }
+    let [first, _, third] = &nodes[..] else { unreachable!("three") };
+    // It may know no leader yet, and lose one.
+    let commit = async |payload| {
+        while first.propose(HALTS, Bytes::from_static(payload)).unwrap().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    commit(POISON).await;
+    tokio::task::block_in_place(|| is_asked.recv_timeout(Duration::from_secs(60))).unwrap();
+    is_ill.store(false, Ordering::Relaxed);
+    third.halt(HALTS, "somebody found it wrong").unwrap();
+    while third.halted(HALTS).is_none() {
+        tokio::task::yield_now().await;
+    }
+    let mut anew = pin!(third.rebuild(HALTS));
+    assert!(anew.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    // It has been heard before this is answered.
+    assert_eq!(third.status(HALTS).await.unwrap().role, Role::Halted);
+    go_on.send(()).unwrap();
+    anew.await.unwrap();
+    assert!(third.halted(HALTS).is_none());
+    commit(b"after").await;
+    while journal.records(HALTS).last().is_none_or(|last| last != "after") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for node in &nodes {
+        node.close().await.unwrap();
+    }
 }
