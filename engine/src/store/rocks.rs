@@ -202,7 +202,12 @@ fn leave(mark: &Path) -> std::io::Result<()> {
 fn refuse_unknown(dir: &Path, families: &Families) -> Result<(), Error> {
     // RocksDB's pointer to what is current: without it there is no store yet.
     if !dir.join("CURRENT").exists() {
-        return Ok(());
+        // And it would be taken for one that is empty, whose files are left over.
+        return if has_tables(dir)? {
+            Err(damaged(dir, "its file CURRENT is missing"))
+        } else {
+            Ok(())
+        };
     }
     let found = DB::list_cf(&Options::default(), dir).map_err(|error| unopened(dir, &error))?;
     for name in found {
@@ -217,8 +222,40 @@ fn refuse_unknown(dir: &Path, families: &Families) -> Result<(), Error> {
     Ok(())
 }
 
-fn unopened(dir: &Path, error: &dyn std::error::Error) -> Error {
+fn has_tables(dir: &Path) -> Result<bool, Error> {
+    for entry in std::fs::read_dir(dir).map_err(|error| unreachable_state(dir, &error))? {
+        let path = entry.map_err(|error| unreachable_state(dir, &error))?.path();
+        if path.extension().is_some_and(|extension| extension == "sst") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// How a missing file is told, in the text that is all RocksDB gives. The folder itself is there.
+const MISSING: &str = "No such file or directory";
+
+fn unopened(dir: &Path, error: &rocksdb::Error) -> Error {
+    let is_missing = |error: &rocksdb::Error| error.to_string().contains(MISSING);
+    match error.kind() {
+        ErrorKind::Corruption => damaged(dir, error),
+        ErrorKind::IOError if is_missing(error) => damaged(dir, error),
+        _ => unreachable_state(dir, error),
+    }
+}
+
+fn unreachable_state(dir: &Path, error: &dyn std::error::Error) -> Error {
     Error::InternalError { what: format!("could not open the state in {}: {error}", dir.display()) }
+}
+
+/// A log does not lead to a state from the beginning, and so the others have to.
+fn damaged(dir: &Path, what: impl std::fmt::Display) -> Error {
+    let what = format!(
+        "the state in {} is damaged: {what}. Replace the node by one with an empty directory, or restore a \
+         backup where it is the only one",
+        dir.display()
+    );
+    Error::InternalError { what }
 }
 
 /// A lock that others who read may have too, and nobody who writes.
@@ -238,7 +275,7 @@ fn share(dir: &Path) -> Result<File, InspectError> {
 }
 
 fn lock(dir: &Path) -> Result<File, Error> {
-    let failed = |error: std::io::Error| unopened(dir, &error);
+    let failed = |error: std::io::Error| unreachable_state(dir, &error);
     std::fs::create_dir_all(dir).map_err(failed)?;
     let lock = File::create(dir.join(LOCK)).map_err(failed)?;
     match lock.try_lock() {
@@ -471,6 +508,57 @@ mod tests {
             )
             .unwrap(),
         );
+    }
+
+    /// Not its tables but what says which of them count: the node does not start, says what to do, and leaves all as
+    /// it is.
+    #[test]
+    fn a_store_whose_own_files_are_damaged_is_refused_and_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("state");
+        let store = open(&dir).unwrap();
+        for n in 0..3_u32 {
+            store.commit(row(FamilyId::MAP, &n.to_be_bytes(), b"here")).unwrap();
+            store.flush().unwrap();
+        }
+        drop(store);
+        let kept = || {
+            let entries = std::fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+            let counts = |path: &std::path::PathBuf| {
+                let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+                name == "CURRENT" || name.starts_with("MANIFEST") || name.ends_with(".sst")
+            };
+            let files = entries.filter(counts).map(|path| (std::fs::read(&path).unwrap(), path));
+            files.map(|(raw, path)| (path, raw)).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let whole = kept();
+        let mut refused = 0;
+        for (path, raw) in &whole {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let mut flipped = raw.clone();
+            flipped[raw.len() / 2] ^= 1;
+            // A table is looked into when a row of it is read.
+            let harms = if name.ends_with(".sst") {
+                vec![None, Some(Vec::new())]
+            } else {
+                vec![None, Some(flipped), Some(Vec::new())]
+            };
+            for harm in harms {
+                match &harm {
+                    None => std::fs::remove_file(path).unwrap(),
+                    Some(raw) => std::fs::write(path, raw).unwrap(),
+                }
+                let before = kept();
+                let told = open(&dir).map(drop).expect_err(name).to_string();
+                assert!(told.contains("Replace the node"), "{name}: {told}");
+                assert_eq!(kept(), before, "{name} {harm:?}");
+                std::fs::write(path, raw).unwrap();
+                refused += 1;
+            }
+        }
+        assert!(8 < refused, "{refused}");
+        let store = open(&dir).unwrap();
+        assert_eq!(store.get(FamilyId::MAP, &[0, 0, 0, 2]).unwrap().as_deref(), Some(&b"here"[..]));
     }
 
     fn row(family: FamilyId, key: &[u8], value: &[u8]) -> WriteSet {
