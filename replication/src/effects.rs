@@ -100,6 +100,15 @@ pub(crate) enum Input {
         /// What it says.
         beat: Beat,
     },
+    /// A leader's heartbeat that was answered while the replica rested, as it had said it could be.
+    Answered {
+        /// Who sent it.
+        from: NodeId,
+        /// In which life.
+        life: Incarnation,
+        /// What it says.
+        beat: Beat,
+    },
     /// A caller wants another membership.
     Change {
         /// What the driver calls this request.

@@ -30,15 +30,15 @@ const BATCH_BYTES_TARGET: usize = 4 << 20;
 const CEILING_STEP: u64 = 1024;
 /// So many terms before it is needed: a disk that is full then may not be later.
 const CEILING_AHEAD: u64 = CEILING_STEP / 2;
-/// Answers to heartbeats that are held back for a group, at most.
+/// What is held back for a group, at most.
 const HELD_MAX: usize = 32;
 
 /// One group of a node.
 pub(crate) struct Hosted {
     stage: Stage,
     inputs: Vec<Input>,
-    /// What was owed before the first step.
-    owed: Option<Effects>,
+    /// What was owed before the first step. Seldom there, and large.
+    owed: Option<Box<Effects>>,
     rest: Rest,
     /// What it can do without until its next step: see `replica::rest`.
     held: Vec<Input>,
@@ -129,7 +129,7 @@ impl Hosted {
 
     fn new(stage: Stage, owed: Option<Effects>) -> Self {
         let (inputs, held) = (Vec::new(), Vec::new());
-        Self { stage, inputs, owed, rest: Rest::default(), held }
+        Self { stage, inputs, owed: owed.map(Box::new), rest: Rest::default(), held }
     }
 
     /// Queues an input, behind what was held back. True if it is to be stepped now, and was not yet.
@@ -161,16 +161,26 @@ impl Hosted {
         self.held.iter().map(ticks).sum()
     }
 
-    fn beat(&mut self, from: NodeId, life: Incarnation, beat: Beat) -> bool {
-        let input = Input::Beat { from, life, beat };
-        let holds = self.inputs.is_empty()
-            && self.rest.answers == Some(beat.term)
-            && self.held.len() < HELD_MAX;
-        if !holds || !beat.answer {
-            return self.input(input);
+    /// Takes a heartbeat, or its answer. What is to be answered at once goes to `answers`.
+    fn beat(
+        &mut self,
+        from: NodeId,
+        life: Incarnation,
+        beat: Beat,
+        answers: &mut Vec<Beat>,
+    ) -> bool {
+        let rests = self.inputs.is_empty() && self.held.len() < HELD_MAX;
+        if rests && beat.answer && self.rest.answers == Some(beat.term) {
+            self.held.push(Input::Beat { from, life, beat });
+            return false;
         }
-        self.held.push(input);
-        false
+        let followed = self.rest.follows.filter(|_| rests);
+        if let Some(answer) = followed.and_then(|followed| followed.answer(from, &beat)) {
+            self.held.push(Input::Answered { from, life, beat });
+            answers.push(answer);
+            return false;
+        }
+        self.input(Input::Beat { from, life, beat })
     }
 
     pub(crate) fn status(&self) -> GroupStatus {
@@ -184,7 +194,7 @@ impl Hosted {
 
     /// What is owed, and whether it goes on. If not, nobody is left without an answer all the same.
     fn step(&mut self, now: WallTime, disk_is_full: bool) -> (Effects, Result<(), NodeError>) {
-        let mut effects = self.owed.take().unwrap_or_default();
+        let mut effects = self.owed.take().map_or_else(Effects::default, |owed| *owed);
         let mut taken = std::mem::take(&mut self.inputs);
         let mut inputs = taken.drain(..);
         let stepped = self.step_into(now, disk_is_full, inputs.by_ref(), &mut effects);
@@ -325,6 +335,8 @@ pub(crate) struct Host {
     ceiling: Term,
     /// Groups with inputs.
     busy: Vec<GroupId>,
+    /// Answers to heartbeats for groups that rest.
+    answers: BTreeMap<NodeId, Vec<Beat>>,
     /// Submitted batches of the wal and whose tickets each answers, in order.
     submitted: VecDeque<(BatchSeq, Tickets)>,
     batch_bytes_target: usize,
@@ -358,6 +370,7 @@ impl Host {
             batch_bytes_target: BATCH_BYTES_TARGET.min(wal.batch_bytes_max / 2),
             busy: groups.keys().copied().collect(),
             groups,
+            answers: BTreeMap::new(),
             ceiling,
             submitted: VecDeque::new(),
             unsubmitted: VecDeque::new(),
@@ -484,9 +497,10 @@ impl Host {
         }
         match envelope.body {
             Body::Beats(beats) => {
+                let answers = self.answers.entry(envelope.from).or_default();
                 for beat in beats {
                     let Some(hosted) = self.groups.get_mut(&beat.group) else { continue };
-                    if hosted.beat(envelope.from, life, beat) {
+                    if hosted.beat(envelope.from, life, beat, answers) {
                         self.busy.push(beat.group);
                     }
                 }
@@ -517,7 +531,7 @@ impl Host {
     ) -> Result<HostEffects, NodeError> {
         let mut all = HostEffects::default();
         let mut batch = Batch { bytes_target: self.batch_bytes_target, ..Batch::default() };
-        let mut beats: BTreeMap<NodeId, Vec<Beat>> = BTreeMap::new();
+        let mut beats = std::mem::take(&mut self.answers);
         let mut busy = std::mem::take(&mut self.busy);
         // Whatever order inputs came in, groups step in theirs.
         busy.sort_unstable();
@@ -561,6 +575,7 @@ impl Host {
             }
         }
         let from = self.node;
+        beats.retain(|_, beats| !beats.is_empty());
         all.send.extend(beats.into_iter().map(|(to, beats)| Envelope {
             group: NO_GROUP,
             from,

@@ -161,3 +161,52 @@ fn groups_share_heartbeats_batches_and_syncs() {
         assert_eq!(status.committed_index, status.last_index, "{group}");
     }
 }
+
+/// What each node is and in which term, tick by tick, where the leader falls silent after so many; and how often the
+/// second node was stepped before.
+fn led_and_left(silent_after: u32, answers_at_rest: bool) -> (Vec<Vec<(Role, Term)>>, u32) {
+    let ids = || (1..=3).map(NodeId::new);
+    let (one, two) = (NodeId::new(1), NodeId::new(2));
+    let mut three = Three::open(1);
+    while three.0[&one].0.status(GROUP).unwrap().role != Role::Leader {
+        three.0.get_mut(&one).unwrap().0.tick();
+        three.settle();
+    }
+    let (mut trace, mut steps) = (Vec::new(), 0);
+    for tick in 0..silent_after + 4 * Options::default().election_ticks {
+        three.tick();
+        // The second time what was answered arrives.
+        for id in [ids(), ids()].into_iter().flatten() {
+            let is_silent = silent_after <= tick && id == one;
+            steps += u32::from(id == two && tick < silent_after && !three.0[&id].0.busy.is_empty());
+            let mut sent = three.step(id).sent;
+            sent.retain(|envelope| !is_silent && (tick < silent_after || envelope.to != one));
+            if !answers_at_rest {
+                for hosted in three.0.values_mut().flat_map(|(host, _)| host.groups.values_mut()) {
+                    hosted.rest.follows = None;
+                }
+            }
+            three.deliver(sent);
+        }
+        let status = |id| three.0[&id].0.status(GROUP).unwrap();
+        trace.push(ids().map(status).map(|status| (status.role, status.term)).collect());
+    }
+    (trace, steps)
+}
+
+/// Heartbeats that are answered for a follower at rest make no difference, but that it seldom steps: it misses its
+/// leader at the very same tick.
+#[test]
+fn a_follower_at_rest_is_answered_for_and_misses_its_leader_in_time() {
+    let elections = Options::default().election_ticks;
+    for silent_after in (0..elections).chain([10 * elections]) {
+        let (answered, seldom) = led_and_left(silent_after, true);
+        let (stepped, often) = led_and_left(silent_after, false);
+        assert!(answered == stepped, "silent_after={silent_after}");
+        let roles = |trace: &[Vec<(Role, Term)>]| trace.last().unwrap()[1..].to_vec();
+        assert!(roles(&answered).iter().any(|(role, _)| *role == Role::Leader), "{silent_after}");
+        if silent_after > elections {
+            assert!(0 < seldom && 4 * seldom < often, "{seldom} {often}");
+        }
+    }
+}

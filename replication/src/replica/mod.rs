@@ -240,6 +240,9 @@ impl Replica {
             Input::Peer { envelope, life } => return self.on_peer(envelope, life, effects),
             Input::Recognized { by, same } => self.on_recognized(by, same)?,
             Input::Beat { from, life, beat } => return self.on_beat(from, life, beat, effects),
+            Input::Answered { from, life, beat } => {
+                return self.on_answered(from, life, beat, effects);
+            }
             Input::Propose { seq, payload } => self.pending.accept(seq, payload, self.tick),
             Input::Abandon { seq } => {
                 self.pending.resolve(seq);
@@ -622,7 +625,7 @@ impl Replica {
         self.met.insert(node, life);
     }
 
-    fn on_beat(
+    pub(super) fn on_beat(
         &mut self,
         from: NodeId,
         life: Incarnation,

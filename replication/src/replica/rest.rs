@@ -14,11 +14,21 @@
 //! Answers to a leader's heartbeats are held back as well. They are late then, by less than the time
 //! between two heartbeats, as a slow network makes them; all they tell a leader whose log is
 //! committed is that its follower is there.
+//!
+//! A follower says how a heartbeat can be answered for it, as long as nothing else comes: one of the
+//! leader and the term that it knows, which commits nothing that it does not know to be committed.
+//! Such heartbeats are answered at once and held back, in their order among the ticks, so that its
+//! patience with the leader is what it would be. It steps once in the time of an election then, and
+//! not at every heartbeat.
+
+use palisade_wal::LogIndex;
+use raft::StateRole;
 
 use super::Replica;
 use crate::effects::Effects;
 use crate::error::NodeError;
-use crate::identity::Term;
+use crate::identity::{Incarnation, NodeId, Term};
+use crate::wire::Beat;
 
 /// What a replica can do without until its next step.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +37,27 @@ pub(crate) struct Rest {
     pub(crate) ticks: u64,
     /// The term whose answers to heartbeats can wait for the tick after them.
     pub(crate) answers: Option<Term>,
+    /// Whose heartbeats can be answered for it.
+    pub(crate) follows: Option<Followed>,
+}
+
+/// The leader of a replica that rests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Followed {
+    leader: NodeId,
+    term: Term,
+    /// What is known to be committed.
+    commit: LogIndex,
+}
+
+impl Followed {
+    /// What the replica would answer, if the heartbeat were all that it heard.
+    pub(crate) fn answer(&self, from: NodeId, beat: &Beat) -> Option<Beat> {
+        let is_known = !beat.answer
+            && (from, beat.term) == (self.leader, self.term)
+            && beat.commit <= self.commit;
+        is_known.then_some(Beat { commit: self.commit, answer: true, ..*beat })
+    }
 }
 
 impl Replica {
@@ -49,14 +80,40 @@ impl Replica {
         let report = u64::from(options.report_ticks) - self.tick % u64::from(options.report_ticks);
         if !self.leads() {
             let election = raft.randomized_election_timeout().saturating_sub(raft.election_elapsed);
-            return Rest { ticks: report.min(election as u64).saturating_sub(1), answers: None };
+            let ticks = report.min(election as u64).saturating_sub(1);
+            return Rest { ticks, answers: None, follows: self.follows() };
         }
         // Whether a quorum still answers.
         let quorum = (options.election_ticks as usize).saturating_sub(raft.election_elapsed);
         let beat = (options.heartbeat_ticks as usize).saturating_sub(raft.heartbeat_elapsed());
         let ticks = report.min(quorum.min(beat) as u64).saturating_sub(1);
         let is_committed = raft.raft_log.committed == raft.raft_log.last_index();
-        Rest { ticks, answers: is_committed.then_some(Term::new(raft.term)) }
+        let answers = is_committed.then_some(Term::new(raft.term));
+        Rest { ticks, answers, follows: None }
+    }
+
+    fn follows(&self) -> Option<Followed> {
+        let raft = &self.raw.raft;
+        let leader = self.leader().filter(|_| raft.state == StateRole::Follower)?;
+        let commit = LogIndex::new(raft.raft_log.committed);
+        Some(Followed { leader, term: Term::new(raft.term), commit })
+    }
+
+    /// This heartbeat came while it rested, and was answered.
+    pub(super) fn on_answered(
+        &mut self,
+        from: NodeId,
+        life: Incarnation,
+        beat: Beat,
+        effects: &mut Effects,
+    ) -> Result<(), NodeError> {
+        let raft_sent = self.raw.raft.msgs.len();
+        self.on_beat(from, life, beat, effects)?;
+        let raft = &mut self.raw.raft;
+        let said: Vec<_> =
+            raft.msgs.drain(raft_sent..).map(|said| (said.term, said.commit)).collect();
+        assert_eq!(said, [(beat.term.get(), raft.raft_log.committed)], "it was answered like this");
+        Ok(())
     }
 
     /// These ticks passed while it rested.
