@@ -80,6 +80,7 @@ check: setup ## formatting, lints, docs, dependency rules; never edits a file
 	@$(ENV); set -x; cargo clippy --locked --workspace --all-targets -- -D warnings
 	@$(ENV); set -x; cargo clippy --locked --workspace --features palisade-server/otel --lib --bins --test spans -- -D warnings
 	@$(ENV); set -x; cargo clippy --locked -p palisade --no-default-features --all-targets -- -D warnings
+	@$(ENV); set -x; cargo clippy --locked -p palisade --no-default-features --lib -- -D warnings
 	@$(ENV); set -x; RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --lib
 	@$(ENV); set -x; $(TEST_RUN) -p palisade --no-default-features --test tidy
 	@set -x; jepsen/zoo/run --check

@@ -767,15 +767,18 @@ impl Batch {
     /// operation. While something has failed, what the contract of a resource that it names refuses writes
     /// with: nothing was tried then. With [`Error::Disconnected`] and an unknown outcome it may have taken effect: commit
     /// the same batch again, with the same reservation.
-    pub async fn commit(self) -> Result<BatchDone, Error> {
+    pub async fn commit(mut self) -> Result<BatchDone, Error> {
         let group = self.check()?;
-        let Self { number, registrant, mut command, kinds: [then, otherwise], .. } = self;
-        command.number = number.map(|number| number.of(&group, registrant)).transpose()?;
+        // Nothing is moved out of it over an await, where it would be there twice: a batch is waited for in crowds.
+        let command = &mut self.command;
+        command.number =
+            self.number.map(|number| number.of(&group, self.registrant)).transpose()?;
         let handles = command.parts().map(|part| (part.resource, Some(part.epoch)));
         group.gate(handles, Call::Write, std::slice::from_ref(&command.caller)).await?;
-        let (receipt, outcome) = group.submit(command).await?;
+        let (receipt, outcome) = group.submit(self.command).await?;
         match outcome {
             Outcome::Applied { branch, outcomes } => {
+                let [then, otherwise] = self.kinds;
                 let kinds = if branch == Branch::Then { then } else { otherwise };
                 let of = |(projection, raw)| OpOutcome { projection, raw };
                 let outcomes = kinds.into_iter().zip(outcomes).map(of).collect();

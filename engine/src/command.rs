@@ -182,6 +182,7 @@ impl Command {
         !matches!(self, Self::Housekeep(_) | Self::Rebuild(_) | Self::Compare(_))
     }
 
+    #[cfg(any(test, feature = "sim"))]
     pub(crate) fn encode(&self) -> Bytes {
         self.encode_traced(None)
     }

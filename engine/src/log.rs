@@ -9,7 +9,7 @@ use palisade_replication::LogTime;
 
 pub use self::consumer::Consumer;
 pub use self::tail::{LogTail, TAIL_BYTES_MAX, TAIL_ENTRIES_MAX};
-use crate::batch::{Batch, Guard};
+use crate::batch::{Batch, BatchDone, Guard};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::freshness::Read;
@@ -245,7 +245,7 @@ impl<T: Stored> ReplicatedLog<T> {
     /// # Errors
     /// As [`crate::Batch::commit`].
     pub async fn append(&self, value: &T) -> Result<Done<LogPosition>, Error> {
-        let (receipt, first, _) = appended(self.batch().append(self, value)).await?;
+        let (receipt, first, _) = appended(&self.batch().append(self, value).commit().await?)?;
         Ok(Done { receipt, outcome: first })
     }
 
@@ -270,7 +270,8 @@ impl<T: Stored> ReplicatedLog<T> {
     /// # Errors
     /// [`Error::InvalidArgument`] for none, or for more than fit; others as [`crate::Batch::commit`].
     pub async fn append_all(&self, values: &[T]) -> Result<Done<Vec<LogPosition>>, Error> {
-        let (receipt, first, count) = appended(self.batch().append_all(self, values)).await?;
+        let done = self.batch().append_all(self, values).commit().await?;
+        let (receipt, first, count) = appended(&done)?;
         let next = |place: &LogPosition| Some(place.after());
         let outcome = std::iter::successors(Some(first), next).take(count.into()).collect();
         Ok(Done { receipt, outcome })
@@ -303,8 +304,8 @@ impl<T: Stored> ReplicatedLog<T> {
         value: &T,
         expected_tail: LogPosition,
     ) -> Result<Done<LogPosition>, Error> {
-        let batch = self.batch().append_if(self, value, expected_tail);
-        let (receipt, first, _) = appended(batch).await?;
+        let done = self.batch().append_if(self, value, expected_tail).commit().await?;
+        let (receipt, first, _) = appended(&done)?;
         Ok(Done { receipt, outcome: first })
     }
 
@@ -519,9 +520,8 @@ impl<T: Stored> ReplicatedLog<T> {
     }
 }
 
-/// Commits a batch of one append, and says where it begins and how many entries it has added.
-async fn appended(batch: Batch) -> Result<(Receipt, LogPosition, u16), Error> {
-    let done = batch.commit().await?;
+/// Where what a batch of one append has added begins, and how many entries that are.
+fn appended(done: &BatchDone) -> Result<(Receipt, LogPosition, u16), Error> {
     match done.outcomes.first().map(|outcome| outcome.of::<Log>()).transpose()? {
         Some(LogOutcome::Appended { first, count }) => Ok((done.receipt, first, count)),
         other => Err(unexpected(other)),

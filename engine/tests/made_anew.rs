@@ -96,7 +96,8 @@ fn a_crash_leaves_a_halted_replica_or_a_whole_one() {
         let group_before = group(&fabric, victim);
         {
             let mut rebuild = pin!(group_before.rebuild_replica());
-            let length = Duration::from_millis(random.below(400));
+            // Most of them before the leader is heard, which is when the log goes.
+            let length = Duration::from_millis(random.below(20) * random.below(20));
             let _ = fabric.block_on_for(length, &mut rebuild);
         }
         fabric.crash(node);

@@ -3,7 +3,8 @@
 //!
 //! Three nodes, each a process of its own, so that each has its own memory figure and one can be
 //! stopped. The flood comes from the process of the leader. What its callers themselves hold, a
-//! future for each request under way, is in that process's figure.
+//! future for each request that was not answered or whose answer was not looked at yet, is in that
+//! process's figure: it is told beside it, and counts as the callers'.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -21,6 +22,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 /// Proposals offered before the answers to earlier ones are looked at.
 const BURST: usize = 64;
+/// Callers who wait at once: then the flood looks at answers before it goes on.
+const CALLERS_MAX: usize = 1 << 17;
+/// What a caller holds beside its future: the record, the record as it is proposed, what it waits on, and its deadline.
+const CALLER_BYTES: usize = 2 << 10;
 /// Memory of the state store: rows not flushed yet, and blocks that were read.
 const STATE_BYTES: usize = 128 << 20;
 
@@ -157,10 +162,17 @@ async fn flood_cluster(args: &Args, scenario: &Scenario, dir: &Path) -> Result<(
         node.close()?;
     }
     let counts: Vec<&str> = told.split_whitespace().collect();
-    let [offered, acked, refused, unknown] = counts[..] else {
+    let [offered, acked, refused, unknown, callers, caller_bytes] = counts[..] else {
         return Err(format!("the flood failed: {told}"));
     };
     println!("{:<10} {offered:>10} {acked:>9} {refused:>10} {unknown:>10}", scenario.name);
+    let [callers, caller_bytes] = [callers, caller_bytes].map(|count| count.parse::<usize>());
+    let (callers, caller_bytes) = (callers.map_err(text)?, caller_bytes.map_err(text)?);
+    let callers_mib = (callers * (caller_bytes + CALLER_BYTES)) as f64 / f64::from(1 << 20);
+    println!(
+        "{:<10} callers: {callers} of {caller_bytes} bytes at most, {callers_mib:.0} MiB with what they wait on",
+        ""
+    );
     for (at, figures) in figures.iter().enumerate() {
         let role = match at {
             at if at == leader => "leader",
@@ -179,8 +191,11 @@ async fn flood_cluster(args: &Args, scenario: &Scenario, dir: &Path) -> Result<(
             third(3),
             figures[figures.len() - 1].now,
         );
-        if peak > bound_mib() {
-            return Err(format!("{role}: {peak:.0} MiB is over the bound"));
+        let callers_mib = if at == leader { callers_mib } else { 0.0 };
+        if peak > bound_mib() + callers_mib {
+            return Err(format!(
+                "{role}: {peak:.0} MiB is over the bound and {callers_mib:.0} MiB of callers"
+            ));
         }
     }
     Ok(())
@@ -344,13 +359,13 @@ enum Answer {
     Unknown,
 }
 
-/// Offers one record after the other. Returns how many were offered, acknowledged, refused, and how
-/// many nobody knows of.
+/// Offers one record after the other. Returns how many were offered, acknowledged, refused, how many nobody knows of,
+/// how many callers there were at once, and the bytes of the future of each.
 async fn flood(
     log: &ReplicatedLog<Vec<u8>>,
     length: Duration,
     patience: Option<Duration>,
-) -> Result<[u64; 4], String> {
+) -> Result<[u64; 6], String> {
     let end = Instant::now() + length;
     let mut counts = [0; 4];
     let mut count = |answer: Result<Answer, String>| {
@@ -360,7 +375,7 @@ async fn flood(
             Answer::Unknown => counts[3] += 1,
         })
     };
-    let mut offered = 0;
+    let (mut offered, mut callers, mut caller_bytes) = (0, 0, 0);
     let mut waiting = JoinSet::new();
     while Instant::now() < end {
         for _ in 0..BURST {
@@ -383,6 +398,7 @@ async fn flood(
                     Err(error) => Err(error.to_string()),
                 }
             });
+            caller_bytes = size_of_val(&*append);
             // Offered at once; only who is not answered at once waits.
             match std::future::poll_fn(|cx| Poll::Ready(append.as_mut().poll(cx))).await {
                 Poll::Ready(answer) => count(answer)?,
@@ -391,7 +407,13 @@ async fn flood(
                 }
             }
         }
+        callers = callers.max(waiting.len());
         while let Some(done) = waiting.try_join_next() {
+            count(done.map_err(text)?)?;
+        }
+        while CALLERS_MAX <= waiting.len()
+            && let Some(done) = waiting.join_next().await
+        {
             count(done.map_err(text)?)?;
         }
         tokio::task::yield_now().await;
@@ -399,6 +421,6 @@ async fn flood(
     while let Some(done) = waiting.join_next().await {
         count(done.map_err(text)?)?;
     }
-    counts[0] = offered;
-    Ok(counts)
+    let [_, acked, refused, unknown] = counts;
+    Ok([offered, acked, refused, unknown, callers as u64, caller_bytes as u64])
 }

@@ -97,7 +97,8 @@ impl Group {
     pub(crate) async fn submit(&self, batch: BatchCommand) -> Result<(Receipt, Outcome), Error> {
         match self.engine.clients() {
             Some(clients) if batch.number.is_none() => {
-                clients.of(self.id()).submit(self, batch).await
+                // Large, and callers without a client need no room for it.
+                Box::pin(async { clients.of(self.id()).submit(self, batch).await }).await
             }
             _ => self.submit_numbered(&Command::Batch(batch)).await,
         }

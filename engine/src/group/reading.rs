@@ -50,7 +50,8 @@ impl Group {
             Gate::TryElseStale => {
                 let patience = self.engine.backend().sleep(self.engine.gatekeeper().patience());
                 let late = Err(Error::Disconnected { outcome_unknown: false });
-                match race(self.fresh(options), patience).await.unwrap_or(late) {
+                // Few resources have such a gate, and other reads need no room for it.
+                match race(Box::pin(self.fresh(options)), patience).await.unwrap_or(late) {
                     Err(error) if gate.stands_in_for(&error) => None,
                     tried => Some(tried?),
                 }

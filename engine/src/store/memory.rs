@@ -134,11 +134,11 @@ impl StateStore for MemoryStore {
         Ok(())
     }
 
-    #[cfg(feature = "sim")]
     fn is_damaged(&self) -> bool {
         false
     }
 
+    #[cfg(feature = "sim")]
     fn flush(&self) -> Result<(), StoreError> {
         let mut inner = self.write();
         inner.flushed = inner.rows.clone();
